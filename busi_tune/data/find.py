@@ -1,0 +1,93 @@
+"""Which files of a data folder are images, of which class, and in which split if they come split."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from busi_tune import files, images
+from busi_tune.errors import DataError
+
+SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "valid": "validation", "test": "test"}
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image: its path relative to the data folder (with `/`), its class, its given split ("" where none)."""
+
+    path: str
+    label: str
+    split: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All images of a folder, sorted by path, and how many masks were left out."""
+
+    root: Path
+    classes: tuple[str, ...]
+    images: tuple[ImageFile, ...]
+    masks: int
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the folder itself says which image is in which split."""
+        return bool(self.images[0].split)
+
+
+def find_images(root: Path) -> Listing:
+    """List the images of a folder of class folders, or of train/val/test folders of class folders.
+
+    Raises:
+        DataError: no such folder, no class folders, fewer than two classes, or a class without images.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; name the folder that holds one folder of images for each class.")
+    top = _subfolders(root)
+    found = {SPLIT_FOLDERS[folder.name.lower()]: folder for folder in top if folder.name.lower() in SPLIT_FOLDERS}
+    if found:
+        missing = [split for split in SPLITS if split not in found]
+        if missing or len(found) != len(top):
+            names = ", ".join(folder.name for folder in top)
+            raise DataError(
+                f"{root} holds {names}: a folder that is already split needs train, val and test and nothing else."
+            )
+    branches = found or {"": root}
+    class_folders = [(split, folder) for split, base in branches.items() for folder in _subfolders(base)]
+    classes = tuple(sorted({folder.name for _, folder in class_folders}))
+    _check_classes(root, classes, branches)
+    listed = [(path, folder.name, split) for split, folder in class_folders for path in images.walk(folder)]
+    kept = [entry for entry in listed if not images.is_mask(entry[0])]
+    _check_counts(root, classes, kept)
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(files.sha256, (path for path, _, _ in kept))
+        rows = [
+            ImageFile(path.relative_to(root).as_posix(), label, split, digest)
+            for (path, label, split), digest in zip(kept, hashes, strict=True)
+        ]
+    return Listing(root, classes, tuple(sorted(rows, key=lambda row: row.path)), len(listed) - len(kept))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    with files.explained(folder, "read"):
+        entries = sorted(folder.iterdir())
+    return [e for e in entries if e.is_dir() and not e.name.startswith((".", "__"))]
+
+
+def _check_classes(root: Path, classes: tuple[str, ...], branches: dict[str, Path]) -> None:
+    if len(classes) >= 2:
+        for base in branches.values():
+            absent = [name for name in classes if not (base / name).is_dir()]
+            if absent:
+                raise DataError(f"{base} has no folder for {', '.join(absent)}; every split needs every class.")
+        return
+    inner = [folder for folder in _subfolders(root) if len(_subfolders(folder)) >= 2]
+    hint = f"did you mean {inner[0]}?" if inner else "it needs one folder of images for each class, at least two."
+    raise DataError(f"{root} has {len(classes)} class folders: {hint}")
+
+
+def _check_counts(root: Path, classes: tuple[str, ...], found: list[tuple[Path, str, str]]) -> None:
+    empty = [name for name in classes if not any(label == name for _, label, _ in found)]
+    if empty:
+        raise DataError(f"{root} has no images of class {', '.join(empty)}; add some or remove the folder.")

@@ -1,0 +1,168 @@
+"""Who trains, who validates, who tests: a group goes to one side whole; and the CSV that remembers it."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+
+from busi_tune import files
+from busi_tune.data.find import SPLITS, Listing
+from busi_tune.errors import DataError, FileError
+
+Integers = NDArray[np.int64]
+COLUMNS = ["path", "class", "group", "split", "sha256"]
+LEFT_OUT = ["path", "class", "group", "reason", "sha256"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A table of the images used (`COLUMNS`) and one of those left out (`LEFT_OUT`), both sorted by path."""
+
+    used: pd.DataFrame
+    left_out: pd.DataFrame
+
+    def fingerprint(self) -> str:
+        """SHA-256 over both tables: two runs with the same one saw the same images in the same roles."""
+        return hashlib.sha256(_csv(self.used) + _csv(self.left_out)).hexdigest()
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """The rows of one split, in the order of their paths."""
+        return self.used[self.used["split"] == split]
+
+    def leaked(self) -> float:
+        """The share of test images whose group also has training images."""
+        test = self.rows("test")["group"]
+        return float(test.isin(set(self.rows("train")["group"])).mean())
+
+    def write(self, folder: Path) -> None:
+        """Write split.csv and excluded.csv into `folder`."""
+        files.write_bytes(folder / "excluded.csv", _csv(self.left_out))
+        files.write_bytes(folder / "split.csv", _csv(self.used))
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n").encode()
+
+
+def read_split(folder: Path) -> Split:
+    """Read what `Split.write` wrote.
+
+    Raises:
+        FileError: a file is missing or has other columns.
+    """
+    tables = []
+    for name, columns in (("split.csv", COLUMNS), ("excluded.csv", LEFT_OUT)):
+        path = folder / name
+        with files.explained(path, "read"):
+            table = pd.read_csv(path, dtype={"path": str, "class": str}, keep_default_na=False)
+        if list(table.columns) != columns:
+            raise FileError(f"{path} must have the columns {', '.join(columns)}; restore it or start anew.")
+        tables.append(table)
+    return Split(*tables)
+
+
+def changes(split: Split, listing: Listing) -> list[str]:
+    """What is no longer as the split remembers it: files that changed, vanished, appeared or moved class."""
+    remembered = {}
+    for table in (split.used, split.left_out):
+        for path, label, digest in zip(table["path"], table["class"], table["sha256"], strict=True):
+            remembered[path] = (label, digest)
+    now = {image.path: (image.label, image.sha256) for image in listing.images}
+    return [
+        *(f"{path} vanished" for path in remembered if path not in now),
+        *(f"{path} appeared" for path in now if path not in remembered),
+        *(f"{path} changed" for path, value in now.items() if remembered.get(path, value) != value),
+    ]
+
+
+def make_split(
+    listing: Listing, groups: Integers, *, strategy: str, fractions: tuple[float, ...], conflicts: str, seed: int
+) -> Split:
+    """Assign every image of `listing` to training, validation or test.
+
+    A folder that is already split keeps its split. `grouped` puts each group on one side, stratified by class,
+    as close to `fractions` as groups allow; `random` is the documents' plain stratified split.
+
+    Raises:
+        DataError: a class has too few groups for every split to get one.
+    """
+    table = pd.DataFrame(
+        {
+            "path": [image.path for image in listing.images],
+            "class": [image.label for image in listing.images],
+            "group": groups,
+            "split": [image.split for image in listing.images],
+            "sha256": [image.sha256 for image in listing.images],
+        }
+    )
+    mixed = table.groupby("group")["class"].transform("nunique") > 1
+    out = mixed if conflicts == "exclude" and not listing.is_split else mixed & False
+    left_out = table[out].assign(reason="its group carries two labels")[LEFT_OUT].reset_index(drop=True)
+    used = table[~out].reset_index(drop=True)
+    if not listing.is_split:
+        labels = np.asarray(pd.Categorical(used["class"], categories=list(listing.classes)).codes, dtype=np.int64)
+        _check_sizes(used, listing)
+        shares = np.asarray(fractions)
+        assign = grouped if strategy == "grouped" else random
+        sides = assign(labels, used["group"].to_numpy(), shares, seed)
+        used["split"] = np.asarray(SPLITS)[sides]
+    return Split(used, left_out)
+
+
+def _check_sizes(used: pd.DataFrame, listing: Listing) -> None:
+    for label in listing.classes:
+        rows = used[used["class"] == label]
+        count = rows["group"].nunique()
+        if count < 2 * len(SPLITS):
+            raise DataError(
+                f"Class {label} in {listing.root} has {len(rows)} usable images in {count} groups of near-duplicates; "
+                f"a split needs at least {2 * len(SPLITS)} groups in every class: add images or leave the class out."
+            )
+
+
+def grouped(labels: Integers, groups: Integers, shares: NDArray[np.float64], seed: int) -> Integers:
+    """A side (0 training, 1 validation, 2 test) for every image, the same for all images of a group.
+
+    Large groups are placed first, each on a random side with room for it (likelier where there is more), so
+    that the many small groups fill the sides to their exact sizes. Every class gets onto every side.
+    """
+    generator = np.random.default_rng(seed)
+    _, members = np.unique(groups, return_inverse=True)
+    counts = np.zeros((members.max() + 1, labels.max() + 1), dtype=np.int64)
+    np.add.at(counts, (members, labels), 1)
+    room = _whole_shares(counts.sum(axis=0), shares)
+    order = generator.permutation(len(counts))
+    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
+    side = np.zeros(len(counts), dtype=np.int64)
+    for group in order:
+        present = counts[group] > 0
+        fits = (room[:, present] >= counts[group, present]).all(axis=1)
+        space = room[:, present].sum(axis=1).clip(min=0) * fits
+        if fits.any():
+            side[group] = generator.choice(len(shares), p=space / space.sum())
+        else:
+            side[group] = room[:, present].sum(axis=1).argmax()
+        room[side[group]] -= counts[group]
+    return np.asarray(side[members])
+
+
+def _whole_shares(totals: Integers, shares: NDArray[np.float64]) -> Integers:
+    """Images for each (side, class): whole numbers that sum to each class's total, each side at least one."""
+    evaluation = np.maximum(1, np.rint(np.outer(shares[1:], totals))).astype(np.int64)
+    return np.vstack([totals - evaluation.sum(axis=0), evaluation])
+
+
+def random(labels: Integers, groups: Integers, shares: NDArray[np.float64], seed: int) -> Integers:  # noqa: ARG001
+    """A side for every image by two stratified draws, as the documents do; groups are not looked at."""
+    rows = np.arange(len(labels))
+    train, rest = train_test_split(rows, train_size=shares[0], stratify=labels, random_state=seed)
+    share = shares[1] / (shares[1] + shares[2])
+    validation, test = train_test_split(rest, train_size=share, stratify=labels[rest], random_state=seed)
+    side = np.zeros(len(labels), dtype=np.int64)
+    side[validation] = 1
+    side[test] = 2
+    return side

@@ -1,0 +1,142 @@
+"""Files that are either whole or not there: atomic writes, SHA-256, JSON, and one writer a folder."""
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from busi_tune.errors import FileError, RunError
+
+
+@contextmanager
+def explained(path: Path, action: str) -> Iterator[None]:
+    """Turn an OSError inside into a FileError that names `path` and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FileError(
+            f"{path} could not be {action}: {reason}; mend that and run the same command again."
+        ) from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a crash at any moment leaves the old file or the new one, never a part.
+
+    Raises:
+        FileError: the file system refuses (full, read-only, no permission); nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with explained(path, "written"):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        temporary.replace(path)
+        sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, atomically; floats keep every digit."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write `rows`, at least one, as CSV with their keys as the header, atomically; floats keep every digit."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FileError: it cannot be read, or is not a JSON object.
+    """
+    with explained(path, "read"):
+        text = path.read_bytes()
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise FileError(f"{path} is not valid JSON ({error}); restore it or start anew.") from error
+    if not isinstance(value, dict):
+        raise FileError(f"{path} must hold a JSON object, not a {type(value).__name__}; restore it or start anew.")
+    return value
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> Path:
+    """Create `folder` and its parents where missing."""
+    with explained(folder, "created"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete `folder` with all that is in it, where it exists."""
+    if folder.exists():
+        with explained(folder, "deleted"):
+            shutil.rmtree(folder)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    with explained(path, "read"), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_bytes(data: bytes) -> str:
+    """The SHA-256 of `data`, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process, creating it, and clear what a killed writer left half-written.
+
+    The lock is the kernel's: it goes when the process goes, however it ends.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    make_folder(folder)
+    lock = folder / ".lock"
+    with explained(lock, "written"):
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.") from None
+        for leftover in folder.rglob(".*.tmp"):
+            leftover.unlink()
+        yield
+    finally:
+        os.close(descriptor)

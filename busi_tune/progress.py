@@ -1,0 +1,29 @@
+"""How long work tells what it is doing, without knowing who listens."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """A listener: the command line draws bars, a test records, `Silent` ignores."""
+
+    def notice(self, text: str) -> None:
+        """Say one sentence that the user should see."""
+
+    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
+        """Report that `done` of `total` steps of `task` are finished."""
+
+    def close(self, task: str) -> None:
+        """Report that `task` has ended, finished or not."""
+
+
+class Silent:
+    """Listens and says nothing."""
+
+    def notice(self, text: str) -> None:
+        """Ignore it."""
+
+    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
+        """Ignore it."""
+
+    def close(self, task: str) -> None:
+        """Ignore it."""

@@ -1,0 +1,74 @@
+"""A run's two pictures: its learning curves and its confusion matrix."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from busi_tune import files
+from busi_tune.training.run import history
+from busi_tune.training.state import Epoch
+
+CURVES = "learning_curves.png"
+CONFUSION = "confusion_matrix.png"
+
+
+def plot_run(folder: Path) -> None:
+    """Draw the pictures of a finished run into its folder, where they are missing."""
+    metrics = files.read_json(folder / "metrics.json")
+    if not (folder / CURVES).exists():
+        files.write_bytes(folder / CURVES, _png(learning_curves(history(folder), metrics["best_epoch"])))
+    if not (folder / CONFUSION).exists():
+        files.write_bytes(folder / CONFUSION, _png(confusion(metrics["test"])))
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=120, metadata={"Software": None})
+    return data.getvalue()
+
+
+def learning_curves(records: list[Epoch], best_epoch: int) -> Figure:
+    """Losses, validation accuracy and F1, and the learning rate, over epochs; the kept epoch is marked."""
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    losses, scores, rates = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.4])
+    epochs = [record.epoch for record in records]
+    losses.plot(epochs, [r.train_loss for r in records], ".-", color="C0", label="training (weighted)")
+    losses.plot(epochs, [r.val_loss for r in records], ".-", color="C1", label="validation (weighted)")
+    losses.set_ylabel("cross-entropy")
+    scores.plot(epochs, [r.val_accuracy for r in records], ".-", color="C2", label="validation accuracy")
+    scores.plot(epochs, [r.val_macro_f1 for r in records], ".-", color="C4", label="validation macro F1")
+    scores.set_ylim(0, 1)
+    rates.step(epochs, [r.learning_rate for r in records], where="mid", color="C7")
+    rates.set(ylabel="learning rate", xlabel="epoch", yscale="log")
+    rates.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (losses, scores):
+        axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.legend(loc="best", frameon=False)
+    for axes in (losses, scores, rates):
+        axes.grid(color="0.92")
+    return figure
+
+
+def confusion(test: dict[str, Any]) -> Figure:
+    """The test split's confusion matrix: counts, shaded by the share of the true class."""
+    counts = np.array(test["confusion_matrix"])
+    classes = list(test["per_class"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 2.2 + 1.0 * len(classes)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    shade = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{count}\n{shares[row, column]:.0%}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(f"test split, {test['images']} images, accuracy {test['accuracy']:.3f}", fontsize=11)
+    figure.colorbar(shade, ax=axes, label="share of the true class", shrink=0.8)
+    return figure

@@ -1,0 +1,1 @@
+"""An Optuna study around one configuration; the only room that knows Optuna."""

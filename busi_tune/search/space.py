@@ -1,0 +1,116 @@
+"""What a study may vary: config fields with the values they may take, checked whole before anything starts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from busi_tune.config import FIELDS, TYPES, Config, read_toml, unknown
+from busi_tune.errors import ConfigError
+
+Space = dict[str, BaseDistribution]
+
+# These decide which images are seen or how far a trial could go, and must be the same for all trials.
+FIXED = frozenset({"strategy", "fractions", "similarity", "conflicts", "split_seed", "epochs", "device", "mean", "std"})
+RANGE_KEYS = frozenset({"low", "high", "log", "step"})
+
+
+def default_space(config: Config) -> Space:
+    """Learning rate and weight decay on a log scale, and the scheduler's patience below the stopping patience.
+
+    Raises:
+        ConfigError: the stopping patience leaves no room for a scheduler's patience.
+    """
+    highest = config.early_stopping_patience - 1
+    if highest < 1:
+        raise ConfigError(
+            f"early_stopping_patience must be at least 2 for a search over the scheduler's patience, not {highest + 1}."
+        )
+    return {
+        "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
+        "weight_decay": FloatDistribution(1e-5, 1e-1, log=True),
+        "scheduler_patience": IntDistribution(min(2, highest), highest),
+    }
+
+
+def read_space(path: Path, config: Config) -> Space:
+    """A space from a TOML file: a table for each field, with `low`, `high` (and `log`, `step`) or `choices`.
+
+    Raises:
+        ConfigError: with every problem of the file.
+    """
+    tables = read_toml(path)
+    problems: list[str] = [] if tables else ["it names no field"]
+    space: Space = {}
+    for name, table in tables.items():
+        try:
+            space[name] = _distribution(name, table)
+        except ValueError as error:
+            problems.append(str(error))
+    if "scheduler_patience" in space or "early_stopping_patience" in space:
+        problems += _patience_problems(space, config)
+    if problems:
+        raise ConfigError(f"The search space in {path} cannot be used: {'; '.join(problems)}.")
+    return space
+
+
+def _distribution(name: str, table: Any) -> BaseDistribution:  # noqa: ANN401 - a value from TOML
+    if name not in FIELDS:
+        raise ValueError(unknown(name, [field for field in FIELDS if field not in FIXED]))
+    if name in FIXED:
+        raise ValueError(f"{name} must be the same for all trials")
+    if not isinstance(table, Mapping):
+        raise ValueError(f"{name} must be a table with low and high, or choices, not {table!r}")
+    if set(table) == {"choices"}:
+        return _choices(name, table["choices"])
+    if not {"low", "high"} <= set(table) <= RANGE_KEYS:
+        raise ValueError(f"{name} must have low and high (and log, step), or choices, not {', '.join(table)}")
+    return _range(name, **table)
+
+
+def _choices(name: str, choices: Any) -> BaseDistribution:  # noqa: ANN401 - a value from TOML
+    if not isinstance(choices, list) or not choices:
+        raise ValueError(f"choices of {name} must be a list of values, not {choices!r}")
+    for value in choices:
+        _check_value(name, value)
+    return CategoricalDistribution(choices)
+
+
+def _range(name: str, low: Any, high: Any, log: bool = False, step: Any = None) -> BaseDistribution:  # noqa: ANN401
+    kind = TYPES[name]
+    if kind not in (int, float):
+        raise ValueError(f"{name} is not a number and needs choices, not low and high")
+    for value in (low, high):
+        _check_value(name, value)
+    if low > high:
+        raise ValueError(f"low of {name} must not be above high, and {low} is above {high}")
+    if log and low <= 0:
+        raise ValueError(f"low of {name} must be above 0 on a log scale, not {low}")
+    if kind is int:
+        return IntDistribution(low, high, log=log, step=step or 1)
+    return FloatDistribution(float(low), float(high), log=log, step=step)
+
+
+def _check_value(name: str, value: Any) -> None:  # noqa: ANN401 - a value from TOML
+    try:
+        Config().replace(**{name: value})
+    except ConfigError as error:
+        raise ValueError(str(error).rstrip(".").partition(": ")[2]) from error
+
+
+def _patience_problems(space: Space, config: Config) -> list[str]:
+    longest = _values(space.get("scheduler_patience"), config.scheduler_patience)[1]
+    shortest = _values(space.get("early_stopping_patience"), config.early_stopping_patience)[0]
+    if longest < shortest:
+        return []
+    return [f"scheduler_patience goes up to {longest}, which must be below the stopping patience of {shortest}"]
+
+
+def _values(distribution: BaseDistribution | None, fixed: int) -> tuple[int, int]:
+    if isinstance(distribution, IntDistribution):
+        return distribution.low, distribution.high
+    if isinstance(distribution, CategoricalDistribution):
+        numbers = [value for value in distribution.choices if isinstance(value, int)]
+        return min(numbers), max(numbers)
+    return fixed, fixed

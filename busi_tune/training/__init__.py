@@ -1,0 +1,1 @@
+"""Train one configuration, resumable after every epoch; knows nothing of studies or screens."""

@@ -1,0 +1,106 @@
+"""The training loop, as a generator: one record an epoch, and whoever iterates decides what to do with it."""
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from busi_tune.config import Config
+from busi_tune.errors import TrainingDiverged
+from busi_tune.metrics import accuracy, confusion_matrix, macro_f1
+from busi_tune.training.batches import DeviceImages, class_weights, mixed_seed, training_batches
+from busi_tune.training.state import Epoch, TrainingState
+
+EVALUATION_BATCH = 64
+
+
+def fit(state: TrainingState, train: DeviceImages, validation: DeviceImages, until: int) -> Iterator[Epoch]:
+    """Train `state` to epoch `until`, or to where it stops by itself; yield each epoch's record.
+
+    After each yield `state` is that epoch's, ready to be saved. Calling `fit` again goes on from there.
+
+    Raises:
+        TrainingDiverged: the training or the validation loss is no longer finite.
+    """
+    weights = class_weights(train.host_labels, state.config, state.classes)
+    while state.epoch < until and not state.stop_reason:
+        number = state.epoch + 1
+        learning_rate = state.learning_rate
+        started = time.perf_counter()
+        train_loss = train_epoch(state, train, weights, number)
+        trained = time.perf_counter()
+        logits = logits_of(state.model, validation, state.config.precision)
+        val_loss = weighted_loss(logits, validation.labels, weights)
+        # The only moment at which the host waits for the device.
+        losses = torch.stack([train_loss, val_loss]).tolist()
+        _check_finite(losses, number)
+        predicted = logits.argmax(dim=1).cpu().numpy()
+        matrix = confusion_matrix(validation.host_labels, predicted, state.classes)
+        state.scheduler.step(losses[1])
+        record = Epoch(
+            epoch=number,
+            train_loss=losses[0],
+            val_loss=losses[1],
+            val_accuracy=accuracy(matrix),
+            val_macro_f1=macro_f1(matrix),
+            learning_rate=learning_rate,
+            seconds=time.perf_counter() - started,
+            images_per_second=len(train.host_labels) / (trained - started),
+        )
+        state.history.append(record)
+        state.watcher.see(record)
+        yield record
+
+
+def train_epoch(state: TrainingState, data: DeviceImages, weights: Tensor, epoch: int) -> Tensor:
+    """One pass of training; the weighted mean loss over all its images, still on the device (float64, scalar)."""
+    # Dropout and stochastic depth draw from the global generator.
+    torch.manual_seed(mixed_seed(state.config.seed, epoch))
+    state.model.train()
+    total = torch.zeros(2, dtype=torch.float64, device=weights.device)
+    for images, labels in training_batches(data, state.config, epoch):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=state.config.precision == "bfloat16"):
+            logits = state.model(images)
+        loss = cross_entropy(logits.float(), labels, weight=weights)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        share = weights[labels].sum()
+        total += torch.stack([loss.detach() * share, share])
+    return total[0] / total[1]
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, data: DeviceImages, precision: str) -> Tensor:
+    """The logits of all images in order: (n, classes) float32 on the device, the model in evaluation mode."""
+    model.eval()
+    parts = []
+    for rows in torch.arange(len(data.labels), device=data.labels.device).split(EVALUATION_BATCH):
+        images = data.batch(rows)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            parts.append(model(images).float())
+    return torch.cat(parts)
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy as sum(w * loss) / sum(w) over all images, float64, on the device."""
+    return cross_entropy(logits.double(), labels, weight=weights.double())
+
+
+def _check_finite(losses: list[float], epoch: int) -> None:
+    for name, value in zip(("training", "validation"), losses, strict=True):
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"The {name} loss of epoch {epoch} is {value}, which no further epoch can mend; lower the learning rate "
+                "or use --precision float32."
+            )
+
+
+def float32_logits(model: nn.Module, data: DeviceImages, config: Config) -> NDArray[np.float32]:
+    """The logits that final figures are made of, (n, classes), computed in float32 whatever training used."""
+    return logits_of(model.to(device=config.device), data, "float32").cpu().numpy()

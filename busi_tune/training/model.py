@@ -1,0 +1,50 @@
+"""Any torchvision classification model with as many outputs as there are classes."""
+
+import torch
+from torch import nn
+from torchvision import models
+
+from busi_tune.config import Config, unknown
+from busi_tune.errors import ConfigError
+from busi_tune.training.weights import load_weights
+
+# These two would otherwise also return an auxiliary head's output while training.
+WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
+ARCHITECTURES: tuple[str, ...] = tuple(models.list_models(module=models))
+
+
+def untrained(config: Config, classes: int) -> nn.Module:
+    """The architecture with its random start, drawn from `config.seed`, on the CPU.
+
+    Raises:
+        ConfigError: an unknown architecture, or one that does not take images of that size.
+    """
+    if config.arch not in ARCHITECTURES:
+        raise ConfigError(f"arch: {unknown(config.arch, list(ARCHITECTURES)).replace('key', 'architecture')}")
+    extra = WITHOUT_AUXILIARY if config.arch in ("googlenet", "inception_v3") else {}
+    if config.arch.startswith("vit_"):
+        extra = {"image_size": config.image_size}
+    torch.manual_seed(config.seed)
+    try:
+        model: nn.Module = models.get_model(config.arch, weights=None, num_classes=classes, **extra)
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, config.image_size, config.image_size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"{config.arch} does not take images of {config.image_size} pixels ({reason}); choose another --image-size."
+        ) from error
+    return model
+
+
+def build_model(config: Config, classes: int) -> nn.Module:
+    """The model as training starts with it: random or pretrained weights, channels last, on its device.
+
+    Raises:
+        ConfigError: see `untrained`.
+        WeightsError: the pretrained weights cannot be had.
+    """
+    model = untrained(config, classes)
+    if config.weights != "none":
+        load_weights(model, config.arch, config.weights)
+    return model.to(device=config.device, memory_format=torch.channels_last)

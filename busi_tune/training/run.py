@@ -1,0 +1,151 @@
+"""One run: a configuration trained in a folder, epoch by epoch, and its figures once it has ended."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+
+from busi_tune import files
+from busi_tune.config import Config
+from busi_tune.data.dataset import Dataset, Part, open_dataset
+from busi_tune.errors import DataError
+from busi_tune.metrics import confusion_matrix, softmax, summarise
+from busi_tune.progress import Progress
+from busi_tune.training import folder as store
+from busi_tune.training.batches import to_device
+from busi_tune.training.fit import fit, float32_logits
+from busi_tune.training.folder import Identity
+from busi_tune.training.hardware import environment, keep_memory, resolve
+from busi_tune.training.model import untrained
+from busi_tune.training.state import Epoch, TrainingState
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that is open for writing: its resolved configuration and its data."""
+
+    folder: Path
+    config: Config
+    dataset: Dataset
+
+    def part(self, name: str, progress: Progress) -> Part:
+        """One split's images at the run's size."""
+        return self.dataset.part(name, self.config.image_size, progress)
+
+
+def open_run(folder: Path, config: Config, root: Path, progress: Progress) -> Run:
+    """Open the run of `config` on `root` in `folder`, or begin it; the caller holds the folder's lock.
+
+    Raises:
+        RunError: the folder holds something else.
+        DataError: the data cannot be used, or has changed since the run began.
+        ConfigError: the device is not there.
+    """
+    resolved = resolve(config)
+    saved = store.saved_split(folder, resolved)
+    dataset = open_dataset(root, resolved, progress, saved)
+    return begin(folder, resolved, dataset, progress)
+
+
+def begin(folder: Path, config: Config, dataset: Dataset, progress: Progress) -> Run:
+    """Open the run of a resolved `config` on `dataset` in `folder`, writing what identifies it where it is new."""
+    keep_memory()
+    here = environment()
+    if (folder / store.IDENTITY).exists():
+        known = store.read_identity(folder)
+        if known.split != dataset.split.fingerprint():
+            raise DataError(f"The run in {folder} was made on another split of {dataset.listing.root}; use --overwrite.")
+        moved = [f"{key} {known.environment.get(key)} -> {here[key]}" for key in here if known.environment.get(key) != here[key]]
+        if moved:
+            progress.notice(f"{folder} began in another environment ({', '.join(moved)}): last digits may differ.")
+        store.settle(folder)
+        return Run(folder, config, dataset)
+    untrained(config, len(dataset.classes))
+    weights = "" if config.weights in ("imagenet", "none") else files.sha256(Path(config.weights))
+    dataset.split.write(folder)
+    Identity(config, dataset.classes, dataset.split.fingerprint(), weights, here).write(folder)
+    return Run(folder, config, dataset)
+
+
+def load_state(run: Run) -> TrainingState:
+    """The state after the last committed epoch, or the one before the first."""
+    classes = len(run.dataset.classes)
+    if not (run.folder / store.STATE).exists():
+        return TrainingState.start(run.config, classes)
+    values = files.read_json(run.folder / store.STATE)
+    return TrainingState.restore(run.config, classes, load(store.checkpoint(run.folder, "last")), values)
+
+
+def train(run: Run, until: int, progress: Progress) -> Iterator[Epoch]:
+    """Train to epoch `until` or the run's own end; yield each new epoch's record once it is saved.
+
+    Raises:
+        TrainingDiverged: the loss is no longer finite.
+    """
+    state = load_state(run)
+    train_images = to_device(run.part("train", progress), run.config)
+    validation = to_device(run.part("validation", progress), run.config)
+    for record in fit(state, train_images, validation, until):
+        best = save(state.weights()) if state.watcher.best_epoch == record.epoch else None
+        values = state.values() | {"stop_reason": state.stop_reason}
+        store.commit(run.folder, values, last=save(state.tensors()), best=best)
+        yield record
+
+
+def history(folder: Path) -> list[Epoch]:
+    """The records of all committed epochs."""
+    if not (folder / store.STATE).exists():
+        return []
+    return [Epoch(**record) for record in files.read_json(folder / store.STATE)["history"]]
+
+
+def stop_reason(folder: Path) -> str:
+    """Why training ended, or "" while it has not."""
+    return str(files.read_json(folder / store.STATE)["stop_reason"]) if (folder / store.STATE).exists() else ""
+
+
+def evaluate(run: Run, progress: Progress) -> dict[str, Any]:
+    """The run's figures, from its best checkpoint in float32: metrics.json and predictions.csv.
+
+    This is the only place that opens the test split, and it does so only when training has ended.
+    """
+    path = run.folder / store.METRICS
+    if path.exists():
+        return files.read_json(path)
+    reason = stop_reason(run.folder)
+    assert reason, f"{run.folder} has not ended"
+    classes = run.dataset.classes
+    model = untrained(run.config, len(classes))
+    model.load_state_dict(load(store.checkpoint(run.folder, "best")))
+    figures: dict[str, Any] = {}
+    for name in ("validation", "test"):
+        part = run.part(name, progress)
+        logits = float32_logits(model, to_device(part, run.config), run.config)
+        matrix = confusion_matrix(part.labels, logits.argmax(axis=1), len(classes))
+        figures[name] = summarise(matrix, classes)
+        if name == "test":
+            files.write_csv(run.folder / "predictions.csv", prediction_rows(part, softmax(logits), classes))
+    state = files.read_json(run.folder / store.STATE)
+    watcher = state["watcher"]
+    figures |= {
+        "best_epoch": watcher["best_epoch"],
+        "tied_epochs": watcher["tied_epochs"],
+        "lowest_loss_epoch": watcher["lowest_loss_epoch"],
+        "epochs_run": len(state["history"]),
+        "stop_reason": reason,
+        "leaked_test_images": run.dataset.split.leaked(),
+        "model_sha256": state["checkpoints"]["best"]["sha256"],
+    }
+    files.write_json(path, figures)
+    return figures
+
+
+def prediction_rows(part: Part, probabilities: Any, classes: tuple[str, ...]) -> list[dict[str, object]]:  # noqa: ANN401
+    """The rows of predictions.csv for probabilities of shape (images, classes)."""
+    return [
+        {"path": path, "class": classes[label], "predicted": classes[int(row.argmax())]}
+        | {f"p_{name}": float(p) for name, p in zip(classes, row, strict=True)}
+        for path, label, row in zip(part.paths, part.labels, probabilities, strict=True)
+    ]

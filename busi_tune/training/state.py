@@ -1,0 +1,156 @@
+"""All that training carries from one epoch to the next, as tensors and plain values."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from busi_tune.config import Config
+from busi_tune.training.model import build_model, untrained
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's record: the row of history.csv. Losses are weighted means over all images."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    val_macro_f1: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass
+class Watcher:
+    """Which epoch is the best so far, and whether training should stop: values, not exceptions.
+
+    The epoch kept is the one of best validation accuracy; a tie goes to the lower validation loss. Training
+    stops when the validation loss has not fallen below its lowest for `patience` epochs.
+    """
+
+    patience: int
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_accuracy_loss: float = math.inf
+    tied_epochs: list[int] = field(default_factory=list)
+    lowest_loss_epoch: int = 0
+    lowest_loss: float = math.inf
+
+    def see(self, record: Epoch) -> bool:
+        """Take in one epoch; True when it is the best so far."""
+        if record.val_loss < self.lowest_loss:
+            self.lowest_loss, self.lowest_loss_epoch = record.val_loss, record.epoch
+        if record.val_accuracy > self.best_accuracy:
+            self.tied_epochs = []
+        elif record.val_accuracy < self.best_accuracy:
+            return False
+        self.tied_epochs.append(record.epoch)
+        better = len(self.tied_epochs) == 1 or record.val_loss < self.best_accuracy_loss
+        if better:
+            self.best_epoch = record.epoch
+            self.best_accuracy, self.best_accuracy_loss = record.val_accuracy, record.val_loss
+        return better
+
+    def should_stop(self, epoch: int) -> bool:
+        """Whether `patience` epochs have passed since the lowest validation loss."""
+        return epoch - self.lowest_loss_epoch >= self.patience
+
+
+class TrainingState:
+    """Model, optimiser, scheduler and watcher after `history`; the next epoch follows from these alone."""
+
+    def __init__(self, config: Config, classes: int, model: nn.Module) -> None:
+        self.config = config
+        self.classes = classes
+        self.model = model
+        self.optimizer = AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        self.scheduler = ReduceLROnPlateau(
+            self.optimizer,
+            mode="min",
+            factor=config.scheduler_factor,
+            patience=config.scheduler_patience,
+            min_lr=config.min_learning_rate,
+        )
+        self.watcher = Watcher(config.early_stopping_patience)
+        self.history: list[Epoch] = []
+
+    @classmethod
+    def start(cls, config: Config, classes: int) -> "TrainingState":
+        """The state before the first epoch; `config` must be resolved (no `auto`)."""
+        return cls(config, classes, build_model(config, classes))
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are done."""
+        return len(self.history)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why no further epoch is trained, or "" while there is one."""
+        if self.epoch and self.watcher.should_stop(self.epoch):
+            return "early stopping"
+        return "all epochs done" if self.epoch >= self.config.epochs else ""
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next epoch."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def weights(self) -> Tensors:
+        """The model's tensors on the CPU, contiguous."""
+        return {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+
+    def tensors(self) -> Tensors:
+        """Every tensor needed to go on: the model's and the optimiser's."""
+        moments = {
+            f"optimizer.{name}.{key}": value.detach().cpu().contiguous()
+            for name, parameter in self.model.named_parameters()
+            for key, value in self.optimizer.state[parameter].items()
+        }
+        return {f"model.{name}": value for name, value in self.weights().items()} | moments
+
+    def values(self) -> dict[str, Any]:
+        """Everything else needed to go on, as plain values."""
+        scheduler = {key: value for key, value in self.scheduler.state_dict().items() if key in SCHEDULER_KEYS}
+        return {
+            "history": [asdict(record) for record in self.history],
+            "scheduler": scheduler,
+            "learning_rate": self.learning_rate,
+            "watcher": asdict(self.watcher),
+        }
+
+    @classmethod
+    def restore(cls, config: Config, classes: int, tensors: Tensors, values: dict[str, Any]) -> "TrainingState":
+        """The state that `tensors` and `values` were taken from, bit for bit."""
+        model = untrained(config, classes).to(device=config.device, memory_format=torch.channels_last)
+        state = cls(config, classes, model)
+        own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        model.load_state_dict(own)
+        for name, parameter in model.named_parameters():
+            state.optimizer.state[parameter] = {
+                key: _like(tensors[f"optimizer.{name}.{key}"], parameter) for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+        state.optimizer.param_groups[0]["lr"] = values["learning_rate"]
+        state.scheduler.load_state_dict({**state.scheduler.state_dict(), **values["scheduler"]})
+        state.watcher = Watcher(**values["watcher"])
+        state.history = [Epoch(**record) for record in values["history"]]
+        return state
+
+
+SCHEDULER_KEYS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr")
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """On the parameter's device and, where the shapes agree, in its memory layout."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -1,0 +1,98 @@
+"""Pretrained weights: torchvision's own, downloaded and hash-checked by torchvision, or a file."""
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum, get_model_weights
+
+from busi_tune.errors import WeightsError
+
+DOWNLOAD_TIMEOUT = 30.0
+WAYS_ON = "use --weights FILE with a file of weights, or --weights none to start from random ones"
+
+
+def load_weights(model: nn.Module, arch: str, weights: str) -> None:
+    """Load `weights` ("imagenet" or a path) into `model`; a head for other classes keeps its random start.
+
+    Raises:
+        WeightsError: they cannot be downloaded or read, or belong to another architecture.
+    """
+    if weights == "imagenet":
+        state = imagenet_state(get_model_weights(arch), arch)
+    else:
+        state = file_state(Path(weights))
+    _adopt(model, state, arch, weights)
+
+
+def imagenet_state(choices: Any, arch: str) -> dict[str, Any]:  # noqa: ANN401 - an enum class made by torchvision
+    """The `IMAGENET1K_V2` weights of `arch`, or its default ones where there is no V2.
+
+    Raises:
+        WeightsError: no network, an interrupted download, or a file whose hash is not the published one.
+    """
+    wanted: WeightsEnum = getattr(choices, "IMAGENET1K_V2", choices.DEFAULT)
+    try:
+        with _patience(DOWNLOAD_TIMEOUT), contextlib.redirect_stdout(sys.stderr):
+            return dict(wanted.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError, UnpicklingError) as error:
+        reason = str(getattr(error, "reason", error)) or type(error).__name__
+        raise WeightsError(
+            f"torchvision's {wanted} weights of {arch} could not be loaded from {wanted.url} ({reason}); {WAYS_ON}."
+        ) from error
+
+
+@contextlib.contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Give up on a silent network after `seconds`; torchvision's downloader has no limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def file_state(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file, or of a `torch.save` file of a state dict (read without unpickling code).
+
+    Raises:
+        WeightsError: it cannot be read, or holds something else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise WeightsError(f"The weights in {path} could not be read ({reason}); {WAYS_ON}.") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path} holds {type(state).__name__}, not a state dict of tensors; {WAYS_ON}.")
+    return state
+
+
+def _adopt(model: nn.Module, state: dict[str, Any], arch: str, weights: str) -> None:
+    own = model.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    unfit = [name for name in own if name not in fitting and not name.endswith("num_batches_tracked")]
+    # Only the last layer may differ: its weight and bias, when the file knows other classes.
+    if not set(unfit) <= set(_head(model)):
+        raise WeightsError(
+            f"The weights {weights} do not fit {arch}: {len(unfit)} of its {len(own)} tensors are missing or have "
+            f"another shape, {unfit[0]} first; name weights of {arch}."
+        )
+    model.load_state_dict(fitting, strict=False)
+
+
+def _head(model: nn.Module) -> list[str]:
+    """The tensors of the layer that gives the logits: the last one with parameters."""
+    *_, last = (name for name, module in model.named_modules() if list(module.parameters(recurse=False)))
+    return [f"{last}.{name}" for name, _ in model.get_submodule(last).named_parameters()]
