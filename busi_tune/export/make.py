@@ -1,22 +1,18 @@
-"""The export folder: a model that is there only when it passed, its certificate, and the answers behind it."""
+"""Make an export: a model that is there only when it passed, its certificate, and the answers behind it."""
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import pandas as pd
 
 from busi_tune import files, images
 from busi_tune.data.dataset import Dataset, Part
-from busi_tune.data.find import find_images
-from busi_tune.errors import DataError, FileError, ParityError, RunError, listed
-from busi_tune.export.parity import Reference, Verification, make_reference, verify
-from busi_tune.images import Pixels
+from busi_tune.errors import ParityError, RunError
+from busi_tune.export.check import PREDICTIONS, failure, read_all
+from busi_tune.export.parity import Reference, make_reference, verify
 from busi_tune.inference import MODEL, VERIFICATION
 from busi_tune.metrics import softmax
 from busi_tune.progress import Progress
@@ -24,7 +20,6 @@ from busi_tune.training import serving
 from busi_tune.training.folder import METRICS, Identity, read_identity
 from busi_tune.training.run import prediction_rows
 
-PREDICTIONS = "predictions.csv"
 IR_VERSION = 10
 
 
@@ -70,14 +65,10 @@ def export_run(run: Path, folder: Path, dataset: Dataset, progress: Progress) ->
     if not result.passed:
         candidate.unlink()
         (folder / MODEL).unlink(missing_ok=True)
-        raise ParityError(_failure(folder, result))
+        raise ParityError(failure(folder, result))
     candidate.replace(folder / MODEL)
     files.sync_folder(folder)
     return certificate
-
-
-def _failure(folder: Path, result: Verification) -> str:
-    return f"The export in {folder} does not answer as its PyTorch model does: {'; '.join(result.reasons)}."
 
 
 def finish_graph(graph: bytes, identity: Identity) -> bytes:
@@ -105,12 +96,6 @@ def finish_graph(graph: bytes, identity: Identity) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def read_all(root: Path, paths: tuple[str, ...], size: int) -> Pixels:
-    """Decode the files anew: (len(paths), size, size, 3)."""
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(lambda path: images.read(root / path, size), paths)))
-
-
 def _write_predictions(
     folder: Path, part: Part, reference: Reference, classes: tuple[str, ...], digests: Mapping[str, str]
 ) -> None:
@@ -120,44 +105,3 @@ def _write_predictions(
         row |= {f"logit_{name}": value for name, value in zip(classes, logits, strict=True)}
         row["sha256"] = digests[str(row["path"])]
     files.write_csv(folder / PREDICTIONS, rows)
-
-
-def verify_again(folder: Path, root: Path, progress: Progress) -> dict[str, Any]:
-    """Repeat the check of an export on the same test images, wherever they lie now; without PyTorch.
-
-    The reference is what the export recorded of PyTorch: its float64 logits of every test image.
-
-    Raises:
-        ParityError: it does not pass, or a file of the export is not what was certified.
-        DataError: a test image is missing or has changed.
-    """
-    certificate = files.read_json(folder / VERIFICATION)
-    if not (folder / MODEL).exists():
-        raise FileError(f"{folder} holds no {MODEL}; name a folder that `busi-tune export` made.")
-    for name, key in ((MODEL, "model_sha256"), (PREDICTIONS, "predictions_sha256")):
-        if files.sha256(folder / name) != certificate[key]:
-            raise ParityError(f"{folder / name} is not the file that was certified (its SHA-256 differs); export again.")
-    table = pd.read_csv(folder / PREDICTIONS, dtype={"path": str, "class": str}, keep_default_na=False)
-    _check_files(root, table)
-    classes = [name.removeprefix("logit_") for name in table.columns if name.startswith("logit_")]
-    labels = table["class"].map({name: number for number, name in enumerate(classes)}).to_numpy(dtype=np.int64)
-    reference = Reference(
-        table[[f"logit_{name}" for name in classes]].to_numpy(dtype=np.float64),
-        certificate["pytorch_float32_error"],
-        certificate["confusion_matrix"]["pytorch"],
-    )
-    size = int({p.key: p.value for p in onnx.load(folder / MODEL).metadata_props}["image_size"])
-    result = verify(folder / MODEL, read_all(root, tuple(table["path"]), size), labels, reference, progress)
-    if not result.passed:
-        raise ParityError(_failure(folder, result))
-    return certificate | result.to_dict()
-
-
-def _check_files(root: Path, table: pd.DataFrame) -> None:
-    now = {image.path: image.sha256 for image in find_images(root).images}
-    wrong = [path for path, digest in zip(table["path"], table["sha256"], strict=True) if now.get(path) != digest]
-    if wrong:
-        raise DataError(
-            f"{len(wrong)} of {len(table)} test images in {root} are missing or have changed: {listed(wrong)}; "
-            "name the folder that the model was evaluated on."
-        )
