@@ -79,7 +79,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise FileError(f"{path} is not valid JSON ({error}); restore it or start anew.") from error
     if not isinstance(value, dict):
-        raise FileError(f"{path} must hold a JSON object, not a {type(value).__name__}; restore it or start anew.")
+        raise FileError(
+            f"{path} must hold a JSON object, not a {type(value).__name__}; restore it or start anew."
+        )
     return value
 
 
@@ -104,6 +106,21 @@ def remove_folder(folder: Path) -> None:
     if folder.exists():
         with explained(folder, "deleted"):
             shutil.rmtree(folder)
+
+
+def clear_folder(folder: Path, identity: str) -> None:
+    """Delete what is in a result folder, known by its file `identity`; a folder without that is left as it is.
+
+    The identity goes last: a kill in between leaves a folder that is still known for what it is.
+    """
+    if not (folder / identity).exists():
+        return
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == identity):
+        if entry.is_dir():
+            remove_folder(entry)
+        elif entry.name != ".lock":
+            with explained(entry, "deleted"):
+                entry.unlink()
 
 
 def sha256(path: Path) -> str:
@@ -134,9 +151,11 @@ def only_writer(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.") from None
-        for leftover in folder.rglob(".*.tmp"):
-            leftover.unlink()
+            raise RunError(
+                f"{folder} is in use by another busi-tune process; wait until it has ended."
+            ) from None
+        for leftover in list(folder.rglob(".*.tmp")):
+            remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)

@@ -31,7 +31,9 @@ class Phantom:
     mask: NDArray[np.bool_]
 
 
-def make_phantoms(folder: Path, progress: Progress, counts: dict[str, int] | None = None, seed: int = 0) -> None:
+def make_phantoms(
+    folder: Path, progress: Progress, counts: dict[str, int] | None = None, seed: int = 0
+) -> None:
     """Write a data set in BUSI's own form into `folder`: images, masks beside them, and planted.csv.
 
     planted.csv lists what an audit should find: near-duplicates, and one picture under two labels. The same seed
@@ -75,8 +77,17 @@ def _tissue(y: Floats, x: Floats, generator: np.random.Generator) -> Floats:
     """Echo strength of skin, fat, gland and muscle, with wavy borders and slow changes of gain."""
     echo = np.full(y.shape, generator.uniform(0.25, 0.6))
     depth = 0.0
-    for brightness in (1.0, generator.uniform(0.15, 0.4), generator.uniform(0.5, 0.9), generator.uniform(0.1, 0.35)):
-        phase, waves, swing = generator.uniform(0, 6.3), generator.uniform(2, 12), generator.uniform(0.005, 0.04)
+    for brightness in (
+        1.0,
+        generator.uniform(0.15, 0.4),
+        generator.uniform(0.5, 0.9),
+        generator.uniform(0.1, 0.35),
+    ):
+        phase, waves, swing = (
+            generator.uniform(0, 6.3),
+            generator.uniform(2, 12),
+            generator.uniform(0.005, 0.04),
+        )
         border = depth + swing * np.sin(waves * x + phase) + generator.uniform(-0.15, 0.15) * (x - 0.5)
         echo = np.where(y >= border, brightness, echo)
         depth += generator.uniform(0.03, 0.07) if brightness == 1.0 else generator.uniform(0.12, 0.35)

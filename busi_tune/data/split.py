@@ -80,7 +80,13 @@ def changes(split: Split, listing: Listing) -> list[str]:
 
 
 def make_split(
-    listing: Listing, groups: Integers, *, strategy: str, fractions: tuple[float, ...], conflicts: str, seed: int
+    listing: Listing,
+    groups: Integers,
+    *,
+    strategy: str,
+    fractions: tuple[float, ...],
+    conflicts: str,
+    seed: int,
 ) -> Split:
     """Assign every image of `listing` to training, validation or test.
 
@@ -104,7 +110,9 @@ def make_split(
     left_out = table[out].assign(reason="its group carries two labels")[LEFT_OUT].reset_index(drop=True)
     used = table[~out].reset_index(drop=True)
     if not listing.is_split:
-        labels = np.asarray(pd.Categorical(used["class"], categories=list(listing.classes)).codes, dtype=np.int64)
+        labels = np.asarray(
+            pd.Categorical(used["class"], categories=list(listing.classes)).codes, dtype=np.int64
+        )
         _check_sizes(used, listing)
         shares = np.asarray(fractions)
         assign = grouped if strategy == "grouped" else random

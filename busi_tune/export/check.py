@@ -43,11 +43,15 @@ def check_again(folder: Path, root: Path, progress: Progress) -> dict[str, Any]:
         raise FileError(f"{folder} holds no {MODEL}; name a folder that `busi-tune export` made.")
     for name, key in ((MODEL, "model_sha256"), (PREDICTIONS, "predictions_sha256")):
         if files.sha256(folder / name) != certificate[key]:
-            raise ParityError(f"{folder / name} is not the file that was certified (its SHA-256 differs); export again.")
+            raise ParityError(
+                f"{folder / name} is not the file that was certified (its SHA-256 differs); export again."
+            )
     table = pd.read_csv(folder / PREDICTIONS, dtype={"path": str, "class": str}, keep_default_na=False)
     _check_files(root, table)
     classes = [name.removeprefix("logit_") for name in table.columns if name.startswith("logit_")]
-    labels = table["class"].map({name: number for number, name in enumerate(classes)}).to_numpy(dtype=np.int64)
+    labels = (
+        table["class"].map({name: number for number, name in enumerate(classes)}).to_numpy(dtype=np.int64)
+    )
     reference = Reference(
         table[[f"logit_{name}" for name in classes]].to_numpy(dtype=np.float64),
         certificate["pytorch_float32_error"],
@@ -62,7 +66,9 @@ def check_again(folder: Path, root: Path, progress: Progress) -> dict[str, Any]:
 
 def _check_files(root: Path, table: pd.DataFrame) -> None:
     now = {image.path: image.sha256 for image in find_images(root).images}
-    wrong = [path for path, digest in zip(table["path"], table["sha256"], strict=True) if now.get(path) != digest]
+    wrong = [
+        path for path, digest in zip(table["path"], table["sha256"], strict=True) if now.get(path) != digest
+    ]
     if wrong:
         raise DataError(
             f"{len(wrong)} of {len(table)} test images in {root} are missing or have changed: {listed(wrong)}; "

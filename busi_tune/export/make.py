@@ -29,18 +29,20 @@ def export_run(run: Path, folder: Path, dataset: Dataset, progress: Progress) ->
     An export of the same run that is already there is not made again. The caller holds the folder's lock.
 
     Raises:
-        RunError: the run has not finished, or the folder holds an export of another run.
+        RunError: the folder holds an export of another run, or something that is no export.
         ParityError: the exported model does not answer as PyTorch does; no model is left behind.
     """
-    if not (run / METRICS).exists():
-        raise RunError(f"{run} is not a finished run; finish it with the command that began it.")
     source = files.read_json(run / METRICS)["model_sha256"]
     if (folder / VERIFICATION).exists():
         known = files.read_json(folder / VERIFICATION)
         if known["source_sha256"] != source:
-            raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
+            raise RunError(
+                f"{folder} holds the export of another run; name another --out, or use --overwrite."
+            )
         if known["passed"] and (folder / MODEL).exists():
             return known
+    elif others := [entry.name for entry in folder.iterdir() if entry.name not in (".lock", PREDICTIONS)]:
+        raise RunError(f"{folder} is not empty and not an export (it holds {others[0]}); name another --out.")
     identity = read_identity(run)
     model = serving.served(run, identity)
     part = dataset.part("test", identity.config.image_size, progress)
@@ -69,6 +71,11 @@ def export_run(run: Path, folder: Path, dataset: Dataset, progress: Progress) ->
     candidate.replace(folder / MODEL)
     files.sync_folder(folder)
     return certificate
+
+
+def clear(folder: Path) -> None:
+    """Delete the export in `folder`, so that it can be made anew; a folder that is no export is left as it is."""
+    files.clear_folder(folder, VERIFICATION)
 
 
 def finish_graph(graph: bytes, identity: Identity) -> bytes:

@@ -92,7 +92,9 @@ def _run_trial(search: Search, study: optuna.Study, trial: optuna.Trial) -> None
 
 def _open_trial(search: Search, trial: optuna.Trial) -> runs.Run:
     config = studies.trial_config(search.plan, trial)
-    return runs.begin(files.make_folder(search.trial_folder(trial.number)), config, search.dataset, search.progress)
+    return runs.begin(
+        files.make_folder(search.trial_folder(trial.number)), config, search.dataset, search.progress
+    )
 
 
 def _why(folder: Path, records: list[Epoch]) -> str:
@@ -121,7 +123,12 @@ def _report(search: Search, trial: optuna.Trial, records: list[Epoch]) -> bool:
 
 
 def _tell(
-    search: Search, study: optuna.Study, trial: optuna.Trial, state: TrialState, reason: str, records: list[Epoch]
+    search: Search,
+    study: optuna.Study,
+    trial: optuna.Trial,
+    state: TrialState,
+    reason: str,
+    records: list[Epoch],
 ) -> None:
     value, epoch = best_so_far(records, search.plan.metric) if records else (None, None)
     facts = {
@@ -202,7 +209,9 @@ def train_best(search: Search, done: list[FrozenTrial]) -> dict[str, Any]:
     """
     order = studies.ranked(done, search.plan.metric)
     if not order:
-        raise BusiTuneError(f"None of the {len(done)} trials in {search.folder} completed; see its trials.csv for why.")
+        raise BusiTuneError(
+            f"None of the {len(done)} trials in {search.folder} completed; see its trials.csv for why."
+        )
     best = order[0]
     folder = search.trial_folder(best.number)
     run = runs.begin(folder, studies.trial_config(search.plan, best), search.dataset, search.progress)

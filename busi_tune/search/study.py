@@ -22,8 +22,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from busi_tune import files
 from busi_tune.config import Config, differences
+from busi_tune.data.split import Split, read_split
 from busi_tune.errors import FileError, RunError
 from busi_tune.search.space import Space
+from busi_tune.training.folder import FIRST_FILES
 
 METRICS = {
     "val_loss": StudyDirection.MINIMIZE,
@@ -74,15 +76,15 @@ def open_study(folder: Path, plan: Plan) -> optuna.Study:
     """Open the study of `plan` in `folder`, or create it with the baseline as its first trial.
 
     Raises:
-        RunError: the folder holds a study of another plan.
         FileError: the database cannot be used.
     """
     logging.getLogger("optuna").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", ExperimentalWarning)
-    check_plan(folder, plan.to_dict())
     with storage_errors(folder):
         url = URL.create("sqlite", database=str((folder / DATABASE).resolve()))
-        storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": 60}})
+        storage = RDBStorage(
+            url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": 60}}
+        )
         study = optuna.create_study(
             storage=storage,
             study_name="busi-tune",
@@ -95,24 +97,37 @@ def open_study(folder: Path, plan: Plan) -> optuna.Study:
     return study
 
 
-def check_plan(folder: Path, new: dict[str, Any]) -> None:
-    """Write study.json in a new folder; refuse a folder that holds another study.
+def check_plan(folder: Path, plan: Plan, split: Split) -> None:
+    """Write study.json and the split into a new folder; refuse a folder that holds another study.
 
     Raises:
         RunError: the plans differ, or the folder holds something that is no study.
     """
     path = folder / IDENTITY
     if not path.exists():
-        others = [entry.name for entry in folder.iterdir() if entry.name != ".lock"]
+        others = [entry.name for entry in folder.iterdir() if entry.name not in FIRST_FILES]
         if others:
-            raise RunError(f"{folder} is not empty and not a study (it holds {others[0]}); name another --out.")
-        files.write_json(path, new)
+            raise RunError(
+                f"{folder} is not empty and not a study (it holds {others[0]}); name another --out."
+            )
+        split.write(folder)
+        files.write_json(path, plan.to_dict())
         return
-    different = differences(files.read_json(path), new)
+    different = differences(files.read_json(path), plan.to_dict())
     if different:
         raise RunError(
             f"{folder} holds another study ({'; '.join(different)}); name another --out, or start anew with --overwrite."
         )
+
+
+def saved_split(folder: Path) -> Split | None:
+    """The split of the study in `folder`, or None where none has begun there."""
+    return read_split(folder) if (folder / IDENTITY).exists() else None
+
+
+def clear(folder: Path) -> None:
+    """Delete the study in `folder`, so that it can start anew; a folder that is no study is left as it is."""
+    files.clear_folder(folder, IDENTITY)
 
 
 def next_trial(study: optuna.Study, plan: Plan) -> optuna.Trial:

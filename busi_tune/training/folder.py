@@ -45,7 +45,9 @@ def read_identity(folder: Path) -> Identity:
             config, tuple(values["classes"]), values["split"], values["weights_sha256"], values["environment"]
         )
     except (KeyError, TypeError) as error:
-        raise FileError(f"{path} is not a run's ({error} is missing or wrong); restore it or start anew.") from error
+        raise FileError(
+            f"{path} is not a run's ({error} is missing or wrong); restore it or start anew."
+        ) from error
 
 
 def saved_split(folder: Path, config: Config) -> Split | None:
@@ -73,21 +75,8 @@ def saved_split(folder: Path, config: Config) -> Split | None:
 
 
 def clear(folder: Path) -> None:
-    """Delete the run in `folder`, so that it can start anew.
-
-    Raises:
-        RunError: the folder holds something that is no run.
-    """
-    if not (folder / IDENTITY).exists():
-        return
-    # The identity goes last: a kill in between leaves a folder that is still known as a run.
-    entries = sorted(folder.iterdir(), key=lambda entry: entry.name == IDENTITY)
-    for entry in entries:
-        if entry.is_dir():
-            files.remove_folder(entry)
-        elif entry.name != ".lock":
-            with files.explained(entry, "deleted"):
-                entry.unlink()
+    """Delete the run in `folder`, so that it can start anew; a folder that is no run is left as it is."""
+    files.clear_folder(folder, IDENTITY)
 
 
 def commit(folder: Path, values: dict[str, Any], *, last: bytes, best: bytes | None) -> None:
@@ -130,5 +119,7 @@ def checkpoint(folder: Path, kind: str) -> bytes:
     with files.explained(path, "read"):
         data = path.read_bytes()
     if files.sha256_bytes(data) != entry["sha256"]:
-        raise FileError(f"{path} is not the file that was written (its SHA-256 differs); restore it or start anew.")
+        raise FileError(
+            f"{path} is not the file that was written (its SHA-256 differs); restore it or start anew."
+        )
     return data

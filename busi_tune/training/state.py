@@ -28,6 +28,13 @@ class Epoch:
     seconds: float
     images_per_second: float
 
+    def summary(self) -> str:
+        """The record in a few words, for a line or a bar."""
+        return (
+            f"loss {self.train_loss:.4f}, validation loss {self.val_loss:.4f}, accuracy {self.val_accuracy:.3f}, "
+            f"learning rate {self.learning_rate:g}, {self.images_per_second:.0f} images/s"
+        )
+
 
 @dataclass
 class Watcher:
@@ -72,7 +79,9 @@ class TrainingState:
         self.config = config
         self.classes = classes
         self.model = model
-        self.optimizer = AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        self.optimizer = AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
         self.scheduler = ReduceLROnPlateau(
             self.optimizer,
             mode="min",
@@ -120,7 +129,9 @@ class TrainingState:
 
     def values(self) -> dict[str, Any]:
         """Everything else needed to go on, as plain values."""
-        scheduler = {key: value for key, value in self.scheduler.state_dict().items() if key in SCHEDULER_KEYS}
+        scheduler = {
+            key: value for key, value in self.scheduler.state_dict().items() if key in SCHEDULER_KEYS
+        }
         return {
             "history": [asdict(record) for record in self.history],
             "scheduler": scheduler,
@@ -129,15 +140,20 @@ class TrainingState:
         }
 
     @classmethod
-    def restore(cls, config: Config, classes: int, tensors: Tensors, values: dict[str, Any]) -> "TrainingState":
+    def restore(
+        cls, config: Config, classes: int, tensors: Tensors, values: dict[str, Any]
+    ) -> "TrainingState":
         """The state that `tensors` and `values` were taken from, bit for bit."""
         model = untrained(config, classes).to(device=config.device, memory_format=torch.channels_last)
         state = cls(config, classes, model)
-        own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        own = {
+            name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")
+        }
         model.load_state_dict(own)
         for name, parameter in model.named_parameters():
             state.optimizer.state[parameter] = {
-                key: _like(tensors[f"optimizer.{name}.{key}"], parameter) for key in ("step", "exp_avg", "exp_avg_sq")
+                key: _like(tensors[f"optimizer.{name}.{key}"], parameter)
+                for key in ("step", "exp_avg", "exp_avg_sq")
             }
         state.optimizer.param_groups[0]["lr"] = values["learning_rate"]
         state.scheduler.load_state_dict({**state.scheduler.state_dict(), **values["scheduler"]})

@@ -1,0 +1,55 @@
+"""The command line: it parses, calls, prints; every error that a user can cause ends here as one sentence."""
+
+import errno
+import sys
+from collections.abc import Sequence
+
+import click
+
+from busi_tune import __version__
+from busi_tune.cli.serve import export, predict, verify
+from busi_tune.cli.train import baseline, run, search
+from busi_tune.errors import BusiTuneError
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="busi-tune")
+def cli() -> None:
+    """Turn a folder of breast-ultrasound images into a verified ONNX classifier.
+
+    Start with `busi-tune run --demo`, which needs no data. Not a medical device.
+    """
+
+
+for command in (run, baseline, search, export, verify, predict):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of the command `busi-tune`; exits with 0, 1 (failed), 2 (wrong usage) or 130 (Ctrl-C)."""
+    sys.exit(exit_code(arguments))
+
+
+def exit_code(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `arguments` default to the process's own."""
+    try:
+        result = cli.main(arguments, prog_name="busi-tune", standalone_mode=False)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(
+            "Interrupted. All finished epochs are saved: run the same command again to go on.", err=True
+        )
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BusiTuneError as error:
+        click.echo(f"busi-tune: {error}", err=True)
+        return error.exit_code
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            return 1
+        click.echo(f"busi-tune: {error}; mend that and run the same command again.", err=True)
+        return 1
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,86 @@
+"""What a user sees: bars and notices on stderr, results on stdout."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+WIDTH = 110
+
+
+class Screen:
+    """Bars where stderr is a terminal; elsewhere a line for each epoch and trial."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.bars: Progress | None = None
+        self.tasks: dict[str, TaskID] = {}
+
+    def notice(self, text: str) -> None:
+        """Print a sentence above the bars."""
+        self.console.print(text, markup=False)
+
+    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
+        """Move the bar of `task`, or print a line."""
+        if self.bars is None:
+            if done == total or detail:
+                self.console.print(f"{task} {done}/{total}" + (f": {detail}" if detail else ""), markup=False)
+            return
+        if task not in self.tasks:
+            self.tasks[task] = self.bars.add_task(task, total=total, detail="")
+        self.bars.update(self.tasks[task], completed=done, total=total, detail=detail)
+
+    def close(self, task: str) -> None:
+        """Take the bar of `task` away."""
+        if self.bars is not None and task in self.tasks:
+            self.bars.remove_task(self.tasks.pop(task))
+
+
+@contextmanager
+def screen() -> Iterator[Screen]:
+    """A Screen whose bars live as long as the block."""
+    shown = Screen()
+    if not sys.stderr.isatty():
+        yield shown
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Progress(*columns, console=shown.console, transient=True) as bars:
+        shown.bars = bars
+        yield shown
+
+
+def print_json(value: object) -> None:
+    """Print a result as JSON on stdout."""
+    print(json.dumps(value, indent=1, allow_nan=False))  # noqa: T201 - this is where results are printed
+
+
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Print a table on stdout; numbers to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    body = [list(row) for row in rows]
+    for number, column in enumerate(columns):
+        right = all(isinstance(row[number], int | float) or row[number] is None for row in body)
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for row in body:
+        table.add_row(*(_text(value) for value in row))
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(table)
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - a cell
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

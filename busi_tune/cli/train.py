@@ -1,0 +1,167 @@
+"""The commands that train: run, baseline, search."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from busi_tune.cli.options import FOLDER, Command, build_config, common_options, config_options
+
+
+def search_options(command: Command) -> Command:
+    """Add what a study is asked for."""
+    options = (
+        click.option(
+            "--trials", type=int, default=20, show_default=True, help="Trials in all, finished ones included."
+        ),
+        click.option(
+            "--trial-epochs", type=int, default=20, show_default=True, help="Epochs a trial gets at most."
+        ),
+        click.option(
+            "--metric",
+            type=click.Choice(["val_loss", "val_accuracy", "val_macro_f1"]),
+            default="val_loss",
+            show_default=True,
+            help="What a trial's best epoch is judged by.",
+        ),
+        click.option("--space", type=FOLDER, help="TOML file of the fields to vary; see the README."),
+        click.option(
+            "--keep-trials",
+            type=int,
+            default=5,
+            show_default=True,
+            help="How many of the best trials keep checkpoints.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option("--data", type=FOLDER, required=True, help="Folder with one folder of images for each class.")
+@click.option(
+    "--out", type=FOLDER, default=Path("studies/baseline"), show_default=True, help="The run's folder."
+)
+@common_options
+@config_options
+def baseline(
+    data: Path, out: Path, config_file: Path | None, as_json: bool, overwrite: bool, **given: Any
+) -> None:  # noqa: ANN401
+    """Train the documented configuration and evaluate it on the test split."""
+    config = build_config(config_file, given)
+    from busi_tune import pipeline  # noqa: PLC0415
+    from busi_tune.cli.screen import print_json, screen  # noqa: PLC0415
+    from busi_tune.cli.tables import show_run  # noqa: PLC0415
+
+    with screen() as progress:
+        figures = pipeline.baseline(data, out, config, progress, overwrite=overwrite)
+    if as_json:
+        print_json(figures)
+    else:
+        show_run(figures, out)
+
+
+@click.command()
+@click.option("--data", type=FOLDER, required=True, help="Folder with one folder of images for each class.")
+@click.option(
+    "--out", type=FOLDER, default=Path("studies/tuned"), show_default=True, help="The study's folder."
+)
+@click.option(
+    "--baseline", "baseline_run", type=FOLDER, help="A finished run of this configuration: trial 0 as it is."
+)
+@search_options
+@common_options
+@config_options
+def search(
+    data: Path,
+    out: Path,
+    baseline_run: Path | None,
+    config_file: Path | None,
+    as_json: bool,
+    overwrite: bool,
+    **given: Any,  # noqa: ANN401
+) -> None:
+    """Search around the configuration with Optuna, then train the best trial to its end."""
+    options, given = split_options(given)
+    config = build_config(config_file, given)
+    from busi_tune import pipeline  # noqa: PLC0415
+    from busi_tune.cli.screen import print_json, screen  # noqa: PLC0415
+    from busi_tune.cli.tables import show_search  # noqa: PLC0415
+
+    with screen() as progress:
+        result = pipeline.search(
+            data,
+            out,
+            config,
+            pipeline.SearchOptions(**options),
+            progress,
+            baseline_run=baseline_run,
+            overwrite=overwrite,
+        )
+    if as_json:
+        print_json(result)
+    else:
+        show_search(result, out)
+
+
+def split_options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The study's options, and the configuration's."""
+    names = ("trials", "trial_epochs", "metric", "space", "keep_trials")
+    return {name: given[name] for name in names}, {k: v for k, v in given.items() if k not in names}
+
+
+@click.command()
+@click.option("--data", type=FOLDER, help="Folder with one folder of images for each class.")
+@click.option("--demo", is_flag=True, help="Draw phantom images and run small on them; needs no data.")
+@click.option("--name", default=None, help="Name of the study and the export.  [default: tuned, or demo]")
+@search_options
+@common_options
+@config_options
+@click.pass_context
+def run(
+    context: click.Context,
+    data: Path | None,
+    demo: bool,
+    name: str | None,
+    config_file: Path | None,
+    as_json: bool,
+    overwrite: bool,
+    **given: Any,  # noqa: ANN401
+) -> None:
+    """Do it all: baseline, search, retrain, export, verify, predict.
+
+    What is finished is not done again, and what was interrupted goes on.
+    """
+    if demo == (data is not None):
+        raise click.UsageError("Give either --data DIR or --demo.")
+    from busi_tune import pipeline  # noqa: PLC0415
+    from busi_tune.cli.screen import print_json, screen  # noqa: PLC0415
+    from busi_tune.cli.tables import prediction_dict, show_all  # noqa: PLC0415
+
+    options, given = split_options(given)
+    if demo:
+        defaults = {"trials": pipeline.DEMO_TRIALS, "trial_epochs": pipeline.DEMO_TRIAL_EPOCHS}
+        unset = {k for k in defaults if context.get_parameter_source(k) == click.core.ParameterSource.DEFAULT}
+        options |= {key: value for key, value in defaults.items() if key in unset}
+    config = build_config(config_file, given, pipeline.DEMO if demo else None)
+    chosen = name or ("demo" if demo else "tuned")
+    places = pipeline.Places(
+        data=data or Path("data/demo"),
+        baseline=Path("studies") / ("demo-baseline" if demo else "baseline"),
+        study=Path("studies") / chosen,
+        export=Path("exports") / chosen,
+    )
+    with screen() as progress:
+        if demo:
+            pipeline.make_demo(places.data, progress)
+        result = pipeline.run_all(
+            places, config, pipeline.SearchOptions(**options), progress, overwrite=overwrite
+        )
+    if as_json:
+        classes = list(result["baseline"]["test"]["per_class"])
+        result["predictions"] = [prediction_dict(p, classes) for p in result["predictions"]]
+        print_json(result | {"places": {key: str(path) for key, path in dataclasses.asdict(places).items()}})
+    else:
+        show_all(result, dataclasses.asdict(places))

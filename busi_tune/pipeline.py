@@ -1,0 +1,207 @@
+"""Each command's work, and all of them in order; what is finished is not done again.
+
+PyTorch and Optuna are imported where they are needed, so that a finished result is shown without waiting for them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from busi_tune import files
+from busi_tune.config import Config
+from busi_tune.data.dataset import Dataset, open_dataset
+from busi_tune.data.phantoms import make_phantoms
+from busi_tune.data.split import read_split
+from busi_tune.errors import ConfigError, RunError
+from busi_tune.progress import Progress
+from busi_tune.training import folder as store
+
+# Small enough for two cores to run the whole demo in minutes.
+DEMO: dict[str, Any] = {
+    "arch": "resnet18",
+    "weights": "none",
+    "image_size": 96,
+    "epochs": 14,
+    "scheduler_patience": 2,
+    "early_stopping_patience": 5,
+}
+DEMO_TRIALS, DEMO_TRIAL_EPOCHS = 6, 5
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What a study is asked for, beside the configuration that it starts from."""
+
+    trials: int = 20
+    trial_epochs: int = 20
+    metric: str = "val_loss"
+    space: Path | None = None
+    keep_trials: int = 5
+
+    def check(self, config: Config) -> None:
+        """Raise ConfigError where the numbers make no sense."""
+        if not 1 <= self.trial_epochs <= config.epochs:
+            raise ConfigError(
+                f"trial_epochs must be between 1 and epochs ({config.epochs}), not {self.trial_epochs}."
+            )
+        for name in ("trials", "keep_trials"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
+
+
+def make_demo(folder: Path, progress: Progress) -> None:
+    """Draw the demo's phantoms into `folder`, where they are not there yet."""
+    with files.only_writer(folder):
+        if not (folder / "planted.csv").exists():
+            make_phantoms(folder, progress)
+
+
+def baseline(
+    root: Path, folder: Path, config: Config, progress: Progress, *, overwrite: bool = False
+) -> Result:
+    """Train `config` on the images in `root` to its end and evaluate it; the content of metrics.json.
+
+    Raises:
+        BusiTuneError: see errors.py; what was trained until then is kept.
+    """
+    with files.only_writer(folder):
+        if overwrite:
+            store.clear(folder)
+        if (folder / store.METRICS).exists():
+            # Checks the configuration and the data, too: a result is only shown for what was asked.
+            open_dataset(root, config, progress, store.saved_split(folder, config))
+            _plot(folder)
+            return files.read_json(folder / store.METRICS)
+        from busi_tune.training import run as runs  # noqa: PLC0415
+
+        run = runs.open_run(folder, config, root, progress)
+        done = runs.history(folder)
+        if done and not runs.stop_reason(folder):
+            progress.notice(f"{folder} goes on after epoch {done[-1].epoch}.")
+        for record in runs.train(run, run.config.epochs, progress):
+            done.append(record)
+            best = max(record.val_accuracy for record in done)
+            progress.step("epochs", record.epoch, run.config.epochs, record.summary() + f", best {best:.3f}")
+        progress.close("epochs")
+        figures = runs.evaluate(run, progress)
+        _plot(folder)
+        return figures
+
+
+def _plot(folder: Path) -> None:
+    from busi_tune.report import plots  # noqa: PLC0415
+
+    plots.plot_run(folder)
+
+
+def search(
+    root: Path,
+    folder: Path,
+    config: Config,
+    options: SearchOptions,
+    progress: Progress,
+    *,
+    baseline_run: Path | None = None,
+    overwrite: bool = False,
+) -> Result:
+    """Run a study around `config` and train its best trial to the end; its trials, and the best one's figures.
+
+    `baseline_run` must be a finished run of `config`; by default `baseline` beside `folder` is taken where it is one.
+
+    Raises:
+        BusiTuneError: see errors.py; every finished epoch is kept.
+    """
+    options.check(config)
+    from busi_tune.search import driver, space, study  # noqa: PLC0415
+    from busi_tune.training.hardware import resolve  # noqa: PLC0415
+    from busi_tune.training.model import untrained  # noqa: PLC0415
+
+    with files.only_writer(folder):
+        if overwrite:
+            study.clear(folder)
+        resolved = resolve(config)
+        dimensions = (
+            space.read_space(options.space, resolved) if options.space else space.default_space(resolved)
+        )
+        dataset = open_dataset(root, resolved, progress, study.saved_split(folder))
+        untrained(resolved, len(dataset.classes))
+        plan = study.Plan(
+            config=resolved,
+            space=dimensions,
+            metric=options.metric,
+            trial_epochs=options.trial_epochs,
+            split=dataset.split.fingerprint(),
+        )
+        study.check_plan(folder, plan, dataset.split)
+        session = driver.Search(folder, plan, dataset, progress)
+        driver.adopt_baseline(
+            session, baseline_run or folder.parent / "baseline", required=baseline_run is not None
+        )
+        trials = driver.run_trials(session, options.trials, options.keep_trials)
+        best = driver.train_best(session, trials)
+        return {"metric": plan.metric, "trials": study.trial_rows(trials, dimensions), "best": best}
+
+
+def run_data(run: Path, root: Path, progress: Progress) -> Dataset:
+    """The data of a finished run, which must be as it was.
+
+    Raises:
+        RunError: `run` is not a finished run.
+        DataError: the data has changed.
+    """
+    if not (run / store.METRICS).exists():
+        raise RunError(f"{run} is not a finished run; finish it with the command that began it.")
+    return open_dataset(root, store.read_identity(run).config, progress, read_split(run))
+
+
+def export(run: Path, folder: Path, root: Path, progress: Progress, *, overwrite: bool = False) -> Result:
+    """Export a finished run and verify it on its test split; the certificate.
+
+    Raises:
+        ParityError: the export does not answer as its model does; no model is left.
+    """
+    dataset = run_data(run, root, progress)
+    from busi_tune.export.make import clear, export_run  # noqa: PLC0415
+
+    with files.only_writer(folder):
+        if overwrite:
+            clear(folder)
+        return export_run(run, folder, dataset, progress)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where `run` puts what it makes."""
+
+    data: Path
+    baseline: Path
+    study: Path
+    export: Path
+
+
+def run_all(
+    places: Places, config: Config, options: SearchOptions, progress: Progress, *, overwrite: bool
+) -> Result:
+    """Baseline, search, retrain, export, verify and predict, in order; each one's result by its name."""
+    options.check(config)
+    first = baseline(places.data, places.baseline, config, progress, overwrite=overwrite)
+    progress.notice(f"Baseline: test accuracy {first['test']['accuracy']:.3f} ({places.baseline}).")
+    second = search(
+        places.data,
+        places.study,
+        config,
+        options,
+        progress,
+        baseline_run=places.baseline,
+        overwrite=overwrite,
+    )
+    best = places.study / "best"
+    progress.notice(f"Tuned: test accuracy {second['best']['test']['accuracy']:.3f} ({best}).")
+    certificate = export(best, places.export, places.data, progress, overwrite=overwrite)
+    from busi_tune.inference import open_export, predict_files  # noqa: PLC0415
+
+    test = list(run_data(best, places.data, progress).split.rows("test")["path"])
+    some = test[:: max(1, len(test) // 6)][:6]
+    predictions = list(predict_files(open_export(places.export), [places.data / path for path in some]))
+    return {"baseline": first, "search": second, "export": certificate, "predictions": predictions}
