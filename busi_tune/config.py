@@ -38,9 +38,7 @@ class Config:
     """
 
     strategy: str = option("grouped", "how images are split", choices=("grouped", "random"))
-    fractions: Triple = option(
-        (0.7, 0.15, 0.15), "shares of training, validation and test images", 0.01, 0.98
-    )
+    fractions: Triple = option((0.7, 0.15, 0.15), "shares of training, validation and test images", 0.01, 0.98)
     similarity: float = option(0.93, "images at least this alike form a group (cosine)", 0.5, 1.0)
     conflicts: str = option("exclude", "groups that carry two labels", choices=("exclude", "keep"))
     split_seed: int = option(0, "seed of the split", 0, 2**31 - 1)
@@ -59,33 +57,23 @@ class Config:
     scheduler_factor: float = option(0.5, "factor of the learning rate on a plateau", 0.01, 0.99)
     scheduler_patience: int = option(5, "epochs without a lower validation loss before that", 0, 10_000)
     min_learning_rate: float = option(1e-5, "the scheduler goes no lower", 0.0, 1.0)
-    early_stopping_patience: int = option(
-        10, "epochs without a lower validation loss before the end", 1, 10_000
-    )
+    early_stopping_patience: int = option(10, "epochs without a lower validation loss before the end", 1, 10_000)
     seed: int = option(0, "seed of the initial weights, the sampler and the flips", 0, 2**31 - 1)
     precision: str = option("auto", "arithmetic of training", choices=("auto", "float32", "bfloat16"))
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
     def __post_init__(self) -> None:
-        problems = [
-            text for field in dataclasses.fields(self) for text in _problems(field, getattr(self, field.name))
-        ]
+        problems = [text for field in dataclasses.fields(self) for text in _problems(field, getattr(self, field.name))]
         if not problems and abs(sum(self.fractions) - 1) > 1e-6:
             problems.append(f"fractions must sum to 1, not {sum(self.fractions):.6g}")
-        if (
-            not problems
-            and self.device not in ("auto", "cpu", "cuda")
-            and not self.device.startswith("cuda:")
-        ):
+        if not problems and self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             problems.append(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")
         if problems:
             raise ConfigError(f"The configuration breaks a rule: {'; '.join(problems)}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON and TOML hold them."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     def replace(self, **changes: Any) -> "Config":  # noqa: ANN401 - values of any field
         """The same configuration with some fields changed."""
@@ -141,11 +129,7 @@ def _typed(name: str, value: Any) -> Any:  # noqa: ANN401 - any field's value
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if wanted == Triple:
-        if (
-            isinstance(value, list | tuple)
-            and len(value) == 3
-            and all(isinstance(v, int | float) for v in value)
-        ):
+        if isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(v, int | float) for v in value):
             return tuple(float(v) for v in value)
         raise TypeError(f"{name} must be three numbers, not {value!r}")
     if type(value) is not wanted:

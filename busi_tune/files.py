@@ -22,9 +22,7 @@ def explained(path: Path, action: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise FileError(
-            f"{path} could not be {action}: {reason}; mend that and run the same command again."
-        ) from error
+        raise FileError(f"{path} could not be {action}: {reason}; mend that and run the same command again.") from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -79,9 +77,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise FileError(f"{path} is not valid JSON ({error}); restore it or start anew.") from error
     if not isinstance(value, dict):
-        raise FileError(
-            f"{path} must hold a JSON object, not a {type(value).__name__}; restore it or start anew."
-        )
+        raise FileError(f"{path} must hold a JSON object, not a {type(value).__name__}; restore it or start anew.")
     return value
 
 
@@ -151,9 +147,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(
-                f"{folder} is in use by another busi-tune process; wait until it has ended."
-            ) from None
+            raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.") from None
         for leftover in list(folder.rglob(".*.tmp")):
             remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         yield

@@ -66,9 +66,7 @@ class Classifier:
             version = int(facts["preprocessing_version"])
         except (*REFUSALS, KeyError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise FileError(
-                f"{path} is not a model that busi-tune exported ({reason}); export it again."
-            ) from error
+            raise FileError(f"{path} is not a model that busi-tune exported ({reason}); export it again.") from error
         if version != images.VERSION:
             raise FileError(
                 f"{path} was made for preprocessing {version}, and this busi-tune does {images.VERSION}; "
@@ -99,9 +97,7 @@ def open_export(folder: Path, threads: int = 0) -> Classifier:
     return Classifier(folder / MODEL, threads=threads)
 
 
-def predict_files(
-    classifier: Classifier, paths: Iterable[Path], batch_size: int = 32
-) -> Iterator[Prediction]:
+def predict_files(classifier: Classifier, paths: Iterable[Path], batch_size: int = 32) -> Iterator[Prediction]:
     """An answer for each file, in order; a file that cannot be read gets its error, and the rest goes on."""
 
     def load(path: Path) -> Pixels | str:
@@ -139,8 +135,6 @@ def image_paths(arguments: Iterable[Path]) -> list[Path]:
         inside = images.walk(argument) if argument.is_dir() else [argument]
         chosen = [path for path in inside if argument.is_file() or not images.is_mask(path)]
         if not chosen:
-            raise FileError(
-                f"{argument} holds no image ({', '.join(sorted(images.SUFFIXES))}); name another folder."
-            )
+            raise FileError(f"{argument} holds no image ({', '.join(sorted(images.SUFFIXES))}); name another folder.")
         found += chosen
     return found

@@ -17,7 +17,7 @@ def confusion_matrix(truth: Labels, predicted: Labels, classes: int) -> Labels:
 
 def ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
     """part / whole, and 0 where the whole is empty (scikit-learn's `zero_division=0`)."""
-    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole > 0)
+    return np.asarray(np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole > 0))
 
 
 def accuracy(matrix: Labels) -> float:

@@ -42,9 +42,7 @@ class SearchOptions:
     def check(self, config: Config) -> None:
         """Raise ConfigError where the numbers make no sense."""
         if not 1 <= self.trial_epochs <= config.epochs:
-            raise ConfigError(
-                f"trial_epochs must be between 1 and epochs ({config.epochs}), not {self.trial_epochs}."
-            )
+            raise ConfigError(f"trial_epochs must be between 1 and epochs ({config.epochs}), not {self.trial_epochs}.")
         for name in ("trials", "keep_trials"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
@@ -57,9 +55,7 @@ def make_demo(folder: Path, progress: Progress) -> None:
             make_phantoms(folder, progress)
 
 
-def baseline(
-    root: Path, folder: Path, config: Config, progress: Progress, *, overwrite: bool = False
-) -> Result:
+def baseline(root: Path, folder: Path, config: Config, progress: Progress, *, overwrite: bool = False) -> Result:
     """Train `config` on the images in `root` to its end and evaluate it; the content of metrics.json.
 
     Raises:
@@ -121,9 +117,7 @@ def search(
         if overwrite:
             study.clear(folder)
         resolved = resolve(config)
-        dimensions = (
-            space.read_space(options.space, resolved) if options.space else space.default_space(resolved)
-        )
+        dimensions = space.read_space(options.space, resolved) if options.space else space.default_space(resolved)
         dataset = open_dataset(root, resolved, progress, study.saved_split(folder))
         untrained(resolved, len(dataset.classes))
         plan = study.Plan(
@@ -135,9 +129,7 @@ def search(
         )
         study.check_plan(folder, plan, dataset.split)
         session = driver.Search(folder, plan, dataset, progress)
-        driver.adopt_baseline(
-            session, baseline_run or folder.parent / "baseline", required=baseline_run is not None
-        )
+        driver.adopt_baseline(session, baseline_run or folder.parent / "baseline", required=baseline_run is not None)
         trials = driver.run_trials(session, options.trials, options.keep_trials)
         best = driver.train_best(session, trials)
         return {"metric": plan.metric, "trials": study.trial_rows(trials, dimensions), "best": best}
@@ -180,9 +172,7 @@ class Places:
     export: Path
 
 
-def run_all(
-    places: Places, config: Config, options: SearchOptions, progress: Progress, *, overwrite: bool
-) -> Result:
+def run_all(places: Places, config: Config, options: SearchOptions, progress: Progress, *, overwrite: bool) -> Result:
     """Baseline, search, retrain, export, verify and predict, in order; each one's result by its name."""
     options.check(config)
     first = baseline(places.data, places.baseline, config, progress, overwrite=overwrite)

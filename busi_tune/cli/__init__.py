@@ -37,9 +37,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
     try:
         result = cli.main(arguments, prog_name="busi-tune", standalone_mode=False)
     except (click.Abort, KeyboardInterrupt):
-        click.echo(
-            "Interrupted. All finished epochs are saved: run the same command again to go on.", err=True
-        )
+        click.echo("Interrupted. All finished epochs are saved: run the same command again to go on.", err=True)
         return INTERRUPTED
     except click.ClickException as error:
         error.show()

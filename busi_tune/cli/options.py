@@ -12,7 +12,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path)
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[Triple]):
     """Three numbers with commas between them, as in 0.7,0.15,0.15."""
 
     name = "A,B,C"
@@ -44,7 +44,7 @@ def config_options(command: Command) -> Command:
     return click.option("--config", "config_file", type=FOLDER, help=help_text)(command)
 
 
-def _type(name: str) -> click.ParamType | type | None:
+def _type(name: str) -> Any:  # noqa: ANN401 - what click takes as a type
     choices = FIELDS[name].metadata["choices"]
     if choices:
         return click.Choice(choices)
@@ -59,9 +59,7 @@ def _shown(default: Any) -> str:  # noqa: ANN401 - any field's default
     return ",".join(f"{value:g}" for value in default) if isinstance(default, tuple) else str(default)
 
 
-def build_config(
-    config_file: Path | None, given: dict[str, Any], base: dict[str, Any] | None = None
-) -> Config:
+def build_config(config_file: Path | None, given: dict[str, Any], base: dict[str, Any] | None = None) -> Config:
     """The configuration of a command: `base`, over it the file's values, over these the options given.
 
     Raises:
@@ -77,14 +75,10 @@ def build_config(
 
 def common_options(command: Command) -> Command:
     """Add `--json` and `--overwrite`."""
-    command = click.option("--overwrite", is_flag=True, help="Delete what is in the folder and start anew.")(
-        command
-    )
+    command = click.option("--overwrite", is_flag=True, help="Delete what is in the folder and start anew.")(command)
     return json_option(command)
 
 
 def json_option(command: Command) -> Command:
     """Add `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")(
-        command
-    )
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")(command)

@@ -34,9 +34,7 @@ def export(run: Path, out: Path, data: Path, as_json: bool, overwrite: bool) -> 
 
 @click.command()
 @click.argument("export_folder", type=FOLDER, metavar="EXPORT")
-@click.option(
-    "--data", type=FOLDER, required=True, help="The folder of images that the model was evaluated on."
-)
+@click.option("--data", type=FOLDER, required=True, help="The folder of images that the model was evaluated on.")
 @json_option
 def verify(export_folder: Path, data: Path, as_json: bool) -> None:
     """Repeat the check of EXPORT on its test images, here and now."""
@@ -56,9 +54,7 @@ def verify(export_folder: Path, data: Path, as_json: bool) -> None:
 @click.argument("export_folder", type=FOLDER, metavar="EXPORT")
 @click.argument("paths", type=FOLDER, nargs=-1, required=True, metavar="IMAGE_OR_FOLDER...")
 @click.option("--csv", "csv_file", type=FOLDER, help="Write the answers to this file as well.")
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images at once."
-)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images at once.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads; 0 is one for each core.")
 @json_option
 def predict(
@@ -87,9 +83,7 @@ def predict(
     return int(any(prediction.error for prediction in predictions))
 
 
-def _csv_rows(
-    predictions: "list[inference.Prediction]", classes: tuple[str, ...]
-) -> Iterator[dict[str, object]]:
+def _csv_rows(predictions: "list[inference.Prediction]", classes: tuple[str, ...]) -> Iterator[dict[str, object]]:
     for prediction in predictions:
         values = prediction.probabilities or [""] * len(classes)
         yield (

@@ -18,9 +18,7 @@ def show_run(figures: Result, folder: Path) -> None:
         [name, scores["precision"], scores["recall"], scores["f1"], scores["images"]]
         for name, scores in test["per_class"].items()
     ]
-    rows.append(
-        ["macro mean", test["macro_precision"], test["macro_recall"], test["macro_f1"], test["images"]]
-    )
+    rows.append(["macro mean", test["macro_precision"], test["macro_recall"], test["macro_f1"], test["images"]])
     print_table(
         f"{folder}: test accuracy {test['accuracy']:.4f} ({kept})",
         ["class", "precision", "recall", "F1", "images"],
@@ -62,9 +60,7 @@ def show_certificate(certificate: Result, folder: Path) -> None:
         ["answers changed", certificate["answers_changed"]],
         ["confusion matrices", "equal"],
     ]
-    print_table(
-        f"{folder}: verified" if certificate["passed"] else f"{folder}: FAILED", ["check", "value"], rows
-    )
+    print_table(f"{folder}: verified" if certificate["passed"] else f"{folder}: FAILED", ["check", "value"], rows)
 
 
 def show_predictions(predictions: Sequence[Prediction], classes: Sequence[str]) -> None:

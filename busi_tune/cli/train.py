@@ -15,9 +15,7 @@ def search_options(command: Command) -> Command:
         click.option(
             "--trials", type=int, default=20, show_default=True, help="Trials in all, finished ones included."
         ),
-        click.option(
-            "--trial-epochs", type=int, default=20, show_default=True, help="Epochs a trial gets at most."
-        ),
+        click.option("--trial-epochs", type=int, default=20, show_default=True, help="Epochs a trial gets at most."),
         click.option(
             "--metric",
             type=click.Choice(["val_loss", "val_accuracy", "val_macro_f1"]),
@@ -41,14 +39,10 @@ def search_options(command: Command) -> Command:
 
 @click.command()
 @click.option("--data", type=FOLDER, required=True, help="Folder with one folder of images for each class.")
-@click.option(
-    "--out", type=FOLDER, default=Path("studies/baseline"), show_default=True, help="The run's folder."
-)
+@click.option("--out", type=FOLDER, default=Path("studies/baseline"), show_default=True, help="The run's folder.")
 @common_options
 @config_options
-def baseline(
-    data: Path, out: Path, config_file: Path | None, as_json: bool, overwrite: bool, **given: Any
-) -> None:  # noqa: ANN401
+def baseline(data: Path, out: Path, config_file: Path | None, as_json: bool, overwrite: bool, **given: Any) -> None:  # noqa: ANN401
     """Train the documented configuration and evaluate it on the test split."""
     config = build_config(config_file, given)
     from busi_tune import pipeline  # noqa: PLC0415
@@ -65,12 +59,8 @@ def baseline(
 
 @click.command()
 @click.option("--data", type=FOLDER, required=True, help="Folder with one folder of images for each class.")
-@click.option(
-    "--out", type=FOLDER, default=Path("studies/tuned"), show_default=True, help="The study's folder."
-)
-@click.option(
-    "--baseline", "baseline_run", type=FOLDER, help="A finished run of this configuration: trial 0 as it is."
-)
+@click.option("--out", type=FOLDER, default=Path("studies/tuned"), show_default=True, help="The study's folder.")
+@click.option("--baseline", "baseline_run", type=FOLDER, help="A finished run of this configuration: trial 0 as it is.")
 @search_options
 @common_options
 @config_options
@@ -122,6 +112,7 @@ def split_options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 @click.pass_context
 def run(
     context: click.Context,
+    /,
     data: Path | None,
     demo: bool,
     name: str | None,
@@ -156,9 +147,7 @@ def run(
     with screen() as progress:
         if demo:
             pipeline.make_demo(places.data, progress)
-        result = pipeline.run_all(
-            places, config, pipeline.SearchOptions(**options), progress, overwrite=overwrite
-        )
+        result = pipeline.run_all(places, config, pipeline.SearchOptions(**options), progress, overwrite=overwrite)
     if as_json:
         classes = list(result["baseline"]["test"]["per_class"])
         result["predictions"] = [prediction_dict(p, classes) for p in result["predictions"]]

@@ -93,9 +93,7 @@ def _tell(listing: Listing, split: Split, progress: Progress) -> None:
         progress.notice(f"{listing.root} is already split and is taken as it is.")
     if len(split.left_out):
         names = listed(list(split.left_out["path"]), most=20)
-        progress.notice(
-            f"{len(split.left_out)} images left out, their near-duplicates carry another label: {names}."
-        )
+        progress.notice(f"{len(split.left_out)} images left out, their near-duplicates carry another label: {names}.")
     if split.leaked() > 0:
         progress.notice(
             f"This split leaks: {split.leaked():.0%} of the test images have a near-duplicate in training, "
@@ -105,6 +103,4 @@ def _tell(listing: Listing, split: Split, progress: Progress) -> None:
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
     """scikit-learn's "balanced" weight of each class: images / (classes * images of the class)."""
-    return np.asarray(
-        compute_class_weight("balanced", classes=np.arange(classes), y=labels), dtype=np.float64
-    )
+    return np.asarray(compute_class_weight("balanced", classes=np.arange(classes), y=labels), dtype=np.float64)

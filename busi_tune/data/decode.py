@@ -38,7 +38,8 @@ def decoded(listing: Listing, size: int, progress: Progress) -> Pixels:
     if not _intact(path):
         _decode_all(listing, size, path, progress)
     # "c" is copy-on-write: torch wants memory that it could write to, the file stays as it is.
-    return np.load(path, mmap_mode="c")
+    array: Pixels = np.load(path, mmap_mode="c")
+    return array
 
 
 def _intact(path: Path) -> bool:

@@ -49,13 +49,9 @@ def find_images(root: Path) -> Listing:
         DataError: no such folder, no class folders, fewer than two classes, or a class without images.
     """
     if not root.is_dir():
-        raise DataError(
-            f"{root} is not a folder; name the folder that holds one folder of images for each class."
-        )
+        raise DataError(f"{root} is not a folder; name the folder that holds one folder of images for each class.")
     top = _subfolders(root)
-    found = {
-        SPLIT_FOLDERS[folder.name.lower()]: folder for folder in top if folder.name.lower() in SPLIT_FOLDERS
-    }
+    found = {SPLIT_FOLDERS[folder.name.lower()]: folder for folder in top if folder.name.lower() in SPLIT_FOLDERS}
     if found:
         missing = [split for split in SPLITS if split not in found]
         if missing or len(found) != len(top):
@@ -90,16 +86,10 @@ def _check_classes(root: Path, classes: tuple[str, ...], branches: dict[str, Pat
         for base in branches.values():
             absent = [name for name in classes if not (base / name).is_dir()]
             if absent:
-                raise DataError(
-                    f"{base} has no folder for {', '.join(absent)}; every split needs every class."
-                )
+                raise DataError(f"{base} has no folder for {', '.join(absent)}; every split needs every class.")
         return
     inner = [folder for folder in _subfolders(root) if len(_subfolders(folder)) >= 2]
-    hint = (
-        f"did you mean {inner[0]}?"
-        if inner
-        else "it needs one folder of images for each class, at least two."
-    )
+    hint = f"did you mean {inner[0]}?" if inner else "it needs one folder of images for each class, at least two."
     raise DataError(f"{root} has {len(classes)} class folders: {hint}")
 
 

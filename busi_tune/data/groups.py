@@ -19,7 +19,7 @@ def signatures(thumbnails: Pixels) -> NDArray[np.float32]:
     flat = grey.reshape(len(grey), -1)
     flat -= flat.mean(axis=1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
-    return flat / np.maximum(length, 1e-6)
+    return np.asarray(flat / np.maximum(length, 1e-6))
 
 
 def similar_pairs(vectors: NDArray[np.float32], threshold: float) -> Pairs:

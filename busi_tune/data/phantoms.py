@@ -31,9 +31,7 @@ class Phantom:
     mask: NDArray[np.bool_]
 
 
-def make_phantoms(
-    folder: Path, progress: Progress, counts: dict[str, int] | None = None, seed: int = 0
-) -> None:
+def make_phantoms(folder: Path, progress: Progress, counts: dict[str, int] | None = None, seed: int = 0) -> None:
     """Write a data set in BUSI's own form into `folder`: images, masks beside them, and planted.csv.
 
     planted.csv lists what an audit should find: near-duplicates, and one picture under two labels. The same seed
@@ -96,9 +94,7 @@ def _tissue(y: Floats, x: Floats, generator: np.random.Generator) -> Floats:
     return np.asarray(echo * np.exp(0.45 * patches) * np.exp(-generator.uniform(0.3, 1.5) * y))
 
 
-def _lesion(
-    y: Floats, x: Floats, malignant: bool, generator: np.random.Generator
-) -> tuple[NDArray[np.bool_], Floats]:
+def _lesion(y: Floats, x: Floats, malignant: bool, generator: np.random.Generator) -> tuple[NDArray[np.bool_], Floats]:
     """The mask of a lesion and the factor by which it and what lies below it change the echo."""
     middle_y = generator.uniform(0.3, 0.6) * y.max()
     middle_x = generator.uniform(0.3, 0.7) * x.max()
@@ -149,7 +145,7 @@ def _altered(pixels: Pixels, kind: str, generator: np.random.Generator) -> Pixel
     if kind == "contrast":
         middle = pixels.mean()
         changed = (pixels - middle) * generator.uniform(0.8, 1.2) + middle * generator.uniform(0.8, 1.2)
-        return np.clip(changed, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(changed, 0, 255), dtype=np.uint8)
     if kind == "caliper":
         marked = pixels.copy()
         row, column = (int(generator.integers(20, side - 20)) for side in pixels.shape)

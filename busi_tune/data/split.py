@@ -110,9 +110,7 @@ def make_split(
     left_out = table[out].assign(reason="its group carries two labels")[LEFT_OUT].reset_index(drop=True)
     used = table[~out].reset_index(drop=True)
     if not listing.is_split:
-        labels = np.asarray(
-            pd.Categorical(used["class"], categories=list(listing.classes)).codes, dtype=np.int64
-        )
+        labels = np.asarray(pd.Categorical(used["class"], categories=list(listing.classes)).codes, dtype=np.int64)
         _check_sizes(used, listing)
         shares = np.asarray(fractions)
         assign = grouped if strategy == "grouped" else random
@@ -167,7 +165,7 @@ def _whole_shares(totals: Integers, shares: NDArray[np.float64]) -> Integers:
 def random(labels: Integers, groups: Integers, shares: NDArray[np.float64], seed: int) -> Integers:  # noqa: ARG001
     """A side for every image by two stratified draws, as the documents do; groups are not looked at."""
     rows = np.arange(len(labels))
-    train, rest = train_test_split(rows, train_size=shares[0], stratify=labels, random_state=seed)
+    _, rest = train_test_split(rows, train_size=shares[0], stratify=labels, random_state=seed)
     share = shares[1] / (shares[1] + shares[2])
     validation, test = train_test_split(rest, train_size=share, stratify=labels[rest], random_state=seed)
     side = np.zeros(len(labels), dtype=np.int64)

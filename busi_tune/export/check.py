@@ -49,9 +49,7 @@ def check_again(folder: Path, root: Path, progress: Progress) -> dict[str, Any]:
     table = pd.read_csv(folder / PREDICTIONS, dtype={"path": str, "class": str}, keep_default_na=False)
     _check_files(root, table)
     classes = [name.removeprefix("logit_") for name in table.columns if name.startswith("logit_")]
-    labels = (
-        table["class"].map({name: number for number, name in enumerate(classes)}).to_numpy(dtype=np.int64)
-    )
+    labels = table["class"].map({name: number for number, name in enumerate(classes)}).to_numpy().astype(np.int64)
     reference = Reference(
         table[[f"logit_{name}" for name in classes]].to_numpy(dtype=np.float64),
         certificate["pytorch_float32_error"],
@@ -66,9 +64,7 @@ def check_again(folder: Path, root: Path, progress: Progress) -> dict[str, Any]:
 
 def _check_files(root: Path, table: pd.DataFrame) -> None:
     now = {image.path: image.sha256 for image in find_images(root).images}
-    wrong = [
-        path for path, digest in zip(table["path"], table["sha256"], strict=True) if now.get(path) != digest
-    ]
+    wrong = [path for path, digest in zip(table["path"], table["sha256"], strict=True) if now.get(path) != digest]
     if wrong:
         raise DataError(
             f"{len(wrong)} of {len(table)} test images in {root} are missing or have changed: {listed(wrong)}; "

@@ -36,9 +36,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, progress: Progress) ->
     if (folder / VERIFICATION).exists():
         known = files.read_json(folder / VERIFICATION)
         if known["source_sha256"] != source:
-            raise RunError(
-                f"{folder} holds the export of another run; name another --out, or use --overwrite."
-            )
+            raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
         if known["passed"] and (folder / MODEL).exists():
             return known
     elif others := [entry.name for entry in folder.iterdir() if entry.name not in (".lock", PREDICTIONS)]:

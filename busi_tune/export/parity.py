@@ -70,15 +70,12 @@ def answers(model: Path, pixels: Pixels, *, batch: int, optimisation: str, threa
     """ONNX Runtime's logits of `pixels`, run in one way, as float64 (n, classes)."""
     classifier = Classifier(model, threads=threads, optimisation=optimisation)
     parts = [
-        classifier.logits_and_probabilities(pixels[start : start + batch])[0]
-        for start in range(0, len(pixels), batch)
+        classifier.logits_and_probabilities(pixels[start : start + batch])[0] for start in range(0, len(pixels), batch)
     ]
     return np.concatenate(parts).astype(np.float64)
 
 
-def verify(
-    model: Path, pixels: Pixels, labels: Labels, reference: Reference, progress: Progress
-) -> Verification:
+def verify(model: Path, pixels: Pixels, labels: Labels, reference: Reference, progress: Progress) -> Verification:
     """Compare `model` with `reference` on images (n, size, size, 3) in every variant.
 
     It passes when its error is at most `FACTOR` times PyTorch's own in float32, no answer differs whose margin
@@ -102,9 +99,7 @@ def verify(
     margins = np.diff(np.sort(reference.logits, axis=1)[:, -2:], axis=1)[:, 0]
     reasons = _reasons(max_error, tolerance, int((changed & (margins > 2 * max_error)).sum()))
     if matrix != reference.confusion_matrix:
-        reasons.append(
-            f"the confusion matrices differ: PyTorch {reference.confusion_matrix}, ONNX Runtime {matrix}"
-        )
+        reasons.append(f"the confusion matrices differ: PyTorch {reference.confusion_matrix}, ONNX Runtime {matrix}")
     return Verification(
         passed=not reasons,
         reasons=reasons,

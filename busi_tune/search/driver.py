@@ -92,9 +92,7 @@ def _run_trial(search: Search, study: optuna.Study, trial: optuna.Trial) -> None
 
 def _open_trial(search: Search, trial: optuna.Trial) -> runs.Run:
     config = studies.trial_config(search.plan, trial)
-    return runs.begin(
-        files.make_folder(search.trial_folder(trial.number)), config, search.dataset, search.progress
-    )
+    return runs.begin(files.make_folder(search.trial_folder(trial.number)), config, search.dataset, search.progress)
 
 
 def _why(folder: Path, records: list[Epoch]) -> str:
@@ -209,9 +207,7 @@ def train_best(search: Search, done: list[FrozenTrial]) -> dict[str, Any]:
     """
     order = studies.ranked(done, search.plan.metric)
     if not order:
-        raise BusiTuneError(
-            f"None of the {len(done)} trials in {search.folder} completed; see its trials.csv for why."
-        )
+        raise BusiTuneError(f"None of the {len(done)} trials in {search.folder} completed; see its trials.csv for why.")
     best = order[0]
     folder = search.trial_folder(best.number)
     run = runs.begin(folder, studies.trial_config(search.plan, best), search.dataset, search.progress)

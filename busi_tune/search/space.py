@@ -12,9 +12,7 @@ from busi_tune.errors import ConfigError
 Space = dict[str, BaseDistribution]
 
 # These decide which images are seen or how far a trial could go, and must be the same for all trials.
-FIXED = frozenset(
-    {"strategy", "fractions", "similarity", "conflicts", "split_seed", "epochs", "device", "mean", "std"}
-)
+FIXED = frozenset({"strategy", "fractions", "similarity", "conflicts", "split_seed", "epochs", "device", "mean", "std"})
 RANGE_KEYS = frozenset({"low", "high", "log", "step"})
 
 
@@ -106,9 +104,7 @@ def _patience_problems(space: Space, config: Config) -> list[str]:
     shortest = _values(space.get("early_stopping_patience"), config.early_stopping_patience)[0]
     if longest < shortest:
         return []
-    return [
-        f"scheduler_patience goes up to {longest}, which must be below the stopping patience of {shortest}"
-    ]
+    return [f"scheduler_patience goes up to {longest}, which must be below the stopping patience of {shortest}"]
 
 
 def _values(distribution: BaseDistribution | None, fixed: int) -> tuple[int, int]:

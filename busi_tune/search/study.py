@@ -82,9 +82,7 @@ def open_study(folder: Path, plan: Plan) -> optuna.Study:
     warnings.simplefilter("ignore", ExperimentalWarning)
     with storage_errors(folder):
         url = URL.create("sqlite", database=str((folder / DATABASE).resolve()))
-        storage = RDBStorage(
-            url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": 60}}
-        )
+        storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": 60}})
         study = optuna.create_study(
             storage=storage,
             study_name="busi-tune",
@@ -107,16 +105,15 @@ def check_plan(folder: Path, plan: Plan, split: Split) -> None:
     if not path.exists():
         others = [entry.name for entry in folder.iterdir() if entry.name not in FIRST_FILES]
         if others:
-            raise RunError(
-                f"{folder} is not empty and not a study (it holds {others[0]}); name another --out."
-            )
+            raise RunError(f"{folder} is not empty and not a study (it holds {others[0]}); name another --out.")
         split.write(folder)
         files.write_json(path, plan.to_dict())
         return
     different = differences(files.read_json(path), plan.to_dict())
     if different:
         raise RunError(
-            f"{folder} holds another study ({'; '.join(different)}); name another --out, or start anew with --overwrite."
+            f"{folder} holds another study ({'; '.join(different)}); name another --out, "
+            "or start anew with --overwrite."
         )
 
 
@@ -140,9 +137,10 @@ def next_trial(study: optuna.Study, plan: Plan) -> optuna.Trial:
     number = running[0].number if running else len([t for t in study.trials if t.state != TrialState.WAITING])
     seed = int(np.random.SeedSequence((plan.config.seed, number)).generate_state(1)[0])
     study.sampler = TPESampler(seed=seed)
-    trial = optuna.Trial(study, running[0]._trial_id) if running else study.ask()  # noqa: SLF001 - no public way
+    trial = optuna.Trial(study, running[0]._trial_id) if running else study.ask()
+    # What `ask(fixed_distributions)` does; parameters that are already drawn stay as they are.
     for name, distribution in plan.space.items():
-        trial._suggest(name, distribution)  # noqa: SLF001 - what `ask(fixed_distributions)` calls
+        trial._suggest(name, distribution)
     return trial
 
 

@@ -79,5 +79,5 @@ def training_batches(data: DeviceImages, config: Config, epoch: int) -> Iterator
     if len(sizes) > 1 and sizes[-1] == 1:
         # A batch of one has no batch statistics: it joins the one before.
         sizes[-2:] = [sizes[-2] + 1]
-    for rows, mirrored in zip(order.split(sizes), flipped.split(sizes), strict=True):
+    for rows, mirrored in zip(torch.split(order, sizes), torch.split(flipped, sizes), strict=True):
         yield data.batch(rows, mirrored), data.labels[rows]

@@ -68,7 +68,7 @@ def train_epoch(state: TrainingState, data: DeviceImages, weights: Tensor, epoch
             logits = state.model(images)
         loss = cross_entropy(logits.float(), labels, weight=weights)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         state.optimizer.step()
         share = weights[labels].sum()
         total += torch.stack([loss.detach() * share, share])
@@ -80,7 +80,7 @@ def logits_of(model: nn.Module, data: DeviceImages, precision: str) -> Tensor:
     """The logits of all images in order: (n, classes) float32 on the device, the model in evaluation mode."""
     model.eval()
     parts = []
-    for rows in torch.arange(len(data.labels), device=data.labels.device).split(EVALUATION_BATCH):
+    for rows in torch.split(torch.arange(len(data.labels), device=data.labels.device), EVALUATION_BATCH):
         images = data.batch(rows)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             parts.append(model(images).float())
@@ -96,8 +96,8 @@ def _check_finite(losses: list[float], epoch: int) -> None:
     for name, value in zip(("training", "validation"), losses, strict=True):
         if not math.isfinite(value):
             raise TrainingDiverged(
-                f"The {name} loss of epoch {epoch} is {value}, which no further epoch can mend; lower the learning rate "
-                "or use --precision float32."
+                f"The {name} loss of epoch {epoch} is {value}, which no further epoch can mend; lower the learning "
+                "rate or use --precision float32."
             )
 
 

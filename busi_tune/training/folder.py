@@ -45,9 +45,7 @@ def read_identity(folder: Path) -> Identity:
             config, tuple(values["classes"]), values["split"], values["weights_sha256"], values["environment"]
         )
     except (KeyError, TypeError) as error:
-        raise FileError(
-            f"{path} is not a run's ({error} is missing or wrong); restore it or start anew."
-        ) from error
+        raise FileError(f"{path} is not a run's ({error} is missing or wrong); restore it or start anew.") from error
 
 
 def saved_split(folder: Path, config: Config) -> Split | None:
@@ -115,11 +113,9 @@ def checkpoint(folder: Path, kind: str) -> bytes:
         FileError: it is missing, or not what was written.
     """
     entry = files.read_json(folder / STATE)["checkpoints"][kind]
-    path = folder / "checkpoints" / entry["file"]
+    path = folder / "checkpoints" / str(entry["file"])
     with files.explained(path, "read"):
-        data = path.read_bytes()
+        data: bytes = path.read_bytes()
     if files.sha256_bytes(data) != entry["sha256"]:
-        raise FileError(
-            f"{path} is not the file that was written (its SHA-256 differs); restore it or start anew."
-        )
+        raise FileError(f"{path} is not the file that was written (its SHA-256 differs); restore it or start anew.")
     return data

@@ -38,9 +38,7 @@ def _check_cuda(device: str) -> None:
         raise ConfigError(f"device is {device}, but PyTorch sees no CUDA GPU here; use --device cpu.")
     number = device.removeprefix("cuda").removeprefix(":") or "0"
     if not number.isdigit() or int(number) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device is {device}, but this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}."
-        )
+        raise ConfigError(f"device is {device}, but this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}.")
 
 
 def native_bfloat16(device: str) -> bool:

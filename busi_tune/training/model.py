@@ -1,5 +1,7 @@
 """Any torchvision classification model with as many outputs as there are classes."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torchvision import models
@@ -21,7 +23,7 @@ def untrained(config: Config, classes: int) -> nn.Module:
     """
     if config.arch not in ARCHITECTURES:
         raise ConfigError(f"arch: {unknown(config.arch, list(ARCHITECTURES)).replace('key', 'architecture')}")
-    extra = WITHOUT_AUXILIARY if config.arch in ("googlenet", "inception_v3") else {}
+    extra: dict[str, Any] = WITHOUT_AUXILIARY if config.arch in ("googlenet", "inception_v3") else {}
     if config.arch.startswith("vit_"):
         extra = {"image_size": config.image_size}
     torch.manual_seed(config.seed)
@@ -47,4 +49,11 @@ def build_model(config: Config, classes: int) -> nn.Module:
     model = untrained(config, classes)
     if config.weights != "none":
         load_weights(model, config.arch, config.weights)
-    return model.to(device=config.device, memory_format=torch.channels_last)
+    return placed(model, config.device)
+
+
+def placed(model: nn.Module, device: str) -> nn.Module:
+    """The same model on `device`, channels last: the layout that convolutions are fastest in."""
+    model.to(device)
+    model.to(memory_format=torch.channels_last)
+    return model

@@ -65,9 +65,7 @@ def begin(folder: Path, config: Config, dataset: Dataset, progress: Progress) ->
             if known.environment.get(key) != here[key]
         ]
         if moved:
-            progress.notice(
-                f"{folder} began in another environment ({', '.join(moved)}): last digits may differ."
-            )
+            progress.notice(f"{folder} began in another environment ({', '.join(moved)}): last digits may differ.")
         store.settle(folder)
         return Run(folder, config, dataset)
     untrained(config, len(dataset.classes))
@@ -111,9 +109,7 @@ def history(folder: Path) -> list[Epoch]:
 
 def stop_reason(folder: Path) -> str:
     """Why training ended, or "" while it has not."""
-    return (
-        str(files.read_json(folder / store.STATE)["stop_reason"]) if (folder / store.STATE).exists() else ""
-    )
+    return str(files.read_json(folder / store.STATE)["stop_reason"]) if (folder / store.STATE).exists() else ""
 
 
 def evaluate(run: Run, progress: Progress) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def served(folder: Path, identity: Identity) -> ServedModel:
 def logits(model: ServedModel, pixels: Pixels, dtype: torch.dtype) -> NDArray[np.float64]:
     """PyTorch's logits of `pixels` (n, size, size, 3), computed in `dtype`, as float64 (n, classes)."""
     model.to(dtype)
-    batches = torch.from_numpy(pixels).split(BATCH)
+    batches = torch.split(torch.from_numpy(pixels), BATCH)
     answers = torch.cat([model(batch)[0] for batch in batches])
     model.float()
     return answers.double().numpy()

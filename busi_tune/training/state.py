@@ -10,7 +10,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from busi_tune.config import Config
-from busi_tune.training.model import build_model, untrained
+from busi_tune.training.model import build_model, placed, untrained
 
 Tensors = dict[str, Tensor]
 
@@ -129,9 +129,7 @@ class TrainingState:
 
     def values(self) -> dict[str, Any]:
         """Everything else needed to go on, as plain values."""
-        scheduler = {
-            key: value for key, value in self.scheduler.state_dict().items() if key in SCHEDULER_KEYS
-        }
+        scheduler = {key: value for key, value in self.scheduler.state_dict().items() if key in SCHEDULER_KEYS}
         return {
             "history": [asdict(record) for record in self.history],
             "scheduler": scheduler,
@@ -140,20 +138,15 @@ class TrainingState:
         }
 
     @classmethod
-    def restore(
-        cls, config: Config, classes: int, tensors: Tensors, values: dict[str, Any]
-    ) -> "TrainingState":
+    def restore(cls, config: Config, classes: int, tensors: Tensors, values: dict[str, Any]) -> "TrainingState":
         """The state that `tensors` and `values` were taken from, bit for bit."""
-        model = untrained(config, classes).to(device=config.device, memory_format=torch.channels_last)
+        model = placed(untrained(config, classes), config.device)
         state = cls(config, classes, model)
-        own = {
-            name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")
-        }
+        own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         model.load_state_dict(own)
         for name, parameter in model.named_parameters():
             state.optimizer.state[parameter] = {
-                key: _like(tensors[f"optimizer.{name}.{key}"], parameter)
-                for key in ("step", "exp_avg", "exp_avg_sq")
+                key: _like(tensors[f"optimizer.{name}.{key}"], parameter) for key in ("step", "exp_avg", "exp_avg_sq")
             }
         state.optimizer.param_groups[0]["lr"] = values["learning_rate"]
         state.scheduler.load_state_dict({**state.scheduler.state_dict(), **values["scheduler"]})

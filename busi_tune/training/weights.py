@@ -26,10 +26,8 @@ def load_weights(model: nn.Module, arch: str, weights: str) -> None:
     Raises:
         WeightsError: they cannot be downloaded or read, or belong to another architecture.
     """
-    if weights == "imagenet":
-        state = imagenet_state(get_model_weights(arch), arch)
-    else:
-        state = file_state(Path(weights))
+    pretrained = weights == "imagenet"
+    state = imagenet_state(get_model_weights(arch), arch) if pretrained else file_state(Path(weights))
     _adopt(model, state, arch, weights)
 
 

@@ -1,0 +1,37 @@
+"""Shared parts of the tests: phantom data sets and a tiny configuration; all real, all small."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from busi_tune.config import Config
+from busi_tune.data.phantoms import make_phantoms
+from busi_tune.progress import Silent
+
+BUSI = Path(__file__).resolve().parents[2] / "shared" / "busi-256"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded arrays go into a folder of this session, not into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of about 80 phantoms with masks, twins and a conflict; read-only by agreement."""
+    folder = tmp_path_factory.mktemp("phantoms") / "data"
+    folder.mkdir()
+    make_phantoms(folder, Silent(), {"benign": 26, "malignant": 22, "normal": 20}, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Config:
+    """A configuration that trains in seconds."""
+    return Config(
+        arch="resnet18", weights="none", image_size=32, epochs=3, batch_size=16, device="cpu", precision="float32"
+    )
