@@ -8,6 +8,7 @@ BusiTuneError            exit code 1
   RunError               a run, study or export folder that holds something else
   WeightsError           pretrained weights that cannot be had
   TrainingDiverged       a loss that is no longer a finite number
+  OutOfMemory            a configuration that is too large for the device
   ParityError            an export that does not answer as its model does
 """
 
@@ -46,6 +47,10 @@ class WeightsError(BusiTuneError):
 
 class TrainingDiverged(BusiTuneError):
     """A training loss or validation loss that is not finite."""
+
+
+class OutOfMemory(BusiTuneError):
+    """A configuration that needs more memory than the device has."""
 
 
 class ParityError(BusiTuneError):

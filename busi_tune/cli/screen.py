@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -62,22 +63,29 @@ def screen() -> Iterator[Screen]:
 
 def print_json(value: object) -> None:
     """Print a result as JSON on stdout."""
-    print(json.dumps(value, indent=1, allow_nan=False))  # noqa: T201 - this is where results are printed
+    print_line(json.dumps(value, indent=1, allow_nan=False))
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Print a table on stdout; numbers to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     body = [list(row) for row in rows]
     for number, column in enumerate(columns):
         right = all(isinstance(row[number], int | float) or row[number] is None for row in body)
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in body:
         table.add_row(*(_text(value) for value in row))
+    if title:
+        print_line(title)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
     console.print(table)
+
+
+def print_line(text: str) -> None:
+    """Print a line on stdout."""
+    print(text)  # noqa: T201 - this is where results are printed
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - a cell

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from busi_tune.cli.screen import print_table
+from busi_tune.cli.screen import print_line, print_table
 from busi_tune.inference import Prediction
 
 Result = dict[str, Any]
@@ -28,25 +28,29 @@ def show_run(figures: Result, folder: Path) -> None:
     matrix = [[name, *counts] for name, counts in zip(names, test["confusion_matrix"], strict=True)]
     print_table("Confusion matrix (rows: true class)", ["", *names], matrix)
     if figures["leaked_test_images"]:
-        share = figures["leaked_test_images"]
-        print_table("", ["leak"], [[f"{share:.0%} of the test images have a near-duplicate in training"]])
+        print_line(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
+
+
+SHORT = {
+    "number": "trial",
+    "learning_rate": "lr",
+    "weight_decay": "decay",
+    "scheduler_patience": "patience",
+    "epochs_run": "epochs",
+    "best_epoch": "best at",
+    "stop_reason": "why it ended",
+}
 
 
 def show_search(result: Result, folder: Path) -> None:
     """A study: its trials, and the best one after its full training."""
     trials = result["trials"]
-    print_table(
-        f"{folder}: {len(trials)} trials, value is {result['metric']}",
-        list(trials[0]),
-        [t.values() for t in trials],
-    )
+    columns = [SHORT.get(name, name) for name in trials[0]]
+    title = f"{folder}: {len(trials)} trials; value is the best {result['metric']}"
+    print_table(title, columns, [trial.values() for trial in trials])
     best = result["best"]
-    settings = ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in best["params"].items()
-    )
+    print_line(f"Best is trial {best['trial']}, trained on to its end:")
     show_run(best, folder / "best")
-    print_table("Best trial", ["trial", "value", "parameters"], [[best["trial"], best["value"], settings]])
 
 
 def show_certificate(certificate: Result, folder: Path) -> None:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from busi_tune import files
 from busi_tune.config import differences
 from busi_tune.data.dataset import Dataset
-from busi_tune.errors import BusiTuneError, ConfigError, RunError, TrainingDiverged
+from busi_tune.errors import BusiTuneError, ConfigError, OutOfMemory, RunError, TrainingDiverged
 from busi_tune.progress import Progress
 from busi_tune.report.plots import plot_run
 from busi_tune.search import study as studies
@@ -83,7 +83,7 @@ def _run_trial(search: Search, study: optuna.Study, trial: optuna.Trial) -> None
                     break
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE
         reason = "pruned" if pruned else _why(run.folder, records)
-    except (TrainingDiverged, ConfigError) as error:
+    except (TrainingDiverged, ConfigError, OutOfMemory) as error:
         state, reason = TrialState.FAIL, str(error)
         search.progress.notice(f"Trial {trial.number} failed: {error}")
     search.progress.close(task)

@@ -64,15 +64,21 @@ def train_epoch(state: TrainingState, data: DeviceImages, weights: Tensor, epoch
     state.model.train()
     total = torch.zeros(2, dtype=torch.float64, device=weights.device)
     for images, labels in training_batches(data, state.config, epoch):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=state.config.precision == "bfloat16"):
-            logits = state.model(images)
-        loss = cross_entropy(logits.float(), labels, weight=weights)
-        state.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        state.optimizer.step()
+        loss = train_step(state, images, labels, weights)
         share = weights[labels].sum()
-        total += torch.stack([loss.detach() * share, share])
+        total += torch.stack([loss * share, share])
     return total[0] / total[1]
+
+
+def train_step(state: TrainingState, images: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """One step of the optimiser; the batch's weighted mean loss before it, on the device (scalar)."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=state.config.precision == "bfloat16"):
+        logits = state.model(images)
+    loss = cross_entropy(logits.float(), labels, weight=weights)
+    state.optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    state.optimizer.step()
+    return loss.detach()
 
 
 @torch.inference_mode()

@@ -3,17 +3,20 @@
 import ctypes
 import platform
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from busi_tune.config import Config
-from busi_tune.errors import ConfigError
+from busi_tune.errors import ConfigError, OutOfMemory
 
 # glibc's mallopt parameters (malloc.h).
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
+
+T = TypeVar("T")
 
 
 def resolve(config: Config) -> Config:
@@ -70,3 +73,20 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def memory_explained(config: Config, work: Iterator[T]) -> Iterator[T]:
+    """Pass on what `work` yields, and turn its running out of memory into one sentence.
+
+    Raises:
+        OutOfMemory: the device has too little memory for the configuration.
+    """
+    try:
+        yield from work
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(
+            f"The memory of {config.device} is too small for {config.arch} with batches of {config.batch_size} images "
+            f"of {config.image_size} pixels; lower --batch-size or --image-size."
+        ) from error

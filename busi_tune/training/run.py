@@ -17,7 +17,7 @@ from busi_tune.training import folder as store
 from busi_tune.training.batches import to_device
 from busi_tune.training.fit import fit, float32_logits
 from busi_tune.training.folder import Identity
-from busi_tune.training.hardware import environment, keep_memory, resolve
+from busi_tune.training.hardware import environment, keep_memory, memory_explained, resolve
 from busi_tune.training.model import untrained
 from busi_tune.training.state import Epoch, TrainingState
 
@@ -93,7 +93,7 @@ def train(run: Run, until: int, progress: Progress) -> Iterator[Epoch]:
     state = load_state(run)
     train_images = to_device(run.part("train", progress), run.config)
     validation = to_device(run.part("validation", progress), run.config)
-    for record in fit(state, train_images, validation, until):
+    for record in memory_explained(run.config, fit(state, train_images, validation, until)):
         best = save(state.weights()) if state.watcher.best_epoch == record.epoch else None
         values = state.values() | {"stop_reason": state.stop_reason}
         store.commit(run.folder, values, last=save(state.tensors()), best=best)

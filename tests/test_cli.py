@@ -1,0 +1,300 @@
+"""The command line: help, exit codes, one sentence for every mistake, nothing half-written."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from busi_tune.cli import cli, exit_code
+from busi_tune.config import FIELDS
+
+SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--batch-size", "16", "--device", "cpu"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and the last line on stderr of a command that must fail without a traceback or a result."""
+    code = exit_code(arguments)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    return code, output.err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "command", [[], *([name] for name in sorted(cli.commands))], ids=lambda c: " ".join(c) or "all"
+)
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code([*command, "--help"]) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("Usage: busi-tune")
+    assert output.err == ""
+
+
+def test_every_field_of_the_config_is_an_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("baseline", "search", "run"):
+        exit_code([command, "--help"])
+        text = capsys.readouterr().out
+        for name in FIELDS:
+            assert f"--{name.replace('_', '-')}" in text
+        assert "0.001" in text
+
+
+def test_help_and_version_load_no_library_but_click() -> None:
+    code = (
+        "import sys; from busi_tune.cli import exit_code; exit_code(['baseline', '--help']);"
+        "print([m for m in ('numpy', 'torch', 'rich', 'pandas', 'PIL', 'optuna', 'onnxruntime') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--epochs", "0"], 2, "epochs must be between 1 and 10000, not 0"),
+        (["--learning-rate", "nan"], 2, "learning_rate must be between 1e-08 and 10, not nan"),
+        (["--learning-rate", "fast"], 2, "'fast' is not a valid float"),
+        (["--fractions", "0.7,0.3"], 2, "is not three numbers"),
+        (["--fractions", "0.7,0.2,0.2"], 2, "fractions must sum to 1, not 1.1"),
+        (["--precision", "half"], 2, "'half' is not one of"),
+        (["--device", "tpu"], 2, "device must be auto, cpu, cuda or cuda:N, not 'tpu'"),
+        (["--device", "cuda"], 2, "PyTorch sees no CUDA GPU here"),
+        (["--arch", "resnet51"], 2, "did you mean 'resnet50'?"),
+        (["--arch", "inception_v3", "--image-size", "32"], 2, "does not take images of 32 pixels"),
+        (["--weights", "missing.pth"], 1, "missing.pth could not be read: No such file or directory"),
+        (["--config", "missing.toml"], 1, "missing.toml could not be read"),
+        (["--epoch", "3"], 2, "No such option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_options(
+    options: list[str], code: int, words: str, here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "cuda" in options:
+        import torch  # noqa: PLC0415
+
+        if torch.cuda.is_available():
+            options = ["--device", "cuda:99"]
+            words = "this machine has cuda:0"
+    given, sentence = refused(["baseline", "--data", str(phantoms), *SMALL, *options], capsys)
+    assert given == code
+    assert words in sentence
+    assert not list(here.rglob("config.json"))
+
+
+def test_a_config_file_counts_and_options_win_over_it(
+    here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("c.toml").write_text('arch = "squeezenet1_1"\nweights = "none"\nimage_size = 32\nepochs = 2\nseed = 5\n')
+    assert exit_code(["baseline", "--data", str(phantoms), "--config", "c.toml", "--epochs", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["epochs_run"] == 1
+    config = json.loads((here / "studies/baseline/config.json").read_text())["config"]
+    assert (config["seed"], config["epochs"], config["arch"]) == (5, 1, "squeezenet1_1")
+
+
+def test_a_config_file_with_an_unknown_key(here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.toml").write_text("learningrate = 0.1\nepochs = 'many'\n")
+    code, sentence = refused(["baseline", "--data", str(phantoms), "--config", "c.toml"], capsys)
+    assert code == 2
+    assert "unknown key 'learningrate', did you mean 'learning_rate'?" in sentence
+    assert "epochs must be of type int" in sentence
+    assert not (here / "studies").exists()
+
+
+def test_data_that_cannot_be_used(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("empty", "one/benign", "two/benign", "two/malignant"):
+        Path(name).mkdir(parents=True)
+    for folder in ("one/benign", "two/benign"):
+        Image.new("L", (40, 40)).save(f"{folder}/a.png")
+    cases = {
+        "missing": "missing is not a folder",
+        "empty": "empty has 0 class folders",
+        "one": "one has 1 class folders",
+        "two": "two has no images of class malignant",
+    }
+    for folder, words in cases.items():
+        code, sentence = refused(["baseline", "--data", folder, *SMALL], capsys)
+        assert code == 1
+        assert words in sentence
+    Image.new("L", (40, 40)).save("two/malignant/b.png")
+    code, sentence = refused(["baseline", "--data", "two", *SMALL], capsys)
+    assert code == 1
+    assert "needs at least 6 groups in every class" in sentence
+
+
+def test_broken_images_are_all_counted(here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(phantoms, "data")
+    for number in range(12):
+        Path(f"data/benign/broken {number:02d}.png").write_bytes(b"not an image" * (number > 0))
+    code, sentence = refused(["baseline", "--data", "data", *SMALL], capsys)
+    assert code == 1
+    assert "12 of" in sentence
+    assert "broken 00.png (empty)" in sentence
+    assert "broken 09.png" in sentence
+    assert "broken 10.png" not in sentence
+    assert "and 2 more" in sentence
+    assert not list(here.rglob("config.json"))
+
+
+def test_an_image_of_too_many_pixels_is_refused(here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(phantoms, "data")
+    Image.new("1", (8000, 6300)).save("data/benign/huge.png")
+    code, sentence = refused(["baseline", "--data", "data", *SMALL], capsys)
+    assert code == 1
+    assert "huge.png (8000 x 6300 pixels are more than the 50,000,000 that are read)" in sentence
+    assert not list(here.rglob("config.json"))
+
+
+def test_another_configuration_is_refused_and_overwrite_starts_anew(
+    here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["baseline", "--data", str(phantoms), *SMALL, "--epochs", "1"]
+    assert exit_code(command) == 0
+    first = capsys.readouterr().out
+    model = next((here / "studies/baseline/checkpoints").glob("best-*"))
+    before = model.stat()
+    assert exit_code(command) == 0
+    assert capsys.readouterr().out == first
+    assert model.stat() == before
+    code, sentence = refused([*command, "--learning-rate", "0.01", "--seed", "3"], capsys)
+    assert code == 1
+    assert "learning_rate: 0.001 -> 0.01; seed: 0 -> 3" in sentence
+    assert exit_code([*command, "--seed", "3", "--overwrite"]) == 0
+    config = json.loads((here / "studies/baseline/config.json").read_text())
+    assert config["config"]["seed"] == 3
+
+
+def test_changed_data_is_refused(here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(phantoms, "data")
+    command = ["baseline", "--data", "data", *SMALL, "--epochs", "1"]
+    assert exit_code(command) == 0
+    capsys.readouterr()
+    Path("data/normal/normal (1).png").rename(here / "data/normal/new.png")
+    Image.new("L", (40, 40)).save("data/normal/normal (2).png")
+    code, sentence = refused(command, capsys)
+    assert code == 1
+    for words in ("normal (1).png vanished", "new.png appeared", "normal (2).png changed"):
+        assert words in sentence
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(
+    here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years of work")
+    for command in (["baseline"], ["search"]):
+        for more in ([], ["--overwrite"]):
+            code, sentence = refused([*command, "--data", str(phantoms), "--out", "mine", *SMALL, *more], capsys)
+            assert code == 1
+            assert "holds thesis.txt" in sentence
+    assert (here / "mine/thesis.txt").read_text() == "years of work"
+
+
+def test_a_diverging_baseline_stops_with_its_reason(
+    here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["baseline", "--data", str(phantoms), *SMALL, "--learning-rate", "10", "--weight-decay", "10"]
+    code, sentence = refused([*arguments, "--min-learning-rate", "1", "--epochs", "60"], capsys)
+    assert code == 1
+    assert "loss of epoch" in sentence
+    assert "lower the learning rate" in sentence
+    assert not (here / "studies/baseline/metrics.json").exists()
+
+
+def command_line(*arguments: str) -> list[str]:
+    """The installed program, as a process of its own."""
+    return [str(Path(sys.executable).with_name("busi-tune")), *arguments]
+
+
+def test_ctrl_c_says_how_to_go_on(here: Path, phantoms: Path) -> None:
+    command = command_line("baseline", "--data", str(phantoms), *SMALL, "--epochs", "5000")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(here / "cache")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epochs 1/"):
+            break
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert output == ""
+    assert errors.strip().splitlines()[-1].startswith("Interrupted.")
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors
+
+
+def test_two_writers_of_one_folder(here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["baseline", "--data", str(phantoms), *SMALL, "--epochs", "5000"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(here / "cache")}
+    process = subprocess.Popen(command_line(*command), stderr=subprocess.DEVNULL, env=environment)
+    try:
+        while not (here / "studies/baseline/state.json").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        code, sentence = refused(command, capsys)
+    finally:
+        process.kill()
+        process.wait()
+    assert code == 1
+    assert "in use by another busi-tune process" in sentence
+
+
+def in_a_small_disk(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a shell script with a real file system of 6 MB mounted on `folder`, in a mount namespace of its own."""
+    mount = f"mount -t tmpfs -o size=6m tmpfs {folder}"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f"{mount} && {script}"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mount namespaces are Linux's")
+def test_a_full_disk_and_a_read_only_one(here: Path, phantoms: Path) -> None:
+    disk = here / "disk"
+    disk.mkdir()
+    command = f"busi-tune baseline --data '{phantoms}' --epochs 1 --out {disk}/run {' '.join(SMALL)}"
+    script = f"{command}; echo code $?; ls -A {disk}/run {disk}/run/checkpoints"
+    full = in_a_small_disk(script, disk)
+    assert "code 1" in full.stdout, full.stderr
+    assert (
+        full.stderr.strip()
+        .splitlines()[-1]
+        .endswith("could not be written: No space left on device; mend that and run the same command again.")
+    )
+    assert "Traceback" not in full.stderr
+    assert ".tmp" not in full.stdout
+    locked = in_a_small_disk(f"mount -o remount,ro {disk}; {command}; echo code $?", disk)
+    assert "code 1" in locked.stdout
+    assert "could not be created: Read-only file system" in locked.stderr
+    assert "Traceback" not in locked.stderr
+
+
+def test_an_output_folder_that_cannot_be_written(
+    here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").write_text("")
+    code, sentence = refused(["baseline", "--data", str(phantoms), "--out", "file/run", *SMALL], capsys)
+    assert code == 1
+    assert "file/run could not be created: Not a directory" in sentence
+    code, sentence = refused(["baseline", "--data", str(phantoms), "--out", "/proc/run", *SMALL], capsys)
+    assert code == 1
+    assert "/proc/run could not be created" in sentence
+    assert here.exists()
