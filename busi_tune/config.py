@@ -18,14 +18,14 @@ Triple = tuple[float, float, float]
 
 
 def option(
-    default: Any,  # noqa: ANN401 - a dataclass field takes any default
-    help: str,  # noqa: A002 - the name that argument parsers use
+    default: Any,
+    text: str,
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
-) -> Any:  # noqa: ANN401
+) -> Any:
     """A field with its help text and the values it may take (both bounds inclusive)."""
-    rule = {"help": help, "low": low, "high": high, "choices": choices}
+    rule = {"help": text, "low": low, "high": high, "choices": choices}
     return dataclasses.field(default=default, metadata=rule)
 
 
@@ -75,7 +75,7 @@ class Config:
         """Plain values, as JSON and TOML hold them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
-    def replace(self, **changes: Any) -> "Config":  # noqa: ANN401 - values of any field
+    def replace(self, **changes: Any) -> "Config":
         """The same configuration with some fields changed."""
         return from_dict({**self.to_dict(), **changes}, source="the configuration")
 
@@ -84,7 +84,7 @@ TYPES: dict[str, Any] = get_type_hints(Config)
 FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
 
 
-def _problems(field: "dataclasses.Field[Any]", value: Any) -> list[str]:  # noqa: ANN401 - any field's value
+def _problems(field: "dataclasses.Field[Any]", value: Any) -> list[str]:
     rule = field.metadata
     name = field.name
     if rule["choices"] and value not in rule["choices"]:
@@ -124,7 +124,7 @@ def unknown(name: str, known: list[str]) -> str:
     return f"unknown key {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else "")
 
 
-def _typed(name: str, value: Any) -> Any:  # noqa: ANN401 - any field's value
+def _typed(name: str, value: Any) -> Any:
     wanted = TYPES[name]
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -69,7 +69,7 @@ def baseline(root: Path, folder: Path, config: Config, progress: Progress, *, ov
             open_dataset(root, config, progress, store.saved_split(folder, config))
             _plot(folder)
             return files.read_json(folder / store.METRICS)
-        from busi_tune.training import run as runs  # noqa: PLC0415
+        from busi_tune.training import run as runs
 
         run = runs.open_run(folder, config, root, progress)
         done = runs.history(folder)
@@ -86,7 +86,7 @@ def baseline(root: Path, folder: Path, config: Config, progress: Progress, *, ov
 
 
 def _plot(folder: Path) -> None:
-    from busi_tune.report import plots  # noqa: PLC0415
+    from busi_tune.report import plots
 
     plots.plot_run(folder)
 
@@ -109,9 +109,9 @@ def search(
         BusiTuneError: see errors.py; every finished epoch is kept.
     """
     options.check(config)
-    from busi_tune.search import driver, space, study  # noqa: PLC0415
-    from busi_tune.training.hardware import resolve  # noqa: PLC0415
-    from busi_tune.training.model import untrained  # noqa: PLC0415
+    from busi_tune.search import driver, space, study
+    from busi_tune.training.hardware import resolve
+    from busi_tune.training.model import untrained
 
     with files.only_writer(folder):
         if overwrite:
@@ -154,7 +154,7 @@ def export(run: Path, folder: Path, root: Path, progress: Progress, *, overwrite
         ParityError: the export does not answer as its model does; no model is left.
     """
     dataset = run_data(run, root, progress)
-    from busi_tune.export.make import clear, export_run  # noqa: PLC0415
+    from busi_tune.export.make import clear, export_run
 
     with files.only_writer(folder):
         if overwrite:
@@ -189,7 +189,7 @@ def run_all(places: Places, config: Config, options: SearchOptions, progress: Pr
     best = places.study / "best"
     progress.notice(f"Tuned: test accuracy {second['best']['test']['accuracy']:.3f} ({best}).")
     certificate = export(best, places.export, places.data, progress, overwrite=overwrite)
-    from busi_tune.inference import open_export, predict_files  # noqa: PLC0415
+    from busi_tune.inference import open_export, predict_files
 
     test = list(run_data(best, places.data, progress).split.rows("test")["path"])
     some = test[:: max(1, len(test) // 6)][:6]

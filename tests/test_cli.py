@@ -85,7 +85,7 @@ def test_wrong_options(
     options: list[str], code: int, words: str, here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "cuda" in options:
-        import torch  # noqa: PLC0415
+        import torch
 
         if torch.cuda.is_available():
             options = ["--device", "cuda:99"]
@@ -115,7 +115,8 @@ def test_a_config_file_with_an_unknown_key(here: Path, phantoms: Path, capsys: p
     assert not (here / "studies").exists()
 
 
-def test_data_that_cannot_be_used(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("here")
+def test_data_that_cannot_be_used(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("empty", "one/benign", "two/benign", "two/malignant"):
         Path(name).mkdir(parents=True)
     for folder in ("one/benign", "two/benign"):

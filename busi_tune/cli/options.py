@@ -17,7 +17,7 @@ class Numbers(click.ParamType[Triple]):
 
     name = "A,B,C"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Triple:  # noqa: ANN401
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Triple:
         """Parse them, or fail with a usage error."""
         parts = str(value).split(",")
         try:
@@ -44,7 +44,7 @@ def config_options(command: Command) -> Command:
     return click.option("--config", "config_file", type=FOLDER, help=help_text)(command)
 
 
-def _type(name: str) -> Any:  # noqa: ANN401 - what click takes as a type
+def _type(name: str) -> Any:
     choices = FIELDS[name].metadata["choices"]
     if choices:
         return click.Choice(choices)
@@ -53,7 +53,7 @@ def _type(name: str) -> Any:  # noqa: ANN401 - what click takes as a type
     return None if TYPES[name] is bool else TYPES[name]
 
 
-def _shown(default: Any) -> str:  # noqa: ANN401 - any field's default
+def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
     return ",".join(f"{value:g}" for value in default) if isinstance(default, tuple) else str(default)

@@ -88,7 +88,7 @@ def print_line(text: str) -> None:
     print(text)  # noqa: T201 - this is where results are printed
 
 
-def _text(value: Any) -> str:  # noqa: ANN401 - a cell
+def _text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

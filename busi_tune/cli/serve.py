@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 @common_options
 def export(run: Path, out: Path, data: Path, as_json: bool, overwrite: bool) -> None:
     """Export the finished run RUN to ONNX, verified against PyTorch on its test split."""
-    from busi_tune import pipeline  # noqa: PLC0415
-    from busi_tune.cli.screen import print_json, screen  # noqa: PLC0415
-    from busi_tune.cli.tables import show_certificate  # noqa: PLC0415
+    from busi_tune import pipeline
+    from busi_tune.cli.screen import print_json, screen
+    from busi_tune.cli.tables import show_certificate
 
     with screen() as progress:
         certificate = pipeline.export(run, out, data, progress, overwrite=overwrite)
@@ -38,9 +38,9 @@ def export(run: Path, out: Path, data: Path, as_json: bool, overwrite: bool) -> 
 @json_option
 def verify(export_folder: Path, data: Path, as_json: bool) -> None:
     """Repeat the check of EXPORT on its test images, here and now."""
-    from busi_tune.cli.screen import print_json, screen  # noqa: PLC0415
-    from busi_tune.cli.tables import show_certificate  # noqa: PLC0415
-    from busi_tune.export.check import check_again  # noqa: PLC0415
+    from busi_tune.cli.screen import print_json, screen
+    from busi_tune.cli.tables import show_certificate
+    from busi_tune.export.check import check_again
 
     with screen() as progress:
         certificate = check_again(export_folder, data, progress)
@@ -66,9 +66,9 @@ def predict(
     as_json: bool,
 ) -> int:
     """Classify images with ONNX Runtime; a file that cannot be read is a row with its error, and exit code 1."""
-    from busi_tune import files, inference  # noqa: PLC0415
-    from busi_tune.cli.screen import print_json  # noqa: PLC0415
-    from busi_tune.cli.tables import prediction_dict, show_predictions  # noqa: PLC0415
+    from busi_tune import files, inference
+    from busi_tune.cli.screen import print_json
+    from busi_tune.cli.tables import prediction_dict, show_predictions
 
     classifier = inference.open_export(export_folder, threads)
     if csv_file is not None and csv_file.is_dir():

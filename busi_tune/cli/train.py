@@ -42,12 +42,12 @@ def search_options(command: Command) -> Command:
 @click.option("--out", type=FOLDER, default=Path("studies/baseline"), show_default=True, help="The run's folder.")
 @common_options
 @config_options
-def baseline(data: Path, out: Path, config_file: Path | None, as_json: bool, overwrite: bool, **given: Any) -> None:  # noqa: ANN401
+def baseline(data: Path, out: Path, config_file: Path | None, as_json: bool, overwrite: bool, **given: Any) -> None:
     """Train the documented configuration and evaluate it on the test split."""
     config = build_config(config_file, given)
-    from busi_tune import pipeline  # noqa: PLC0415
-    from busi_tune.cli.screen import print_json, screen  # noqa: PLC0415
-    from busi_tune.cli.tables import show_run  # noqa: PLC0415
+    from busi_tune import pipeline
+    from busi_tune.cli.screen import print_json, screen
+    from busi_tune.cli.tables import show_run
 
     with screen() as progress:
         figures = pipeline.baseline(data, out, config, progress, overwrite=overwrite)
@@ -71,14 +71,14 @@ def search(
     config_file: Path | None,
     as_json: bool,
     overwrite: bool,
-    **given: Any,  # noqa: ANN401
+    **given: Any,
 ) -> None:
     """Search around the configuration with Optuna, then train the best trial to its end."""
     options, given = split_options(given)
     config = build_config(config_file, given)
-    from busi_tune import pipeline  # noqa: PLC0415
-    from busi_tune.cli.screen import print_json, screen  # noqa: PLC0415
-    from busi_tune.cli.tables import show_search  # noqa: PLC0415
+    from busi_tune import pipeline
+    from busi_tune.cli.screen import print_json, screen
+    from busi_tune.cli.tables import show_search
 
     with screen() as progress:
         result = pipeline.search(
@@ -119,7 +119,7 @@ def run(
     config_file: Path | None,
     as_json: bool,
     overwrite: bool,
-    **given: Any,  # noqa: ANN401
+    **given: Any,
 ) -> None:
     """Do it all: baseline, search, retrain, export, verify, predict.
 
@@ -127,9 +127,9 @@ def run(
     """
     if demo == (data is not None):
         raise click.UsageError("Give either --data DIR or --demo.")
-    from busi_tune import pipeline  # noqa: PLC0415
-    from busi_tune.cli.screen import print_json, screen  # noqa: PLC0415
-    from busi_tune.cli.tables import prediction_dict, show_all  # noqa: PLC0415
+    from busi_tune import pipeline
+    from busi_tune.cli.screen import print_json, screen
+    from busi_tune.cli.tables import prediction_dict, show_all
 
     options, given = split_options(given)
     if demo:

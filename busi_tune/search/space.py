@@ -55,7 +55,7 @@ def read_space(path: Path, config: Config) -> Space:
     return space
 
 
-def _distribution(name: str, table: Any) -> BaseDistribution:  # noqa: ANN401 - a value from TOML
+def _distribution(name: str, table: Any) -> BaseDistribution:
     if name not in FIELDS:
         raise ValueError(unknown(name, [field for field in FIELDS if field not in FIXED]))
     if name in FIXED:
@@ -69,7 +69,7 @@ def _distribution(name: str, table: Any) -> BaseDistribution:  # noqa: ANN401 - 
     return _range(name, **table)
 
 
-def _choices(name: str, choices: Any) -> BaseDistribution:  # noqa: ANN401 - a value from TOML
+def _choices(name: str, choices: Any) -> BaseDistribution:
     if not isinstance(choices, list) or not choices:
         raise ValueError(f"choices of {name} must be a list of values, not {choices!r}")
     for value in choices:
@@ -77,7 +77,7 @@ def _choices(name: str, choices: Any) -> BaseDistribution:  # noqa: ANN401 - a v
     return CategoricalDistribution(choices)
 
 
-def _range(name: str, low: Any, high: Any, log: bool = False, step: Any = None) -> BaseDistribution:  # noqa: ANN401
+def _range(name: str, low: Any, high: Any, log: bool = False, step: Any = None) -> BaseDistribution:
     kind = TYPES[name]
     if kind not in (int, float):
         raise ValueError(f"{name} is not a number and needs choices, not low and high")
@@ -92,7 +92,7 @@ def _range(name: str, low: Any, high: Any, log: bool = False, step: Any = None) 
     return FloatDistribution(float(low), float(high), log=log, step=step)
 
 
-def _check_value(name: str, value: Any) -> None:  # noqa: ANN401 - a value from TOML
+def _check_value(name: str, value: Any) -> None:
     try:
         Config().replace(**{name: value})
     except ConfigError as error:

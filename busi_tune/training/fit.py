@@ -36,11 +36,12 @@ def fit(state: TrainingState, train: DeviceImages, validation: DeviceImages, unt
         trained = time.perf_counter()
         logits = logits_of(state.model, validation, state.config.precision)
         val_loss = weighted_loss(logits, validation.labels, weights)
-        # The only moment at which the host waits for the device.
-        losses = torch.stack([train_loss, val_loss]).tolist()
+        predicted = logits.argmax(dim=1).double()
+        # The only moment of an epoch at which the host waits for the device.
+        answer = torch.cat([torch.stack([train_loss, val_loss]), predicted]).cpu().numpy()
+        losses = answer[:2].tolist()
         _check_finite(losses, number)
-        predicted = logits.argmax(dim=1).cpu().numpy()
-        matrix = confusion_matrix(validation.host_labels, predicted, state.classes)
+        matrix = confusion_matrix(validation.host_labels, answer[2:].astype(np.int64), state.classes)
         state.scheduler.step(losses[1])
         record = Epoch(
             epoch=number,

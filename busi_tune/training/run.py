@@ -148,7 +148,7 @@ def evaluate(run: Run, progress: Progress) -> dict[str, Any]:
     return figures
 
 
-def prediction_rows(part: Part, probabilities: Any, classes: tuple[str, ...]) -> list[dict[str, object]]:  # noqa: ANN401
+def prediction_rows(part: Part, probabilities: Any, classes: tuple[str, ...]) -> list[dict[str, object]]:
     """The rows of predictions.csv for probabilities of shape (images, classes)."""
     return [
         {"path": path, "class": classes[label], "predicted": classes[int(row.argmax())]}

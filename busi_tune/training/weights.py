@@ -31,7 +31,7 @@ def load_weights(model: nn.Module, arch: str, weights: str) -> None:
     _adopt(model, state, arch, weights)
 
 
-def imagenet_state(choices: Any, arch: str) -> dict[str, Any]:  # noqa: ANN401 - an enum class made by torchvision
+def imagenet_state(choices: Any, arch: str) -> dict[str, Any]:
     """The `IMAGENET1K_V2` weights of `arch`, or its default ones where there is no V2.
 
     Raises:
