@@ -1,5 +1,6 @@
 """Shared parts of the tests: phantom data sets and a tiny configuration; all real, all small."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from busi_tune.config import Config
 from busi_tune.data.phantoms import make_phantoms
 from busi_tune.progress import Silent
+
+# Before PyTorch is imported: models this small only lose by a second thread, and worse where cores are shared.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 BUSI = Path(__file__).resolve().parents[2] / "shared" / "busi-256"
 

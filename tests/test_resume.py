@@ -5,8 +5,9 @@ import json
 import shutil
 from pathlib import Path
 
-import crashes
 import pytest
+
+import crashes
 from crashes import Crash
 
 SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--batch-size", "16", "--device", "cpu"]

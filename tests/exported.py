@@ -1,0 +1,74 @@
+"""One run on coloured phantoms and its export, made once a session and shared; a plugin of the tests that need it."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from busi_tune import images, pipeline
+from busi_tune.config import Config
+from busi_tune.progress import Silent
+
+EXPORT_FILES = {".lock", "model.onnx", "predictions.csv", "verification.json"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The folders of the data, the finished run and its export, with the certificate; read-only by agreement."""
+
+    data: Path
+    run: Path
+    folder: Path
+    certificate: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def coloured(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantoms, each with a tint of its own: on grey images nobody can tell BGR from RGB."""
+    folder = tmp_path_factory.mktemp("coloured") / "data"
+    shutil.copytree(phantoms, folder)
+    generator = np.random.default_rng(0)
+    for path in images.walk(folder):
+        if not images.is_mask(path):
+            tint = generator.uniform(0.6, 1.0, size=3)
+            pixels = np.asarray(images.decode(path)) * tint
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(coloured: Path, tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A run of `tiny`, trained and exported."""
+    place = tmp_path_factory.mktemp("exported")
+    pipeline.baseline(coloured, place / "run", tiny, Silent())
+    certificate = pipeline.export(place / "run", place / "export", coloured, Silent())
+    return Exported(coloured, place / "run", place / "export", certificate)
+
+
+def linked(source: Path, target: Path) -> Path:
+    """A copy of a folder that costs no disk; replace its files, never write into them."""
+    shutil.copytree(source, target, copy_function=os.link)
+    return target
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put another file with `data` at `path`."""
+    path.unlink()
+    path.write_bytes(data)
+
+
+def flip_a_bit(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    replace(path, bytes(data))
+
+
+def names(folder: Path) -> set[str]:
+    """What a folder holds."""
+    return {entry.name for entry in folder.iterdir()}

@@ -1,0 +1,67 @@
+"""The house: imports go down only, and each library has its room."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import busi_tune
+
+PACKAGE = Path(busi_tune.__file__).parent
+LAYERS = ("cli", "pipeline", "search", "export", "report", "training", "data", "inference", "images")
+BOTTOM = ("config", "errors", "files", "metrics", "progress", "__init__", "__main__")
+ROOMS = {
+    "click": {"cli"},
+    "rich": {"cli"},
+    "optuna": {"search"},
+    "sqlalchemy": {"search"},
+    "onnx": {"export"},
+    "matplotlib": {"report"},
+    "torch": {"training"},
+    "torchvision": {"training"},
+    "safetensors": {"training"},
+    "sklearn": {"data"},
+    "scipy": {"data"},
+    "pandas": {"data", "export"},
+    "onnxruntime": {"inference"},
+    # The phantoms write images; everything else only reads them.
+    "PIL": {"images", "data"},
+}
+
+
+def room(path: Path) -> str:
+    """The top-level room of a source file."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """All absolute module names that a file imports anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_go_down_and_libraries_stay_in_their_rooms(path: Path) -> None:
+    own = room(path)
+    for name in imported(path):
+        top, _, rest = name.partition(".")
+        if top in ROOMS:
+            assert own in ROOMS[top], f"{path.name} imports {name}"
+        other = rest.split(".")[0]
+        if top == "busi_tune" and other in LAYERS and own in LAYERS:
+            assert LAYERS.index(own) <= LAYERS.index(other), f"{path.name} imports upwards: {name}"
+        if own in BOTTOM[:5] and top == "busi_tune":
+            assert other in BOTTOM, f"{path.name} imports upwards: {name}"
+
+
+def test_every_room_is_known() -> None:
+    assert {room(path) for path in SOURCES} == {*LAYERS, *BOTTOM}
