@@ -135,8 +135,8 @@ def search(
         return {"metric": plan.metric, "trials": study.trial_rows(trials, dimensions), "best": best}
 
 
-def run_data(run: Path, root: Path, progress: Progress) -> Dataset:
-    """The data of a finished run, which must be as it was.
+def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:
+    """The data of a finished run, in `root` or where it lay; it must be as it was.
 
     Raises:
         RunError: `run` is not a finished run.
@@ -144,10 +144,11 @@ def run_data(run: Path, root: Path, progress: Progress) -> Dataset:
     """
     if not (run / store.METRICS).exists():
         raise RunError(f"{run} is not a finished run; finish it with the command that began it.")
-    return open_dataset(root, store.read_identity(run).config, progress, read_split(run))
+    place = root or store.remembered_data(run)
+    return open_dataset(place, store.read_identity(run).config, progress, read_split(run))
 
 
-def export(run: Path, folder: Path, root: Path, progress: Progress, *, overwrite: bool = False) -> Result:
+def export(run: Path, folder: Path, root: Path | None, progress: Progress, *, overwrite: bool = False) -> Result:
     """Export a finished run and verify it on its test split; the certificate.
 
     Raises:

@@ -129,7 +129,7 @@ def test_another_run_needs_overwrite(exported: Exported, tiny: Config, tmp_path:
     folder = linked(exported.folder, tmp_path / "export")
     other = tmp_path / "run"
     pipeline.baseline(exported.data, other, tiny.replace(arch="squeezenet1_1", epochs=1), Silent())
-    with pytest.raises(RunError, match="another run.*--overwrite"):
+    with pytest.raises(RunError, match=r"another run.*--overwrite"):
         pipeline.export(other, folder, exported.data, Silent())
     assert json.loads((folder / "verification.json").read_text()) == exported.certificate
     certificate = pipeline.export(other, folder, exported.data, Silent(), overwrite=True)

@@ -28,7 +28,11 @@ def content(path: Path) -> object:
 
 def tree(folder: Path) -> dict[str, object]:
     """Every file of a result folder but the database, with its content."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("study.db", ".lock"))
+    paths = (
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("study.db", ".lock", "data.json")
+    )
     # The learning curves are drawn from history.csv; the picture is compared, too.
     return {path.relative_to(folder).as_posix(): content(path) for path in paths}
 

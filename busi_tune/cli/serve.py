@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="The export's folder, as in exports/NAME.")
-@click.option("--data", type=FOLDER, required=True, help="The folder of images that the run was trained on.")
+@click.option("--data", type=FOLDER, help="The images that the run was trained on, where they have moved.")
 @common_options
-def export(run: Path, out: Path, data: Path, as_json: bool, overwrite: bool) -> None:
+def export(run: Path, out: Path, data: Path | None, as_json: bool, overwrite: bool) -> None:
     """Export the finished run RUN to ONNX, verified against PyTorch on its test split."""
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_json, screen

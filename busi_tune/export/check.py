@@ -52,6 +52,7 @@ def check_again(folder: Path, root: Path, progress: Progress) -> dict[str, Any]:
     labels = table["class"].map({name: number for number, name in enumerate(classes)}).to_numpy().astype(np.int64)
     reference = Reference(
         table[[f"logit_{name}" for name in classes]].to_numpy(dtype=np.float64),
+        np.array(certificate["probe_logits"]),
         certificate["pytorch_float32_error"],
         certificate["confusion_matrix"]["pytorch"],
     )

@@ -11,8 +11,9 @@ from busi_tune.errors import FileError, RunError
 
 IDENTITY = "config.json"
 STATE = "state.json"
+SOURCE = "data.json"
 METRICS = "metrics.json"
-FIRST_FILES = frozenset({"split.csv", "excluded.csv", ".lock"})
+FIRST_FILES = frozenset({"split.csv", "excluded.csv", ".lock", SOURCE})
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,23 @@ def saved_split(folder: Path, config: Config) -> Split | None:
             "name another --out, or start anew with --overwrite."
         )
     return read_split(folder)
+
+
+def remember_data(folder: Path, root: Path) -> None:
+    """Note where the images lie now; this is no part of what the run is."""
+    files.write_json(folder / SOURCE, {"folder": str(root.resolve())})
+
+
+def remembered_data(folder: Path) -> Path:
+    """Where the images of the run lay when it was last opened.
+
+    Raises:
+        RunError: they are no longer there.
+    """
+    root = Path(files.read_json(folder / SOURCE)["folder"])
+    if not root.is_dir():
+        raise RunError(f"The images of {folder} are no longer in {root}; name their folder with --data.")
+    return root
 
 
 def clear(folder: Path) -> None:

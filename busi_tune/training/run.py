@@ -52,6 +52,7 @@ def open_run(folder: Path, config: Config, root: Path, progress: Progress) -> Ru
 def begin(folder: Path, config: Config, dataset: Dataset, progress: Progress) -> Run:
     """Open the run of a resolved `config` on `dataset` in `folder`, writing what identifies it where it is new."""
     keep_memory()
+    store.remember_data(folder, dataset.listing.root)
     here = environment()
     if (folder / store.IDENTITY).exists():
         known = store.read_identity(folder)
