@@ -1,8 +1,9 @@
 """Run a command in a process that is killed at a chosen moment; real processes, real SIGKILL.
 
 Processes are forked from a server that has imported PyTorch once, so that a kill costs a second and not ten.
-A moment is the n-th time that the process is about to rename a file, delete one, or make a folder: between two of
-these nothing on disk changes what a restart sees, but for a file that is half written, which `Crash.at_bytes` makes.
+A moment is the n-th time that the process is about to rename a file, delete one, make a folder, or commit to the
+study's database: between two of these nothing on disk changes what a restart sees, but for a file that is half written,
+which `Crash.at_bytes` makes.
 """
 
 import multiprocessing
@@ -16,10 +17,12 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import torch
+from sqlalchemy import Engine
+from sqlalchemy.event import listen
 
 from busi_tune.cli import exit_code
 
-MOMENTS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "sqlite3.connect"})
+MOMENTS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"})
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,14 @@ def _child(arguments: list[str], folder: str, crash: Crash, sender: Connection) 
         os.dup2(output.fileno(), 2)
     count = 0
 
-    def watch(event: str, _: tuple[object, ...]) -> None:
+    def moment(*_: object) -> None:
         nonlocal count
-        if event in MOMENTS:
-            count += 1
-            if count == crash.at_moment:
-                os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+        if count == crash.at_moment:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(watch)
+    sys.addaudithook(lambda event, _: moment() if event in MOMENTS else None)
+    listen(Engine, "commit", moment)
     if crash.at_bytes:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""One run on coloured phantoms and its export, made once a session and shared; a plugin of the tests that need it."""
+"""One run on coloured phantoms and its export, made once a session; a plugin of tests. PYTEST_DONT_REWRITE"""
 
 import os
 import shutil

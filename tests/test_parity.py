@@ -172,6 +172,18 @@ def test_a_wrong_graph_fails(mutant: Callable[[Case], bytes], case: Case, tmp_pa
     assert any(reason.startswith("a logit is off by") for reason in result.reasons)
 
 
+def test_channels_in_the_wrong_order_fail_on_grey_images_too(case: Case, tmp_path: Path) -> None:
+    pixels = np.repeat(case.pixels[..., :1], 3, axis=3)
+    reference = reference_of(case.model(), pixels, case.labels)
+    model = tmp_path / "model.onnx"
+    model.write_bytes(bgr(case))
+    wrong = verify(model, pixels, case.labels, reference, Silent())
+    model.unlink()
+    assert not wrong.passed
+    assert wrong.errors.pop("colour probe") > wrong.tolerance >= max(wrong.errors.values())
+    assert verify(case.exported.folder / "model.onnx", pixels, case.labels, reference, Silent()).passed
+
+
 def test_a_model_left_in_training_mode_fails(case: Case) -> None:
     reference = reference_of(case.model().train(), case.pixels, case.labels)
     result = verify(case.exported.folder / "model.onnx", case.pixels, case.labels, reference, Silent())

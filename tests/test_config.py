@@ -1,0 +1,252 @@
+"""The configuration: its defaults are the documents' baseline, and what breaks a rule is told whole."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from busi_tune.config import FIELDS, TYPES, Config, differences, from_dict, read_toml, unknown
+from busi_tune.errors import ConfigError, FileError
+
+RULE = "The configuration breaks a rule: "
+BASELINE = {
+    "fractions": (0.7, 0.15, 0.15),
+    "arch": "resnet50",
+    "weights": "imagenet",
+    "image_size": 224,
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "horizontal_flip": 0.5,
+    "class_weights": True,
+    "weighted_sampler": True,
+    "batch_size": 32,
+    "epochs": 80,
+    "learning_rate": 0.001,
+    "weight_decay": 0.01,
+    "scheduler_factor": 0.5,
+    "scheduler_patience": 5,
+    "min_learning_rate": 1e-5,
+    "early_stopping_patience": 10,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), BASELINE.items())
+def test_each_default_is_the_documents_value(name: str, value: object) -> None:
+    default = getattr(Config(), name)
+    assert default == value
+    assert type(default) is type(value)
+
+
+def test_what_the_documents_do_not_say_has_the_designs_default() -> None:
+    rest = {name: value for name, value in vars(Config()).items() if name not in BASELINE}
+    assert rest == {
+        "strategy": "grouped",
+        "similarity": 0.93,
+        "conflicts": "exclude",
+        "split_seed": 0,
+        "seed": 0,
+        "precision": "auto",
+        "device": "auto",
+    }
+
+
+def test_it_is_frozen_and_keyword_only() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().epochs = 3  # type: ignore[misc]
+    assert all(field.kw_only and field.metadata["help"] for field in FIELDS.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("epochs", 0, "epochs must be between 1 and 10000, not 0"),
+        ("epochs", 10_001, "epochs must be between 1 and 10000, not 10001"),
+        ("batch_size", 1, "batch_size must be between 2 and 4096, not 1"),
+        ("image_size", 15, "image_size must be between 16 and 1024, not 15"),
+        ("image_size", 1025, "image_size must be between 16 and 1024, not 1025"),
+        ("learning_rate", 0.0, "learning_rate must be between 1e-08 and 10, not 0.0"),
+        ("learning_rate", 10.5, "learning_rate must be between 1e-08 and 10, not 10.5"),
+        ("learning_rate", float("nan"), "learning_rate must be between 1e-08 and 10, not nan"),
+        ("learning_rate", float("inf"), "learning_rate must be between 1e-08 and 10, not inf"),
+        ("weight_decay", -0.1, "weight_decay must be between 0 and 10, not -0.1"),
+        ("scheduler_factor", 1.0, "scheduler_factor must be between 0.01 and 0.99, not 1.0"),
+        ("scheduler_patience", -1, "scheduler_patience must be between 0 and 10000, not -1"),
+        ("min_learning_rate", -1e-6, "min_learning_rate must be between 0 and 1, not -1e-06"),
+        ("early_stopping_patience", 0, "early_stopping_patience must be between 1 and 10000, not 0"),
+        ("horizontal_flip", 1.01, "horizontal_flip must be between 0 and 1, not 1.01"),
+        ("similarity", 0.4, "similarity must be between 0.5 and 1, not 0.4"),
+        ("seed", -1, "seed must be between 0 and 2.14748e+09, not -1"),
+        ("split_seed", 2**31, "split_seed must be between 0 and 2.14748e+09, not 2147483648"),
+        ("mean", (0.5, 0.5, 1.5), "mean must be between 0 and 1, not (0.5, 0.5, 1.5)"),
+        ("std", (0.2, 0.0, 0.2), "std must be between 0.001 and 1, not (0.2, 0.0, 0.2)"),
+        ("fractions", (1.0, 0.0, 0.0), "fractions must be between 0.01 and 0.98, not (1.0, 0.0, 0.0)"),
+        ("fractions", (0.5, 0.2, 0.2), "fractions must sum to 1, not 0.9"),
+        ("strategy", "patients", "strategy must be one of grouped, random, not 'patients'"),
+        ("conflicts", "drop", "conflicts must be one of exclude, keep, not 'drop'"),
+        ("precision", "float16", "precision must be one of auto, float32, bfloat16, not 'float16'"),
+        ("device", "gpu", "device must be auto, cpu, cuda or cuda:N, not 'gpu'"),
+    ],
+)
+def test_values_out_of_range(name: str, value: Any, problem: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Config(**{name: value})
+    assert str(error.value) == f"{RULE}{problem}."
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("bound", ["low", "high"])
+@pytest.mark.parametrize("name", [name for name, kind in TYPES.items() if kind in (int, float)])
+def test_both_bounds_may_be_used(name: str, bound: str) -> None:
+    value = TYPES[name](FIELDS[name].metadata[bound])
+    assert getattr(Config().replace(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
+def test_devices(device: str) -> None:
+    assert Config(device=device).device == device
+
+
+def test_all_broken_rules_stand_in_one_message() -> None:
+    with pytest.raises(ConfigError) as error:
+        Config(epochs=0, batch_size=1, precision="half", std=(0.0, 1.0, 1.0))
+    assert str(error.value) == (
+        f"{RULE}std must be between 0.001 and 1, not (0.0, 1.0, 1.0); batch_size must be between 2 and 4096, not 1; "
+        "epochs must be between 1 and 10000, not 0; precision must be one of auto, float32, bfloat16, not 'half'."
+    )
+
+
+def test_all_keys_that_cannot_be_used_stand_in_one_message() -> None:
+    with pytest.raises(ConfigError) as error:
+        from_dict({"learning_rte": 0.1, "epochs": "many", "zzz": 1, "class_weights": 1}, "my.toml")
+    assert str(error.value) == (
+        "my.toml: unknown key 'learning_rte', did you mean 'learning_rate'?; epochs must be of type int, not 'many'; "
+        "unknown key 'zzz'; class_weights must be of type bool, not 1."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("lerning_rate", "unknown key 'lerning_rate', did you mean 'learning_rate'?"),
+        ("batchsize", "unknown key 'batchsize', did you mean 'batch_size'?"),
+        ("epoch", "unknown key 'epoch', did you mean 'epochs'?"),
+        ("weight", "unknown key 'weight', did you mean 'weights'?"),
+        ("qqqq", "unknown key 'qqqq'"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(name: str, text: str) -> None:
+    assert unknown(name, list(FIELDS)) == text
+    with pytest.raises(ConfigError) as error:
+        from_dict({name: 1}, "config")
+    assert str(error.value) == f"config: {text}."
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "taken"),
+    [
+        ("learning_rate", 1, 1.0),
+        ("horizontal_flip", 0, 0.0),
+        ("std", [1, 1, 1], (1.0, 1.0, 1.0)),
+        ("fractions", [0.6, 0.2, 0.2], (0.6, 0.2, 0.2)),
+        ("mean", (0, 0.5, 1), (0.0, 0.5, 1.0)),
+        ("seed", 7, 7),
+        ("class_weights", False, False),
+    ],
+)
+def test_values_as_files_hold_them(name: str, given: Any, taken: object) -> None:
+    value = getattr(from_dict({name: given}, "config"), name)
+    assert value == taken
+    assert repr(value) == repr(taken)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("learning_rate", True, "learning_rate must be of type float, not True"),
+        ("learning_rate", "0.1", "learning_rate must be of type float, not '0.1'"),
+        ("epochs", True, "epochs must be of type int, not True"),
+        ("epochs", 8.0, "epochs must be of type int, not 8.0"),
+        ("class_weights", 1, "class_weights must be of type bool, not 1"),
+        ("class_weights", "yes", "class_weights must be of type bool, not 'yes'"),
+        ("arch", 50, "arch must be of type str, not 50"),
+        ("mean", 0.5, "mean must be three numbers, not 0.5"),
+        ("mean", [0.5, 0.5], "mean must be three numbers, not [0.5, 0.5]"),
+        ("std", ["1", 1, 1], "std must be three numbers, not ['1', 1, 1]"),
+        ("device", None, "device must be of type str, not None"),
+    ],
+)
+def test_values_of_the_wrong_type(name: str, value: Any, problem: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        from_dict({name: value}, "config")
+    assert str(error.value) == f"config: {problem}."
+
+
+def test_plain_values_and_back(tiny: Config) -> None:
+    plain = tiny.to_dict()
+    assert list(plain) == list(FIELDS)
+    assert plain["fractions"] == [0.7, 0.15, 0.15]
+    assert from_dict(plain, "config") == tiny
+
+
+def test_replace_checks_what_it_changes(tiny: Config) -> None:
+    assert tiny.replace(epochs=4) == dataclasses.replace(tiny, epochs=4)
+    assert tiny.epochs == 3
+    with pytest.raises(ConfigError, match=r"^the configuration: unknown key 'epoch', did you mean 'epochs'\?\.$"):
+        tiny.replace(epoch=4)
+    with pytest.raises(ConfigError, match="epochs must be between 1 and 10000, not -4"):
+        tiny.replace(epochs=-4)
+
+
+def test_a_toml_file_becomes_a_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('epochs = 3\nlearning_rate = 1\nmean = [0, 0, 0]\narch = "resnet18"\n')
+    config = from_dict(read_toml(path), str(path))
+    assert config == Config(epochs=3, learning_rate=1.0, mean=(0.0, 0.0, 0.0), arch="resnet18")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"epochs = ", "Invalid value"),
+        (b"epochs 3", "Expected '=' after a key in a key/value pair"),
+        (b"epochs = 3\nepochs = 4", "Cannot overwrite a value"),
+        (b"arch = '\xff'", "'utf-8' codec can't decode byte 0xff in position 8: invalid start byte"),
+    ],
+)
+def test_a_file_that_is_not_toml(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        read_toml(path)
+    assert str(error.value).startswith(f"{path} is not valid TOML: {reason}")
+    assert str(error.value).endswith(".")
+    assert isinstance(error.value.__cause__, tomllib.TOMLDecodeError | UnicodeDecodeError)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("none.toml", "No such file or directory"), ("", "Is a directory")])
+def test_a_toml_file_that_cannot_be_read(tmp_path: Path, name: str, reason: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(FileError) as error:
+        read_toml(path)
+    assert str(error.value) == f"{path} could not be read: {reason}; mend that and run the same command again."
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({}, {}, []),
+        ({"a": 1}, {"a": 1.0}, []),
+        ({"a": 1, "b": 2}, {"a": 3, "b": 2}, ["a: 1 -> 3"]),
+        ({"b": 2, "a": "x"}, {"a": "y", "b": 1}, ["b: 2 -> 1", "a: 'x' -> 'y'"]),
+        ({"a": 1}, {"c": [1]}, ["a: 1 -> None", "c: None -> [1]"]),
+    ],
+)
+def test_differences(old: dict[str, Any], new: dict[str, Any], expected: list[str]) -> None:
+    assert differences(old, new) == expected
+
+
+def test_differences_between_configurations_name_both_values(tiny: Config) -> None:
+    assert differences(Config().to_dict(), Config(epochs=3, seed=1).to_dict()) == ["epochs: 80 -> 3", "seed: 0 -> 1"]
+    assert differences(tiny.to_dict(), tiny.to_dict()) == []
