@@ -51,10 +51,11 @@ def check_again(folder: Path, root: Path, progress: Progress) -> dict[str, Any]:
     classes = [name.removeprefix("logit_") for name in table.columns if name.startswith("logit_")]
     labels = table["class"].map({name: number for number, name in enumerate(classes)}).to_numpy().astype(np.int64)
     reference = Reference(
-        table[[f"logit_{name}" for name in classes]].to_numpy(dtype=np.float64),
-        np.array(certificate["probe_logits"]),
-        certificate["pytorch_float32_error"],
-        certificate["confusion_matrix"]["pytorch"],
+        logits=table[[f"logit_{name}" for name in classes]].to_numpy(dtype=np.float64),
+        float32_error=certificate["pytorch_float32_error"],
+        probe=np.array(certificate["probe_logits"]),
+        probe_float32_error=certificate["probe_float32_error"],
+        confusion_matrix=certificate["confusion_matrix"]["pytorch"],
     )
     size = Classifier(folder / MODEL).image_size
     result = verify(folder / MODEL, read_all(root, tuple(table["path"]), size), labels, reference, progress)

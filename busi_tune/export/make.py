@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from busi_tune import files, images
 from busi_tune.data.dataset import Dataset, Part
 from busi_tune.errors import ParityError, RunError
 from busi_tune.export.check import PREDICTIONS, failure, read_all
-from busi_tune.export.parity import Reference, colour_probe, make_reference, verify
+from busi_tune.export.parity import Reference, make_reference, verify
 from busi_tune.inference import MODEL, VERIFICATION
 from busi_tune.metrics import softmax
 from busi_tune.progress import Progress
@@ -47,12 +48,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, progress: Progress) ->
     candidate = folder / f".{MODEL}.tmp"
     files.write_bytes(candidate, finish_graph(serving.to_onnx(model, identity.config.image_size), identity))
     pixels = part.pixels()
-    reference = make_reference(
-        serving.float64_logits(model, pixels),
-        serving.float32_logits(model, pixels),
-        serving.float64_logits(model, colour_probe(pixels)),
-        part.labels,
-    )
+    reference = make_reference(partial(serving.served_logits, model), pixels, part.labels)
     digests = dict(zip(dataset.split.used["path"], dataset.split.used["sha256"], strict=True))
     _write_predictions(folder, part, reference, identity.classes, digests)
     # From the files once more, not from the array that PyTorch saw: decoding is part of what is verified.
@@ -62,6 +58,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, progress: Progress) ->
         "source_sha256": source,
         "split": identity.split,
         "probe_logits": reference.probe.tolist(),
+        "probe_float32_error": reference.probe_float32_error,
         "predictions_sha256": files.sha256(folder / PREDICTIONS),
         "preprocessing": images.DESCRIPTION,
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "pillow", "busi-tune")},

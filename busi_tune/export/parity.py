@@ -1,5 +1,6 @@
 """Does ONNX Runtime answer as PyTorch does? Measured against float64, with PyTorch's own error as yardstick."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,13 @@ TINT = (1.0, 0.7, 0.4)
 
 @dataclass(frozen=True)
 class Reference:
-    """What PyTorch answers on the test split: float64 logits (n, classes), and its own float32 error.
-
-    `probe` are its float64 logits of `colour_probe`.
-    """
+    """What PyTorch answers: float64 logits (n, classes) of the test images and of `colour_probe`, and how far its own
+    float32 logits are from each."""
 
     logits: Logits
-    probe: Logits
     float32_error: float
+    probe: Logits
+    probe_float32_error: float
     confusion_matrix: list[list[int]]
 
 
@@ -46,19 +46,39 @@ class Verification:
     answers_changed: int
     smallest_margin: float
     errors: dict[str, float]
+    probe_error: float
+    probe_tolerance: float
     confusion_matrix: dict[str, list[list[int]]]
     model_sha256: str
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; an error that is not a number is None, for JSON has no NaN."""
-        errors = {name: value if np.isfinite(value) else None for name, value in self.errors.items()}
-        return asdict(self) | {"errors": errors, "max_error": self.max_error if np.isfinite(self.max_error) else None}
+        values = asdict(self)
+        values["errors"] = {name: finite(value) for name, value in self.errors.items()}
+        return values | {key: finite(values[key]) for key in ("max_error", "probe_error")}
 
 
-def make_reference(float64: Logits, float32: Logits, probe: Logits, labels: Labels) -> Reference:
-    """The reference of a model from its logits of the test images in both precisions, and of the probe in float64."""
-    matrix = confusion_matrix(labels, float32.argmax(axis=1), float64.shape[1])
-    return Reference(float64, probe, float(np.abs(float32 - float64).max()), matrix.tolist())
+def finite(value: float) -> float | None:
+    """The value, or None where it is no number."""
+    return value if np.isfinite(value) else None
+
+
+def make_reference(logits_of: Callable[[Pixels, str], Logits], pixels: Pixels, labels: Labels) -> Reference:
+    """The reference of a model from its logits of some images in "float64" and in "float32"."""
+    exact, single = logits_of(pixels, "float64"), logits_of(pixels, "float32")
+    tinted = colour_probe(pixels)
+    probe = logits_of(tinted, "float64")
+    return Reference(
+        logits=exact,
+        float32_error=_distance(single, exact),
+        probe=probe,
+        probe_float32_error=_distance(logits_of(tinted, "float32"), probe),
+        confusion_matrix=confusion_matrix(labels, single.argmax(axis=1), exact.shape[1]).tolist(),
+    )
+
+
+def _distance(given: Logits, exact: Logits) -> float:
+    return float(np.abs(given - exact).max())
 
 
 def colour_probe(pixels: Pixels) -> Pixels:
@@ -94,14 +114,13 @@ def verify(model: Path, pixels: Pixels, labels: Labels, reference: Reference, pr
     exceeds twice the error, and the confusion matrices are equal.
     """
     ways = variants(len(pixels))
-    tinted = answers(model, colour_probe(pixels), **next(iter(ways.values())))
-    errors = {"colour probe": float(np.abs(tinted - reference.probe).max())}
+    errors: dict[str, float] = {}
     changed = np.zeros(len(pixels), dtype=bool)
     first: Logits | None = None
     for done, (name, way) in enumerate(ways.items(), start=1):
         given = answers(model, pixels, **way)
         first = given if first is None else first
-        errors[name] = float(np.abs(given - reference.logits).max())
+        errors[name] = _distance(given, reference.logits)
         changed |= given.argmax(axis=1) != reference.logits.argmax(axis=1)
         progress.step("verifying", done, len(ways), name)
     progress.close("verifying")
@@ -112,6 +131,10 @@ def verify(model: Path, pixels: Pixels, labels: Labels, reference: Reference, pr
     tolerance = FACTOR * reference.float32_error
     margins = np.diff(np.sort(reference.logits, axis=1)[:, -2:], axis=1)[:, 0]
     reasons = _reasons(max_error, tolerance, int((changed & (margins > 2 * max_error)).sum()))
+    tinted = answers(model, colour_probe(pixels), **next(iter(ways.values())))
+    probe_error, probe_tolerance = _distance(tinted, reference.probe), FACTOR * reference.probe_float32_error
+    if not probe_error <= probe_tolerance:
+        reasons.append(f"on tinted images a logit is off by {probe_error:.3g}, more than {probe_tolerance:.3g}")
     if matrix != reference.confusion_matrix:
         reasons.append(f"the confusion matrices differ: PyTorch {reference.confusion_matrix}, ONNX Runtime {matrix}")
     return Verification(
@@ -124,6 +147,8 @@ def verify(model: Path, pixels: Pixels, labels: Labels, reference: Reference, pr
         answers_changed=int(changed.sum()),
         smallest_margin=float(margins.min()),
         errors=errors,
+        probe_error=probe_error,
+        probe_tolerance=probe_tolerance,
         confusion_matrix={"pytorch": reference.confusion_matrix, "onnxruntime": matrix},
         model_sha256=files.sha256(model),
     )

@@ -48,23 +48,16 @@ def served(folder: Path, identity: Identity) -> ServedModel:
 
 
 @torch.inference_mode()
-def logits(model: ServedModel, pixels: Pixels, dtype: torch.dtype) -> NDArray[np.float64]:
-    """PyTorch's logits of `pixels` (n, size, size, 3), computed in `dtype`, as float64 (n, classes)."""
-    model.to(dtype)
-    batches = torch.split(torch.from_numpy(pixels), BATCH)
-    answers = torch.cat([model(batch)[0] for batch in batches])
+def served_logits(model: ServedModel, pixels: Pixels, precision: str) -> NDArray[np.float64]:
+    """PyTorch's logits of `pixels` (n, size, size, 3), as float64 (n, classes).
+
+    `precision` is "float32", the arithmetic that the export has, or "float64", the reference: so exact that what
+    differs from it is the other's error.
+    """
+    model.to(torch.float64 if precision == "float64" else torch.float32)
+    answers = torch.cat([model(batch)[0] for batch in torch.split(torch.from_numpy(pixels), BATCH)])
     model.float()
     return answers.double().numpy()
-
-
-def float32_logits(model: ServedModel, pixels: Pixels) -> NDArray[np.float64]:
-    """What PyTorch answers in the arithmetic that the export has."""
-    return logits(model, pixels, torch.float32)
-
-
-def float64_logits(model: ServedModel, pixels: Pixels) -> NDArray[np.float64]:
-    """The reference: so exact that what differs from it is the other's error."""
-    return logits(model, pixels, torch.float64)
 
 
 def to_onnx(model: ServedModel, size: int) -> bytes:
