@@ -123,7 +123,6 @@ def test_an_export_is_made_once(exported: Exported) -> None:
     assert names(exported.folder) == EXPORT_FILES
 
 
-@pytest.mark.xfail(strict=True, reason="bug: export does not look whether its model is still the certified one")
 def test_exporting_again_mends_a_changed_model(exported: Exported, tmp_path: Path) -> None:
     folder = linked(exported.folder, tmp_path / "export")
     flip_a_bit(folder / "model.onnx")

@@ -186,7 +186,6 @@ def saved(value: object, *, zipped: bool = True) -> bytes:
 
 
 STATE = {"a": torch.arange(3.0)}
-TRACEBACK = pytest.mark.xfail(strict=True, reason="bug: file_state lets the unpickler's other errors through")
 
 
 @pytest.mark.parametrize(
@@ -198,8 +197,8 @@ TRACEBACK = pytest.mark.xfail(strict=True, reason="bug: file_state lets the unpi
         pytest.param("w.pth", saved({"model": STATE, "epoch": 3}), id="a dict of more"),
         pytest.param("w.pth", saved(nn.Linear(2, 2)), id="a module"),
         pytest.param("w.pth", b"\x89PNG\r\n\x1a\n" + bytes(100), id="a picture"),
-        pytest.param("w.pth", b"", id="empty", marks=TRACEBACK),
-        pytest.param("w.pth", b"hello world\n", id="text", marks=TRACEBACK),
+        pytest.param("w.pth", b"", id="empty"),
+        pytest.param("w.pth", b"hello world\n", id="text"),
         pytest.param("w.safetensors", b"", id="empty safetensors"),
         pytest.param("w.safetensors", b"hello world\n", id="text as safetensors"),
         pytest.param("w.safetensors", saved(STATE), id="zip as safetensors"),
@@ -376,17 +375,12 @@ def test_a_server_that_says_nothing(hub: Path, monkeypatch: pytest.MonkeyPatch) 
     assert kept(hub) == []
 
 
-PROTOCOL = pytest.mark.xfail(strict=True, reason="bug: http.client's own errors (HTTPException) pass through")
-
-
 @pytest.mark.parametrize(
     "reply",
     [
         pytest.param(b"", id="hangs up"),
-        pytest.param(b"hello\r\n\r\n", id="not HTTP", marks=PROTOCOL),
-        pytest.param(
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nabc", id="half a chunk", marks=PROTOCOL
-        ),
+        pytest.param(b"hello\r\n\r\n", id="not HTTP"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nabc", id="half a chunk"),
     ],
 )
 def test_a_server_that_is_none(reply: bytes, hub: Path) -> None:
@@ -395,7 +389,6 @@ def test_a_server_that_is_none(reply: bytes, hub: Path) -> None:
     assert kept(hub) == []
 
 
-@pytest.mark.xfail(strict=True, reason="bug: torchvision unpickles in full unless it is given weights_only=True")
 def test_code_in_downloaded_weights_is_not_run(hub: Path) -> None:
     folder = hub / "sprung"
     content = saved({"a": Trap(folder)})

@@ -16,6 +16,14 @@ from busi_tune.inference import MODEL, VERIFICATION, Classifier
 from busi_tune.progress import Progress
 
 PREDICTIONS = "predictions.csv"
+RECORDED = (
+    "model_sha256",
+    "predictions_sha256",
+    "pytorch_float32_error",
+    "probe_logits",
+    "probe_float32_error",
+    "confusion_matrix",
+)
 
 
 def read_all(root: Path, paths: tuple[str, ...], size: int) -> Pixels:
@@ -41,6 +49,9 @@ def check_again(folder: Path, root: Path, progress: Progress) -> dict[str, Any]:
     certificate = files.read_json(folder / VERIFICATION)
     if not (folder / MODEL).exists():
         raise FileError(f"{folder} holds no {MODEL}; name a folder that `busi-tune export` made.")
+    missing = [key for key in RECORDED if key not in certificate]
+    if missing:
+        raise FileError(f"{folder / VERIFICATION} is no certificate (it lacks {missing[0]}); export the model again.")
     for name, key in ((MODEL, "model_sha256"), (PREDICTIONS, "predictions_sha256")):
         if files.sha256(folder / name) != certificate[key]:
             raise ParityError(

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from busi_tune import files, images
@@ -36,9 +37,10 @@ def export_run(run: Path, folder: Path, dataset: Dataset, progress: Progress) ->
     source = files.read_json(run / METRICS)["model_sha256"]
     if (folder / VERIFICATION).exists():
         known = files.read_json(folder / VERIFICATION)
-        if known["source_sha256"] != source:
+        if known.get("source_sha256") != source:
             raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
-        if known["passed"] and (folder / MODEL).exists():
+        model_file = folder / MODEL
+        if known["passed"] and model_file.exists() and files.sha256(model_file) == known["model_sha256"]:
             return known
     elif others := [entry.name for entry in folder.iterdir() if entry.name not in (".lock", PREDICTIONS)]:
         raise RunError(f"{folder} is not empty and not an export (it holds {others[0]}); name another --out.")
@@ -57,8 +59,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, progress: Progress) ->
     certificate = result.to_dict() | {
         "source_sha256": source,
         "split": identity.split,
-        "probe_logits": reference.probe.tolist(),
-        "probe_float32_error": reference.probe_float32_error,
+        "probe_logits": np.nan_to_num(reference.probe).tolist(),
         "predictions_sha256": files.sha256(folder / PREDICTIONS),
         "preprocessing": images.DESCRIPTION,
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "pillow", "busi-tune")},

@@ -48,19 +48,19 @@ class Verification:
     errors: dict[str, float]
     probe_error: float
     probe_tolerance: float
+    probe_float32_error: float
     confusion_matrix: dict[str, list[list[int]]]
     model_sha256: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; an error that is not a number is None, for JSON has no NaN."""
-        values = asdict(self)
-        values["errors"] = {name: finite(value) for name, value in self.errors.items()}
-        return values | {key: finite(values[key]) for key in ("max_error", "probe_error")}
+        """Plain values; a figure that is not a number is None, for JSON has no NaN."""
+        return {name: _finite(value) for name, value in asdict(self).items()}
 
 
-def finite(value: float) -> float | None:
-    """The value, or None where it is no number."""
-    return value if np.isfinite(value) else None
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def make_reference(logits_of: Callable[[Pixels, str], Logits], pixels: Pixels, labels: Labels) -> Reference:
@@ -149,6 +149,7 @@ def verify(model: Path, pixels: Pixels, labels: Labels, reference: Reference, pr
         errors=errors,
         probe_error=probe_error,
         probe_tolerance=probe_tolerance,
+        probe_float32_error=reference.probe_float32_error,
         confusion_matrix={"pytorch": reference.confusion_matrix, "onnxruntime": matrix},
         model_sha256=files.sha256(model),
     )

@@ -23,7 +23,10 @@ def untrained(config: Config, classes: int) -> nn.Module:
     """
     if config.arch not in ARCHITECTURES:
         raise ConfigError(f"arch: {unknown(config.arch, list(ARCHITECTURES)).replace('key', 'architecture')}")
-    extra: dict[str, Any] = WITHOUT_AUXILIARY if config.arch in ("googlenet", "inception_v3") else {}
+    extra: dict[str, Any] = {}
+    if config.arch in ("googlenet", "inception_v3"):
+        # torchvision trained these two on another normalisation, which they make from ImageNet's themselves.
+        extra = WITHOUT_AUXILIARY | {"transform_input": config.weights == "imagenet"}
     if config.arch.startswith("vit_"):
         extra = {"image_size": config.image_size}
     torch.manual_seed(config.seed)

@@ -18,7 +18,7 @@ from busi_tune.training.batches import to_device
 from busi_tune.training.fit import fit, float32_logits
 from busi_tune.training.folder import Identity
 from busi_tune.training.hardware import environment, keep_memory, memory_explained, resolve
-from busi_tune.training.model import untrained
+from busi_tune.training.model import build_model, untrained
 from busi_tune.training.state import Epoch, TrainingState
 
 
@@ -69,7 +69,8 @@ def begin(folder: Path, config: Config, dataset: Dataset, progress: Progress) ->
             progress.notice(f"{folder} began in another environment ({', '.join(moved)}): last digits may differ.")
         store.settle(folder)
         return Run(folder, config, dataset)
-    untrained(config, len(dataset.classes))
+    # Weights that cannot be had must not leave a run behind.
+    build_model(config, len(dataset.classes))
     weights = "" if config.weights in ("imagenet", "none") else files.sha256(Path(config.weights))
     dataset.split.write(folder)
     Identity(config, dataset.classes, dataset.split.fingerprint(), weights, here).write(folder)

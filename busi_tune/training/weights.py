@@ -2,8 +2,11 @@
 
 import contextlib
 import socket
+import struct
 import sys
+import warnings
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,6 +20,20 @@ from torchvision.models import WeightsEnum, get_model_weights
 from busi_tune.errors import WeightsError
 
 DOWNLOAD_TIMEOUT = 30.0
+# What reading a file that is damaged, or something else than weights, ends in.
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    UnpicklingError,
+    SafetensorError,
+)
 WAYS_ON = "use --weights FILE with a file of weights, or --weights none to start from random ones"
 
 
@@ -40,8 +57,8 @@ def imagenet_state(choices: Any, arch: str) -> dict[str, Any]:
     wanted: WeightsEnum = getattr(choices, "IMAGENET1K_V2", choices.DEFAULT)
     try:
         with _patience(DOWNLOAD_TIMEOUT), contextlib.redirect_stdout(sys.stderr):
-            return dict(wanted.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError, UnpicklingError) as error:
+            return dict(wanted.get_state_dict(progress=False, check_hash=True, weights_only=True))
+    except (HTTPException, *UNREADABLE) as error:
         reason = str(getattr(error, "reason", error)) or type(error).__name__
         raise WeightsError(
             f"torchvision's {wanted} weights of {arch} could not be loaded from {wanted.url} ({reason}); {WAYS_ON}."
@@ -68,9 +85,10 @@ def file_state(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or "damaged, or no state dict of tensors"
         raise WeightsError(f"The weights in {path} could not be read ({reason}); {WAYS_ON}.") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} holds {type(state).__name__}, not a state dict of tensors; {WAYS_ON}.")
