@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from busi_tune.files import explained
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 Triple = tuple[float, float, float]
 
 
@@ -66,7 +68,7 @@ class Config:
         problems = [text for field in dataclasses.fields(self) for text in _problems(field, getattr(self, field.name))]
         if not problems and abs(sum(self.fractions) - 1) > 1e-6:
             problems.append(f"fractions must sum to 1, not {sum(self.fractions):.6g}")
-        if not problems and self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
+        if not problems and not DEVICE.fullmatch(self.device):
             problems.append(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")
         if problems:
             raise ConfigError(f"The configuration breaks a rule: {'; '.join(problems)}.")

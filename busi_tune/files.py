@@ -38,10 +38,10 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        temporary.replace(path)
         sync_folder(path.parent)
 
 

@@ -41,8 +41,11 @@ def walk(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                yield Path(parent, name)
+            path = Path(parent, name)
+            # A pipe or a device has no end; a broken link is named when it is read.
+            regular = path.is_file() or path.is_symlink()
+            if regular and not name.startswith(".") and path.suffix.lower() in SUFFIXES:
+                yield path
 
 
 def read(path: Path, size: int) -> Pixels:
@@ -55,6 +58,8 @@ def read(path: Path, size: int) -> Pixels:
         ImageError: with the bare reason.
     """
     image = decode(path)
+    if size * image.height > MOST_PIXELS:
+        raise ImageError(f"{image.width} x {image.height} pixels are too narrow to be resized to {size} x {size}")
     wide = image.resize((size, image.height), Image.Resampling.BILINEAR)
     return np.asarray(wide.resize((size, size), Image.Resampling.BILINEAR))
 

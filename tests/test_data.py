@@ -162,7 +162,7 @@ def test_decoded_holds_what_read_gives_for_every_file(own_cache: Path, small: Li
     for row, image in enumerate(small.images):
         np.testing.assert_array_equal(array[row], images.read(small.root / image.path, size))
     assert cache_folder() == own_cache
-    assert sorted(path.suffix for path in own_cache.iterdir()) == [".json", ".npy"]
+    assert sorted(path.suffix for path in own_cache.iterdir()) == [".npy", ".sha256"]
 
 
 def test_a_second_call_takes_the_first_ones_file(own_cache: Path, small: Listing) -> None:
@@ -201,7 +201,7 @@ def cut(path: Path) -> None:
 
 
 def unseal(path: Path) -> None:
-    path.with_suffix(".json").unlink()
+    path.with_suffix(".sha256").unlink()
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, cut, unseal, Path.unlink])
@@ -210,7 +210,7 @@ def test_a_damaged_cache_is_decoded_anew(own_cache: Path, small: Listing, damage
     (array,) = own_cache.glob("*.npy")
     damage(array)
     np.testing.assert_array_equal(decoded(small, 16, Silent()), kept)
-    assert sorted(path.suffix for path in own_cache.iterdir()) == [".json", ".npy"]
+    assert sorted(path.suffix for path in own_cache.iterdir()) == [".npy", ".sha256"]
 
 
 @pytest.mark.parametrize("broken", [1, 10, 12])

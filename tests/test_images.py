@@ -343,3 +343,10 @@ def test_walk_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         list(images.walk(folder))
     assert str(error.value) == f"{folder} could not be listed: No such file or directory; mend its permissions."
+
+
+def test_a_tall_image_that_would_grow_beyond_all_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tall.png"
+    Image.new("1", (1, 2_000_000)).save(path)
+    with pytest.raises(ImageError, match="1 x 2000000 pixels are too narrow to be resized to 224 x 224"):
+        images.read(path, 224)

@@ -196,8 +196,11 @@ def test_all_problems_stand_in_one_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("batch_size = {low = 8, high = 32, step = -1}", "`step > 0`"),
-        ("learning_rate = {low = 1e-4, high = 1e-2, log = true, step = 1e-3}", "`step` is not supported when `log`"),
+        ("batch_size = {low = 8, high = 32, step = -1}", "step of batch_size must be above 0"),
+        (
+            "learning_rate = {low = 1e-4, high = 1e-2, log = true, step = 1e-3}",
+            "step of learning_rate must be above 0",
+        ),
     ],
 )
 def test_steps_that_optuna_refuses(tmp_path: Path, text: str, part: str) -> None:

@@ -376,12 +376,12 @@ def test_changes_of_what_was_left_out_are_noticed() -> None:
         (
             "split.csv",
             "path,class,split\na/1.png,a,train\n",
-            "must have the columns path, class, group, split, sha256; restore it or start anew.",
+            "must have whole rows of path, class, group, split, sha256; restore it or start anew.",
         ),
         (
             "excluded.csv",
             "path,class,group,split,sha256\n",
-            "must have the columns path, class, group, reason, sha256; restore it or start anew.",
+            "must have whole rows of path, class, group, reason, sha256; restore it or start anew.",
         ),
     ],
 )
@@ -393,3 +393,18 @@ def test_a_split_that_cannot_be_read(tmp_path: Path, name: str, content: str | N
     with pytest.raises(FileError) as error:
         read_split(tmp_path)
     assert str(error.value) == f"{tmp_path / name} {problem}"
+
+
+def classes_on_each_side(config: Config, data: Path) -> list[int] | str:
+    """How many classes each side has, or why there is no split."""
+    try:
+        return list(open_dataset(data, config, Silent()).split.used.groupby("split")["class"].nunique())
+    except DataError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("strategy", ["grouped", "random"])
+@pytest.mark.parametrize("fractions", [(0.02, 0.49, 0.49), (0.98, 0.01, 0.01)])
+def test_no_side_is_left_without_a_class(strategy: str, fractions: tuple[float, float, float], phantoms: Path) -> None:
+    found = classes_on_each_side(Config(strategy=strategy, fractions=fractions), phantoms)
+    assert found == [3, 3, 3] or "choose other --fractions" in found

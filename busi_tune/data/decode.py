@@ -43,8 +43,8 @@ def decoded(listing: Listing, size: int, progress: Progress) -> Pixels:
 
 
 def _intact(path: Path) -> bool:
-    seal = path.with_suffix(".json")
-    return path.exists() and seal.exists() and files.read_json(seal).get("sha256") == files.sha256(path)
+    seal = path.with_suffix(".sha256")
+    return path.exists() and seal.exists() and seal.read_bytes().decode(errors="replace") == files.sha256(path)
 
 
 def _decode_all(listing: Listing, size: int, path: Path, progress: Progress) -> None:
@@ -74,7 +74,7 @@ def _decode_all(listing: Listing, size: int, path: Path, progress: Progress) -> 
             )
         with files.explained(path, "written"):
             array.flush()
-            files.write_json(path.with_suffix(".json"), {"sha256": files.sha256(temporary), "size": size})
+            files.write_text(path.with_suffix(".sha256"), files.sha256(temporary))
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,11 +1,12 @@
 """Which files of a data folder are images, of which class, and in which split if they come split."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from busi_tune import files, images
-from busi_tune.errors import DataError
+from busi_tune.errors import DataError, listed
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -14,6 +15,8 @@ SPLIT_FOLDERS = {
     "valid": "validation",
     "test": "test",
 }
+# Carriage returns do not survive a CSV; surrogates stand for bytes that are not UTF-8.
+UNFIT = re.compile("[\r\ud800-\udfff]")
 SPLITS = ("train", "validation", "test")
 
 
@@ -63,16 +66,16 @@ def find_images(root: Path) -> Listing:
     class_folders = [(split, folder) for split, base in branches.items() for folder in _subfolders(base)]
     classes = tuple(sorted({folder.name for _, folder in class_folders}))
     _check_classes(root, classes, branches)
-    listed = [(path, folder.name, split) for split, folder in class_folders for path in images.walk(folder)]
-    kept = [entry for entry in listed if not images.is_mask(entry[0])]
-    _check_counts(root, classes, kept)
+    files_found = [(path, folder.name, split) for split, folder in class_folders for path in images.walk(folder)]
+    kept = [entry for entry in files_found if not images.is_mask(entry[0])]
+    _check_images(classes, branches, kept)
     with ThreadPoolExecutor() as pool:
         hashes = pool.map(files.sha256, (path for path, _, _ in kept))
         rows = [
             ImageFile(path.relative_to(root).as_posix(), label, split, digest)
             for (path, label, split), digest in zip(kept, hashes, strict=True)
         ]
-    return Listing(root, classes, tuple(sorted(rows, key=lambda row: row.path)), len(listed) - len(kept))
+    return Listing(root, classes, tuple(sorted(rows, key=lambda row: row.path)), len(files_found) - len(kept))
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -93,7 +96,12 @@ def _check_classes(root: Path, classes: tuple[str, ...], branches: dict[str, Pat
     raise DataError(f"{root} has {len(classes)} class folders: {hint}")
 
 
-def _check_counts(root: Path, classes: tuple[str, ...], found: list[tuple[Path, str, str]]) -> None:
-    empty = [name for name in classes if not any(label == name for _, label, _ in found)]
-    if empty:
-        raise DataError(f"{root} has no images of class {', '.join(empty)}; add some or remove the folder.")
+def _check_images(classes: tuple[str, ...], branches: dict[str, Path], found: list[tuple[Path, str, str]]) -> None:
+    for split, base in branches.items():
+        present = {label for _, label, side in found if side == split}
+        empty = [name for name in classes if name not in present]
+        if empty:
+            raise DataError(f"{base} has no images of class {', '.join(empty)}; add some or remove the folder.")
+    odd = [repr(path.name) for path, _, _ in found if UNFIT.search(path.name)]
+    if odd:
+        raise DataError(f"{len(odd)} file names hold characters that no table can hold: {listed(odd)}; rename them.")

@@ -58,9 +58,12 @@ def read_split(folder: Path) -> Split:
     for name, columns in (("split.csv", COLUMNS), ("excluded.csv", LEFT_OUT)):
         path = folder / name
         with files.explained(path, "read"):
-            table = pd.read_csv(path, dtype={"path": str, "class": str}, keep_default_na=False)
-        if list(table.columns) != columns:
-            raise FileError(f"{path} must have the columns {', '.join(columns)}; restore it or start anew.")
+            try:
+                table = pd.read_csv(path, dtype={"path": str, "class": str, "sha256": str}, keep_default_na=False)
+            except ValueError as error:
+                raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.") from error
+        if list(table.columns) != columns or not table["sha256"].str.fullmatch("[0-9a-f]{64}").all():
+            raise FileError(f"{path} must have whole rows of {', '.join(columns)}; restore it or start anew.")
         tables.append(table)
     return Split(*tables)
 
@@ -116,6 +119,7 @@ def make_split(
         assign = grouped if strategy == "grouped" else random
         sides = assign(labels, used["group"].to_numpy(), shares, seed)
         used["split"] = np.asarray(SPLITS)[sides]
+        _check_sides(used, listing, fractions)
     return Split(used, left_out)
 
 
@@ -130,11 +134,22 @@ def _check_sizes(used: pd.DataFrame, listing: Listing) -> None:
             )
 
 
+def _check_sides(used: pd.DataFrame, listing: Listing, fractions: tuple[float, ...]) -> None:
+    """Large groups or extreme fractions can leave a side without a class, on which no figure could be computed."""
+    for split in SPLITS:
+        absent = sorted(set(listing.classes) - set(used.loc[used["split"] == split, "class"]))
+        if absent:
+            raise DataError(
+                f"The {split} split of {listing.root} gets no image of class {', '.join(absent)} with the fractions "
+                f"{fractions}; choose other --fractions, or another --split-seed."
+            )
+
+
 def grouped(labels: Integers, groups: Integers, shares: NDArray[np.float64], seed: int) -> Integers:
     """A side (0 training, 1 validation, 2 test) for every image, the same for all images of a group.
 
     Large groups are placed first, each on a random side with room for it (likelier where there is more), so
-    that the many small groups fill the sides to their exact sizes. Every class gets onto every side.
+    that the many small groups fill the sides to their exact sizes.
     """
     generator = np.random.default_rng(seed)
     _, members = np.unique(groups, return_inverse=True)
@@ -165,9 +180,15 @@ def _whole_shares(totals: Integers, shares: NDArray[np.float64]) -> Integers:
 def random(labels: Integers, groups: Integers, shares: NDArray[np.float64], seed: int) -> Integers:  # noqa: ARG001
     """A side for every image by two stratified draws, as the documents do; groups are not looked at."""
     rows = np.arange(len(labels))
-    _, rest = train_test_split(rows, train_size=shares[0], stratify=labels, random_state=seed)
     share = shares[1] / (shares[1] + shares[2])
-    validation, test = train_test_split(rest, train_size=share, stratify=labels[rest], random_state=seed)
+    try:
+        _, rest = train_test_split(rows, train_size=shares[0], stratify=labels, random_state=seed)
+        validation, test = train_test_split(rest, train_size=share, stratify=labels[rest], random_state=seed)
+    except ValueError as error:
+        raise DataError(
+            f"{len(labels)} images cannot be split into {', '.join(f'{s:g}' for s in shares)} with every class "
+            f"everywhere ({str(error).rstrip('.')}); choose other --fractions."
+        ) from error
     side = np.zeros(len(labels), dtype=np.int64)
     side[validation] = 1
     side[test] = 2

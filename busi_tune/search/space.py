@@ -87,6 +87,10 @@ def _range(name: str, low: Any, high: Any, log: bool = False, step: Any = None) 
         raise ValueError(f"low of {name} must not be above high, and {low} is above {high}")
     if log and low <= 0:
         raise ValueError(f"low of {name} must be above 0 on a log scale, not {low}")
+    if type(log) is not bool:
+        raise ValueError(f"log of {name} must be true or false, not {log!r}")
+    if step is not None and (type(step) not in (int, kind) or step <= 0 or log):
+        raise ValueError(f"step of {name} must be above 0, of the field's type, and without log, not {step!r}")
     if kind is int:
         return IntDistribution(low, high, log=log, step=step or 1)
     return FloatDistribution(float(low), float(high), log=log, step=step)
