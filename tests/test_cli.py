@@ -75,7 +75,11 @@ def test_help_and_version_load_no_library_but_click() -> None:
         (["--device", "cuda"], 2, "PyTorch sees no CUDA GPU here"),
         (["--arch", "resnet51"], 2, "did you mean 'resnet50'?"),
         (["--arch", "inception_v3", "--image-size", "32"], 2, "does not take images of 32 pixels"),
-        (["--weights", "missing.pth"], 1, "missing.pth could not be read: No such file or directory"),
+        (
+            ["--weights", "missing.pth"],
+            1,
+            "missing.pth could not be read (No such file or directory); use --weights FILE",
+        ),
         (["--config", "missing.toml"], 1, "missing.toml could not be read"),
         (["--epoch", "3"], 2, "No such option"),
     ],

@@ -59,7 +59,7 @@ def imagenet_state(choices: Any, arch: str) -> dict[str, Any]:
         with _patience(DOWNLOAD_TIMEOUT), contextlib.redirect_stdout(sys.stderr):
             return dict(wanted.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except (HTTPException, *UNREADABLE) as error:
-        reason = str(getattr(error, "reason", error)) or type(error).__name__
+        reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
         raise WeightsError(
             f"torchvision's {wanted} weights of {arch} could not be loaded from {wanted.url} ({reason}); {WAYS_ON}."
         ) from error
