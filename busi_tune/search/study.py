@@ -135,13 +135,21 @@ def next_trial(study: optuna.Study, plan: Plan) -> optuna.Trial:
     """
     running = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
     number = running[0].number if running else len([t for t in study.trials if t.state != TrialState.WAITING])
-    seed = int(np.random.SeedSequence((plan.config.seed, number)).generate_state(1)[0])
-    study.sampler = TPESampler(seed=seed)
+    study.sampler = _sampler(plan, number, 0)
     trial = optuna.Trial(study, running[0]._trial_id) if running else study.ask()
-    # What `ask(fixed_distributions)` does; parameters that are already drawn stay as they are.
-    for name, distribution in plan.space.items():
+    # Jointly drawn parameters are drawn here, all at once; the rest one by one, each from a seed of its own, so
+    # that a kill between two of them leaves the later ones what they would have been.
+    joint = trial.relative_params
+    for index, (name, distribution) in enumerate(plan.space.items(), start=1):
+        study.sampler = _sampler(plan, number, 0 if name in joint else index)
+        # What `ask(fixed_distributions)` does; parameters that are already drawn stay as they are.
         trial._suggest(name, distribution)
     return trial
+
+
+def _sampler(plan: Plan, trial: int, parameter: int) -> TPESampler:
+    seed = np.random.SeedSequence((plan.config.seed, trial, parameter)).generate_state(1)[0]
+    return TPESampler(seed=int(seed))
 
 
 def trial_config(plan: Plan, trial: FrozenTrial | optuna.Trial) -> Config:
