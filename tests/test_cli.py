@@ -228,7 +228,10 @@ def command_line(*arguments: str) -> list[str]:
 def test_ctrl_c_says_how_to_go_on(here: Path, phantoms: Path) -> None:
     command = command_line("baseline", "--data", str(phantoms), *SMALL, "--epochs", "5000")
     environment = {**os.environ, "XDG_CACHE_HOME": str(here / "cache")}
+    # A shell's background job, and so a test run in one, ignores SIGINT and would hand that on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    signal.signal(signal.SIGINT, before)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("epochs 1/"):
