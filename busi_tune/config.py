@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -65,13 +64,11 @@ class Config:
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
 
     def __post_init__(self) -> None:
-        problems = [text for field in dataclasses.fields(self) for text in _problems(field, getattr(self, field.name))]
-        if not problems and abs(sum(self.fractions) - 1) > 1e-6:
-            problems.append(f"fractions must sum to 1, not {sum(self.fractions):.6g}")
-        if not problems and not DEVICE.fullmatch(self.device):
-            problems.append(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")
+        typed, problems = _checked(vars(self))
         if problems:
             raise ConfigError(f"The configuration breaks a rule: {'; '.join(problems)}.")
+        for name, value in typed.items():
+            object.__setattr__(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON and TOML hold them."""
@@ -86,37 +83,59 @@ TYPES: dict[str, Any] = get_type_hints(Config)
 FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
 
 
-def _problems(field: "dataclasses.Field[Any]", value: Any) -> list[str]:
-    rule = field.metadata
-    name = field.name
+def _checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values of known fields in their types, and a line for each that has another type or breaks its rule."""
+    typed: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in values.items():
+        try:
+            typed[name] = _in_range(name, _typed(name, value))
+        except ValueError as error:
+            problems.append(str(error))
+    fractions = typed.get("fractions", (1.0,))
+    if abs(sum(fractions) - 1) > 1e-6:
+        problems.append(f"fractions must sum to 1, not {sum(fractions):.6g}")
+    device = typed.get("device", "auto")
+    if not DEVICE.fullmatch(device):
+        problems.append(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
+    return typed, problems
+
+
+def _typed(name: str, value: Any) -> Any:
+    wanted = TYPES[name]
+    if wanted == Triple:
+        if isinstance(value, list | tuple) and len(value) == 3 and all(type(v) in (int, float) for v in value):
+            return tuple(value)
+        raise ValueError(f"{name} must be three numbers, not {value!r}")
+    if type(value) is not wanted and not (wanted is float and type(value) is int):
+        raise ValueError(f"{name} must be of type {wanted.__name__}, not {value!r}")
+    return value
+
+
+def _in_range(name: str, value: Any) -> Any:
+    rule = FIELDS[name].metadata
     if rule["choices"] and value not in rule["choices"]:
-        return [f"{name} must be one of {', '.join(rule['choices'])}, not {value!r}"]
+        raise ValueError(f"{name} must be one of {', '.join(rule['choices'])}, not {value!r}")
     if rule["low"] is None:
-        return []
+        return value
     numbers = value if isinstance(value, tuple) else (value,)
-    if all(math.isfinite(number) and rule["low"] <= number <= rule["high"] for number in numbers):
-        return []
-    return [f"{name} must be between {rule['low']:g} and {rule['high']:g}, not {value!r}"]
+    if not all(rule["low"] <= number <= rule["high"] for number in numbers):
+        raise ValueError(f"{name} must be between {rule['low']:g} and {rule['high']:g}, not {value!r}")
+    if isinstance(value, tuple):
+        return tuple(float(number) for number in value)
+    return TYPES[name](value)
 
 
 def from_dict(values: Mapping[str, Any], source: str) -> Config:
     """A Config from plain values; `source` names their origin in errors.
 
     Raises:
-        ConfigError: an unknown key (with the nearest known one), a value of the wrong type, or a broken rule.
+        ConfigError: unknown keys (with the nearest known one), values of a wrong type, broken rules: all of them.
     """
-    problems = []
-    typed: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in FIELDS:
-            problems.append(unknown(name, list(FIELDS)))
-            continue
-        try:
-            typed[name] = _typed(name, value)
-        except TypeError as error:
-            problems.append(str(error))
-    if problems:
-        raise ConfigError(f"{source}: {'; '.join(problems)}.")
+    problems = [unknown(name, list(FIELDS)) for name in values if name not in FIELDS]
+    typed, wrong = _checked({name: value for name, value in values.items() if name in FIELDS})
+    if problems + wrong:
+        raise ConfigError(f"{source}: {'; '.join(problems + wrong)}.")
     return Config(**typed)
 
 
@@ -124,19 +143,6 @@ def unknown(name: str, known: list[str]) -> str:
     """Say that `name` is not a known key, and which one is nearest."""
     nearest = difflib.get_close_matches(name, known, n=1)
     return f"unknown key {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else "")
-
-
-def _typed(name: str, value: Any) -> Any:
-    wanted = TYPES[name]
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if wanted == Triple:
-        if isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(v, int | float) for v in value):
-            return tuple(float(v) for v in value)
-        raise TypeError(f"{name} must be three numbers, not {value!r}")
-    if type(value) is not wanted:
-        raise TypeError(f"{name} must be of type {wanted.__name__}, not {value!r}")
-    return value
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -150,7 +156,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     try:
         return tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # TOML's and Unicode's errors, and integers of too many digits
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
 
 

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,17 @@ def clear_folder(folder: Path, identity: str) -> None:
                 entry.unlink()
 
 
+def refuse_foreign(folder: Path, kind: str, own: Collection[str]) -> None:
+    """Refuse a folder that is not a `kind` yet and holds anything else than the files named in `own`.
+
+    Raises:
+        RunError: it does.
+    """
+    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in {".lock", *own})
+    if others:
+        raise RunError(f"{folder} is not empty and not {kind} (it holds {others[0]}); name another --out.")
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hex."""
     with explained(path, "read"), path.open("rb") as file:
@@ -131,13 +142,13 @@ def sha256_bytes(data: bytes) -> str:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `folder` for this process, creating it, and clear what a killed writer left half-written.
 
     The lock is the kernel's: it goes when the process goes, however it ends.
 
     Raises:
-        RunError: another process holds it.
+        RunError: another process holds it, and it should not be waited for.
     """
     make_folder(folder)
     lock = folder / ".lock"
@@ -145,7 +156,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.") from None
         for leftover in list(folder.rglob(".*.tmp")):

@@ -18,6 +18,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MASK = re.compile(r".*_mask(_\d+)?", re.IGNORECASE)
 MOST_PIXELS = 50_000_000
+TO_8_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)
 # Any change that alters a single output pixel gets a new version: caches and exports carry it.
 VERSION = 1
 DESCRIPTION = "RGB; Pillow bilinear (triangle filter scaled by the reduction), width first, then height"
@@ -91,8 +92,13 @@ def decode(path: Path) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to 8-bit RGB; 16-bit grey is scaled, not clipped."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = np.asarray(image, dtype=np.float64)
-        return Image.fromarray(np.clip(np.rint(grey / 257), 0, 255).astype(np.uint8)).convert("RGB")
+    """Any mode to 8-bit RGB; 16-bit grey is scaled, not clipped.
+
+    Raises:
+        ImageError: 32-bit pixels, which have no agreed range.
+    """
+    if image.mode in ("I", "F"):
+        raise ImageError("32-bit pixels have no agreed range; save it with 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(TO_8_BITS[np.asarray(image, dtype=np.uint16)]).convert("RGB")
     return image.convert("RGB")

@@ -121,8 +121,8 @@ def test_all_keys_that_cannot_be_used_stand_in_one_message() -> None:
     with pytest.raises(ConfigError) as error:
         from_dict({"learning_rte": 0.1, "epochs": "many", "zzz": 1, "class_weights": 1}, "my.toml")
     assert str(error.value) == (
-        "my.toml: unknown key 'learning_rte', did you mean 'learning_rate'?; epochs must be of type int, not 'many'; "
-        "unknown key 'zzz'; class_weights must be of type bool, not 1."
+        "my.toml: unknown key 'learning_rte', did you mean 'learning_rate'?; unknown key 'zzz'; "
+        "epochs must be of type int, not 'many'; class_weights must be of type bool, not 1."
     )
 
 

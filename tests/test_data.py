@@ -56,6 +56,18 @@ def test_phantoms_are_found_without_their_masks(phantoms: Path) -> None:
         assert image.split == ""
 
 
+def test_all_broken_links_are_named(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "data", [f"{c}/{k}.png" for c in "ab" for k in range(3)])
+    for name in ("a/7.png", "b/9.png"):
+        (root / name).symlink_to("nowhere.png")
+    with pytest.raises(DataError) as error:
+        find_images(root)
+    assert str(error.value) == (
+        f"2 of 8 images in {root} cannot be read: a/7.png (no such file or directory), "
+        "b/9.png (no such file or directory); restore or remove them."
+    )
+
+
 def test_masks_of_the_original_data_set_are_counted_and_left_out(tmp_path: Path) -> None:
     names = ["benign (1).png", "benign (1)_mask.png", "benign (1)_mask_1.png", "benign (1)_MASK_2.PNG"]
     folder_of(tmp_path, [f"benign/{name}" for name in names] + ["normal/normal (1).png", "normal/deeper/x.jpg"])
@@ -162,14 +174,14 @@ def test_decoded_holds_what_read_gives_for_every_file(own_cache: Path, small: Li
     for row, image in enumerate(small.images):
         np.testing.assert_array_equal(array[row], images.read(small.root / image.path, size))
     assert cache_folder() == own_cache
-    assert sorted(path.suffix for path in own_cache.iterdir()) == [".npy", ".sha256"]
+    assert sorted(path.suffix for path in own_cache.glob("[!.]*")) == [".npy", ".sha256"]
 
 
 def test_a_second_call_takes_the_first_ones_file(own_cache: Path, small: Listing) -> None:
     first = decoded(small, 16, Silent())
-    before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in own_cache.iterdir()}
+    before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in own_cache.glob("[!.]*")}
     second = decoded(small, 16, Silent())
-    assert {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in own_cache.iterdir()} == before
+    assert {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in own_cache.glob("[!.]*")} == before
     np.testing.assert_array_equal(first, second)
 
 
@@ -187,7 +199,7 @@ def test_what_a_caller_writes_into_the_array_stays_with_that_caller(own_cache: P
     kept = array.copy()
     array[:] = 0
     np.testing.assert_array_equal(decoded(small, 16, Silent()), kept)
-    assert len(list(own_cache.iterdir())) == 2
+    assert len(list(own_cache.glob("[!.]*"))) == 2
 
 
 def flip_a_byte(path: Path) -> None:
@@ -210,7 +222,7 @@ def test_a_damaged_cache_is_decoded_anew(own_cache: Path, small: Listing, damage
     (array,) = own_cache.glob("*.npy")
     damage(array)
     np.testing.assert_array_equal(decoded(small, 16, Silent()), kept)
-    assert sorted(path.suffix for path in own_cache.iterdir()) == [".npy", ".sha256"]
+    assert sorted(path.suffix for path in own_cache.glob("[!.]*")) == [".npy", ".sha256"]
 
 
 @pytest.mark.parametrize("broken", [1, 10, 12])
@@ -223,7 +235,7 @@ def test_all_unreadable_files_are_told_ten_by_name(tmp_path: Path, own_cache: Pa
         decoded(find_images(root), 16, Silent())
     told = ", ".join(f"{name} (empty)" for name in names[:10]) + (" and 2 more" if broken == 12 else "")
     assert str(error.value) == (f"{broken} of 20 images in {root} cannot be read: {told}; restore or remove them.")
-    assert list(own_cache.iterdir()) == []
+    assert list(own_cache.glob("[!.]*")) == []
 
 
 def signatures_of(root: Path) -> NDArray[np.float32]:

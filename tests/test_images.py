@@ -120,6 +120,14 @@ def test_every_mode_becomes_its_own_colours(tmp_path: Path, maker: Maker, mode: 
     np.testing.assert_array_equal(pixels, expected)
 
 
+@pytest.mark.parametrize(("kind", "mode"), [(np.int32, "I"), (np.float32, "F")])
+def test_pixels_of_32_bits_are_refused_not_guessed(tmp_path: Path, kind: type, mode: str) -> None:
+    path = tmp_path / "image.tif"
+    Image.fromarray(noise(32, 32).astype(kind), mode).save(path)
+    with pytest.raises(ImageError, match=r"^32-bit pixels have no agreed range; save it with 8 or 16 bits$"):
+        images.read(path, 32)
+
+
 def test_lossless_webp(tmp_path: Path) -> None:
     image, expected = rgb()
     path = tmp_path / "image.webp"

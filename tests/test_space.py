@@ -46,18 +46,35 @@ def test_the_default_space_contains_the_baseline() -> None:
         assert contains(distribution, getattr(baseline, name)), name
 
 
-@pytest.mark.parametrize(("stopping", "low", "high"), [(2, 1, 1), (3, 2, 2), (4, 2, 3), (10, 2, 9), (30, 2, 29)])
-def test_the_default_space_stays_below_the_stopping_patience(stopping: int, low: int, high: int) -> None:
-    space = default_space(Config(early_stopping_patience=stopping))
+@pytest.mark.parametrize(("stopping", "patience", "low", "high"), [(10, 5, 2, 9), (3, 2, 2, 2), (4, 1, 1, 3)])
+def test_the_default_space_stays_below_the_stopping_patience(stopping: int, patience: int, low: int, high: int) -> None:
+    space = default_space(Config(early_stopping_patience=stopping, scheduler_patience=patience))
     assert space["scheduler_patience"] == IntDistribution(low, high)
 
 
-def test_a_stopping_patience_of_one_leaves_nothing_to_search() -> None:
+def test_the_default_space_is_widened_to_hold_the_baseline() -> None:
+    space = default_space(Config(learning_rate=0.05, weight_decay=1e-7))
+    assert space["learning_rate"] == FloatDistribution(1e-5, 0.05, log=True)
+    assert space["weight_decay"] == FloatDistribution(1e-7, 0.1, log=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            Config(early_stopping_patience=5),
+            "scheduler_patience must be below early_stopping_patience (5) for a search, not 5.",
+        ),
+        (
+            Config(weight_decay=0.0),
+            "weight_decay must be above 0 for a search on a log scale, not 0; name a --space.",
+        ),
+    ],
+)
+def test_a_baseline_that_the_default_space_cannot_hold_is_refused(config: Config, message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        default_space(Config(early_stopping_patience=1))
-    assert str(error.value) == (
-        "early_stopping_patience must be at least 2 for a search over the scheduler's patience, not 1."
-    )
+        default_space(config)
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
@@ -123,7 +140,7 @@ def test_fields_keep_the_files_order(tmp_path: Path) -> None:
             "low of learning_rate must not be above high, and 0.01 is above 0.001",
         ),
         ("weight_decay = {low = 0, high = 1, log = true}", "low of weight_decay must be above 0 on a log scale, not 0"),
-        ("learning_rate = {low = 1e-4, high = 20}", "learning_rate must be between 1e-08 and 10, not 20.0"),
+        ("learning_rate = {low = 1e-4, high = 20}", "learning_rate must be between 1e-08 and 10, not 20"),
         ("learning_rate = {low = nan, high = 1}", "learning_rate must be between 1e-08 and 10, not nan"),
         ('learning_rate = {low = "a", high = 1}', "learning_rate must be of type float, not 'a'"),
         ("batch_size = {low = 1, high = 32}", "batch_size must be between 2 and 4096, not 1"),
@@ -134,6 +151,9 @@ def test_fields_keep_the_files_order(tmp_path: Path) -> None:
             "class_weights = {low = false, high = true}",
             "class_weights is not a number and needs choices, not low and high",
         ),
+        ("batch_size = {}", "batch_size must have low and high (and log, step), or choices, not an empty table"),
+        ("batch_size = {choices = [8, 16, 8]}", "choices of batch_size must differ from each other, not [8, 16, 8]"),
+        ("batch_size = {low = 8, high = 30, step = 8}", "step of batch_size must lead from 8 to 30, and 8 does not"),
         ("batch_size = {choices = []}", "choices of batch_size must be a list of values, not []"),
         ("batch_size = {choices = 8}", "choices of batch_size must be a list of values, not 8"),
         ("batch_size = {choices = [8, 5000]}", "batch_size must be between 2 and 4096, not 5000"),

@@ -34,9 +34,12 @@ def decoded(listing: Listing, size: int, progress: Progress) -> Pixels:
     digest = hashlib.sha256(f"{images.VERSION} {size}".encode())
     for image in listing.images:
         digest.update(image.sha256.encode())
-    path = files.make_folder(cache_folder()) / f"{digest.hexdigest()[:32]}.npy"
+    path = cache_folder() / f"{digest.hexdigest()[:32]}.npy"
     if not _intact(path):
-        _decode_all(listing, size, path, progress)
+        # Whoever comes second waits, and finds the work done.
+        with files.only_writer(cache_folder(), wait=True):
+            if not _intact(path):
+                _decode_all(listing, size, path, progress)
     # "c" is copy-on-write: torch wants memory that it could write to, the file stays as it is.
     array: Pixels = np.load(path, mmap_mode="c")
     return array
@@ -49,7 +52,7 @@ def _intact(path: Path) -> bool:
 
 def _decode_all(listing: Listing, size: int, path: Path, progress: Progress) -> None:
     total = len(listing.images)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.stem}.tmp")
     problems: list[str] = []
     with files.explained(temporary, "written"):
         _reserve(temporary, (total, size, size, 3))

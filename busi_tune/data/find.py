@@ -1,5 +1,6 @@
 """Which files of a data folder are images, of which class, and in which split if they come split."""
 
+import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,12 +71,30 @@ def find_images(root: Path) -> Listing:
     kept = [entry for entry in files_found if not images.is_mask(entry[0])]
     _check_images(classes, branches, kept)
     with ThreadPoolExecutor() as pool:
-        hashes = pool.map(files.sha256, (path for path, _, _ in kept))
-        rows = [
-            ImageFile(path.relative_to(root).as_posix(), label, split, digest)
-            for (path, label, split), digest in zip(kept, hashes, strict=True)
-        ]
+        hashes = list(pool.map(_hash, (path for path, _, _ in kept)))
+    unreadable = [
+        f"{path.relative_to(root)} ({(digest.strerror or str(digest)).lower()})"
+        for (path, _, _), digest in zip(kept, hashes, strict=True)
+        if isinstance(digest, OSError)
+    ]
+    if unreadable:
+        raise DataError(
+            f"{len(unreadable)} of {len(kept)} images in {root} cannot be read: {listed(unreadable)}; "
+            "restore or remove them."
+        )
+    rows = [
+        ImageFile(path.relative_to(root).as_posix(), label, split, str(digest))
+        for (path, label, split), digest in zip(kept, hashes, strict=True)
+    ]
     return Listing(root, classes, tuple(sorted(rows, key=lambda row: row.path)), len(files_found) - len(kept))
+
+
+def _hash(path: Path) -> str | OSError:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return error
 
 
 def _subfolders(folder: Path) -> list[Path]:

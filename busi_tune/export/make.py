@@ -40,10 +40,10 @@ def export_run(run: Path, folder: Path, dataset: Dataset, progress: Progress) ->
         if known.get("source_sha256") != source:
             raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
         model_file = folder / MODEL
-        if known["passed"] and model_file.exists() and files.sha256(model_file) == known["model_sha256"]:
+        if known.get("passed") and model_file.exists() and files.sha256(model_file) == known.get("model_sha256"):
             return known
-    elif others := [entry.name for entry in folder.iterdir() if entry.name not in (".lock", PREDICTIONS)]:
-        raise RunError(f"{folder} is not empty and not an export (it holds {others[0]}); name another --out.")
+    else:
+        files.refuse_foreign(folder, "an export", {PREDICTIONS})
     identity = read_identity(run)
     model = serving.served(run, identity)
     part = dataset.part("test", identity.config.image_size, progress)

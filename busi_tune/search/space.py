@@ -1,6 +1,7 @@
 """What a study may vary: config fields with the values they may take, checked whole before anything starts."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,23 @@ RANGE_KEYS = frozenset({"low", "high", "log", "step"})
 def default_space(config: Config) -> Space:
     """Learning rate and weight decay on a log scale, and the scheduler's patience below the stopping patience.
 
+    The ranges are widened to hold `config` itself, which is the study's first trial.
+
     Raises:
-        ConfigError: the stopping patience leaves no room for a scheduler's patience.
+        ConfigError: `config` has no weight decay, or a scheduler's patience that is not below the stopping patience.
     """
+    rate, decay, patience = config.learning_rate, config.weight_decay, config.scheduler_patience
     highest = config.early_stopping_patience - 1
-    if highest < 1:
+    if decay <= 0:
+        raise ConfigError(f"weight_decay must be above 0 for a search on a log scale, not {decay:g}; name a --space.")
+    if patience > highest:
         raise ConfigError(
-            f"early_stopping_patience must be at least 2 for a search over the scheduler's patience, not {highest + 1}."
+            f"scheduler_patience must be below early_stopping_patience ({highest + 1}) for a search, not {patience}."
         )
     return {
-        "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
-        "weight_decay": FloatDistribution(1e-5, 1e-1, log=True),
-        "scheduler_patience": IntDistribution(min(2, highest), highest),
+        "learning_rate": FloatDistribution(min(1e-5, rate), max(1e-2, rate), log=True),
+        "weight_decay": FloatDistribution(min(1e-5, decay), max(1e-1, decay), log=True),
+        "scheduler_patience": IntDistribution(min(2, patience), highest),
     }
 
 
@@ -65,7 +71,8 @@ def _distribution(name: str, table: Any) -> BaseDistribution:
     if set(table) == {"choices"}:
         return _choices(name, table["choices"])
     if not {"low", "high"} <= set(table) <= RANGE_KEYS:
-        raise ValueError(f"{name} must have low and high (and log, step), or choices, not {', '.join(table)}")
+        given = ", ".join(table) or "an empty table"
+        raise ValueError(f"{name} must have low and high (and log, step), or choices, not {given}")
     return _range(name, **table)
 
 
@@ -74,6 +81,8 @@ def _choices(name: str, choices: Any) -> BaseDistribution:
         raise ValueError(f"choices of {name} must be a list of values, not {choices!r}")
     for value in choices:
         _check_value(name, value)
+    if len({repr(value) for value in choices}) < len(choices):
+        raise ValueError(f"choices of {name} must differ from each other, not {choices!r}")
     return CategoricalDistribution(choices)
 
 
@@ -91,6 +100,9 @@ def _range(name: str, low: Any, high: Any, log: bool = False, step: Any = None) 
         raise ValueError(f"log of {name} must be true or false, not {log!r}")
     if step is not None and (type(step) not in (int, kind) or step <= 0 or log):
         raise ValueError(f"step of {name} must be above 0, of the field's type, and without log, not {step!r}")
+    # Decimal, because 0.3 is no multiple of 0.1 in binary.
+    if step is not None and (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step)):
+        raise ValueError(f"step of {name} must lead from {low} to {high}, and {step} does not")
     if kind is int:
         return IntDistribution(low, high, log=log, step=step or 1)
     return FloatDistribution(float(low), float(high), log=log, step=step)

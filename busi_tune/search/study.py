@@ -103,9 +103,7 @@ def check_plan(folder: Path, plan: Plan, split: Split) -> None:
     """
     path = folder / IDENTITY
     if not path.exists():
-        others = [entry.name for entry in folder.iterdir() if entry.name not in FIRST_FILES]
-        if others:
-            raise RunError(f"{folder} is not empty and not a study (it holds {others[0]}); name another --out.")
+        files.refuse_foreign(folder, "a study", FIRST_FILES)
         split.write(folder)
         files.write_json(path, plan.to_dict())
         return

@@ -13,7 +13,7 @@ IDENTITY = "config.json"
 STATE = "state.json"
 SOURCE = "data.json"
 METRICS = "metrics.json"
-FIRST_FILES = frozenset({"split.csv", "excluded.csv", ".lock", SOURCE})
+FIRST_FILES = frozenset({"split.csv", "excluded.csv", SOURCE})
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,7 @@ def saved_split(folder: Path, config: Config) -> Split | None:
         RunError: the folder holds a run of another configuration, or something that is no run.
     """
     if not (folder / IDENTITY).exists():
-        others = [entry.name for entry in folder.iterdir() if entry.name not in FIRST_FILES]
-        if others:
-            raise RunError(f"{folder} is not empty and not a run (it holds {others[0]}); name another --out.")
+        files.refuse_foreign(folder, "a run", FIRST_FILES)
         return None
     old = read_identity(folder).config.to_dict()
     new = {name: old[name] if value == "auto" else value for name, value in config.to_dict().items()}

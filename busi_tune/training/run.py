@@ -18,7 +18,8 @@ from busi_tune.training.batches import to_device
 from busi_tune.training.fit import fit, float32_logits
 from busi_tune.training.folder import Identity
 from busi_tune.training.hardware import environment, keep_memory, memory_explained, resolve
-from busi_tune.training.model import build_model, untrained
+from busi_tune.training.model import build_model
+from busi_tune.training.serving import best_model
 from busi_tune.training.state import Epoch, TrainingState
 
 
@@ -52,7 +53,6 @@ def open_run(folder: Path, config: Config, root: Path, progress: Progress) -> Ru
 def begin(folder: Path, config: Config, dataset: Dataset, progress: Progress) -> Run:
     """Open the run of a resolved `config` on `dataset` in `folder`, writing what identifies it where it is new."""
     keep_memory()
-    store.remember_data(folder, dataset.listing.root)
     here = environment()
     if (folder / store.IDENTITY).exists():
         known = store.read_identity(folder)
@@ -68,10 +68,12 @@ def begin(folder: Path, config: Config, dataset: Dataset, progress: Progress) ->
         if moved:
             progress.notice(f"{folder} began in another environment ({', '.join(moved)}): last digits may differ.")
         store.settle(folder)
+        store.remember_data(folder, dataset.listing.root)
         return Run(folder, config, dataset)
     # Weights that cannot be had must not leave a run behind.
     build_model(config, len(dataset.classes))
     weights = "" if config.weights in ("imagenet", "none") else files.sha256(Path(config.weights))
+    store.remember_data(folder, dataset.listing.root)
     dataset.split.write(folder)
     Identity(config, dataset.classes, dataset.split.fingerprint(), weights, here).write(folder)
     return Run(folder, config, dataset)
@@ -125,8 +127,7 @@ def evaluate(run: Run, progress: Progress) -> dict[str, Any]:
     reason = stop_reason(run.folder)
     assert reason, f"{run.folder} has not ended"
     classes = run.dataset.classes
-    model = untrained(run.config, len(classes))
-    model.load_state_dict(load(store.checkpoint(run.folder, "best")))
+    model = best_model(run.folder, run.config, len(classes))
     figures: dict[str, Any] = {}
     for name in ("validation", "test"):
         part = run.part(name, progress)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from busi_tune.config import Config
 from busi_tune.images import Pixels
 from busi_tune.training import folder as store
 from busi_tune.training.folder import Identity
@@ -39,12 +40,17 @@ class ServedModel(nn.Module):
         return logits, logits.softmax(dim=1)
 
 
+def best_model(folder: Path, config: Config, classes: int) -> nn.Module:
+    """The model that a run has kept, on the CPU."""
+    model = untrained(config, classes)
+    model.load_state_dict(load(store.checkpoint(folder, "best")))
+    return model
+
+
 def served(folder: Path, identity: Identity) -> ServedModel:
     """The best model of a finished run, on the CPU, in evaluation mode."""
     config = identity.config
-    model = untrained(config, len(identity.classes))
-    model.load_state_dict(load(store.checkpoint(folder, "best")))
-    return ServedModel(model, config.mean, config.std).eval()
+    return ServedModel(best_model(folder, config, len(identity.classes)), config.mean, config.std).eval()
 
 
 @torch.inference_mode()

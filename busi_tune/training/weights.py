@@ -103,7 +103,7 @@ def _adopt(model: nn.Module, state: dict[str, Any], arch: str, weights: str) -> 
     if not set(unfit) <= set(_head(model)):
         raise WeightsError(
             f"The weights {weights} do not fit {arch}: {len(unfit)} of its {len(own)} tensors are missing or have "
-            f"another shape, {unfit[0]} first; name weights of {arch}."
+            f"another shape, {unfit[0]} first; name weights of {arch}, made for this --image-size."
         )
     model.load_state_dict(fitting, strict=False)
 
