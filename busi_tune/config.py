@@ -38,7 +38,9 @@ class Config:
         ConfigError: one or more fields break their rule; all of them are named.
     """
 
-    strategy: str = option("grouped", "how images are split", choices=("grouped", "random"))
+    strategy: str = option(
+        "grouped", "how images are split (file: as --split says)", choices=("grouped", "random", "file")
+    )
     fractions: Triple = option((0.7, 0.15, 0.15), "shares of training, validation and test images", 0.01, 0.98)
     similarity: float = option(0.93, "images at least this alike form a group (cosine)", 0.5, 1.0)
     conflicts: str = option("exclude", "groups that carry two labels", choices=("exclude", "keep"))

@@ -1,9 +1,12 @@
 """One file in, one uint8 array out: the only decode-and-resize there is, for training and prediction alike."""
 
+import io
 import os
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,20 @@ Pixels = NDArray[np.uint8]
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+# Formats that people take for images, told apart by (offset, first bytes), so that a refusal can name them.
+SIGNATURES = (
+    ("a GIF file", 0, b"GIF8"),
+    ("a DICOM file", 128, b"DICM"),
+    ("a PDF file", 0, b"%PDF"),
+    ("a JPEG 2000 file", 0, b"\x00\x00\x00\x0cjP  "),
+    ("a JPEG XL file", 0, b"\xff\x0a"),
+    ("an AVIF file", 4, b"ftypavif"),
+    ("a HEIC file", 4, b"ftypheic"),
+    ("a Photoshop file", 0, b"8BPS"),
+    ("a numpy file", 0, b"\x93NUMPY"),
+    ("a gzip file", 0, b"\x1f\x8b"),
+    ("a zip file", 0, b"PK\x03\x04"),
+)
 MASK = re.compile(r".*_mask(_\d+)?", re.IGNORECASE)
 MOST_PIXELS = 50_000_000
 TO_8_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)
@@ -32,14 +49,20 @@ def is_mask(path: Path) -> bool:
 def walk(folder: Path) -> Iterator[Path]:
     """The files with an image's suffix in `folder` and below, sorted, hidden and system ones left out.
 
+    Links are followed, to each folder once.
+
     Raises:
-        DataError: a folder cannot be listed.
+        DataError: a folder cannot be listed, or is there twice, as in a loop of links.
     """
+    seen: dict[Path, str] = {}
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} could not be listed: {error.strerror}; mend its permissions.")
 
-    for parent, folders, names in os.walk(folder, onerror=refuse):
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        first = seen.setdefault(Path(parent).resolve(), parent)
+        if first != parent:
+            raise DataError(f"{parent} is {first} again, by way of a link; remove the link.")
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         for name in sorted(names):
             path = Path(parent, name)
@@ -49,16 +72,44 @@ def walk(folder: Path) -> Iterator[Path]:
                 yield path
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of itself: its format, Pillow's mode, and its size in pixels."""
+
+    form: str
+    mode: str
+    width: int
+    height: int
+
+
+def facts(path: Path) -> Facts:
+    """Read the header of `path`.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    with _opened(path) as image:
+        return Facts(str(image.format), image.mode, image.width, image.height)
+
+
 def read(path: Path, size: int) -> Pixels:
     """Decode `path` and resize it to (size, size, 3), uint8 RGB.
+
+    Raises:
+        ImageError: with the bare reason.
+    """
+    return resized(decode(path), size)
+
+
+def resized(image: Image.Image, size: int) -> Pixels:
+    """An RGB image as (size, size, 3), uint8.
 
     The resize is Pillow's bilinear one, which is also torchvision's `Resize` of an image. The two axes are
     resized one after the other, because Pillow's own order of them depends on its version.
 
     Raises:
-        ImageError: with the bare reason.
+        ImageError: the image is too narrow.
     """
-    image = decode(path)
     if size * image.height > MOST_PIXELS:
         raise ImageError(f"{image.width} x {image.height} pixels are too narrow to be resized to {size} x {size}")
     wide = image.resize((size, image.height), Image.Resampling.BILINEAR)
@@ -71,6 +122,23 @@ def decode(path: Path) -> Image.Image:
     Raises:
         ImageError: empty, truncated, not an image, of another format, or of more than 50 million pixels.
     """
+    with _opened(path) as image:
+        image.load()
+        return to_rgb(image)
+
+
+def preview(path: Path, side: int) -> bytes:
+    """A JPEG of `path` for a page, at most `side` pixels wide and high."""
+    image = decode(path)
+    image.thumbnail((side, side), Image.Resampling.BILINEAR)
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=80)
+    return data.getvalue()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose header has been read; what goes wrong here or inside becomes an ImageError."""
     try:
         # Pillow warns of large images below our limit, and of odd but harmless metadata.
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
@@ -78,17 +146,23 @@ def decode(path: Path) -> Image.Image:
                 raise ImageError(
                     f"{image.width} x {image.height} pixels are more than the {MOST_PIXELS:,} that are read"
                 )
-            image.load()
-            return to_rgb(image)
+            yield image
     except UnidentifiedImageError:
-        reason = "empty" if path.stat().st_size == 0 else f"not a {', '.join(FORMATS)} image"
-        raise ImageError(reason) from None
+        raise ImageError(_foreign(path)) from None
     except Image.DecompressionBombError:
         raise ImageError(f"more than the {MOST_PIXELS:,} pixels that are read") from None
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise ImageError(str(error.strerror).lower()) from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         raise ImageError(f"damaged or unreadable ({str(error).strip() or type(error).__name__})") from error
+
+
+def _foreign(path: Path) -> str:
+    """What a file is that none of our decoders knows."""
+    with path.open("rb") as file:
+        start = file.read(132)
+    known = next((f"{name}, " for name, place, mark in SIGNATURES if start[place:].startswith(mark)), "")
+    return f"{known}not a {', '.join(FORMATS)} image" if start else "empty"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

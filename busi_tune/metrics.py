@@ -1,5 +1,9 @@
-"""The documents' metrics, from a confusion matrix; numpy only, so that every room can use them."""
+"""The documents' metrics and those that join them, for all weightings of the images at once; numpy only.
 
+A weighting is a row of weights, one for each image: ones for the figures themselves, a resample's counts for bootstrap.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,6 +11,27 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Name = tuple[str, ...]
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered: true labels (images,), probabilities (images, classes), the classes' names."""
+
+    labels: Labels
+    probabilities: Floats
+    classes: tuple[str, ...]
+
+    @property
+    def predicted(self) -> Labels:
+        """The likeliest class of each image."""
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+    def subset(self, kept: NDArray[np.bool_]) -> "Answers":
+        """The answers for some of the images."""
+        return Answers(self.labels[kept], self.probabilities[kept], self.classes)
 
 
 def confusion_matrix(truth: Labels, predicted: Labels, classes: int) -> Labels:
@@ -15,50 +40,172 @@ def confusion_matrix(truth: Labels, predicted: Labels, classes: int) -> Labels:
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
-def ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
-    """part / whole, and 0 where the whole is empty (scikit-learn's `zero_division=0`)."""
-    return np.asarray(np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole > 0))
+def ratio(part: NDArray[Any], whole: NDArray[Any], empty: float = 0.0) -> Floats:
+    """part / whole, and `empty` where the whole is nothing (0 is scikit-learn's `zero_division=0`)."""
+    out = np.full(np.broadcast(part, whole).shape, empty)
+    return np.asarray(np.divide(part, whole, out=out, where=whole > 0))
 
 
-def accuracy(matrix: Labels) -> float:
-    """The share of images on the diagonal."""
-    return float(np.trace(matrix) / matrix.sum())
+def accuracy(matrix: NDArray[Any]) -> Floats:
+    """The share on the diagonal of matrices (..., classes, classes)."""
+    return ratio(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum(axis=(-2, -1)), np.nan)
 
 
-def class_scores(matrix: Labels) -> tuple[Floats, Floats, Floats]:
-    """Precision, recall and F1 of each class: three arrays of shape (classes,)."""
-    hits = np.diag(matrix)
-    precision = ratio(hits, matrix.sum(axis=0))
-    recall = ratio(hits, matrix.sum(axis=1))
+def class_scores(matrix: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
+    """Precision, recall and F1 of each class, (..., classes), from matrices (..., classes, classes)."""
+    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
+    precision = ratio(hits, matrix.sum(axis=-2))
+    recall = ratio(hits, matrix.sum(axis=-1))
     return precision, recall, ratio(2 * precision * recall, precision + recall)
 
 
-def macro_f1(matrix: Labels) -> float:
+def macro_f1(matrix: NDArray[Any]) -> Floats:
     """The plain mean of the classes' F1."""
-    return float(class_scores(matrix)[2].mean())
+    return np.asarray(class_scores(matrix)[2].mean(axis=-1))
 
 
-def summarise(matrix: Labels, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Accuracy, precision, recall and F1 (per class and macro) of a confusion matrix, as plain values."""
+def scores(answers: Answers, weights: Floats) -> dict[Name, Floats]:
+    """Every metric under each of `weights` (rows, images): arrays (rows,), NaN where a metric is not defined.
+
+    Precision without a prediction is 0, as are recall and F1 without an image, as in scikit-learn. A metric of
+    one class against others is NaN where either side is empty.
+    """
+    labels, probabilities, classes = answers.labels, answers.probabilities, answers.classes
+    count = len(classes)
+    cells = np.eye(count * count)[labels * count + answers.predicted]
+    matrix = (weights @ cells).reshape(len(weights), count, count)
     precision, recall, f1 = class_scores(matrix)
-    per_class = {
-        name: {
-            "precision": float(precision[k]),
-            "recall": float(recall[k]),
-            "f1": float(f1[k]),
-            "images": int(matrix[k].sum()),
+    areas = [roc_auc(probabilities[:, k], labels == k, weights) for k in range(count)]
+    present = matrix.sum(axis=-1) > 0
+    total = weights.sum(axis=1)
+    result: dict[Name, Floats] = {
+        ("accuracy",): accuracy(matrix),
+        ("macro_precision",): precision.mean(axis=1),
+        ("macro_recall",): recall.mean(axis=1),
+        ("macro_f1",): f1.mean(axis=1),
+        ("balanced_accuracy",): ratio(np.where(present, recall, 0).sum(axis=1), present.sum(axis=1), np.nan),
+        ("macro_roc_auc",): np.mean(areas, axis=0),
+        ("brier",): ratio(weights @ ((probabilities - np.eye(count)[labels]) ** 2).sum(axis=1), total, np.nan),
+        ("calibration_error",): calibration_error(answers, weights),
+    }
+    for k, name in enumerate(classes):
+        result |= {
+            ("per_class", name, "precision"): precision[:, k],
+            ("per_class", name, "recall"): recall[:, k],
+            ("per_class", name, "f1"): f1[:, k],
+            ("per_class", name, "roc_auc"): areas[k],
         }
-        for k, name in enumerate(classes)
-    }
+    if "malignant" in classes:
+        m = classes.index("malignant")
+        ill = matrix[:, m].sum(axis=1)
+        well = total - ill
+        false_alarms = matrix[:, :, m].sum(axis=1) - matrix[:, m, m]
+        result |= {
+            ("malignant_vs_rest", "sensitivity"): ratio(matrix[:, m, m], ill, np.nan),
+            ("malignant_vs_rest", "specificity"): ratio(well - false_alarms, well, np.nan),
+            ("malignant_vs_rest", "roc_auc"): areas[m],
+        }
+    if {"benign", "malignant"} <= set(classes):
+        result |= _benign_vs_malignant(answers, weights)
+    return result
+
+
+def _benign_vs_malignant(answers: Answers, weights: Floats) -> dict[Name, Floats]:
+    """On images of these two classes alone, by their two probabilities alone."""
+    b, m = answers.classes.index("benign"), answers.classes.index("malignant")
+    lesions = np.isin(answers.labels, (b, m))
+    malignant = answers.labels[lesions] == m
+    pair = answers.probabilities[lesions]
+    called = pair[:, m] > pair[:, b]
+    share = ratio(pair[:, m], pair[:, b] + pair[:, m], 0.5)
+    w = weights[:, lesions]
     return {
-        "images": int(matrix.sum()),
-        "accuracy": accuracy(matrix),
-        "macro_precision": float(precision.mean()),
-        "macro_recall": float(recall.mean()),
-        "macro_f1": macro_f1(matrix),
-        "per_class": per_class,
-        "confusion_matrix": matrix.tolist(),
+        ("benign_vs_malignant", "accuracy"): ratio(w @ (called == malignant), w.sum(axis=1), np.nan),
+        ("benign_vs_malignant", "sensitivity"): ratio(w @ (called & malignant), w @ malignant, np.nan),
+        ("benign_vs_malignant", "specificity"): ratio(w @ ~(called | malignant), w @ ~malignant, np.nan),
+        ("benign_vs_malignant", "roc_auc"): roc_auc(share, malignant, w),
     }
+
+
+def roc_auc(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    """The area under the ROC curve under each of `weights` (rows, images): the share of ordered pairs, ties half.
+
+    The Mann-Whitney form (Hanley and McNeil, "The meaning and use of the area under a ROC curve", 1982).
+    """
+    if not len(score):
+        return np.full(len(weights), np.nan)
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
+    high = np.add.reduceat(np.where(positive[order], weights[:, order], 0), starts, axis=1)
+    low = np.add.reduceat(np.where(positive[order], 0, weights[:, order]), starts, axis=1)
+    below = np.cumsum(low, axis=1) - low / 2
+    return ratio((high * below).sum(axis=1), high.sum(axis=1) * low.sum(axis=1), np.nan)
+
+
+def calibration_error(answers: Answers, weights: Floats, *, around: Floats | float = 0.0) -> Floats:
+    """The expected calibration error of the likeliest class, over 15 bins of equal width, under each of `weights`.
+
+    Guo et al., "On calibration of modern neural networks", 2017. It is biased upwards where images are few.
+    `around` (bins,) is what the bins' sums of (right - confidence) are compared with.
+    """
+    apart = np.abs(weights @ calibration_gaps(answers) - around).sum(axis=1)
+    return ratio(apart, weights.sum(axis=1), np.nan)
+
+
+def calibration_gaps(answers: Answers) -> Floats:
+    """Right or wrong less the confidence, in the column of the confidence's bin: (images, bins)."""
+    confidence = answers.probabilities.max(axis=1)
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    gap = (answers.predicted == answers.labels) - confidence
+    return np.asarray(np.eye(CALIBRATION_BINS)[bins] * gap[:, None])
+
+
+def proportions(answers: Answers) -> dict[Name, tuple[int, int]]:
+    """The metrics that are plain proportions: hits and the number of images that they are out of."""
+    matrix = confusion_matrix(answers.labels, answers.predicted, len(answers.classes))
+    result: dict[Name, tuple[int, int]] = {("accuracy",): (int(np.trace(matrix)), int(matrix.sum()))}
+    for k, name in enumerate(answers.classes):
+        result["per_class", name, "precision"] = (int(matrix[k, k]), int(matrix[:, k].sum()))
+        result["per_class", name, "recall"] = (int(matrix[k, k]), int(matrix[k].sum()))
+    if "malignant" in answers.classes:
+        m = answers.classes.index("malignant")
+        called, ill = answers.predicted == m, answers.labels == m
+        result["malignant_vs_rest", "sensitivity"] = (int((called & ill).sum()), int(ill.sum()))
+        result["malignant_vs_rest", "specificity"] = (int((~called & ~ill).sum()), int((~ill).sum()))
+    return result
+
+
+def summarise(answers: Answers) -> dict[str, Any]:
+    """Every metric, the number of images and the confusion matrix, as plain values; None where not defined."""
+    matrix = confusion_matrix(answers.labels, answers.predicted, len(answers.classes))
+    figures = scores(answers, np.ones((1, len(answers.labels))))
+    per_image = {("images",): len(answers.labels)} | {
+        ("per_class", name, "images"): int(matrix[k].sum()) for k, name in enumerate(answers.classes)
+    }
+    values = {name: None if np.isnan(value[0]) else float(value[0]) for name, value in figures.items()}
+    return nested(values | per_image) | {"confusion_matrix": matrix.tolist()}
+
+
+def nested(values: dict[Name, Any]) -> dict[str, Any]:
+    """A tree of dictionaries from names of several parts."""
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        place = tree
+        for part in name[:-1]:
+            place = place.setdefault(part, {})
+        place[name[-1]] = value
+    return tree
+
+
+def numbers(figures: dict[str, Any]) -> dict[Name, float]:
+    """The metrics of a summary that are defined, without its counts and intervals."""
+    result: dict[Name, float] = {}
+    for name, value in figures.items():
+        if isinstance(value, float):
+            result[name,] = value
+        elif isinstance(value, dict) and name not in ("intervals", "wilson"):
+            result |= {(name, *rest): number for rest, number in numbers(value).items()}
+    return result
 
 
 def softmax(logits: NDArray[Any]) -> Floats:

@@ -3,16 +3,20 @@
 PyTorch and Optuna are imported where they are needed, so that a finished result is shown without waiting for them.
 """
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from busi_tune import files
 from busi_tune.config import Config
-from busi_tune.data.dataset import Dataset, open_dataset
-from busi_tune.data.phantoms import make_phantoms
+from busi_tune.data.audit import audit
+from busi_tune.data.dataset import Dataset, open_dataset, split_images, tell_left_out
+from busi_tune.data.find import SPLITS, find_images
+from busi_tune.data.phantoms import PLANTED, make_phantoms
 from busi_tune.data.split import read_split
 from busi_tune.errors import ConfigError, RunError
+from busi_tune.metrics import numbers
 from busi_tune.progress import Progress
 from busi_tune.training import folder as store
 
@@ -48,14 +52,56 @@ class SearchOptions:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
 
 
-def make_demo(folder: Path, progress: Progress) -> None:
+def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
     """Draw the demo's phantoms into `folder`, where they are not there yet."""
     with files.only_writer(folder):
-        if not (folder / "planted.csv").exists():
-            make_phantoms(folder, progress)
+        if not (folder / PLANTED).exists():
+            make_phantoms(folder, progress, seed=seed)
 
 
-def baseline(root: Path, folder: Path, config: Config, progress: Progress, *, overwrite: bool = False) -> Result:
+def audit_data(
+    root: Path, folder: Path, config: Config, progress: Progress, *, seed: int = 0, split_file: Path | None = None
+) -> Result:
+    """Audit the images in `root` into `folder`: audit.json, whose content is returned, and audit.html."""
+    from busi_tune.report.audit_page import write_page
+
+    found = audit(root, config.similarity, progress, seed=seed, split_file=split_file)
+    with files.only_writer(folder):
+        files.write_json(folder / "audit.json", found)
+        write_page(folder / "audit.html", root, found)
+    return found
+
+
+def split_data(root: Path, file: Path, config: Config, progress: Progress, *, patients: Path | None = None) -> Result:
+    """Split the images in `root` into `file`; who is where, in numbers.
+
+    Raises:
+        DataError: the folder, or the file of patients, cannot be used.
+    """
+    dataset = split_images(find_images(root), config, progress, patients=patients)
+    tell_left_out(dataset, progress)
+    files.make_folder(file.parent)
+    dataset.split.write(file)
+    used = dataset.split.used
+    counts = used.groupby(["class", "split"]).size().unstack(fill_value=0)
+    return {
+        "fingerprint": dataset.split.fingerprint(),
+        "images": {str(label): {name: int(row[name]) for name in SPLITS} for label, row in counts.iterrows()},
+        "groups": {name: int(dataset.split.rows(name)["group"].nunique()) for name in SPLITS},
+        "left_out": len(dataset.split.left_out),
+        "leaked": float(dataset.split.has_twin_in_training("test").mean()),
+    }
+
+
+def baseline(
+    root: Path,
+    folder: Path,
+    config: Config,
+    progress: Progress,
+    *,
+    split_file: Path | None = None,
+    overwrite: bool = False,
+) -> Result:
     """Train `config` on the images in `root` to its end and evaluate it; the content of metrics.json.
 
     Raises:
@@ -66,12 +112,12 @@ def baseline(root: Path, folder: Path, config: Config, progress: Progress, *, ov
             store.clear(folder)
         if (folder / store.METRICS).exists():
             # Checks the configuration and the data, too: a result is only shown for what was asked.
-            open_dataset(root, config, progress, store.saved_split(folder, config))
+            open_dataset(root, config, progress, saved=store.saved_split(folder, config), split_file=split_file)
             _plot(folder)
             return files.read_json(folder / store.METRICS)
         from busi_tune.training import run as runs
 
-        run = runs.open_run(folder, config, root, progress)
+        run = runs.open_run(folder, config, root, progress, split_file)
         done = runs.history(folder)
         if done and not runs.stop_reason(folder):
             progress.notice(f"{folder} goes on after epoch {done[-1].epoch}.")
@@ -83,6 +129,41 @@ def baseline(root: Path, folder: Path, config: Config, progress: Progress, *, ov
         figures = runs.evaluate(run, progress)
         _plot(folder)
         return figures
+
+
+def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: Progress) -> Result:
+    """Train the finished run in `folder` anew with the seeds that follow its own, on its split; all of them compared.
+
+    They are runs of their own in `folder/seeds`; the comparison stands in `folder/seeds.json`.
+    """
+    found = {config.seed: files.read_json(folder / store.METRICS)}
+    for seed in range(config.seed + 1, config.seed + seeds):
+        progress.notice(f"Seed {seed}, up to {config.seed + seeds - 1}:")
+        found[seed] = baseline(
+            root,
+            folder / "seeds" / str(seed),
+            config.replace(seed=seed),
+            progress,
+            split_file=folder / store.SPLIT,
+        )
+    result = compare_seeds(found)
+    files.write_json(folder / "seeds.json", result)
+    return result
+
+
+def compare_seeds(found: dict[int, Result]) -> Result:
+    """Each test metric's mean, standard deviation (n - 1) and range over runs that differ in their seed alone."""
+    metrics = {}
+    tests = [numbers(figures["test"]) for figures in found.values()]
+    for name in tests[0]:
+        values = [test[name] for test in tests]
+        metrics[".".join(name)] = {
+            "mean": statistics.fmean(values),
+            "standard_deviation": statistics.stdev(values),
+            "lowest": min(values),
+            "highest": max(values),
+        }
+    return {"seeds": list(found), "metrics": metrics}
 
 
 def _plot(folder: Path) -> None:
@@ -99,6 +180,7 @@ def search(
     progress: Progress,
     *,
     baseline_run: Path | None = None,
+    split_file: Path | None = None,
     overwrite: bool = False,
 ) -> Result:
     """Run a study around `config` and train its best trial to the end; its trials, and the best one's figures.
@@ -118,7 +200,7 @@ def search(
             study.clear(folder)
         resolved = resolve(config)
         dimensions = space.read_space(options.space, resolved) if options.space else space.default_space(resolved)
-        dataset = open_dataset(root, resolved, progress, study.saved_split(folder))
+        dataset = open_dataset(root, resolved, progress, saved=study.saved_split(folder), split_file=split_file)
         untrained(resolved, len(dataset.classes))
         plan = study.Plan(
             config=resolved,
@@ -145,7 +227,7 @@ def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:
     if not (run / store.METRICS).exists():
         raise RunError(f"{run} is not a finished run; finish it with the command that began it.")
     place = root or store.remembered_data(run)
-    return open_dataset(place, store.read_identity(run).config, progress, read_split(run))
+    return open_dataset(place, store.read_identity(run).config, progress, saved=read_split(run / store.SPLIT))
 
 
 def export(run: Path, folder: Path, root: Path | None, progress: Progress, *, overwrite: bool = False) -> Result:
@@ -173,10 +255,18 @@ class Places:
     export: Path
 
 
-def run_all(places: Places, config: Config, options: SearchOptions, progress: Progress, *, overwrite: bool) -> Result:
+def run_all(
+    places: Places,
+    config: Config,
+    options: SearchOptions,
+    progress: Progress,
+    *,
+    split_file: Path | None = None,
+    overwrite: bool = False,
+) -> Result:
     """Baseline, search, retrain, export, verify and predict, in order; each one's result by its name."""
     options.check(config)
-    first = baseline(places.data, places.baseline, config, progress, overwrite=overwrite)
+    first = baseline(places.data, places.baseline, config, progress, split_file=split_file, overwrite=overwrite)
     progress.notice(f"Baseline: test accuracy {first['test']['accuracy']:.3f} ({places.baseline}).")
     second = search(
         places.data,
@@ -185,6 +275,7 @@ def run_all(places: Places, config: Config, options: SearchOptions, progress: Pr
         options,
         progress,
         baseline_run=places.baseline,
+        split_file=split_file,
         overwrite=overwrite,
     )
     best = places.study / "best"

@@ -83,7 +83,7 @@ def test_it_is_frozen_and_keyword_only() -> None:
         ("std", (0.2, 0.0, 0.2), "std must be between 0.001 and 1, not (0.2, 0.0, 0.2)"),
         ("fractions", (1.0, 0.0, 0.0), "fractions must be between 0.01 and 0.98, not (1.0, 0.0, 0.0)"),
         ("fractions", (0.5, 0.2, 0.2), "fractions must sum to 1, not 0.9"),
-        ("strategy", "patients", "strategy must be one of grouped, random, not 'patients'"),
+        ("strategy", "patients", "strategy must be one of grouped, random, file, not 'patients'"),
         ("conflicts", "drop", "conflicts must be one of exclude, keep, not 'drop'"),
         ("precision", "float16", "precision must be one of auto, float32, bfloat16, not 'float16'"),
         ("device", "gpu", "device must be auto, cpu, cuda or cuda:N, not 'gpu'"),

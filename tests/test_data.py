@@ -1,26 +1,19 @@
 """A data folder: what is found in it, the array it becomes, and the twins in it."""
 
-import csv
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 from busi_tune import files, images
-from busi_tune.data import groups
 from busi_tune.data.decode import cache_folder, decoded
 from busi_tune.data.find import Listing, find_images
 from busi_tune.errors import DataError
 from busi_tune.progress import Silent
 from conftest import BUSI
-
-Edges = set[tuple[int, int]]
 
 
 def paint(path: Path, seed: int) -> None:
@@ -47,7 +40,7 @@ def test_phantoms_are_found_without_their_masks(phantoms: Path) -> None:
     everything = [path for path in phantoms.rglob("*") if path.suffix in (".png", ".jpg")]
     wanted = sorted(path.relative_to(phantoms).as_posix() for path in everything if "_mask" not in path.name)
     assert [image.path for image in listing.images] == wanted
-    assert listing.masks == len(everything) - len(wanted) == 68
+    assert listing.masks == len(everything) - len(wanted) == 82
     assert listing.classes == ("benign", "malignant", "normal")
     assert not listing.is_split
     for image in listing.images:
@@ -238,89 +231,9 @@ def test_all_unreadable_files_are_told_ten_by_name(tmp_path: Path, own_cache: Pa
     assert list(own_cache.glob("[!.]*")) == []
 
 
-def signatures_of(root: Path) -> NDArray[np.float32]:
-    return groups.signatures(decoded(find_images(root), groups.THUMBNAIL, Silent()))
-
-
-def planted(root: Path) -> list[int]:
-    """The group of every phantom as planted.csv has it, numbered by first appearance."""
-    number = {image.path: row for row, image in enumerate(find_images(root).images)}
-    with (root / "planted.csv").open(newline="") as file:
-        edges = {(number[row["path"]], number[row["of"]]) for row in csv.DictReader(file)}
-    return naive_groups(len(number), edges)
-
-
-def naive_groups(count: int, edges: Edges) -> list[int]:
-    """Union-find without any cleverness."""
-    member = list(range(count))
-    for first, second in sorted(edges):
-        old, new = member[second], member[first]
-        member = [new if group == old else group for group in member]
-    seen = list(dict.fromkeys(member))
-    return [seen.index(group) for group in member]
-
-
-def as_edges(pairs: groups.Pairs) -> Edges:
-    return set(zip(pairs[0].tolist(), pairs[1].tolist(), strict=True))
-
-
-def test_planted_twins_are_found_and_nothing_else(phantoms: Path) -> None:
-    vectors = signatures_of(phantoms)
-    expected = planted(phantoms)
-    found = groups.group_numbers(len(vectors), groups.similar_pairs(vectors, 0.93))
-    assert found.tolist() == expected
-    assert len(vectors) - (max(expected) + 1) == 13
-
-
-def test_signatures_are_centred_and_of_unit_length(phantoms: Path) -> None:
-    vectors = signatures_of(phantoms)
-    assert vectors.shape == (len(find_images(phantoms).images), 64 * 64)
-    np.testing.assert_allclose(vectors.mean(axis=1), 0, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-
-
-def test_brightness_and_contrast_do_not_part_twins() -> None:
-    picture = np.random.default_rng(0).integers(60, 120, (64, 64, 3), dtype=np.uint8)
-    altered = np.stack([picture, picture + 40, picture * 2, 255 - picture])
-    similarity = groups.signatures(altered) @ groups.signatures(altered).T
-    np.testing.assert_allclose(similarity[0], [1, 1, 1, -1], atol=1e-5)
-
-
-@pytest.mark.parametrize("block", [1, 7, 80, 81, 82])
-@pytest.mark.parametrize("threshold", [0.5, 0.93])
-def test_blocks_do_not_show(phantoms: Path, monkeypatch: pytest.MonkeyPatch, block: int, threshold: float) -> None:
-    vectors = signatures_of(phantoms)
-    assert len(vectors) == 81
-    similarity = vectors @ vectors.T
-    expected = {(i, j) for i, j in np.argwhere(similarity >= threshold).tolist() if i < j}
-    monkeypatch.setattr(groups, "BLOCK", block)
-    pairs = groups.similar_pairs(vectors, threshold)
-    assert len(pairs[0]) == len(expected) > 12
-    assert as_edges(pairs) == expected
-    np.testing.assert_allclose(pairs[2], similarity[pairs[0], pairs[1]], atol=1e-6)
-
-
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
-@given(count=st.integers(1, 30), data=st.data())
-def test_group_numbers_are_what_a_naive_union_gives(count: int, data: st.DataObject) -> None:
-    possible = [(i, j) for j in range(count) for i in range(j)]
-    edges = data.draw(st.sets(st.sampled_from(possible), max_size=40)) if possible else set()
-    first, second = (np.array([edge[k] for edge in sorted(edges)], dtype=np.int64) for k in (0, 1))
-    found = groups.group_numbers(count, (first, second, np.ones(len(edges), dtype=np.float32)))
-    assert found.dtype == np.int64
-    assert found.tolist() == naive_groups(count, edges)
-
-
-@pytest.fixture(scope="module")
-def busi() -> tuple[Listing, NDArray[np.float32]]:
-    """The real data set and its signatures."""
-    listing = find_images(BUSI)
-    return listing, groups.signatures(decoded(listing, groups.THUMBNAIL, Silent()))
-
-
 @pytest.mark.skipif(not BUSI.exists(), reason="the real data set is not here")
-def test_busi_is_found_whole(busi: tuple[Listing, NDArray[np.float32]]) -> None:
-    listing = busi[0]
+def test_busi_is_found_whole() -> None:
+    listing = find_images(BUSI)
     counts = {label: sum(image.label == label for image in listing.images) for label in listing.classes}
     assert counts == {"benign": 437, "malignant": 210, "normal": 133}
     same = [
@@ -329,26 +242,3 @@ def test_busi_is_found_whole(busi: tuple[Listing, NDArray[np.float32]]) -> None:
     content = {image.path: image.sha256 for image in listing.images}
     assert content["benign/benign (433).png"] == content["malignant/malignant (145).png"]
     assert len(same) == 2
-
-
-@pytest.mark.skipif(not BUSI.exists(), reason="the real data set is not here")
-@pytest.mark.parametrize(
-    ("threshold", "pairs", "with_twin", "other_label", "components"),
-    [(0.97, 169, 252, 7, 638), (0.93, 229, 318, 11, 601)],
-)
-def test_busi_has_the_twins_that_were_measured(
-    busi: tuple[Listing, NDArray[np.float32]],
-    threshold: float,
-    pairs: int,
-    with_twin: int,
-    other_label: int,
-    components: int,
-) -> None:
-    listing, vectors = busi
-    found = groups.similar_pairs(vectors, threshold)
-    label = [image.label for image in listing.images]
-    edges = as_edges(found)
-    assert len(edges) == len(found[0]) == pairs
-    assert len({row for edge in edges for row in edge}) == with_twin
-    assert sum(label[i] != label[j] for i, j in edges) == other_label
-    assert groups.group_numbers(len(label), found).max() + 1 == components

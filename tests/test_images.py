@@ -211,7 +211,10 @@ NOT_AN_IMAGE = "not a PNG, JPEG, BMP, TIFF, WEBP image"
     [
         ("empty.png", b"", "empty"),
         ("text.jpg", b"This is not an image.\n", NOT_AN_IMAGE),
-        ("gif.png", encoded(scan(30, 30), "GIF"), NOT_AN_IMAGE),
+        ("gif.png", encoded(scan(30, 30), "GIF"), f"a GIF file, {NOT_AN_IMAGE}"),
+        ("dicom.png", bytes(128) + b"DICM" + bytes(200), f"a DICOM file, {NOT_AN_IMAGE}"),
+        ("avif.jpg", encoded(scan(30, 30), "AVIF"), f"an AVIF file, {NOT_AN_IMAGE}"),
+        ("icon.png", encoded(scan(32, 32), "ICO"), NOT_AN_IMAGE),
         ("twelve.png", encoded(scan(30, 30), "PNG")[:12], NOT_AN_IMAGE),
         ("cut.png", encoded(scan(300, 300), "PNG")[:3000], "damaged or unreadable (image file is truncated"),
         ("cut.jpg", encoded(scan(300, 300), "JPEG")[:3000], "damaged or unreadable (image file is truncated"),
@@ -344,6 +347,24 @@ def test_walk_takes_folders_in_the_order_of_their_names(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     assert [path.relative_to(tmp_path).as_posix() for path in images.walk(tmp_path)] == sorted(names)
+
+
+def test_walk_follows_links_to_folders_and_files(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/b.png").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.png").symlink_to(tmp_path / "elsewhere/b.png")
+    (tmp_path / "data/more").symlink_to(tmp_path / "elsewhere")
+    found = [path.relative_to(tmp_path).as_posix() for path in images.walk(tmp_path / "data")]
+    assert found == ["data/a.png", "data/more/b.png"]
+
+
+@pytest.mark.parametrize("target", ["data", "data/inner", "."])
+def test_walk_refuses_a_loop_of_links(tmp_path: Path, target: str) -> None:
+    (tmp_path / "data/inner").mkdir(parents=True)
+    (tmp_path / "data/inner/again").symlink_to(tmp_path / target)
+    with pytest.raises(DataError, match=r" again, by way of a link; remove the link\.$"):
+        list(images.walk(tmp_path / "data"))
 
 
 def test_walk_of_a_folder_that_is_not_there(tmp_path: Path) -> None:

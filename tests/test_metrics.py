@@ -1,5 +1,7 @@
 """The documents' metrics agree with scikit-learn's."""
 
+import json
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -41,36 +43,97 @@ def test_figures_are_scikit_learns(seed: int, truths: list[int], answers: list[i
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=0)
     assert metrics.accuracy(matrix) == pytest.approx(sklearn.accuracy_score(truth, predicted), rel=1e-12)
     assert metrics.macro_f1(matrix) == pytest.approx(macro[2], rel=1e-12)
-    summary = metrics.summarise(matrix, CLASSES)
+    summary = metrics.summarise(answers_of(truth, predicted))
     assert [summary[f"macro_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(list(macro[:3]))
     assert [summary["per_class"][name]["images"] for name in CLASSES] == each[3].tolist()
 
 
+def answers_of(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> metrics.Answers:
+    """Answers that are sure of what they predict."""
+    return metrics.Answers(truth, np.eye(3)[predicted], CLASSES)
+
+
 def test_a_summary_holds_plain_values() -> None:
-    matrix = metrics.confusion_matrix(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0]), 3)
-    assert metrics.summarise(matrix, CLASSES) == {
-        "images": 6,
-        "accuracy": pytest.approx(4 / 6),
-        "macro_precision": pytest.approx((2 / 3 + 2 / 3 + 0) / 3),
-        "macro_recall": pytest.approx((2 / 3 + 1 + 0) / 3),
-        "macro_f1": pytest.approx((2 / 3 + 4 / 5 + 0) / 3),
-        "per_class": {
-            "benign": {
-                "precision": pytest.approx(2 / 3),
-                "recall": pytest.approx(2 / 3),
-                "f1": pytest.approx(2 / 3),
-                "images": 3,
-            },
-            "malignant": {
-                "precision": pytest.approx(2 / 3),
-                "recall": 1.0,
-                "f1": pytest.approx(4 / 5),
-                "images": 2,
-            },
-            "normal": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "images": 1},
-        },
-        "confusion_matrix": [[2, 1, 0], [0, 2, 0], [1, 0, 0]],
+    summary = metrics.summarise(answers_of(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])))
+    assert summary["images"] == 6
+    assert summary["accuracy"] == pytest.approx(4 / 6)
+    assert summary["macro_f1"] == pytest.approx((2 / 3 + 4 / 5 + 0) / 3)
+    assert summary["brier"] == pytest.approx(2 * 2 / 6)
+    assert summary["calibration_error"] == pytest.approx(2 / 6)
+    assert summary["per_class"]["malignant"] == {
+        "precision": pytest.approx(2 / 3),
+        "recall": 1.0,
+        "f1": pytest.approx(4 / 5),
+        "roc_auc": pytest.approx(7 / 8),
+        "images": 2,
     }
+    assert summary["malignant_vs_rest"] == {
+        "sensitivity": 1.0,
+        "specificity": pytest.approx(3 / 4),
+        "roc_auc": pytest.approx(7 / 8),
+    }
+    assert summary["benign_vs_malignant"]["specificity"] == pytest.approx(2 / 3)
+    assert summary["confusion_matrix"] == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_what_is_not_defined_is_none() -> None:
+    summary = metrics.summarise(answers_of(np.array([0, 0, 1]), np.array([0, 1, 1])))
+    assert summary["per_class"]["normal"]["roc_auc"] is None
+    assert summary["macro_roc_auc"] is None
+    assert summary["balanced_accuracy"] == pytest.approx(0.75)
+    assert ("macro_roc_auc",) not in metrics.numbers(summary)
+
+
+def test_without_malignant_there_is_nothing_against_it() -> None:
+    answers = metrics.Answers(np.array([0, 1]), np.eye(2), ("a", "b"))
+    assert not {"malignant_vs_rest", "benign_vs_malignant"} & set(metrics.summarise(answers))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("ties", [False, True])
+def test_all_figures_are_scikit_learns_whatever_the_weights(seed: int, ties: bool) -> None:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, 60)
+    logits = generator.standard_normal((60, 3)) + 1.5 * np.eye(3)[labels]
+    probabilities = metrics.softmax(np.round(logits) if ties else logits)
+    weights = np.vstack([np.ones(60), generator.multinomial(60, np.full(60, 1 / 60), size=3)]).astype(float)
+    found = metrics.scores(metrics.Answers(labels, probabilities, CLASSES), weights)
+    predicted = probabilities.argmax(axis=1)
+    pair = labels < 2
+    for row, weight in enumerate(weights):
+        own = {name: value[row] for name, value in found.items()}
+        options = {"sample_weight": weight}
+        assert own["accuracy",] == pytest.approx(sklearn.accuracy_score(labels, predicted, **options))
+        assert own["balanced_accuracy",] == pytest.approx(sklearn.balanced_accuracy_score(labels, predicted, **options))
+        each = sklearn.precision_recall_fscore_support(labels, predicted, zero_division=0, **options)
+        for k, name in enumerate(CLASSES):
+            for metric, theirs in zip(("precision", "recall", "f1"), each[:3], strict=True):
+                assert own["per_class", name, metric] == pytest.approx(theirs[k])
+            area = sklearn.roc_auc_score(labels == k, probabilities[:, k], **options)
+            assert own["per_class", name, "roc_auc"] == pytest.approx(area)
+        squares = ((probabilities - np.eye(3)[labels]) ** 2).sum(axis=1)
+        assert own["brier",] == pytest.approx(np.average(squares, weights=weight))
+        areas = [own["per_class", name, "roc_auc"] for name in CLASSES]
+        assert own["macro_roc_auc",] == pytest.approx(np.mean(areas))
+        ill = labels == 1
+        recall = sklearn.recall_score(ill, predicted == 1, **options)
+        assert own["malignant_vs_rest", "sensitivity"] == pytest.approx(recall)
+        specificity = sklearn.recall_score(~ill, predicted != 1, **options)
+        assert own["malignant_vs_rest", "specificity"] == pytest.approx(specificity)
+        share = probabilities[pair, 1] / probabilities[pair, :2].sum(axis=1)
+        area = sklearn.roc_auc_score(ill[pair], share, sample_weight=weight[pair])
+        assert own["benign_vs_malignant", "roc_auc"] == pytest.approx(area)
+        called = probabilities[pair, 1] > probabilities[pair, 0]
+        right = sklearn.accuracy_score(ill[pair], called, sample_weight=weight[pair])
+        assert own["benign_vs_malignant", "accuracy"] == pytest.approx(right)
+
+
+def test_the_calibration_error_of_two_bins_by_hand() -> None:
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.9, 0.05, 0.05], [0.9, 0.05, 0.05]])
+    answers = metrics.Answers(np.array([0, 1, 0, 0]), probabilities, CLASSES)
+    weights = np.array([[1.0, 1, 1, 1], [2, 0, 1, 1]])
+    np.testing.assert_allclose(metrics.calibration_error(answers, weights), [0.2 / 4, (1 + 0.2) / 4])
 
 
 def test_rows_are_true_classes_and_columns_answers() -> None:

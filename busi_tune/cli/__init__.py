@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from busi_tune import __version__
+from busi_tune.cli.data import data
 from busi_tune.cli.serve import export, predict, verify
 from busi_tune.cli.train import baseline, run, search
 from busi_tune.errors import BusiTuneError
@@ -23,7 +24,7 @@ def cli() -> None:
     """
 
 
-for command in (run, baseline, search, export, verify, predict):
+for command in (run, data, baseline, search, export, verify, predict):
     cli.add_command(command)
 
 

@@ -10,6 +10,7 @@ from busi_tune.config import FIELDS, TYPES, Config, Triple, from_dict, read_toml
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path)
+SPLITTING = ("strategy", "fractions", "conflicts", "similarity", "split_seed")
 
 
 class Numbers(click.ParamType[Triple]):
@@ -29,19 +30,32 @@ class Numbers(click.ParamType[Triple]):
 
 def config_options(command: Command) -> Command:
     """Add `--config` and one option for each field of Config."""
-    for name, field in reversed(FIELDS.items()):
-        flag = "--" + name.replace("_", "-")
-        declaration = f"{flag}/--no-{flag[2:]}" if TYPES[name] is bool else flag
-        command = click.option(
-            declaration,
-            name,
-            type=_type(name),
-            default=None,
-            show_default=_shown(field.default),
-            help=field.metadata["help"] + ".",
-        )(command)
+    command = option_of(*FIELDS)(command)
+    command = click.option("--split", "split_file", type=FOLDER, metavar="FILE.csv", help="As `data split` wrote it.")(
+        command
+    )
     help_text = "TOML file with any of the options below (`learning_rate = 0.001`); options win over it."
     return click.option("--config", "config_file", type=FOLDER, help=help_text)(command)
+
+
+def option_of(*names: str) -> Callable[[Command], Command]:
+    """Add an option for each of these fields of Config."""
+
+    def add(command: Command) -> Command:
+        for name in reversed(names):
+            field = FIELDS[name]
+            flag = "--" + name.replace("_", "-")
+            command = click.option(
+                f"{flag}/--no-{flag[2:]}" if TYPES[name] is bool else flag,
+                name,
+                type=_type(name),
+                default=None,
+                show_default=_shown(field.default),
+                help=field.metadata["help"] + ".",
+            )(command)
+        return command
+
+    return add
 
 
 def _type(name: str) -> Any:
@@ -59,12 +73,24 @@ def _shown(default: Any) -> str:
     return ",".join(f"{value:g}" for value in default) if isinstance(default, tuple) else str(default)
 
 
-def build_config(config_file: Path | None, given: dict[str, Any], base: dict[str, Any] | None = None) -> Config:
+def build_config(
+    config_file: Path | None,
+    given: dict[str, Any],
+    base: dict[str, Any] | None = None,
+    *,
+    split_file: Path | None = None,
+) -> Config:
     """The configuration of a command: `base`, over it the file's values, over these the options given.
 
     Raises:
         ConfigError: the file or an option breaks a rule.
+        UsageError: options say how to split, beside a file that says who is where.
     """
+    if split_file is not None:
+        beside = [f"--{name.replace('_', '-')}" for name in SPLITTING if given[name] is not None]
+        if beside:
+            raise click.UsageError(f"--split says who is where, which leaves nothing to {', '.join(beside)}; drop one.")
+        given = given | {"strategy": "file"}
     values = dict(base or {})
     source = "The options"
     if config_file is not None:

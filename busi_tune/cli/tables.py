@@ -6,29 +6,78 @@ from typing import Any
 
 from busi_tune.cli.screen import print_line, print_table
 from busi_tune.inference import Prediction
+from busi_tune.metrics import Name, numbers
+from busi_tune.report.summary import summary
 
 Result = dict[str, Any]
+INTERVAL = "95 % interval"
 
 
 def show_run(figures: Result, folder: Path) -> None:
-    """A finished run: its metrics on the test split, by class, and the confusion matrix."""
+    """A finished run: its metrics on the test split with their intervals, and the confusion matrix."""
     test = figures["test"]
     kept = f"epoch {figures['best_epoch']} of {figures['epochs_run']} kept; {figures['stop_reason']}"
-    rows: list[list[Any]] = [
-        [name, scores["precision"], scores["recall"], scores["f1"], scores["images"]]
-        for name, scores in test["per_class"].items()
-    ]
-    rows.append(["macro mean", test["macro_precision"], test["macro_recall"], test["macro_f1"], test["images"]])
-    print_table(
-        f"{folder}: test accuracy {test['accuracy']:.4f} ({kept})",
-        ["class", "precision", "recall", "F1", "images"],
-        rows,
-    )
+    title = f"{folder}: test accuracy {test['accuracy']:.4f} on {test['images']} images in {test['groups']} groups"
+    if "test_leaked" in figures or "test_clean" in figures:
+        shown = {name: figures[name] for name in ("test", "test_leaked", "test_clean") if name in figures}
+        heads = [f"{name.partition('_')[2] or 'all'} {part['images']}" for name, part in shown.items()]
+        columns = [column for head in heads for column in (head, INTERVAL)]
+        rows = [
+            [_title(name), *(c for part in shown.values() for c in _cells(part, name)[:2])] for name in numbers(test)
+        ]
+    else:
+        columns, rows = ["test", INTERVAL, "Wilson's"], [[_title(name), *_cells(test, name)] for name in numbers(test)]
+    print_table(f"{title} ({kept})", ["metric", *columns], rows)
     names = list(test["per_class"])
     matrix = [[name, *counts] for name, counts in zip(names, test["confusion_matrix"], strict=True)]
     print_table("Confusion matrix (rows: true class)", ["", *names], matrix)
+    prior = ", ".join(f"{name} {share:.2f}" for name, share in figures["effective_prior"].items())
+    print_line(f"Sampler and class weights together train for these class shares: {prior}.")
     if figures["leaked_test_images"]:
         print_line(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
+
+
+def _title(name: Name) -> str:
+    return " ".join(part.replace("_", " ") for part in name if part != "per_class")
+
+
+def _cells(part: Result, name: Name) -> tuple[str, str, str]:
+    """A metric's value, its interval and Wilson's, as text; nothing where there is none."""
+    value, interval, wilson = (_at(tree, name) for tree in (part, part["intervals"], part["wilson"]))
+    low_high, plain = (f"{pair[0]:.3f} to {pair[1]:.3f}" if pair else "" for pair in (interval, wilson))
+    return "" if value is None else f"{value:.3f}", low_high, plain
+
+
+def _at(tree: Any, name: Name) -> Any:
+    for key in name:
+        tree = tree.get(key, {})
+    return tree
+
+
+def show_seeds(result: Result) -> None:
+    """How much of each metric the seed alone changes."""
+    columns = ["metric", "mean", "standard deviation", "lowest", "highest"]
+    rows = [
+        [_title(tuple(name.split("."))), *(f"{value:.3f}" for value in found.values())]
+        for name, found in result["metrics"].items()
+    ]
+    print_table(f"The same training with {len(result['seeds'])} seeds, on the same split", columns, rows)
+
+
+def show_audit(found: Result, folder: Path) -> None:
+    """An audit in a few lines."""
+    print_table(f"{found['folder']}: audit", ["what", "found"], summary(found))
+    print_line(f"{folder / 'audit.html'} shows the groups as pictures; {folder / 'audit.json'} holds everything.")
+
+
+def show_split(result: Result, file: Path) -> None:
+    """Who is where, in numbers."""
+    rows = [[label, *counts.values()] for label, counts in result["images"].items()]
+    rows.append(["groups", *result["groups"].values()])
+    print_table(f"{file}: images a class, and groups", ["class", *result["groups"]], rows)
+    print_line(
+        f"{result['left_out']} images left out; {result['leaked']:.0%} of the test images have a twin in training."
+    )
 
 
 SHORT = {

@@ -42,19 +42,36 @@ def search_options(command: Command) -> Command:
 @click.option("--out", type=FOLDER, default=Path("studies/baseline"), show_default=True, help="The run's folder.")
 @common_options
 @config_options
-def baseline(data: Path, out: Path, config_file: Path | None, as_json: bool, overwrite: bool, **given: Any) -> None:
-    """Train the documented configuration and evaluate it on the test split."""
-    config = build_config(config_file, given)
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings, a seed each.")
+def baseline(
+    data: Path,
+    out: Path,
+    seeds: int,
+    config_file: Path | None,
+    split_file: Path | None,
+    as_json: bool,
+    overwrite: bool,
+    **given: Any,
+) -> None:
+    """Train the documented configuration and evaluate it on the test split.
+
+    With --seeds, train it again with the seeds that follow, and print how much the seed alone changes.
+    """
+    config = build_config(config_file, given, split_file=split_file)
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_json, screen
-    from busi_tune.cli.tables import show_run
+    from busi_tune.cli.tables import show_run, show_seeds
 
     with screen() as progress:
-        figures = pipeline.baseline(data, out, config, progress, overwrite=overwrite)
+        figures = pipeline.baseline(data, out, config, progress, split_file=split_file, overwrite=overwrite)
+        if seeds > 1:
+            figures = figures | {"seeds": pipeline.more_seeds(data, out, config, seeds, progress)}
     if as_json:
         print_json(figures)
-    else:
-        show_run(figures, out)
+        return
+    show_run(figures, out)
+    if seeds > 1:
+        show_seeds(figures["seeds"])
 
 
 @click.command()
@@ -69,13 +86,14 @@ def search(
     out: Path,
     baseline_run: Path | None,
     config_file: Path | None,
+    split_file: Path | None,
     as_json: bool,
     overwrite: bool,
     **given: Any,
 ) -> None:
     """Search around the configuration with Optuna, then train the best trial to its end."""
     options, given = split_options(given)
-    config = build_config(config_file, given)
+    config = build_config(config_file, given, split_file=split_file)
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_json, screen
     from busi_tune.cli.tables import show_search
@@ -88,6 +106,7 @@ def search(
             pipeline.SearchOptions(**options),
             progress,
             baseline_run=baseline_run,
+            split_file=split_file,
             overwrite=overwrite,
         )
     if as_json:
@@ -117,6 +136,7 @@ def run(
     demo: bool,
     name: str | None,
     config_file: Path | None,
+    split_file: Path | None,
     as_json: bool,
     overwrite: bool,
     **given: Any,
@@ -136,7 +156,7 @@ def run(
         defaults = {"trials": pipeline.DEMO_TRIALS, "trial_epochs": pipeline.DEMO_TRIAL_EPOCHS}
         unset = {k for k in defaults if context.get_parameter_source(k) == click.core.ParameterSource.DEFAULT}
         options |= {key: value for key, value in defaults.items() if key in unset}
-    config = build_config(config_file, given, pipeline.DEMO if demo else None)
+    config = build_config(config_file, given, pipeline.DEMO if demo else None, split_file=split_file)
     chosen = name or ("demo" if demo else "tuned")
     places = pipeline.Places(
         data=data or Path("data/demo"),
@@ -147,7 +167,9 @@ def run(
     with screen() as progress:
         if demo:
             pipeline.make_demo(places.data, progress)
-        result = pipeline.run_all(places, config, pipeline.SearchOptions(**options), progress, overwrite=overwrite)
+        result = pipeline.run_all(
+            places, config, pipeline.SearchOptions(**options), progress, split_file=split_file, overwrite=overwrite
+        )
     if as_json:
         classes = list(result["baseline"]["test"]["per_class"])
         result["predictions"] = [prediction_dict(p, classes) for p in result["predictions"]]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -11,8 +12,9 @@ from busi_tune.config import Config
 from busi_tune.data import groups
 from busi_tune.data.decode import decoded
 from busi_tune.data.find import Listing, find_images
-from busi_tune.data.split import Split, changes, make_split
-from busi_tune.errors import DataError, listed
+from busi_tune.data.split import Split, changes, make_split, read_split
+from busi_tune.data.twins import THUMBNAIL, find_twins
+from busi_tune.errors import ConfigError, DataError, listed
 from busi_tune.images import Pixels
 from busi_tune.progress import Progress
 
@@ -56,37 +58,82 @@ class Dataset:
         )
 
 
-def open_dataset(root: Path, config: Config, progress: Progress, saved: Split | None = None) -> Dataset:
-    """Find the images of `root` and split them as `config` says, or as `saved` says where it is given.
+def open_dataset(
+    root: Path, config: Config, progress: Progress, *, saved: Split | None = None, split_file: Path | None = None
+) -> Dataset:
+    """Find the images of `root` and split them as `config` says, or as `saved` or `split_file` say.
 
     Raises:
-        DataError: the folder cannot be used, or is no longer what `saved` remembers.
+        DataError: the folder cannot be used, or is no longer what the split was made of; or the splits differ.
+        ConfigError: the strategy is "file" and there is no file.
     """
     listing = find_images(root)
+    given = read_split(split_file) if split_file else None
+    if given is not None:
+        _check_changes(given, listing, f"restore the files, or make a new split than {split_file}")
     if saved is not None:
-        different = changes(saved, listing)
-        if different:
+        _check_changes(saved, listing, "restore the files, or start anew with --overwrite")
+        if given is not None and given.fingerprint() != saved.fingerprint():
             raise DataError(
-                f"{root} is not what the split was made of: {listed(different)}; restore the files, "
+                f"{split_file} is another split than the one that was begun with; name another --out, "
                 "or start anew with --overwrite."
             )
         return Dataset(listing, saved)
-    thumbnails = decoded(listing, groups.THUMBNAIL, progress)
-    pairs = groups.similar_pairs(groups.signatures(thumbnails), config.similarity)
+    if given is None and config.strategy == "file":
+        raise ConfigError("strategy is file, which needs a split; name it with --split FILE.csv.")
+    if given is not None:
+        dataset = Dataset(listing, given)
+    else:
+        dataset = split_images(listing, config, progress)
+        tell_left_out(dataset, progress)
+    _tell_leak(dataset.split, progress)
+    return dataset
+
+
+def split_images(
+    listing: Listing,
+    config: Config,
+    progress: Progress,
+    *,
+    patients: Path | None = None,
+    twins: pd.DataFrame | None = None,
+) -> Dataset:
+    """Split a listing as `config` says; images of one group in the CSV `patients` stay together, as twins do.
+
+    `twins`, where they are known already, are what `twins_of` gives for the similarity of `config`.
+    """
+    if twins is None:
+        twins = twins_of(listing, config.similarity, progress)
+    first, second = twins["first"].to_numpy(), twins["second"].to_numpy()
+    if patients is not None:
+        more = groups.given_pairs(patients, [image.path for image in listing.images])
+        first, second = np.concatenate([first, more[0]]), np.concatenate([second, more[1]])
     split = make_split(
         listing,
-        groups.group_numbers(len(listing.images), pairs),
+        groups.group_numbers(len(listing.images), first, second),
         strategy=config.strategy,
         fractions=config.fractions,
         conflicts=config.conflicts,
         seed=config.split_seed,
     )
-    _tell(listing, split, progress)
     return Dataset(listing, split)
 
 
-def _tell(listing: Listing, split: Split, progress: Progress) -> None:
-    """Say what the user should know of the data before figures are made of it."""
+def twins_of(listing: Listing, similarity: float, progress: Progress) -> pd.DataFrame:
+    """The pairs of near-duplicates among the images of `listing`; see twins.py."""
+    thumbnails = decoded(listing, THUMBNAIL, progress)
+    return find_twins(thumbnails, [image.sha256 for image in listing.images], similarity)
+
+
+def _check_changes(split: Split, listing: Listing, remedy: str) -> None:
+    different = changes(split, listing)
+    if different:
+        raise DataError(f"{listing.root} is not what the split was made of: {listed(different)}; {remedy}.")
+
+
+def tell_left_out(dataset: Dataset, progress: Progress) -> None:
+    """Say what is not used, and why."""
+    listing, split = dataset.listing, dataset.split
     if listing.masks:
         progress.notice(f"{listing.masks} masks left out.")
     if listing.is_split:
@@ -94,9 +141,13 @@ def _tell(listing: Listing, split: Split, progress: Progress) -> None:
     if len(split.left_out):
         names = listed(list(split.left_out["path"]), most=20)
         progress.notice(f"{len(split.left_out)} images left out, their near-duplicates carry another label: {names}.")
-    if split.leaked() > 0:
+
+
+def _tell_leak(split: Split, progress: Progress) -> None:
+    leaked = split.has_twin_in_training("test").mean()
+    if leaked > 0:
         progress.notice(
-            f"This split leaks: {split.leaked():.0%} of the test images have a near-duplicate in training, "
+            f"This split leaks: {leaked:.0%} of the test images have a near-duplicate in training, "
             "so every figure on it is too good."
         )
 
@@ -104,3 +155,17 @@ def _tell(listing: Listing, split: Split, progress: Progress) -> None:
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
     """scikit-learn's "balanced" weight of each class: images / (classes * images of the class)."""
     return np.asarray(compute_class_weight("balanced", classes=np.arange(classes), y=labels), dtype=np.float64)
+
+
+def effective_prior(labels: NDArray[np.int64], config: Config, classes: int) -> NDArray[np.float64]:
+    """The class shares that sampler and loss weights together train for: (classes,), summing to 1.
+
+    A class counts by how often it is drawn times what it weighs in the loss.
+    """
+    drawn = np.bincount(labels, minlength=classes) / len(labels)
+    balance = balanced_weights(labels, classes)
+    if config.weighted_sampler:
+        drawn = drawn * balance
+    if config.class_weights:
+        drawn = drawn * balance
+    return np.asarray(drawn / drawn.sum())

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,51 @@ class Listing:
         return bool(self.images[0].split)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a folder's names say: its classes, the images' paths with class and given split, and the masks left out."""
+
+    root: Path
+    classes: tuple[str, ...]
+    images: tuple[tuple[Path, str, str], ...]
+    masks: int
+
+    def listing(self, digests: Mapping[Path, str]) -> Listing:
+        """The images that have a SHA-256 in `digests`, sorted by path."""
+        rows = [
+            ImageFile(path.relative_to(self.root).as_posix(), label, split, digests[path])
+            for path, label, split in self.images
+            if path in digests
+        ]
+        return Listing(self.root, self.classes, tuple(sorted(rows, key=lambda row: row.path)), self.masks)
+
+
 def find_images(root: Path) -> Listing:
     """List the images of a folder of class folders, or of train/val/test folders of class folders.
 
     Raises:
-        DataError: no such folder, no class folders, fewer than two classes, or a class without images.
+        DataError: no such folder, no class folders, fewer than two classes, a class without images, or a file that
+            cannot be read.
     """
+    found = find_names(root)
+    paths = [path for path, _, _ in found.images]
+    with ThreadPoolExecutor() as pool:
+        digests = dict(zip(paths, pool.map(_hash, paths), strict=True))
+    unreadable = [
+        f"{path.relative_to(root)} ({(digest.strerror or str(digest)).lower()})"
+        for path, digest in digests.items()
+        if isinstance(digest, OSError)
+    ]
+    if unreadable:
+        raise DataError(
+            f"{len(unreadable)} of {len(paths)} images in {root} cannot be read: {listed(unreadable)}; "
+            "restore or remove them."
+        )
+    return found.listing({path: str(digest) for path, digest in digests.items()})
+
+
+def find_names(root: Path) -> Found:
+    """As `find_images`, from the names alone: no file is opened."""
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name the folder that holds one folder of images for each class.")
     top = _subfolders(root)
@@ -70,23 +110,7 @@ def find_images(root: Path) -> Listing:
     files_found = [(path, folder.name, split) for split, folder in class_folders for path in images.walk(folder)]
     kept = [entry for entry in files_found if not images.is_mask(entry[0])]
     _check_images(classes, branches, kept)
-    with ThreadPoolExecutor() as pool:
-        hashes = list(pool.map(_hash, (path for path, _, _ in kept)))
-    unreadable = [
-        f"{path.relative_to(root)} ({(digest.strerror or str(digest)).lower()})"
-        for (path, _, _), digest in zip(kept, hashes, strict=True)
-        if isinstance(digest, OSError)
-    ]
-    if unreadable:
-        raise DataError(
-            f"{len(unreadable)} of {len(kept)} images in {root} cannot be read: {listed(unreadable)}; "
-            "restore or remove them."
-        )
-    rows = [
-        ImageFile(path.relative_to(root).as_posix(), label, split, str(digest))
-        for (path, label, split), digest in zip(kept, hashes, strict=True)
-    ]
-    return Listing(root, classes, tuple(sorted(rows, key=lambda row: row.path)), len(files_found) - len(kept))
+    return Found(root, classes, tuple(kept), len(files_found) - len(kept))
 
 
 def _hash(path: Path) -> str | OSError:

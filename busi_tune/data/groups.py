@@ -1,47 +1,53 @@
-"""Which images are the same picture, or nearly: cosine similarity of centred grey thumbnails."""
+"""Which images belong together: those that are twins, and those that a list of the user's says are of one patient."""
+
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from busi_tune.images import Pixels
+from busi_tune import files
+from busi_tune.errors import DataError, listed
 
-THUMBNAIL = 64
-BLOCK = 1024
-
-Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+Integers = NDArray[np.int64]
 
 
-def signatures(thumbnails: Pixels) -> NDArray[np.float32]:
-    """Grey, centred, unit-length vectors of shape (images, pixels) from RGB thumbnails."""
-    grey = thumbnails.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    flat = grey.reshape(len(grey), -1)
-    flat -= flat.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(flat, axis=1, keepdims=True)
-    return np.asarray(flat / np.maximum(length, 1e-6))
-
-
-def similar_pairs(vectors: NDArray[np.float32], threshold: float) -> Pairs:
-    """All pairs i < j whose cosine similarity is at least `threshold`, with it; in blocks, never N x N."""
-    firsts, seconds, values = [], [], []
-    for start in range(0, len(vectors), BLOCK):
-        block = vectors[start : start + BLOCK]
-        for other in range(start, len(vectors), BLOCK):
-            similarity = block @ vectors[other : other + BLOCK].T
-            rows, columns = np.nonzero(similarity >= threshold)
-            keep = rows + start < columns + other
-            firsts.append(rows[keep] + start)
-            seconds.append(columns[keep] + other)
-            values.append(similarity[rows[keep], columns[keep]])
-    return np.concatenate(firsts), np.concatenate(seconds), np.concatenate(values)
-
-
-def group_numbers(count: int, pairs: Pairs) -> NDArray[np.int64]:
-    """The connected components of `pairs` over `count` images, numbered by their first image."""
-    first, second, _ = pairs
+def group_numbers(count: int, first: Integers, second: Integers) -> Integers:
+    """The connected components of pairs over `count` images, numbered by their first image."""
     graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
     _, component = connected_components(graph, directed=False)
     _, leader, inverse = np.unique(component, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(leader))
     return np.asarray(rank[inverse], dtype=np.int64)
+
+
+def given_pairs(path: Path, paths: list[str]) -> tuple[Integers, Integers]:
+    """Each image with the first of its group, from a CSV with the columns path and group; row numbers in `paths`.
+
+    An image that the file does not name is in no given group.
+
+    Raises:
+        DataError: the file has other columns, names an image that is not there, or names one twice.
+    """
+    with files.explained(path, "read"):
+        try:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except ValueError as error:
+            raise DataError(f"{path} is not a CSV file ({str(error).strip()}); mend it.") from error
+    if not {"path", "group"} <= set(table.columns):
+        raise DataError(f"{path} must have the columns path and group, not {', '.join(table.columns)}.")
+    number = {name: row for row, name in enumerate(paths)}
+    unknown = [name for name in table["path"] if name not in number]
+    if unknown:
+        raise DataError(
+            f"{path} names {len(unknown)} images that are not in the data folder: {listed(unknown)}; "
+            "paths are relative to it, with /."
+        )
+    twice = list(table["path"][table["path"].duplicated()])
+    if twice:
+        raise DataError(f"{path} names {len(twice)} images twice: {listed(twice)}; give each one group.")
+    rows = table["path"].map(number)
+    first = rows.groupby(table["group"]).transform("min")
+    return np.asarray(first, dtype=np.int64), np.asarray(rows, dtype=np.int64)

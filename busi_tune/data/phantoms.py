@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
 from busi_tune import files
@@ -20,7 +20,9 @@ from busi_tune.progress import Progress
 
 Floats = NDArray[np.float64]
 COUNTS = {"benign": 120, "malignant": 75, "normal": 60}
-TWINS = 12
+TWINS = 14
+PLANTED = "planted.csv"
+KINDS = ("resized", "jpeg", "contrast", "caliper", "label", "cropped", "mirrored")
 
 
 @dataclass(frozen=True)
@@ -124,35 +126,51 @@ def _plant(folder: Path, drawn: dict[str, Phantom], counts: dict[str, int], seed
         name = names[chosen]
         label = name.partition("/")[0]
         counts = {**counts, label: counts[label] + 1}
-        kind = ("resized", "jpeg", "contrast", "caliper")[index % 4]
+        kind = KINDS[index % len(KINDS)]
         suffix = "jpg" if kind == "jpeg" else "png"
-        twin = f"{label}/{label} ({counts[label]}).{suffix}"
-        _save(folder / twin, _altered(drawn[name].pixels, kind, generator))
-        rows.append({"path": twin, "of": name, "kind": kind})
+        twin = f"{label}/{label} ({counts[label]})"
+        phantom = altered(drawn[name], kind, generator)
+        _save(folder / f"{twin}.{suffix}", phantom.pixels)
+        _save(folder / f"{twin}_mask.png", phantom.mask.astype(np.uint8) * 255)
+        rows.append({"path": f"{twin}.{suffix}", "of": name, "kind": kind})
     first, second = sorted(counts)[:2]
     source = next(name for name in names if name.startswith(f"{first}/"))
     conflict = f"{second}/{second} ({counts[second] + 1}).png"
     files.write_bytes(folder / conflict, (folder / source).read_bytes())
     rows.append({"path": conflict, "of": source, "kind": "conflict"})
-    files.write_csv(folder / "planted.csv", rows)
+    files.write_csv(folder / PLANTED, rows)
 
 
-def _altered(pixels: Pixels, kind: str, generator: np.random.Generator) -> Pixels:
+def altered(phantom: Phantom, kind: str, generator: np.random.Generator) -> Phantom:
+    """A near-duplicate of one of KINDS; "jpeg" changes nothing here, it is saved at quality 50."""
+    pixels, mask = phantom.pixels, phantom.mask
+    height, width = pixels.shape
     if kind == "resized":
         factor = generator.uniform(0.5, 2)
-        height, width = (max(1, round(side * factor)) for side in pixels.shape)
-        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        smaller = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+        return Phantom(np.asarray(smaller), np.asarray(Image.fromarray(mask).resize(size)))
+    if kind == "cropped":
+        left, right, top, bottom = generator.uniform(0, 0.05, size=4)
+        kept = np.s_[
+            round(top * height) : height - round(bottom * height), round(left * width) : width - round(right * width)
+        ]
+        return Phantom(pixels[kept], mask[kept])
+    if kind == "mirrored":
+        return Phantom(pixels[:, ::-1], mask[:, ::-1])
     if kind == "contrast":
         middle = pixels.mean()
         changed = (pixels - middle) * generator.uniform(0.8, 1.2) + middle * generator.uniform(0.8, 1.2)
-        return np.asarray(np.clip(changed, 0, 255), dtype=np.uint8)
+        return Phantom(np.asarray(np.clip(changed, 0, 255), dtype=np.uint8), mask)
+    marked = Image.fromarray(pixels)
+    draw_on = ImageDraw.Draw(marked)
+    row, column = (int(generator.integers(20, side - 40)) for side in (height, width))
     if kind == "caliper":
-        marked = pixels.copy()
-        row, column = (int(generator.integers(20, side - 20)) for side in pixels.shape)
-        marked[row - 5 : row + 6, column] = 255
-        marked[row, column - 5 : column + 6] = 255
-        return marked
-    return pixels
+        draw_on.line((column, row - 5, column, row + 5), fill=255)
+        draw_on.line((column - 5, row, column + 5, row), fill=255)
+    if kind == "label":
+        draw_on.text((column, row), "RT 3", fill=255, font=ImageFont.load_default_imagefont())
+    return Phantom(np.asarray(marked), mask)
 
 
 def _save(path: Path, pixels: Pixels) -> None:

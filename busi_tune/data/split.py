@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 
 from busi_tune import files
 from busi_tune.data.find import SPLITS, Listing
-from busi_tune.errors import DataError, FileError
+from busi_tune.errors import DataError, FileError, listed
 
 Integers = NDArray[np.int64]
 COLUMNS = ["path", "class", "group", "split", "sha256"]
@@ -33,39 +33,53 @@ class Split:
         """The rows of one split, in the order of their paths."""
         return self.used[self.used["split"] == split]
 
-    def leaked(self) -> float:
-        """The share of test images whose group also has training images."""
-        test = self.rows("test")["group"]
-        return float(test.isin(set(self.rows("train")["group"])).mean())
+    def has_twin_in_training(self, split: str) -> pd.Series:
+        """For each row of a split, whether its group also has training images."""
+        return self.rows(split)["group"].isin(set(self.rows("train")["group"]))
 
-    def write(self, folder: Path) -> None:
-        """Write split.csv and excluded.csv into `folder`."""
-        files.write_bytes(folder / "excluded.csv", _csv(self.left_out))
-        files.write_bytes(folder / "split.csv", _csv(self.used))
+    def write(self, path: Path) -> None:
+        """Write the images used to `path`, and those left out to the file beside it."""
+        files.write_bytes(excluded_file(path), _csv(self.left_out))
+        files.write_bytes(path, _csv(self.used))
+
+
+def excluded_file(path: Path) -> Path:
+    """Where the images stand that the split in `path` leaves out: `split.csv` has `split.excluded.csv`."""
+    return path.with_name(f"{path.stem}.excluded.csv")
 
 
 def _csv(table: pd.DataFrame) -> bytes:
     return table.to_csv(index=False, lineterminator="\n").encode()
 
 
-def read_split(folder: Path) -> Split:
-    """Read what `Split.write` wrote.
+def read_split(path: Path) -> Split:
+    """Read what `Split.write` wrote; without a file of left-out images, none are left out.
 
     Raises:
-        FileError: a file is missing or has other columns.
+        FileError: the file is missing, damaged, or has other columns or splits.
     """
-    tables = []
-    for name, columns in (("split.csv", COLUMNS), ("excluded.csv", LEFT_OUT)):
-        path = folder / name
-        with files.explained(path, "read"):
-            try:
-                table = pd.read_csv(path, dtype={"path": str, "class": str, "sha256": str}, keep_default_na=False)
-            except ValueError as error:
-                raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.") from error
-        if list(table.columns) != columns or not table["sha256"].str.fullmatch("[0-9a-f]{64}").all():
-            raise FileError(f"{path} must have whole rows of {', '.join(columns)}; restore it or start anew.")
-        tables.append(table)
-    return Split(*tables)
+    used = _read(path, COLUMNS)
+    odd = sorted(set(used["split"]) - set(SPLITS))
+    absent = sorted(set(SPLITS) - set(used["split"]))
+    if odd or absent:
+        problem = f"has {odd[0]!r}" if odd else f"lacks {absent[0]!r}"
+        raise FileError(f"{path} must hold {', '.join(SPLITS)} in its column split, all three, and it {problem}.")
+    beside = excluded_file(path)
+    return Split(used, _read(beside, LEFT_OUT) if beside.exists() else pd.DataFrame(columns=LEFT_OUT))
+
+
+def _read(path: Path, columns: list[str]) -> pd.DataFrame:
+    with files.explained(path, "read"):
+        try:
+            table = pd.read_csv(path, dtype={"path": str, "class": str, "sha256": str}, keep_default_na=False)
+        except ValueError as error:
+            raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.") from error
+    if list(table.columns) != columns or not table["sha256"].str.fullmatch("[0-9a-f]{64}").all():
+        raise FileError(f"{path} must have whole rows of {', '.join(columns)}; restore it or start anew.")
+    twice = list(table["path"][table["path"].duplicated()])
+    if twice:
+        raise FileError(f"{path} names {len(twice)} images twice: {listed(twice)}; restore it or start anew.")
+    return table
 
 
 def changes(split: Split, listing: Listing) -> list[str]:
@@ -76,7 +90,7 @@ def changes(split: Split, listing: Listing) -> list[str]:
             remembered[path] = (label, digest)
     now = {image.path: (image.label, image.sha256) for image in listing.images}
     return [
-        *(f"{path} vanished" for path in remembered if path not in now),
+        *(f"{path} vanished" for path in sorted(remembered) if path not in now),
         *(f"{path} appeared" for path in now if path not in remembered),
         *(f"{path} changed" for path, value in now.items() if remembered.get(path, value) != value),
     ]

@@ -187,7 +187,9 @@ def copy_run(source: Path, target: Path) -> None:
     files.remove_folder(temporary)
     files.make_folder(target.parent)
     with files.explained(target, "written"):
-        shutil.copytree(source, temporary, copy_function=_link, ignore=shutil.ignore_patterns(".lock"))
+        shutil.copytree(
+            source, temporary, copy_function=_link, ignore=shutil.ignore_patterns(".lock", "seeds", "seeds.json")
+        )
         temporary.replace(target)
         files.sync_folder(target.parent)
 

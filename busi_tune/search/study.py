@@ -25,7 +25,7 @@ from busi_tune.config import Config, differences
 from busi_tune.data.split import Split, read_split
 from busi_tune.errors import FileError, RunError
 from busi_tune.search.space import Space
-from busi_tune.training.folder import FIRST_FILES
+from busi_tune.training.folder import FIRST_FILES, SPLIT
 
 METRICS = {
     "val_loss": StudyDirection.MINIMIZE,
@@ -104,7 +104,7 @@ def check_plan(folder: Path, plan: Plan, split: Split) -> None:
     path = folder / IDENTITY
     if not path.exists():
         files.refuse_foreign(folder, "a study", FIRST_FILES)
-        split.write(folder)
+        split.write(folder / SPLIT)
         files.write_json(path, plan.to_dict())
         return
     different = differences(files.read_json(path), plan.to_dict())
@@ -117,7 +117,7 @@ def check_plan(folder: Path, plan: Plan, split: Split) -> None:
 
 def saved_split(folder: Path) -> Split | None:
     """The split of the study in `folder`, or None where none has begun there."""
-    return read_split(folder) if (folder / IDENTITY).exists() else None
+    return read_split(folder / SPLIT) if (folder / IDENTITY).exists() else None
 
 
 def clear(folder: Path) -> None:

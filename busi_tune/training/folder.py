@@ -6,14 +6,15 @@ from typing import Any
 
 from busi_tune import files
 from busi_tune.config import Config, differences, from_dict
-from busi_tune.data.split import Split, read_split
+from busi_tune.data.split import Split, excluded_file, read_split
 from busi_tune.errors import FileError, RunError
 
 IDENTITY = "config.json"
 STATE = "state.json"
 SOURCE = "data.json"
 METRICS = "metrics.json"
-FIRST_FILES = frozenset({"split.csv", "excluded.csv", SOURCE})
+SPLIT = "split.csv"
+FIRST_FILES = frozenset({SPLIT, excluded_file(Path(SPLIT)).name, SOURCE})
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def saved_split(folder: Path, config: Config) -> Split | None:
             f"{folder} holds a run of another configuration ({'; '.join(different)}); "
             "name another --out, or start anew with --overwrite."
         )
-    return read_split(folder)
+    return read_split(folder / SPLIT)
 
 
 def remember_data(folder: Path, root: Path) -> None:

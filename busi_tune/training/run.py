@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load, save
 
 from busi_tune import files
 from busi_tune.config import Config
-from busi_tune.data.dataset import Dataset, Part, open_dataset
+from busi_tune.data.dataset import Dataset, Part, effective_prior, open_dataset
+from busi_tune.data.split import Split
 from busi_tune.errors import DataError
-from busi_tune.metrics import confusion_matrix, softmax, summarise
+from busi_tune.intervals import with_intervals
+from busi_tune.metrics import Answers, softmax, summarise
 from busi_tune.progress import Progress
 from busi_tune.training import folder as store
 from busi_tune.training.batches import to_device
@@ -36,7 +39,7 @@ class Run:
         return self.dataset.part(name, self.config.image_size, progress)
 
 
-def open_run(folder: Path, config: Config, root: Path, progress: Progress) -> Run:
+def open_run(folder: Path, config: Config, root: Path, progress: Progress, split_file: Path | None = None) -> Run:
     """Open the run of `config` on `root` in `folder`, or begin it; the caller holds the folder's lock.
 
     Raises:
@@ -46,7 +49,7 @@ def open_run(folder: Path, config: Config, root: Path, progress: Progress) -> Ru
     """
     resolved = resolve(config)
     saved = store.saved_split(folder, resolved)
-    dataset = open_dataset(root, resolved, progress, saved)
+    dataset = open_dataset(root, resolved, progress, saved=saved, split_file=split_file)
     return begin(folder, resolved, dataset, progress)
 
 
@@ -74,7 +77,7 @@ def begin(folder: Path, config: Config, dataset: Dataset, progress: Progress) ->
     build_model(config, len(dataset.classes))
     weights = "" if config.weights in ("imagenet", "none") else files.sha256(Path(config.weights))
     store.remember_data(folder, dataset.listing.root)
-    dataset.split.write(folder)
+    dataset.split.write(folder / store.SPLIT)
     Identity(config, dataset.classes, dataset.split.fingerprint(), weights, here).write(folder)
     return Run(folder, config, dataset)
 
@@ -132,23 +135,40 @@ def evaluate(run: Run, progress: Progress) -> dict[str, Any]:
     for name in ("validation", "test"):
         part = run.part(name, progress)
         logits = float32_logits(model, to_device(part, run.config), run.config)
-        matrix = confusion_matrix(part.labels, logits.argmax(axis=1), len(classes))
-        figures[name] = summarise(matrix, classes)
+        answers = Answers(part.labels, softmax(logits), classes)
+        figures[name] = summarise(answers)
         if name == "test":
-            files.write_csv(run.folder / "predictions.csv", prediction_rows(part, softmax(logits), classes))
+            files.write_csv(run.folder / "predictions.csv", prediction_rows(part, answers.probabilities, classes))
+            figures |= test_figures(answers, run.dataset.split)
     state = files.read_json(run.folder / store.STATE)
     watcher = state["watcher"]
+    prior = effective_prior(run.part("train", progress).labels, run.config, len(classes))
     figures |= {
         "best_epoch": watcher["best_epoch"],
         "tied_epochs": watcher["tied_epochs"],
         "lowest_loss_epoch": watcher["lowest_loss_epoch"],
         "epochs_run": len(state["history"]),
         "stop_reason": reason,
-        "leaked_test_images": run.dataset.split.leaked(),
+        "leaked_test_images": float(run.dataset.split.has_twin_in_training("test").mean()),
+        "effective_prior": dict(zip(classes, prior.tolist(), strict=True)),
         "model_sha256": state["checkpoints"]["best"]["sha256"],
     }
     files.write_json(path, figures)
     return figures
+
+
+def test_figures(answers: Answers, split: Split) -> dict[str, Any]:
+    """The figures of the test split with intervals; where twins of it are in training, with and without these."""
+    groups = split.rows("test")["group"].to_numpy()
+    leaked = split.has_twin_in_training("test").to_numpy()
+    parts = {"test": np.ones(len(leaked), dtype=bool)}
+    if leaked.any():
+        parts |= {"test_leaked": leaked, "test_clean": ~leaked}
+    return {
+        name: summarise(answers.subset(kept)) | with_intervals(answers.subset(kept), groups[kept])
+        for name, kept in parts.items()
+        if kept.any()
+    }
 
 
 def prediction_rows(part: Part, probabilities: Any, classes: tuple[str, ...]) -> list[dict[str, object]]:

@@ -1,0 +1,41 @@
+"""An audit in a few lines of text."""
+
+from typing import Any
+
+
+def summary(audit: dict[str, Any]) -> list[tuple[str, str]]:
+    """The audit in a few lines: what, and how much of it."""
+    leak = audit["leak"]
+    meter = leak["nearest_neighbour_accuracy"]
+    copies = audit["copies"]
+    return [
+        ("images", f"{audit['images']} ({_listed(audit['classes'])})"),
+        ("formats", _listed(audit["formats"])),
+        ("modes", _listed(audit["modes"])),
+        ("sizes in pixels", _listed(audit["sizes"])),
+        ("images with colour", str(len(audit["coloured"]))),
+        ("unreadable files", str(len(audit["unreadable"]))),
+        ("masks left out", str(audit["masks"])),
+        ("other files left out", _listed(audit["other_files"]) or "none"),
+        ("exact copies", f"{sum(map(len, copies))} files in {len(copies)} sets"),
+        (
+            "near-duplicates",
+            f"{audit['images_with_a_twin']} images in {len(audit['groups'])} groups "
+            f"(similarity {audit['similarity']:g} or more)",
+        ),
+        ("groups with two labels", str(len(audit["conflicts"]))),
+        ("test images with a twin in training", f"{leak['leaked']:.1%} (split: {leak['split']})"),
+        (
+            "accuracy of the nearest thumbnail",
+            f"{_share(meter['leaked'])} on these, {_share(meter['clean'])} on the rest, by memory alone",
+        ),
+    ]
+
+
+def _listed(counts: dict[str, int], most: int = 6) -> str:
+    shown = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:most])
+    return shown + (f" and {len(counts) - most} more" if len(counts) > most else "")
+
+
+def _share(value: float | None) -> str:
+    return "none there" if value is None else f"{value:.3f}"

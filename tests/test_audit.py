@@ -1,0 +1,187 @@
+"""data audit, data split and data demo: what is in a folder, and what a person gets to see of it."""
+
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from busi_tune import files
+from busi_tune.cli import exit_code
+from busi_tune.data.audit import audit
+from busi_tune.data.find import find_images
+from busi_tune.data.phantoms import KINDS, make_phantoms
+from busi_tune.data.split import read_split
+from busi_tune.progress import Silent
+from conftest import BUSI
+
+
+@pytest.fixture
+def messy(tmp_path: Path) -> Path:
+    """Phantoms, and all that an audit should find beside what is planted in them."""
+    root = tmp_path / "data"
+    make_phantoms(root, Silent(), {"benign": 12, "malignant": 12, "normal": 12}, seed=4)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)).save(root / "normal/c.jpg")
+    Image.fromarray(np.random.default_rng(1).integers(0, 65536, (60, 50), dtype=np.uint16)).save(root / "normal/d.tif")
+    (root / "benign/cut.png").write_bytes((root / "benign/benign (1).png").read_bytes()[:500])
+    (root / "benign/gif.png").write_bytes(b"GIF89a" + bytes(40))
+    (root / "benign/none.png").symlink_to("nowhere.png")
+    (root / "benign/note.txt").write_text("x")
+    (root / "normal/film.gif").write_bytes(b"GIF89a")
+    (root / "normal/.hidden.png").write_text("x")
+    return root
+
+
+def test_an_audit_finds_it_all(messy: Path) -> None:
+    found = audit(messy, 0.93, Silent())
+    assert found["images"] == sum(found["classes"].values()) == 53
+    assert found["formats"] == {"PNG": 49, "JPEG": 3, "TIFF": 1}
+    assert found["modes"] == {"L": 51, "I;16": 1, "RGB": 1}
+    assert found["sizes"]["50 x 60"] == 2
+    assert found["coloured"] == ["normal/c.jpg"]
+    assert found["masks"] == 50
+    assert found["other_files"] == {".gif": 1, ".txt": 1}
+    assert found["unreadable"] == [
+        {"path": "benign/cut.png", "reason": found["unreadable"][0]["reason"]},
+        {"path": "benign/gif.png", "reason": "a GIF file, not a PNG, JPEG, BMP, TIFF, WEBP image"},
+        {"path": "benign/none.png", "reason": "no such file or directory"},
+    ]
+    assert found["unreadable"][0]["reason"].startswith("damaged or unreadable (")
+    with (messy / "planted.csv").open(newline="") as file:
+        planted = list(csv.DictReader(file))
+    pairs = {frozenset((pair["first"], pair["second"])) for group in found["groups"] for pair in group["pairs"]}
+    assert {frozenset((row["path"], row["of"])) for row in planted} <= pairs
+    (conflict,) = (row for row in planted if row["kind"] == "conflict")
+    assert [set(group) >= {conflict["path"], conflict["of"]} for group in found["conflicts"]] == [True]
+    assert found["copies"] == [sorted([conflict["path"], conflict["of"]])]
+    assert found["groups"][0]["classes"] == ["benign", "malignant"]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_the_leak_of_a_folder_that_is_split(tmp_path: Path) -> None:
+    """Two of four test images are in training too; the nearest neighbour knows them, and not the others."""
+    for split, names in (("train", "abcd"), ("val", "ef"), ("test", "abgh")):
+        for number, name in enumerate(names):
+            label = "ab"[number % 2]
+            path = tmp_path / "data" / split / label / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            own = np.random.default_rng(ord(name)).integers(0, 256, (64, 64), dtype=np.uint8)
+            Image.fromarray(own).save(path)
+    leak = audit(tmp_path / "data", 0.93, Silent())["leak"]
+    assert (leak["split"], leak["test_images"], leak["leaked"]) == ("the folder's own", 4, 0.5)
+    assert leak["nearest_neighbour_accuracy"]["leaked"] == 1.0
+
+
+def test_the_leak_of_a_grouped_split_is_none(phantoms: Path, tmp_path: Path) -> None:
+    assert exit_code(["data", "split", str(phantoms), "--out", str(tmp_path / "s.csv")]) == 0
+    leak = audit(phantoms, 0.93, Silent(), split_file=tmp_path / "s.csv")["leak"]
+    assert leak["leaked"] == 0
+    assert leak["nearest_neighbour_accuracy"]["leaked"] is None
+    assert leak["nearest_neighbour_accuracy"]["clean"] == leak["nearest_neighbour_accuracy"]["all"]
+
+
+@pytest.mark.skipif(not BUSI.exists(), reason="the real data set is not here")
+def test_the_leak_of_busi_is_as_measured() -> None:
+    found = audit(BUSI, 0.93, Silent())
+    assert found["leak"]["leaked"] == pytest.approx(0.33, abs=0.02)
+    assert found["leak"]["nearest_neighbour_accuracy"]["leaked"] == pytest.approx(0.95, abs=0.02)
+    assert found["leak"]["nearest_neighbour_accuracy"]["clean"] == pytest.approx(0.5, abs=0.05)
+    assert (len(found["conflicts"]), len(found["coloured"])) == (8, 8)
+
+
+class Page(HTMLParser):
+    """Collects what a page would load, and how many pictures it carries itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+        self.pictures = 0
+
+    def handle_starttag(self, _: str, attrs: list[tuple[str, str | None]]) -> None:
+        for key, value in attrs:
+            if key in ("src", "href"):
+                inside = str(value).startswith("data:image/jpeg;base64,")
+                self.pictures += inside
+                self.outside += [] if inside else [str(value)]
+
+
+def test_the_page_is_self_contained_and_shows_every_group(
+    messy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (messy / "benign/benign (1).png").rename(messy / "benign/<b>&(1).png")
+    arguments = ["data", "audit", str(messy), "--out", str(tmp_path / "out")]
+    assert exit_code(arguments) == 0
+    text = (tmp_path / "out/audit.html").read_text()
+    page = Page()
+    page.feed(text)
+    found = json.loads((tmp_path / "out/audit.json").read_text())
+    assert page.outside == []
+    assert page.pictures == sum(len(group["images"]) for group in found["groups"])
+    assert "<b>&(1).png" not in text
+    assert "groups with two labels" in capsys.readouterr().out
+    assert exit_code([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
+
+
+def test_strict_fails_on_conflicts_and_unreadable_files(
+    messy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["data", "audit", str(messy), "--strict", "--out", str(tmp_path / "out")]
+    assert exit_code(arguments) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"busi-tune: {messy} has 1 groups with two labels and 3 unreadable files, and --strict allows none; "
+        f"mend them, {tmp_path / 'out' / 'audit.html'} shows them."
+    )
+    with (messy / "planted.csv").open(newline="") as file:
+        (conflict,) = (row["path"] for row in csv.DictReader(file) if row["kind"] == "conflict")
+    for name in (conflict, "benign/cut.png", "benign/gif.png", "benign/none.png"):
+        (messy / name).unlink()
+    assert exit_code(arguments) == 0
+
+
+def test_the_demo_is_drawn_alike_from_a_seed(tmp_path: Path) -> None:
+    sums = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        make_phantoms(tmp_path / name, Silent(), {"benign": 8, "malignant": 8, "normal": 8}, seed=seed)
+        sums.append({path.relative_to(tmp_path / name): files.sha256(path) for path in (tmp_path / name).rglob("*.*")})
+    assert sums[0] == sums[1]
+    assert sums[0] != sums[2]
+    with (tmp_path / "a/planted.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["kind"] for row in rows} == {*KINDS, "conflict"}
+    for row in rows:
+        path = tmp_path / "a" / row["path"]
+        mask = path.with_name(f"{path.stem}_mask.png")
+        assert row["kind"] == "conflict" or Image.open(path).size == Image.open(mask).size
+    listing = find_images(tmp_path / "a")
+    assert len({Image.open(tmp_path / "a" / image.path).size for image in listing.images}) > 5
+
+
+def test_data_split_tells_who_is_where(phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "new" / "s.csv"
+    arguments = ["data", "split", str(phantoms), "--out", str(file), "--fractions", "0.6,0.2,0.2", "--seed", "5"]
+    assert exit_code([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    split = read_split(file)
+    assert told["fingerprint"] == split.fingerprint()
+    assert told["left_out"] == len(split.left_out) > 0
+    for label, counts in told["images"].items():
+        assert counts == {name: int((split.rows(name)["class"] == label).sum()) for name in counts}
+    assert exit_code([*arguments, "--conflicts", "keep"]) == 0
+    assert len(read_split(file).left_out) == 0
+
+
+def test_patients_stay_together(phantoms: Path, tmp_path: Path) -> None:
+    normal = [image.path for image in find_images(phantoms).images if image.label == "normal"][:8]
+    rows = [{"path": path, "group": f"patient {k // 4}"} for k, path in enumerate(normal)]
+    files.write_csv(tmp_path / "patients.csv", rows)
+    for seed in range(5):
+        out = tmp_path / f"{seed}.csv"
+        options = ["--groups", str(tmp_path / "patients.csv"), "--seed", str(seed)]
+        assert exit_code(["data", "split", str(phantoms), "--out", str(out), *options]) == 0
+        side = read_split(out).used.set_index("path")["split"]
+        for patient in (normal[:4], normal[4:]):
+            assert len({side[path] for path in patient}) == 1

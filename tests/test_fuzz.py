@@ -1,0 +1,135 @@
+"""2,000 mutated files through `images`: an image or a reason, within 2 s and 500 MB each, and no crash."""
+
+import io
+import multiprocessing
+import resource
+import signal
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from queue import Queue
+from typing import Any, NoReturn
+
+import numpy as np
+from PIL import Image
+
+from busi_tune import images
+from busi_tune.errors import ImageError
+
+FILES = 2000
+MOST_SECONDS = 2
+MOST_BYTES = 500_000_000
+
+
+def encoded(form: str, image: Image.Image, **options: Any) -> bytes:
+    data = io.BytesIO()
+    image.save(data, form, **options)
+    return data.getvalue()
+
+
+def seeds() -> list[bytes]:
+    generator = np.random.default_rng(0)
+    colour = Image.fromarray(generator.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    deep = Image.fromarray(generator.integers(0, 65536, (40, 50), dtype=np.uint16))
+    return [
+        encoded("PNG", colour),
+        encoded("PNG", colour.convert("P"), transparency=3),
+        encoded("PNG", deep),
+        encoded("JPEG", colour),
+        encoded("JPEG", colour, progressive=True, exif=b"Exif\0\0" + bytes(40)),
+        encoded("JPEG", colour.convert("CMYK")),
+        encoded("TIFF", colour),
+        encoded("TIFF", colour, compression="tiff_lzw"),
+        encoded("TIFF", colour, compression="jpeg"),
+        encoded("TIFF", colour.convert("1"), compression="group4"),
+        encoded("TIFF", deep, compression="tiff_deflate"),
+    ]
+
+
+def mutated(data: bytes, generator: np.random.Generator) -> bytes:
+    """One to four changes: bytes, 32-bit numbers at a border, pieces cut out or doubled, the end cut off."""
+    content = bytearray(data)
+    for _ in range(generator.integers(1, 5)):
+        place = int(generator.integers(0, min(len(content), generator.choice([40, 400, 10**6]))))
+        kind = generator.integers(0, 5)
+        if kind == 0:
+            content[place] = generator.integers(0, 256)
+        elif kind == 1:
+            content[place : place + 4] = int(generator.choice([0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 65536])).to_bytes(4, "big")
+        elif kind == 2:
+            content[place : place + 4] = int(generator.choice([0, 1, 0x7FFFFFFF, 5000])).to_bytes(4, "little")
+        elif kind == 3:
+            content[place:place] = content[place : place + 30]
+        elif len(content) > 60:
+            del content[max(place, 30) :: int(generator.choice([1, len(content)]))]
+    return mended(bytes(content)) if generator.random() < 0.5 else bytes(content)
+
+
+def mended(data: bytes) -> bytes:
+    """A PNG with the checksums of its chunks made right, so that what is inside them is reached."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    content, place = bytearray(data), 8
+    while place + 12 <= len(content):
+        (size,) = struct.unpack_from(">I", content, place)
+        end = place + 8 + size
+        if end + 4 > len(content):
+            break
+        struct.pack_into(">I", content, end, zlib.crc32(content[place + 4 : end]))
+        place = end + 4
+    return bytes(content)
+
+
+def too_long(*_: object) -> NoReturn:
+    raise TimeoutError(f"more than {MOST_SECONDS} s")
+
+
+def read_all(folder: str, results: "Queue[tuple[int, int, list[str]]]") -> None:
+    """In a process of its own: how many were read, how many refused, and what else happened."""
+    read, refused, odd = 0, 0, []
+    signal.signal(signal.SIGPROF, too_long)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    originals, generator, path = seeds(), np.random.default_rng(1), Path(folder, "image.png")
+    for number in range(FILES):
+        path.write_bytes(mutated(originals[number % len(originals)], generator))
+        # Processor time, so that a busy machine cannot fail the test.
+        signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
+        try:
+            pixels = images.read(path, 64)
+            read += pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
+        except ImageError as error:
+            refused += bool(str(error).strip())
+        except Exception as error:  # noqa: BLE001 - whatever else comes out is what the test looks for
+            odd.append(f"{number}: {error!r}")
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    unit = 1 if sys.platform == "darwin" else 1024
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
+    if grown > MOST_BYTES:
+        odd.append(f"{grown} bytes more at the peak")
+    results.put((read, refused, odd))
+
+
+def in_a_process(work: Callable[..., None], *arguments: object) -> Any:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=work, args=(*arguments, results))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return results.get(timeout=10)
+
+
+def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
+    read, refused, odd = in_a_process(read_all, str(tmp_path))
+    assert odd == []
+    assert read + refused == FILES
+    assert min(read, refused) > FILES / 10
+
+
+def test_the_unchanged_files_are_read(tmp_path: Path) -> None:
+    for number, data in enumerate(seeds()):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(data)
+        assert images.read(path, 16).shape == (16, 16, 3)

@@ -1,0 +1,137 @@
+"""--split FILE: every training command takes it, remembers it, and refuses another one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from busi_tune import pipeline
+from busi_tune.cli import exit_code
+from busi_tune.cli.tables import show_run
+from busi_tune.config import Config
+from busi_tune.data.split import read_split
+from busi_tune.errors import ConfigError, DataError, RunError
+from busi_tune.progress import Silent
+
+SMALL = ["--arch", "resnet18", "--weights", "none", "--image-size", "32", "--epochs", "1", "--device", "cpu"]
+
+
+@pytest.fixture
+def split_files(phantoms: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Two splits of the phantoms."""
+    for seed in (0, 1):
+        assert (
+            exit_code(["data", "split", str(phantoms), "--out", str(tmp_path / f"{seed}.csv"), "--seed", str(seed)])
+            == 0
+        )
+    return tmp_path / "0.csv", tmp_path / "1.csv"
+
+
+def test_a_run_takes_a_split_and_refuses_another(
+    phantoms: Path, tmp_path: Path, split_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = ["baseline", "--data", str(phantoms), "--out", str(run), *SMALL]
+    capsys.readouterr()
+    assert exit_code([*command, "--split", str(split_files[0]), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    split = read_split(split_files[0])
+    assert read_split(run / "split.csv").fingerprint() == split.fingerprint()
+    assert figures["test"]["images"] == len(split.rows("test"))
+    assert exit_code([*command, "--split", str(split_files[0]), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == figures
+    assert exit_code([*command, "--split", str(split_files[1])]) == 1
+    assert "is another split than the one that was begun with" in capsys.readouterr().err
+    assert exit_code(command) == 1
+    assert "strategy: 'file' -> 'grouped'" in capsys.readouterr().err
+
+
+def test_split_options_beside_a_split_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--split", "s.csv", "--strategy", "random", "--split-seed", "3"]
+    assert exit_code(["baseline", "--data", "x", *options]) == 2
+    message = "--split says who is where, which leaves nothing to --strategy, --split-seed; drop one."
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_strategy_file_needs_a_file(phantoms: Path, tmp_path: Path, tiny: Config) -> None:
+    with pytest.raises(ConfigError) as error:
+        pipeline.baseline(phantoms, tmp_path / "run", tiny.replace(strategy="file"), Silent())
+    assert str(error.value) == "strategy is file, which needs a split; name it with --split FILE.csv."
+
+
+def test_files_that_changed_since_are_named(tmp_path: Path, tiny: Config) -> None:
+    root = tmp_path / "data"
+    pipeline.make_demo(root, Silent())
+    pipeline.split_data(root, tmp_path / "s.csv", Config(), Silent())
+    (root / "benign/benign (1).png").unlink()
+    (root / "normal/normal (2).png").rename(root / "normal/new.png")
+    with pytest.raises(DataError) as error:
+        pipeline.baseline(
+            root, tmp_path / "run", tiny.replace(strategy="file"), Silent(), split_file=tmp_path / "s.csv"
+        )
+    assert str(error.value) == (
+        f"{root} is not what the split was made of: benign/benign (1).png vanished, normal/normal (2).png vanished, "
+        f"normal/new.png appeared; restore the files, or make a new split than {tmp_path / 's.csv'}."
+    )
+
+
+def test_a_study_and_its_export_keep_to_their_split(
+    phantoms: Path, tmp_path: Path, split_files: tuple[Path, Path], tiny: Config
+) -> None:
+    config, options = tiny.replace(strategy="file", epochs=2), pipeline.SearchOptions(trials=1, trial_epochs=1)
+    study = tmp_path / "study"
+    result = pipeline.search(phantoms, study, config, options, Silent(), split_file=split_files[0])
+    fingerprint = read_split(split_files[0]).fingerprint()
+    assert result["best"]["test"]["images"] == len(read_split(split_files[0]).rows("test"))
+    with pytest.raises(DataError, match="is another split than the one that was begun with"):
+        pipeline.search(phantoms, study, config, options, Silent(), split_file=split_files[1])
+    certificate = pipeline.export(study / "best", tmp_path / "export", phantoms, Silent())
+    assert certificate["split"] == fingerprint
+    other = pipeline.baseline(phantoms, tmp_path / "other", config, Silent(), split_file=split_files[1])
+    assert other["test"]["images"] > 0
+    with pytest.raises(RunError, match="holds the export of another run"):
+        pipeline.export(tmp_path / "other", tmp_path / "export", phantoms, Silent())
+
+
+def test_seeds_share_the_split_and_are_compared(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = ["baseline", "--data", str(phantoms), "--out", str(run), *SMALL, "--seed", "7", "--seeds", "3", "--json"]
+    assert exit_code(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["seeds"]["seeds"] == [7, 8, 9]
+    runs = [run, run / "seeds/8", run / "seeds/9"]
+    assert len({(folder / "split.csv").read_bytes() for folder in runs}) == 1
+    accuracies = [json.loads((folder / "metrics.json").read_text())["test"]["accuracy"] for folder in runs]
+    found = result["seeds"]["metrics"]["accuracy"]
+    mean = sum(accuracies) / 3
+    assert found["mean"] == pytest.approx(mean)
+    assert found["standard_deviation"] == pytest.approx((sum((a - mean) ** 2 for a in accuracies) / 2) ** 0.5)
+    assert (found["lowest"], found["highest"]) == (min(accuracies), max(accuracies))
+    assert json.loads((run / "seeds.json").read_text()) == result["seeds"]
+    before = (run / "seeds/9/history.csv").stat().st_mtime_ns
+    assert exit_code(command) == 0
+    assert json.loads(capsys.readouterr().out) == result
+    assert (run / "seeds/9/history.csv").stat().st_mtime_ns == before
+
+
+def test_a_random_split_has_figures_of_leaked_and_clean_images(
+    phantoms: Path, tmp_path: Path, tiny: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny.replace(strategy="random", epochs=1)
+    figures = next(
+        found
+        for seed in range(20)
+        if "test_leaked"
+        in (found := pipeline.baseline(phantoms, tmp_path / str(seed), config.replace(split_seed=seed), Silent()))
+    )
+    parts = [figures[name]["images"] for name in ("test", "test_leaked", "test_clean")]
+    assert parts[0] == parts[1] + parts[2]
+    assert figures["leaked_test_images"] == parts[1] / parts[0]
+    right = [figures[name]["images"] * figures[name]["accuracy"] for name in ("test", "test_leaked", "test_clean")]
+    assert right[0] == pytest.approx(right[1] + right[2])
+    show_run(figures, tmp_path)
+    printed = capsys.readouterr().out
+    assert f"leaked {parts[1]}" in printed
+    assert f"clean {parts[2]}" in printed
