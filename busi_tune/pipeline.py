@@ -200,6 +200,7 @@ def search(
             study.clear(folder)
         resolved = resolve(config)
         dimensions = space.read_space(options.space, resolved) if options.space else space.default_space(resolved)
+        space.check_baseline(dimensions, resolved)
         dataset = open_dataset(root, resolved, progress, saved=study.saved_split(folder), split_file=split_file)
         untrained(resolved, len(dataset.classes))
         plan = study.Plan(

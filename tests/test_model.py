@@ -175,7 +175,7 @@ def test_weights_of_another_architecture_are_refused(
     for path, arch in ((published[0], "resnet34"), (ours, "mobilenet_v3_small"), (last, "resnet18")):
         with pytest.raises(WeightsError, match=f"do not fit {arch}") as caught:
             build_model(tiny.replace(arch=arch, weights=str(path)), 3)
-        assert one_sentence(caught.value).endswith(f"name weights of {arch}.")
+        assert one_sentence(caught.value).endswith(f"name weights of {arch}, made for this --image-size.")
 
 
 def saved(value: object, *, zipped: bool = True) -> bytes:

@@ -8,7 +8,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from busi_tune.config import FIELDS, Config
 from busi_tune.errors import ConfigError, FileError
-from busi_tune.search.space import FIXED, Space, default_space, read_space
+from busi_tune.search.space import FIXED, Space, check_baseline, default_space, read_space
 
 
 def read(folder: Path, text: str, **changed: Any) -> Space:
@@ -232,3 +232,39 @@ def test_a_space_file_that_is_not_there_or_not_toml(tmp_path: Path) -> None:
         read_space(tmp_path / "none.toml", Config())
     with pytest.raises(ConfigError, match=r"space\.toml is not valid TOML: "):
         read(tmp_path, "learning_rate = {low = 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "outside"),
+    [
+        ("learning_rate = {low = 0.002, high = 0.1}", "learning_rate 0.001"),
+        ("batch_size = {low = 8, high = 62, step = 9}", "batch_size 32"),
+        ('arch = {choices = ["resnet18"]}\nclass_weights = {choices = [false]}', "arch 'resnet50', class_weights True"),
+    ],
+)
+def test_a_space_without_the_baseline_is_refused(tmp_path: Path, text: str, outside: str) -> None:
+    path = tmp_path / "space.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        check_baseline(read_space(path, Config()), Config())
+    assert str(error.value) == (
+        f"The search space does not hold the baseline's {outside}, and the baseline is the first trial; "
+        "widen the space, or start from a configuration inside it."
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "learning_rate = {low = 0.001, high = 0.1, log = true}",
+        "batch_size = {low = 8, high = 32, step = 8}",
+        "horizontal_flip = {low = 0.1, high = 0.7, step = 0.1}",
+        'arch = {choices = ["resnet18", "resnet50"]}',
+    ],
+)
+def test_a_space_that_holds_the_baseline_is_taken(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "space.toml"
+    path.write_text(text)
+    space = read_space(path, Config())
+    check_baseline(space, Config())
+    assert len(space) == 1

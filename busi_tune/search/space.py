@@ -61,6 +61,33 @@ def read_space(path: Path, config: Config) -> Space:
     return space
 
 
+def check_baseline(space: Space, config: Config) -> None:
+    """Refuse a space that does not hold `config` itself, which is the study's first trial.
+
+    Raises:
+        ConfigError: with every field whose value lies outside.
+    """
+    outside = [
+        f"{name} {getattr(config, name)!r}"
+        for name, distribution in space.items()
+        if not _holds(distribution, getattr(config, name))
+    ]
+    if outside:
+        raise ConfigError(
+            f"The search space does not hold the baseline's {', '.join(outside)}, and the baseline is the first trial; "
+            "widen the space, or start from a configuration inside it."
+        )
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    inside = distribution.low <= value <= distribution.high
+    steps = (Decimal(str(value)) - Decimal(str(distribution.low))) / Decimal(str(distribution.step or 1))
+    return inside and (distribution.step is None or steps == int(steps))
+
+
 def _distribution(name: str, table: Any) -> BaseDistribution:
     if name not in FIELDS:
         raise ValueError(unknown(name, [field for field in FIELDS if field not in FIXED]))
