@@ -53,8 +53,21 @@ class SearchOptions:
 
 
 def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
-    """Draw the demo's phantoms into `folder`, where they are not there yet."""
+    """Draw the demo's phantoms into `folder`, where they are not there yet.
+
+    Raises:
+        RunError: the folder holds something else, or phantoms of another seed.
+    """
     with files.only_writer(folder):
+        mark = folder / "phantoms.json"
+        if mark.exists():
+            known = files.read_json(mark).get("seed")
+            if known != seed:
+                raise RunError(f"{folder} holds the phantoms of seed {known}, not {seed}; name another folder.")
+        elif others := sorted(entry.name for entry in folder.iterdir() if entry.name != ".lock"):
+            raise RunError(f"{folder} is not empty and holds no phantoms (but {others[0]}); name another folder.")
+        files.write_json(mark, {"seed": seed})
+        # It is written last.
         if not (folder / PLANTED).exists():
             make_phantoms(folder, progress, seed=seed)
 

@@ -160,6 +160,26 @@ def test_the_demo_is_drawn_alike_from_a_seed(tmp_path: Path) -> None:
     assert len({Image.open(tmp_path / "a" / image.path).size for image in listing.images}) > 5
 
 
+def test_the_demo_does_not_draw_over_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine"
+    (mine / "benign").mkdir(parents=True)
+    (mine / "benign/benign (1).png").write_bytes(b"mine")
+    assert exit_code(["data", "demo", str(mine)]) == 1
+    assert capsys.readouterr().err == (
+        f"busi-tune: {mine} is not empty and holds no phantoms (but benign); name another folder.\n"
+    )
+    assert (mine / "benign/benign (1).png").read_bytes() == b"mine"
+    drawn = tmp_path / "drawn"
+    assert exit_code(["data", "demo", str(drawn)]) == 0
+    before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*.png")}
+    assert len(before) > 500
+    assert exit_code(["data", "demo", str(drawn)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*.png")} == before
+    capsys.readouterr()
+    assert exit_code(["data", "demo", str(drawn), "--seed", "3"]) == 1
+    assert capsys.readouterr().err == f"busi-tune: {drawn} holds the phantoms of seed 0, not 3; name another folder.\n"
+
+
 def test_data_split_tells_who_is_where(phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "new" / "s.csv"
     arguments = ["data", "split", str(phantoms), "--out", str(file), "--fractions", "0.6,0.2,0.2", "--seed", "5"]

@@ -65,7 +65,6 @@ def open_dataset(
 
     Raises:
         DataError: the folder cannot be used, or is no longer what the split was made of; or the splits differ.
-        ConfigError: the strategy is "file" and there is no file.
     """
     listing = find_images(root)
     given = read_split(split_file) if split_file else None
@@ -79,8 +78,6 @@ def open_dataset(
                 "or start anew with --overwrite."
             )
         return Dataset(listing, saved)
-    if given is None and config.strategy == "file":
-        raise ConfigError("strategy is file, which needs a split; name it with --split FILE.csv.")
     if given is not None:
         dataset = Dataset(listing, given)
     else:
@@ -90,20 +87,16 @@ def open_dataset(
     return dataset
 
 
-def split_images(
-    listing: Listing,
-    config: Config,
-    progress: Progress,
-    *,
-    patients: Path | None = None,
-    twins: pd.DataFrame | None = None,
-) -> Dataset:
+def split_images(listing: Listing, config: Config, progress: Progress, *, patients: Path | None = None) -> Dataset:
     """Split a listing as `config` says; images of one group in the CSV `patients` stay together, as twins do.
 
-    `twins`, where they are known already, are what `twins_of` gives for the similarity of `config`.
+    Raises:
+        ConfigError: the strategy is "file".
+        DataError: a class is too small, or `patients` cannot be used.
     """
-    if twins is None:
-        twins = twins_of(listing, config.similarity, progress)
+    if config.strategy == "file":
+        raise ConfigError("strategy is file, which needs a split; name it with --split FILE.csv.")
+    twins = twins_of(listing, config.similarity, progress)
     first, second = twins["first"].to_numpy(), twins["second"].to_numpy()
     if patients is not None:
         more = groups.given_pairs(patients, [image.path for image in listing.images])
