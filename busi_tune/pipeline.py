@@ -289,7 +289,7 @@ def run_all(
         options,
         progress,
         baseline_run=places.baseline,
-        split_file=split_file,
+        split_file=places.baseline / store.SPLIT,
         overwrite=overwrite,
     )
     best = places.study / "best"
