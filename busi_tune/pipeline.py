@@ -15,7 +15,7 @@ from busi_tune.data.dataset import Dataset, open_dataset, split_images, tell_lef
 from busi_tune.data.find import SPLITS, find_images
 from busi_tune.data.phantoms import PLANTED, make_phantoms
 from busi_tune.data.split import read_split
-from busi_tune.errors import ConfigError, RunError
+from busi_tune.errors import ConfigError, FileError, RunError
 from busi_tune.metrics import numbers
 from busi_tune.progress import Progress
 from busi_tune.training import folder as store
@@ -24,7 +24,7 @@ from busi_tune.training import folder as store
 DEMO: dict[str, Any] = {
     "arch": "resnet18",
     "weights": "none",
-    "image_size": 96,
+    "image_size": 80,
     "epochs": 14,
     "scheduler_patience": 2,
     "early_stopping_patience": 5,
@@ -91,6 +91,8 @@ def split_data(root: Path, file: Path, config: Config, progress: Progress, *, pa
     Raises:
         DataError: the folder, or the file of patients, cannot be used.
     """
+    if file.is_dir():
+        raise FileError(f"{file} is a folder; name the file to write.")
     dataset = split_images(find_images(root), config, progress, patients=patients)
     tell_left_out(dataset, progress)
     files.make_folder(file.parent)

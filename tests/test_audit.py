@@ -205,3 +205,35 @@ def test_patients_stay_together(phantoms: Path, tmp_path: Path) -> None:
         side = read_split(out).used.set_index("path")["split"]
         for patient in (normal[:4], normal[4:]):
             assert len({side[path] for path in patient}) == 1
+
+
+def noise(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40), dtype=np.uint8)).save(path)
+
+
+def test_a_class_too_small_to_split_is_told_and_the_audit_goes_on(tmp_path: Path) -> None:
+    for number, name in enumerate([*(f"a/{k}.png" for k in range(9)), "b/0.png"]):
+        noise(tmp_path / "data" / name, number)
+    leak = audit(tmp_path / "data", 0.93, Silent())["leak"]
+    assert leak["split"].startswith("none, 10 images cannot be split into 0.7, 0.15, 0.15 with every class everywhere")
+    assert (leak["leaked"], leak["test_images"]) == (None, 0)
+
+
+def test_what_cannot_be_audited_or_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a/0.png", "b/0.png"):
+        (tmp_path / "bad" / name).parent.mkdir(parents=True)
+        (tmp_path / "bad" / name).touch()
+        noise(tmp_path / "good" / name, ord(name[0]))
+    bad, good = str(tmp_path / "bad"), str(tmp_path / "good")
+    assert exit_code(["data", "audit", bad, "--out", str(tmp_path / "out")]) == 1
+    told = f"None of the 2 images in {bad} can be read: a/0.png (empty), b/0.png (empty); restore them."
+    assert capsys.readouterr().err.splitlines()[-1] == f"busi-tune: {told}"
+    assert not (tmp_path / "out").exists()
+    assert exit_code(["data", "audit", good, "--split", str(tmp_path / "none.csv")]) == 1
+    assert capsys.readouterr().err == (
+        f"busi-tune: {tmp_path / 'none.csv'} could not be read: No such file or directory; "
+        "mend that and run the same command again.\n"
+    )
+    assert exit_code(["data", "split", good, "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"busi-tune: {tmp_path} is a folder; name the file to write.\n"

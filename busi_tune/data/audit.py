@@ -17,7 +17,7 @@ from busi_tune.data.find import SPLITS, Found, Listing, find_names
 from busi_tune.data.groups import group_numbers
 from busi_tune.data.split import random, read_split
 from busi_tune.data.twins import THUMBNAIL, find_twins, signatures
-from busi_tune.errors import ImageError
+from busi_tune.errors import DataError, ImageError, listed
 from busi_tune.images import Facts, Pixels
 from busi_tune.progress import Progress
 
@@ -48,10 +48,15 @@ def audit(
     The leak is that of `split_file`, of the folder's own split, or of random splits (the documents') from `seed` on.
 
     Raises:
-        DataError: the folder cannot be used at all.
+        DataError: the folder cannot be used at all, or none of its images can be read.
+        FileError: `split_file` cannot be read.
     """
     found = find_names(root)
+    given = read_split(split_file).used if split_file else None
     seen, unreadable = _read_all(found, progress)
+    if not seen:
+        names = listed([f"{path} ({reason})" for path, reason in sorted(unreadable.items())])
+        raise DataError(f"None of the {len(unreadable)} images in {root} can be read: {names}; restore them.")
     listing = found.listing({path: image.sha256 for path, image in seen.items()})
     every = [seen[root / image.path] for image in listing.images]
     thumbnails = np.stack([image.thumbnail for image in every])
@@ -76,7 +81,7 @@ def audit(
         "groups": groups,
         "conflicts": [entry["images"] for entry in groups if len(entry["classes"]) > 1],
         "images_with_a_twin": len({*twins["first"], *twins["second"]}),
-        "leak": _leak(listing, group, signatures(thumbnails), seed, split_file),
+        "leak": _leak(listing, group, signatures(thumbnails), *_sides(listing, group, seed, given, split_file)),
     }
 
 
@@ -154,40 +159,50 @@ def _groups(listing: Listing, group: Integers, twins: pd.DataFrame) -> list[dict
     return sorted(result, key=lambda entry: (len(entry["classes"]) == 1, entry["least_similarity"], entry["images"]))
 
 
+def _sides(
+    listing: Listing, group: Integers, seed: int, given: pd.DataFrame | None, split_file: Path | None
+) -> tuple[str, list[NDArray[np.str_]]]:
+    """The splits whose leak is told: what they are, and for each of them the side of every image."""
+    if given is not None:
+        side_of = dict(zip(given["path"], given["split"], strict=True))
+        return str(split_file), [np.array([side_of.get(image.path, "") for image in listing.images])]
+    if listing.is_split:
+        return "the folder's own", [np.array([image.split for image in listing.images])]
+    labels = np.array([listing.classes.index(image.label) for image in listing.images])
+    repeats = max(1, min(MOST_REPEATS, REPEATED_IMAGES // len(labels)))
+    try:
+        drawn = [random(labels, group, np.array(DOCUMENTED), seed + number) for number in range(repeats)]
+    except DataError as error:
+        return f"none, {error}", []
+    return f"random, mean of {repeats}", [np.array(SPLITS)[side] for side in drawn]
+
+
 def _leak(
-    listing: Listing, group: Integers, vectors: NDArray[np.float32], seed: int, split_file: Path | None
+    listing: Listing, group: Integers, vectors: NDArray[np.float32], name: str, sides: list[NDArray[np.str_]]
 ) -> dict[str, Any]:
     """How much of a test split is known from training, and what knowing it is worth to who learns nothing else."""
     labels = np.array([listing.classes.index(image.label) for image in listing.images])
-    if split_file is not None:
-        table = read_split(split_file).used
-        side_of = dict(zip(table["path"], table["split"], strict=True))
-        sides = [np.array([side_of.get(image.path, "") for image in listing.images])]
-        name = str(split_file)
-    elif listing.is_split:
-        sides, name = [np.array([image.split for image in listing.images])], "the folder's own"
-    else:
-        repeats = max(1, min(MOST_REPEATS, REPEATED_IMAGES // len(labels)))
-        shares = np.array(DOCUMENTED)
-        sides = [np.array(SPLITS)[random(labels, group, shares, seed + k)] for k in range(repeats)]
-        name = f"random, mean of {repeats}"
     flat = vectors.reshape(len(vectors), -1)
-    leaked, right = [], []
+    leaked, right = [np.zeros(0, dtype=bool)], [np.zeros(0, dtype=bool)]
     for side in sides:
         train, test = np.flatnonzero(side == "train"), np.flatnonzero(side == "test")
-        leaked.append(np.isin(group[test], group[train]))
-        nearest = np.concatenate(
-            [train[(flat[some] @ flat[train].T).argmax(axis=1)] for some in np.array_split(test, len(test) // 512 + 1)]
-        )
-        right.append(labels[nearest] == labels[test])
+        if len(train):
+            leaked.append(np.isin(group[test], group[train]))
+            blocks = np.array_split(test, len(test) // 512 + 1)
+            nearest = np.concatenate([train[(flat[some] @ flat[train].T).argmax(axis=1)] for some in blocks])
+            right.append(labels[nearest] == labels[test])
     known, correct = np.concatenate(leaked), np.concatenate(right)
     return {
         "split": name,
-        "test_images": len(known) // len(sides),
-        "leaked": float(known.mean()),
+        "test_images": len(known) // max(1, len(sides)),
+        "leaked": _share(known),
         "nearest_neighbour_accuracy": {
-            "all": float(correct.mean()),
-            "leaked": float(correct[known].mean()) if known.any() else None,
-            "clean": float(correct[~known].mean()) if not known.all() else None,
+            "all": _share(correct),
+            "leaked": _share(correct[known]),
+            "clean": _share(correct[~known]),
         },
     }
+
+
+def _share(true: NDArray[np.bool_]) -> float | None:
+    return float(true.mean()) if len(true) else None

@@ -24,7 +24,7 @@ def summary(audit: dict[str, Any]) -> list[tuple[str, str]]:
             f"(similarity {audit['similarity']:g} or more)",
         ),
         ("groups with two labels", str(len(audit["conflicts"]))),
-        ("test images with a twin in training", f"{leak['leaked']:.1%} (split: {leak['split']})"),
+        ("share of test images with a twin in training", f"{_share(leak['leaked'])} (split: {leak['split']})"),
         (
             "accuracy of the nearest thumbnail",
             f"{_share(meter['leaked'])} on these, {_share(meter['clean'])} on the rest, by memory alone",
@@ -38,4 +38,4 @@ def _listed(counts: dict[str, int], most: int = 6) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "none there" if value is None else f"{value:.3f}"
+    return "none" if value is None else f"{value:.3f}"
