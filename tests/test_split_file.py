@@ -9,6 +9,7 @@ from busi_tune import pipeline
 from busi_tune.cli import exit_code
 from busi_tune.cli.tables import show_run
 from busi_tune.config import Config
+from busi_tune.data.dataset import open_dataset
 from busi_tune.data.split import read_split
 from busi_tune.errors import ConfigError, DataError, RunError
 from busi_tune.progress import Silent
@@ -120,12 +121,12 @@ def test_a_random_split_has_figures_of_leaked_and_clean_images(
     phantoms: Path, tmp_path: Path, tiny: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny.replace(strategy="random", epochs=1)
-    figures = next(
-        found
-        for seed in range(20)
-        if "test_leaked"
-        in (found := pipeline.baseline(phantoms, tmp_path / str(seed), config.replace(split_seed=seed), Silent()))
+    leaking = next(
+        seed
+        for seed in range(50)
+        if open_dataset(phantoms, config.replace(split_seed=seed), Silent()).split.has_twin_in_training("test").any()
     )
+    figures = pipeline.baseline(phantoms, tmp_path / "run", config.replace(split_seed=leaking), Silent())
     parts = [figures[name]["images"] for name in ("test", "test_leaked", "test_clean")]
     assert parts[0] == parts[1] + parts[2]
     assert figures["leaked_test_images"] == parts[1] / parts[0]
