@@ -56,18 +56,28 @@ def bootstrap(
         parts.append(scores(answers, weights))
         calibrated.append(calibration_error(answers, weights, around=around))
     point = scores(answers, np.ones((1, len(groups))))
-    without = scores(answers, np.asarray(groups != np.unique(groups)[:, None], dtype=np.float64))
+    left_out = [scores(answers, weights) for weights in _without_each(groups)]
     tail = expanded_tail(len(np.unique(groups)))
     result = {}
     for name in parts[0]:
         values = np.concatenate([part[name] for part in parts])
         values = values[~np.isnan(values)]
         if len(values) and not np.isnan(point[name][0]):
-            result[name] = _accelerated(values, float(point[name][0]), without[name], tail)
+            result[name] = _accelerated(
+                values, float(point[name][0]), np.concatenate([part[name] for part in left_out]), tail
+            )
     error = ("calibration_error",)
     values = np.concatenate([part[error] for part in parts])
     result[error] = _of_calibration(values, float(point[error][0]), np.concatenate(calibrated), tail)
     return result
+
+
+def _without_each(groups: NDArray[Any]) -> Iterator[Floats]:
+    """Blocks of rows (rows, images): ones, and zeros for one group after the other."""
+    names = np.unique(groups)
+    rows = max(1, BLOCK // len(groups))
+    for start in range(0, len(names), rows):
+        yield np.asarray(groups != names[start : start + rows, None], dtype=np.float64)
 
 
 def _accelerated(values: Floats, point: float, without: Floats, tail: float) -> tuple[float, float]:
@@ -78,8 +88,10 @@ def _accelerated(values: Floats, point: float, without: Floats, tail: float) -> 
     pull = defined.sum() / max(1, len(defined)) - defined
     scale = float((pull**2).sum()) ** 1.5
     acceleration = float((pull**3).sum()) / (6 * scale) if scale else 0.0
-    z = bias + stats.norm.ppf([tail, 1 - tail])
-    low, high = np.quantile(values, stats.norm.cdf(bias + z / (1 - acceleration * z)))
+    edge = stats.norm.isf(tail)
+    z = bias + np.array([-edge, edge])
+    # Far out the acceleration would turn around; there it means the last value.
+    low, high = np.quantile(values, stats.norm.cdf(bias + z / np.maximum(1 - acceleration * z, 1e-9)))
     return float(low), float(high)
 
 

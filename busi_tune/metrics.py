@@ -110,14 +110,21 @@ def scores(answers: Answers, weights: Floats) -> dict[Name, Floats]:
     return result
 
 
-def _benign_vs_malignant(answers: Answers, weights: Floats) -> dict[Name, Floats]:
-    """On images of these two classes alone, by their two probabilities alone."""
+def _lesions(answers: Answers) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Of benign and malignant images alone: whether malignant, its share of the two probabilities, whether called so.
+
+    The last one says which images these are.
+    """
     b, m = answers.classes.index("benign"), answers.classes.index("malignant")
     lesions = np.isin(answers.labels, (b, m))
-    malignant = answers.labels[lesions] == m
     pair = answers.probabilities[lesions]
-    called = pair[:, m] > pair[:, b]
     share = ratio(pair[:, m], pair[:, b] + pair[:, m], 0.5)
+    return answers.labels[lesions] == m, share, pair[:, m] > pair[:, b], lesions
+
+
+def _benign_vs_malignant(answers: Answers, weights: Floats) -> dict[Name, Floats]:
+    """On images of these two classes alone, by their two probabilities alone."""
+    malignant, share, called, lesions = _lesions(answers)
     w = weights[:, lesions]
     return {
         ("benign_vs_malignant", "accuracy"): ratio(w @ (called == malignant), w.sum(axis=1), np.nan),
@@ -172,6 +179,12 @@ def proportions(answers: Answers) -> dict[Name, tuple[int, int]]:
         called, ill = answers.predicted == m, answers.labels == m
         result["malignant_vs_rest", "sensitivity"] = (int((called & ill).sum()), int(ill.sum()))
         result["malignant_vs_rest", "specificity"] = (int((~called & ~ill).sum()), int((~ill).sum()))
+    if {"benign", "malignant"} <= set(answers.classes):
+        malignant, _, called, _ = _lesions(answers)
+        name = "benign_vs_malignant"
+        result[name, "accuracy"] = (int((called == malignant).sum()), len(malignant))
+        result[name, "sensitivity"] = (int((called & malignant).sum()), int(malignant.sum()))
+        result[name, "specificity"] = (int((~called & ~malignant).sum()), int((~malignant).sum()))
     return result
 
 

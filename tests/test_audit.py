@@ -207,6 +207,22 @@ def test_patients_stay_together(phantoms: Path, tmp_path: Path) -> None:
             assert len({side[path] for path in patient}) == 1
 
 
+def test_a_patient_with_two_labels_is_no_conflict_and_blanks_are_no_patient(tmp_path: Path) -> None:
+    names = [f"{label}/{k}.png" for label in "ab" for k in range(12)]
+    for number, name in enumerate(names):
+        noise(tmp_path / "data" / name, number)
+    rows = [{"path": "a/0.png", "group": "p"}, {"path": "b/0.png", "group": "p"}]
+    files.write_csv(tmp_path / "p.csv", rows + [{"path": name, "group": " "} for name in names[3:9]])
+    out = tmp_path / "s.csv"
+    arguments = ["data", "split", str(tmp_path / "data"), "--out", str(out), "--groups", str(tmp_path / "p.csv")]
+    assert exit_code(arguments) == 0
+    split = read_split(out)
+    assert len(split.left_out) == 0
+    assert split.used["group"].nunique() == 23
+    side = split.used.set_index("path")["split"]
+    assert side["a/0.png"] == side["b/0.png"]
+
+
 def noise(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40), dtype=np.uint8)).save(path)

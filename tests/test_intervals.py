@@ -104,3 +104,11 @@ def test_wilsons_interval_is_given_for_plain_proportions() -> None:
     hits, total = proportions(answers)["malignant_vs_rest", "sensitivity"]
     assert found["malignant_vs_rest"]["sensitivity"] == list(intervals.wilson(hits, total))
     assert "macro_f1" not in found
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4, 5])
+def test_few_groups_have_wide_intervals_and_no_error(groups: int) -> None:
+    for seed in range(10):
+        answers, group = interval_coverage.draw(np.random.default_rng(seed), groups)
+        for low, high in intervals.bootstrap(answers, group, 300).values():
+            assert 0 <= low <= high

@@ -58,6 +58,8 @@ def baseline(
     With --seeds, train it again with the seeds that follow, and print how much the seed alone changes.
     """
     config = build_config(config_file, given, split_file=split_file)
+    # The last seed must be one before the first is trained.
+    config.replace(seed=config.seed + seeds - 1)
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_json, screen
     from busi_tune.cli.tables import show_run, show_seeds

@@ -52,12 +52,17 @@ def audit(
         FileError: `split_file` cannot be read.
     """
     found = find_names(root)
-    given = read_split(split_file).used if split_file else None
+    given = read_split(split_file) if split_file else None
     seen, unreadable = _read_all(found, progress)
     if not seen:
         names = listed([f"{path} ({reason})" for path, reason in sorted(unreadable.items())])
         raise DataError(f"None of the {len(unreadable)} images in {root} can be read: {names}; restore them.")
     listing = found.listing({path: image.sha256 for path, image in seen.items()})
+    if given is not None:
+        known = {*given.used["path"], *given.left_out["path"]}
+        strangers = [image.path for image in listing.images if image.path not in known]
+        if strangers:
+            raise DataError(f"{split_file} is not a split of {root}: it lacks {listed(strangers)}; name its own.")
     every = [seen[root / image.path] for image in listing.images]
     thumbnails = np.stack([image.thumbnail for image in every])
     twins = find_twins(thumbnails, [image.sha256 for image in every], similarity)
@@ -81,7 +86,12 @@ def audit(
         "groups": groups,
         "conflicts": [entry["images"] for entry in groups if len(entry["classes"]) > 1],
         "images_with_a_twin": len({*twins["first"], *twins["second"]}),
-        "leak": _leak(listing, group, signatures(thumbnails), *_sides(listing, group, seed, given, split_file)),
+        "leak": _leak(
+            listing,
+            group,
+            signatures(thumbnails),
+            *_sides(listing, group, seed, given.used if given else None, split_file),
+        ),
     }
 
 

@@ -70,6 +70,11 @@ def open_dataset(
     given = read_split(split_file) if split_file else None
     if given is not None:
         _check_changes(given, listing, f"restore the files, or make a new split than {split_file}")
+        untrained = sorted(set(listing.classes) - set(given.rows("train")["class"]))
+        if untrained:
+            raise DataError(
+                f"{split_file} has no training image of class {', '.join(untrained)}; give each class some."
+            )
     if saved is not None:
         _check_changes(saved, listing, "restore the files, or start anew with --overwrite")
         if given is not None and given.fingerprint() != saved.fingerprint():
@@ -98,6 +103,7 @@ def split_images(listing: Listing, config: Config, progress: Progress, *, patien
         raise ConfigError("strategy is file, which needs a split; name it with --split FILE.csv.")
     twins = twins_of(listing, config.similarity, progress)
     first, second = twins["first"].to_numpy(), twins["second"].to_numpy()
+    pictures = groups.group_numbers(len(listing.images), first, second)
     if patients is not None:
         more = groups.given_pairs(patients, [image.path for image in listing.images])
         first, second = np.concatenate([first, more[0]]), np.concatenate([second, more[1]])
@@ -108,6 +114,7 @@ def split_images(listing: Listing, config: Config, progress: Progress, *, patien
         fractions=config.fractions,
         conflicts=config.conflicts,
         seed=config.split_seed,
+        twin_groups=pictures,
     )
     return Dataset(listing, split)
 

@@ -26,7 +26,7 @@ def group_numbers(count: int, first: Integers, second: Integers) -> Integers:
 def given_pairs(path: Path, paths: list[str]) -> tuple[Integers, Integers]:
     """Each image with the first of its group, from a CSV with the columns path and group; row numbers in `paths`.
 
-    An image that the file does not name is in no given group.
+    An image that the file does not name, or names without a group, is in no given group.
 
     Raises:
         DataError: the file has other columns, names an image that is not there, or names one twice.
@@ -48,6 +48,7 @@ def given_pairs(path: Path, paths: list[str]) -> tuple[Integers, Integers]:
     twice = list(table["path"][table["path"].duplicated()])
     if twice:
         raise DataError(f"{path} names {len(twice)} images twice: {listed(twice)}; give each one group.")
+    table = table[table["group"].fillna("").str.strip() != ""]
     rows = table["path"].map(number)
     first = rows.groupby(table["group"]).transform("min")
     return np.asarray(first, dtype=np.int64), np.asarray(rows, dtype=np.int64)

@@ -104,11 +104,13 @@ def make_split(
     fractions: tuple[float, ...],
     conflicts: str,
     seed: int,
+    twin_groups: Integers | None = None,
 ) -> Split:
     """Assign every image of `listing` to training, validation or test.
 
     A folder that is already split keeps its split. `grouped` puts each group on one side, stratified by class,
-    as close to `fractions` as groups allow; `random` is the documents' plain stratified split.
+    as close to `fractions` as groups allow; `random` is the documents' plain stratified split. Conflicts are
+    pictures under two labels: `twin_groups`, where groups hold more than twins (a patient may have both).
 
     Raises:
         DataError: a class has too few groups for every split to get one.
@@ -122,7 +124,8 @@ def make_split(
             "sha256": [image.sha256 for image in listing.images],
         }
     )
-    mixed = table.groupby("group")["class"].transform("nunique") > 1
+    pictures = groups if twin_groups is None else twin_groups
+    mixed = table.groupby(pictures)["class"].transform("nunique") > 1
     out = mixed if conflicts == "exclude" and not listing.is_split else mixed & False
     left_out = table[out].assign(reason="its group carries two labels")[LEFT_OUT].reset_index(drop=True)
     used = table[~out].reset_index(drop=True)
