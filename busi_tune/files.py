@@ -14,6 +14,8 @@ from typing import Any
 
 from busi_tune.errors import FileError, RunError
 
+TEMPORARY = ".busi-tune.tmp"
+
 
 @contextmanager
 def explained(path: Path, action: str) -> Iterator[None]:
@@ -25,13 +27,18 @@ def explained(path: Path, action: str) -> Iterator[None]:
         raise FileError(f"{path} could not be {action}: {reason}; mend that and run the same command again.") from error
 
 
+def temporary_for(path: Path) -> Path:
+    """What `path` is called until it is whole; a name that nobody else gives, for leftovers are deleted."""
+    return path.with_name(f".{path.name}{TEMPORARY}")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a crash at any moment leaves the old file or the new one, never a part.
 
     Raises:
         FileError: the file system refuses (full, read-only, no permission); nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_for(path)
     with explained(path, "written"):
         try:
             with temporary.open("wb") as file:
@@ -159,7 +166,7 @@ def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.") from None
-        for leftover in list(folder.rglob(".*.tmp")):
+        for leftover in list(folder.rglob(f".*{TEMPORARY}")):
             remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         yield
     finally:

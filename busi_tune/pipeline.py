@@ -80,6 +80,8 @@ def audit_data(
 
     found = audit(root, config.similarity, progress, seed=seed, split_file=split_file)
     with files.only_writer(folder):
+        if not (folder / "audit.json").exists():
+            files.refuse_foreign(folder, "an audit", {"audit.html"})
         files.write_json(folder / "audit.json", found)
         write_page(folder / "audit.html", root, found)
     return found

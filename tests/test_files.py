@@ -61,7 +61,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file(tmp_path: Path, old
         path.write_bytes(old)
     assert in_child(with_little_room(path, signal.SIG_DFL)) == -signal.SIGXFSZ
     assert (path.read_bytes() if path.exists() else None) == old
-    assert (tmp_path / ".last.safetensors.tmp").stat().st_size == ROOM
+    assert (tmp_path / ".last.safetensors.busi-tune.tmp").stat().st_size == ROOM
     with files.only_writer(tmp_path):
         assert names(tmp_path) == [".lock"] + ["last.safetensors"] * (old is not None)
         files.write_bytes(path, NEW)
@@ -259,8 +259,12 @@ def test_the_lock_goes_with_an_error_too(tmp_path: Path) -> None:
 
 
 def test_a_writer_clears_what_was_left_half_written_and_nothing_else(tmp_path: Path) -> None:
-    leftovers = (".state.json.tmp", "trials/0001/.best.safetensors.tmp", "trials/.0002.tmp/config.json")
-    kept = ("state.json", "notes.tmp", "trials/0001/best.safetensors", ".hidden")
+    leftovers = (
+        ".state.json.busi-tune.tmp",
+        "trials/0001/.best.safetensors.busi-tune.tmp",
+        "trials/.0002.busi-tune.tmp/config.json",
+    )
+    kept = ("state.json", "notes.tmp", ".mine.tmp", "trials/0001/best.safetensors", ".hidden")
     for name in leftovers + kept:
         files.make_folder((tmp_path / name).parent)
         (tmp_path / name).write_text("content")

@@ -52,7 +52,7 @@ def _intact(path: Path) -> bool:
 
 def _decode_all(listing: Listing, size: int, path: Path, progress: Progress) -> None:
     total = len(listing.images)
-    temporary = path.with_name(f".{path.stem}.tmp")
+    temporary = files.temporary_for(path)
     problems: list[str] = []
     with files.explained(temporary, "written"):
         _reserve(temporary, (total, size, size, 3))

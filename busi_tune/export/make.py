@@ -47,7 +47,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, progress: Progress) ->
     identity = read_identity(run)
     model = serving.served(run, identity)
     part = dataset.part("test", identity.config.image_size, progress)
-    candidate = folder / f".{MODEL}.tmp"
+    candidate = files.temporary_for(folder / MODEL)
     files.write_bytes(candidate, finish_graph(serving.to_onnx(model, identity.config.image_size), identity))
     pixels = part.pixels()
     reference = make_reference(partial(serving.served_logits, model), pixels, part.labels)

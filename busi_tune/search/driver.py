@@ -183,7 +183,7 @@ def copy_run(source: Path, target: Path) -> None:
 
     Sharing is safe because no file of a run is ever changed in place.
     """
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary = files.temporary_for(target)
     files.remove_folder(temporary)
     files.make_folder(target.parent)
     with files.explained(target, "written"):
