@@ -139,7 +139,13 @@ def refuse_foreign(folder: Path, kind: str, own: Collection[str]) -> None:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hex."""
-    with explained(path, "read"), path.open("rb") as file:
+    with explained(path, "read"):
+        return digest(path)
+
+
+def digest(path: Path) -> str:
+    """As `sha256`, with the system's own error, for those who gather them."""
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

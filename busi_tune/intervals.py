@@ -48,7 +48,8 @@ def bootstrap(
     error see `_of_calibration`. A resample on which a metric is not defined does not count for it; without any
     other, or with one group alone, there is no interval.
     """
-    if len(np.unique(groups)) < 2:
+    count = len(np.unique(groups))
+    if count < 2:
         return {}
     around = calibration_gaps(answers).sum(axis=0)
     parts, calibrated = [], []
@@ -57,7 +58,7 @@ def bootstrap(
         calibrated.append(calibration_error(answers, weights, around=around))
     point = scores(answers, np.ones((1, len(groups))))
     left_out = [scores(answers, weights) for weights in _without_each(groups)]
-    tail = expanded_tail(len(np.unique(groups)))
+    tail = expanded_tail(count)
     result = {}
     for name in parts[0]:
         values = np.concatenate([part[name] for part in parts])

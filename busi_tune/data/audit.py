@@ -1,6 +1,5 @@
 """What should be known of a folder of images before any figure is made of it."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from busi_tune import images
+from busi_tune import files, images
 from busi_tune.data.find import SPLITS, Found, Listing, find_names
 from busi_tune.data.groups import group_numbers
 from busi_tune.data.split import random, read_split
@@ -115,8 +114,7 @@ def _read_all(found: Found, progress: Progress) -> tuple[dict[Path, Seen], dict[
 
 
 def _read(path: Path) -> Seen:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = files.digest(path)
     image = images.decode(path)
     pixels = np.asarray(image)
     apart = pixels.max(axis=2) - pixels.min(axis=2)

@@ -1,6 +1,5 @@
 """Which files of a data folder are images, of which class, and in which split if they come split."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -115,8 +114,7 @@ def find_names(root: Path) -> Found:
 
 def _hash(path: Path) -> str | OSError:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.digest(path)
     except OSError as error:
         return error
 

@@ -164,11 +164,12 @@ def test_figures(answers: Answers, split: Split) -> dict[str, Any]:
     parts = {"test": np.ones(len(leaked), dtype=bool)}
     if leaked.any():
         parts |= {"test_leaked": leaked, "test_clean": ~leaked}
-    return {
-        name: summarise(answers.subset(kept)) | with_intervals(answers.subset(kept), groups[kept])
-        for name, kept in parts.items()
-        if kept.any()
-    }
+    figures = {}
+    for name, kept in parts.items():
+        if kept.any():
+            some = answers.subset(kept)
+            figures[name] = summarise(some) | with_intervals(some, groups[kept])
+    return figures
 
 
 def prediction_rows(part: Part, probabilities: Any, classes: tuple[str, ...]) -> list[dict[str, object]]:
