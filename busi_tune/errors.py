@@ -9,6 +9,7 @@ BusiTuneError            exit code 1
   WeightsError           pretrained weights that cannot be had
   TrainingDiverged       a loss that is no longer a finite number
   OutOfMemory            a configuration that is too large for the device
+  WorkerLost             a trial whose workers die again and again
   ParityError            an export that does not answer as its model does
 """
 
@@ -51,6 +52,10 @@ class TrainingDiverged(BusiTuneError):
 
 class OutOfMemory(BusiTuneError):
     """A configuration that needs more memory than the device has."""
+
+
+class WorkerLost(BusiTuneError):
+    """A trial whose worker processes die again and again."""
 
 
 class ParityError(BusiTuneError):

@@ -121,7 +121,7 @@ def clear_folder(folder: Path, identity: str) -> None:
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == identity):
         if entry.is_dir():
             remove_folder(entry)
-        elif entry.name != ".lock":
+        elif not entry.name.endswith(".lock"):
             with explained(entry, "deleted"):
                 entry.unlink()
 
@@ -132,7 +132,9 @@ def refuse_foreign(folder: Path, kind: str, own: Collection[str]) -> None:
     Raises:
         RunError: it does.
     """
-    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in {".lock", *own})
+    others = sorted(
+        entry.name for entry in folder.iterdir() if entry.name not in own and not entry.name.endswith(".lock")
+    )
     if others:
         raise RunError(f"{folder} is not empty and not {kind} (it holds {others[0]}); name another --out.")
 
@@ -154,26 +156,54 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def take_lock(path: Path, *, wait: bool) -> int | None:
+    """Take the lock on `path`, creating the file: a descriptor to close, or None where another process holds it.
+
+    The lock is the kernel's: it goes when the process goes, however it ends.
+    """
+    with explained(path, "written"):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
+    return descriptor
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for the lock on `path`, and hold it."""
+    descriptor = take_lock(path, wait=True)
+    assert descriptor is not None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `folder` for this process, creating it, and clear what a killed writer left half-written.
 
-    The lock is the kernel's: it goes when the process goes, however it ends.
-
     Raises:
         RunError: another process holds it, and it should not be waited for.
     """
-    make_folder(folder)
-    lock = folder / ".lock"
-    with explained(lock, "written"):
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = take_lock(make_folder(folder) / ".lock", wait=wait)
+    if descriptor is None:
+        raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.") from None
-        for leftover in list(folder.rglob(f".*{TEMPORARY}")):
+        # Deeper down are folders that have writers of their own.
+        for leftover in [*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")]:
             remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)
+
+
+def disk_bytes(folder: Path) -> int:
+    """How much the files in `folder` take; a file with several names counts once."""
+    found = {(entry.st_dev, entry.st_ino): entry.st_size for entry in map(Path.lstat, folder.rglob("*"))}
+    return sum(found.values())

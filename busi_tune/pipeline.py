@@ -15,9 +15,10 @@ from busi_tune.data.dataset import Dataset, open_dataset, split_images, tell_lef
 from busi_tune.data.find import SPLITS, find_images
 from busi_tune.data.phantoms import PLANTED, make_phantoms
 from busi_tune.data.split import read_split
-from busi_tune.errors import ConfigError, FileError, RunError
+from busi_tune.errors import FileError, RunError
 from busi_tune.metrics import numbers
 from busi_tune.progress import Progress
+from busi_tune.search.options import SearchOptions
 from busi_tune.training import folder as store
 
 # Small enough for two cores to run the whole demo in minutes.
@@ -31,25 +32,6 @@ DEMO: dict[str, Any] = {
 }
 DEMO_TRIALS, DEMO_TRIAL_EPOCHS = 6, 5
 Result = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """What a study is asked for, beside the configuration that it starts from."""
-
-    trials: int = 20
-    trial_epochs: int = 20
-    metric: str = "val_loss"
-    space: Path | None = None
-    keep_trials: int = 5
-
-    def check(self, config: Config) -> None:
-        """Raise ConfigError where the numbers make no sense."""
-        if not 1 <= self.trial_epochs <= config.epochs:
-            raise ConfigError(f"trial_epochs must be between 1 and epochs ({config.epochs}), not {self.trial_epochs}.")
-        for name in ("trials", "keep_trials"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}.")
 
 
 def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
@@ -208,31 +190,18 @@ def search(
         BusiTuneError: see errors.py; every finished epoch is kept.
     """
     options.check(config)
-    from busi_tune.search import driver, space, study
-    from busi_tune.training.hardware import resolve
-    from busi_tune.training.model import untrained
+    from busi_tune.search import session
 
-    with files.only_writer(folder):
-        if overwrite:
-            study.clear(folder)
-        resolved = resolve(config)
-        dimensions = space.read_space(options.space, resolved) if options.space else space.default_space(resolved)
-        space.check_baseline(dimensions, resolved)
-        dataset = open_dataset(root, resolved, progress, saved=study.saved_split(folder), split_file=split_file)
-        untrained(resolved, len(dataset.classes))
-        plan = study.Plan(
-            config=resolved,
-            space=dimensions,
-            metric=options.metric,
-            trial_epochs=options.trial_epochs,
-            split=dataset.split.fingerprint(),
-        )
-        study.check_plan(folder, plan, dataset.split)
-        session = driver.Search(folder, plan, dataset, progress)
-        driver.adopt_baseline(session, baseline_run or folder.parent / "baseline", required=baseline_run is not None)
-        trials = driver.run_trials(session, options.trials, options.keep_trials)
-        best = driver.train_best(session, trials)
-        return {"metric": plan.metric, "trials": study.trial_rows(trials, dimensions), "best": best}
+    return session.search(
+        root,
+        folder,
+        config,
+        options,
+        progress,
+        baseline_run=baseline_run,
+        split_file=split_file,
+        overwrite=overwrite,
+    )
 
 
 def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:

@@ -261,15 +261,15 @@ def test_the_lock_goes_with_an_error_too(tmp_path: Path) -> None:
 def test_a_writer_clears_what_was_left_half_written_and_nothing_else(tmp_path: Path) -> None:
     leftovers = (
         ".state.json.busi-tune.tmp",
-        "trials/0001/.best.safetensors.busi-tune.tmp",
+        "checkpoints/.best.safetensors.busi-tune.tmp",
         "trials/.0002.busi-tune.tmp/config.json",
     )
-    kept = ("state.json", "notes.tmp", ".mine.tmp", "trials/0001/best.safetensors", ".hidden")
+    kept = ("state.json", "notes.tmp", ".mine.tmp", "trials/0001/.has-a-writer-of-its-own.busi-tune.tmp", ".hidden")
     for name in leftovers + kept:
         files.make_folder((tmp_path / name).parent)
         (tmp_path / name).write_text("content")
     with files.only_writer(tmp_path):
-        assert names(tmp_path) == sorted([".lock", "trials", "trials/0001", *kept])
+        assert names(tmp_path) == sorted([".lock", "checkpoints", "trials", "trials/0001", *kept])
 
 
 def test_a_writer_needs_a_folder(tmp_path: Path) -> None:

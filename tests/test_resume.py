@@ -31,7 +31,7 @@ def tree(folder: Path) -> dict[str, object]:
     paths = (
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("study.db", ".lock", "data.json")
+        if path.is_file() and path.suffix != ".lock" and path.name not in ("study.db", ".lock", "data.json")
     )
     # The learning curves are drawn from history.csv; the picture is compared, too.
     return {path.relative_to(folder).as_posix(): content(path) for path in paths}

@@ -11,8 +11,8 @@ import pytest
 from busi_tune import pipeline
 from busi_tune.config import Config
 from busi_tune.errors import BusiTuneError, ConfigError, FileError, RunError
-from busi_tune.pipeline import SearchOptions
 from busi_tune.progress import Silent
+from busi_tune.search.options import SearchOptions
 
 OPTIONS = SearchOptions(trials=4, trial_epochs=2, keep_trials=2)
 
@@ -87,7 +87,7 @@ def test_a_finished_baseline_is_not_trained_again_and_the_best_goes_on(
     assert any("none of its epochs is trained again" in text for text in seen.notices)
     best = json.loads((finished / "tuned/best/metrics.json").read_text())
     number = min(rows(tmp_path / "tuned/trials.csv"), key=lambda row: float(row["value"]))["number"]
-    trained = seen.epochs(f"best trial ({number})")
+    trained = seen.epochs(f"trial {number} to epoch 5")
     assert trained == (list(range(3, 6)) if number != "0" else [])
     assert best["epochs_run"] == 5
 
@@ -119,7 +119,7 @@ def test_the_same_command_shows_the_result_and_more_trials_continue(
     before = rows(study / "trials.csv")
     seen = Recorder()
     pipeline.search(phantoms, study, config, OPTIONS, seen)
-    assert not [task for task, _ in seen.steps if task.startswith(("trial ", "best"))]
+    assert not [task for task, _ in seen.steps if task.startswith("trial ")]
     more = pipeline.search(phantoms, study, config, SearchOptions(trials=6, trial_epochs=2, keep_trials=2), Silent())
     assert rows(study / "trials.csv")[:4] == before
     assert len(more["trials"]) == 6

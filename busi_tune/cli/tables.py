@@ -92,14 +92,38 @@ SHORT = {
 
 
 def show_search(result: Result, folder: Path) -> None:
-    """A study: its trials, and the best one after its full training."""
+    """A study: its trials, what was learnt of them, and the best one after its full training."""
     trials = result["trials"]
     columns = [SHORT.get(name, name) for name in trials[0]]
     title = f"{folder}: {len(trials)} trials; value is the best {result['metric']}"
     print_table(title, columns, [trial.values() for trial in trials])
+    print_line(f"{folder} holds {result['disk_bytes'] / 1e6:,.0f} MB.")
+    if "best" not in result:
+        return
+    _show_audit_of_pruning(result["audit"])
     best = result["best"]
-    print_line(f"Best is trial {best['trial']}, trained on to its end:")
+    if result["finalists"]:
+        columns = ["trial", "mean", "standard deviation", "values"]
+        rows = [
+            [entry["trial"], entry["mean"], entry["standard_deviation"], ", ".join(f"{v:.4f}" for v in entry["values"])]
+            for entry in result["finalists"]
+        ]
+        print_table(f"Finalists: best {result['metric']} of full trainings, a seed each", columns, rows)
+    confirmed = "confirmed by its mean over seeds" if result["finalists"] else "not confirmed with other seeds"
+    print_line(f"Best is trial {best['trial']}, {confirmed}; trained on to its end:")
     show_run(best, folder / "best")
+
+
+def _show_audit_of_pruning(audited: list[Result]) -> None:
+    if not audited:
+        return
+    columns = ["trial", "pruned at", "value then", "value at its end", "regret"]
+    print_table("Pruned trials, drawn at random and trained on", columns, [entry.values() for entry in audited])
+    lost = [entry["regret"] for entry in audited if entry["regret"]]
+    print_line(
+        f"{len(lost)} of {len(audited)} would have been better than the best; mean regret "
+        f"{sum(lost) / len(audited):.4f}."
+    )
 
 
 def show_certificate(certificate: Result, folder: Path) -> None:

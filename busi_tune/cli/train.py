@@ -1,38 +1,73 @@
 """The commands that train: run, baseline, search."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
 from busi_tune.cli.options import FOLDER, Command, build_config, common_options, config_options
+from busi_tune.search.options import PRUNERS, SearchOptions
+
+
+class Duration(click.ParamType[float]):
+    """A span of time with its unit, as in 2h, 30m or 1h30m; in seconds."""
+
+    name = "SPAN"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse it, or fail with a usage error."""
+        parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", str(value))
+        if not parts or not any(parts.groups()):
+            self.fail(f"{value!r} is not a span of time like 2h, 30m or 90s.", param, ctx)
+        hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+        return float(hours * 3600 + minutes * 60 + seconds)
+
+
+STUDY = (
+    click.option("--trials", type=int, default=20, show_default=True, help="Trials in all, finished ones included."),
+    click.option("--timeout", type=Duration(), help="Begin no trial after this time, as in 2h or 30m."),
+    click.option("--epochs-total", type=int, help="Begin no trial once the study has so many epochs."),
+    click.option("--trial-epochs", type=int, default=20, show_default=True, help="Epochs a trial gets at most."),
+    click.option(
+        "--metric",
+        type=click.Choice(["val_loss", "val_accuracy", "val_macro_f1"]),
+        default="val_loss",
+        show_default=True,
+        help="What a trial's best epoch is judged by.",
+    ),
+    click.option("--space", type=FOLDER, help="TOML file of the fields to vary; see the README."),
+    click.option(
+        "--pruner", type=click.Choice(PRUNERS), default="median", show_default=True, help="What ends hopeless trials."
+    ),
+    click.option(
+        "--keep-trials", type=int, default=5, show_default=True, help="How many of the best trials keep checkpoints."
+    ),
+    click.option("--workers", type=int, default=1, show_default=True, help="Processes that train at the same time."),
+    click.option(
+        "--storage",
+        envvar="BUSI_TUNE_STORAGE",
+        metavar="URL",
+        help="PostgreSQL database that several machines share, postgresql+psycopg://user@host/db; needs the extra "
+        "postgres.  [default: a file of the study; env: BUSI_TUNE_STORAGE]",
+    ),
+    click.option(
+        "--ray", metavar="ADDRESS", help="Train on this Ray cluster (auto: the one here); needs the extra ray."
+    ),
+    click.option(
+        "--confirm", type=int, default=0, show_default=True, help="Train so many of the best on, with several seeds."
+    ),
+    click.option("--seeds", type=int, default=3, show_default=True, help="Seeds of each trial that is confirmed."),
+    click.option(
+        "--audit", type=int, default=0, show_default=True, help="Train so many pruned trials on, to see what was lost."
+    ),
+)
 
 
 def search_options(command: Command) -> Command:
     """Add what a study is asked for."""
-    options = (
-        click.option(
-            "--trials", type=int, default=20, show_default=True, help="Trials in all, finished ones included."
-        ),
-        click.option("--trial-epochs", type=int, default=20, show_default=True, help="Epochs a trial gets at most."),
-        click.option(
-            "--metric",
-            type=click.Choice(["val_loss", "val_accuracy", "val_macro_f1"]),
-            default="val_loss",
-            show_default=True,
-            help="What a trial's best epoch is judged by.",
-        ),
-        click.option("--space", type=FOLDER, help="TOML file of the fields to vary; see the README."),
-        click.option(
-            "--keep-trials",
-            type=int,
-            default=5,
-            show_default=True,
-            help="How many of the best trials keep checkpoints.",
-        ),
-    )
-    for option in reversed(options):
+    for option in reversed(STUDY):
         command = option(command)
     return command
 
@@ -105,7 +140,7 @@ def search(
             data,
             out,
             config,
-            pipeline.SearchOptions(**options),
+            SearchOptions(**options),
             progress,
             baseline_run=baseline_run,
             split_file=split_file,
@@ -119,7 +154,7 @@ def search(
 
 def split_options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The study's options, and the configuration's."""
-    names = ("trials", "trial_epochs", "metric", "space", "keep_trials")
+    names = [field.name for field in dataclasses.fields(SearchOptions)]
     return {name: given[name] for name in names}, {k: v for k, v in given.items() if k not in names}
 
 
@@ -170,7 +205,7 @@ def run(
         if demo:
             pipeline.make_demo(places.data, progress)
         result = pipeline.run_all(
-            places, config, pipeline.SearchOptions(**options), progress, split_file=split_file, overwrite=overwrite
+            places, config, SearchOptions(**options), progress, split_file=split_file, overwrite=overwrite
         )
     if as_json:
         classes = list(result["baseline"]["test"]["per_class"])

@@ -35,7 +35,7 @@ def decoded(listing: Listing, size: int, progress: Progress) -> Pixels:
     for image in listing.images:
         digest.update(image.sha256.encode())
     path = cache_folder() / f"{digest.hexdigest()[:32]}.npy"
-    if not _intact(path):
+    if not _seen_intact(path):
         # Whoever comes second waits, and finds the work done.
         with files.only_writer(cache_folder(), wait=True):
             if not _intact(path):
@@ -43,6 +43,20 @@ def decoded(listing: Listing, size: int, progress: Progress) -> Pixels:
     # "c" is copy-on-write: torch wants memory that it could write to, the file stays as it is.
     array: Pixels = np.load(path, mmap_mode="c")
     return array
+
+
+def _seen_intact(path: Path) -> bool:
+    """As `_intact`, without hashing a file again that this process has found to be whole and that is as it was."""
+    if not path.exists():
+        return False
+    status = path.stat()
+    key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+    if key not in _whole and _intact(path):
+        _whole.add(key)
+    return key in _whole
+
+
+_whole: set[tuple[Path, int, int, int]] = set()
 
 
 def _intact(path: Path) -> bool:

@@ -1,232 +1,232 @@
-"""Drives a study: asks, trains, reports, prunes, tells; then trains the best trial to its end."""
+"""Drives a study: one process asks, reports, prunes and tells, while workers train."""
 
 import os
-import shutil
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import files
-from busi_tune.config import differences
 from busi_tune.data.dataset import Dataset
-from busi_tune.errors import BusiTuneError, ConfigError, OutOfMemory, RunError, TrainingDiverged
+from busi_tune.errors import ConfigError, OutOfMemory, TrainingDiverged, WorkerLost
 from busi_tune.progress import Progress
-from busi_tune.report.plots import plot_run
 from busi_tune.search import study as studies
+from busi_tune.search.storage import Database
 from busi_tune.search.study import Plan
+from busi_tune.search.workers import Ended, Job, Trained, Workers, work_through
 from busi_tune.training import folder as store
-from busi_tune.training import run as runs
 from busi_tune.training.state import Epoch
+
+# A trial with one of these has failed; any other error stops the study.
+FAILURES = (TrainingDiverged, ConfigError, OutOfMemory, WorkerLost)
+# A table of many trials is not written anew for each of them.
+OFTEN = 100
 
 
 @dataclass(frozen=True)
 class Search:
-    """A study folder that is open for writing; the caller holds its lock."""
+    """A study folder that is open for writing, and what its trials are trained on and by."""
 
     folder: Path
     plan: Plan
     dataset: Dataset
     progress: Progress
+    database: Database
+    study: optuna.Study
+    workers: Workers
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial is trained: a run of its own."""
         return self.folder / "trials" / f"{number:04d}"
 
+    def finished(self) -> list[FrozenTrial]:
+        """The trials that have ended, in the order of their numbers."""
+        return self.database.call(lambda: studies.finished(self.study))
 
-def run_trials(search: Search, trials: int, keep: int) -> list[FrozenTrial]:
-    """Run the study until `trials` of them have ended, and return these.
-
-    Only the `keep` best trials keep their checkpoints.
-
-    Raises:
-        FileError: the database or a folder cannot be written.
-    """
-    study = studies.open_study(search.folder, search.plan)
-    with studies.storage_errors(search.folder):
-        done = studies.finished(study)
-        while len(done) < trials:
-            _show(search, done, trials)
-            _run_trial(search, study, studies.next_trial(study, search.plan))
-            done = studies.finished(study)
-            _tidy(search, done, keep)
-        _tidy(search, done, keep)
-    _show(search, done, max(trials, len(done)))
-    search.progress.close("trials")
-    return done
+    def ranked(self) -> list[FrozenTrial]:
+        """The completed trials, the best first."""
+        return studies.ranked(self.finished(), self.plan.metric)
 
 
-def _show(search: Search, done: list[FrozenTrial], trials: int) -> None:
-    best = studies.ranked(done, search.plan.metric)[:1]
-    text = "".join(f"best {search.plan.metric} {trial.value:.4f} (trial {trial.number})" for trial in best)
-    search.progress.step("trials", len(done), trials, text)
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """When no further trial is begun: what is reached first. Trials that have begun are trained to their end."""
+
+    trials: int
+    seconds: float | None = None
+    epochs: int | None = None
+
+    def allows(self, begun: Sequence[FrozenTrial], elapsed: float) -> bool:
+        """Whether one more trial may be begun, `elapsed` seconds after the command's start."""
+        if len(begun) >= self.trials or (self.seconds is not None and elapsed >= self.seconds):
+            return False
+        spent = [int(trial.user_attrs.get("epochs_run", len(trial.intermediate_values))) for trial in begun]
+        return self.epochs is None or sum(spent) < self.epochs
 
 
-def _run_trial(search: Search, study: optuna.Study, trial: optuna.Trial) -> None:
-    """Train one trial to `trial_epochs`, its own end, or until it is pruned; tell the study which."""
-    task = f"trial {trial.number}"
-    state, reason, records = TrialState.COMPLETE, "", list[Epoch]()
-    try:
-        run = _open_trial(search, trial)
-        records = runs.history(run.folder)[: search.plan.trial_epochs]
-        pruned = _report(search, trial, records)
-        if not pruned:
-            for record in runs.train(run, search.plan.trial_epochs, search.progress):
-                records.append(record)
-                pruned = _report(search, trial, records)
-                detail = f"{search.plan.metric} {getattr(record, search.plan.metric):.4f}"
-                search.progress.step(task, record.epoch, search.plan.trial_epochs, detail)
-                if pruned:
-                    break
-        state = TrialState.PRUNED if pruned else TrialState.COMPLETE
-        reason = "pruned" if pruned else _why(run.folder, records)
-    except (TrainingDiverged, ConfigError, OutOfMemory) as error:
-        state, reason = TrialState.FAIL, str(error)
-        search.progress.notice(f"Trial {trial.number} failed: {error}")
-    search.progress.close(task)
-    _tell(search, study, trial, state, reason, records)
+@dataclass
+class _Open:
+    """A trial that is being trained: the lock that says so to other drivers, the epochs that the study knows."""
+
+    trial: optuna.Trial
+    claim: int
+    known: set[int]
+    records: Sequence[Epoch] | None = None
 
 
-def _open_trial(search: Search, trial: optuna.Trial) -> runs.Run:
-    config = studies.trial_config(search.plan, trial)
-    return runs.begin(files.make_folder(search.trial_folder(trial.number)), config, search.dataset, search.progress)
+@dataclass
+class Driver:
+    """Runs trials until the budget is spent; `keep` is how many of the best keep their checkpoints."""
+
+    search: Search
+    budget: Budget
+    keep: int
+    started: float = field(default_factory=time.monotonic)
+    open_trials: dict[str, _Open] = field(default_factory=dict)
+    holding: set[int] = field(default_factory=set)
+
+    def run(self) -> None:
+        """Run the study; every trial that has been begun here has ended when this returns.
+
+        Raises:
+            FileError: the database or a folder cannot be written.
+        """
+        search = self.search
+        files.make_folder(search.folder / "trials")
+        self.holding = {
+            trial.number for trial in search.finished() if (search.trial_folder(trial.number) / "checkpoints").exists()
+        }
+        self._show()
+        work_through(search.workers, self._next_job, self._trained, self._ended, search.progress)
+        self._tidy(last=True)
+        search.progress.close("trials")
+
+    def _next_job(self) -> Job | None:
+        """A trial that nobody trains any more, or a new one where the budget allows; nobody else asks meanwhile."""
+        search = self.search
+        with files.locked(search.folder / ".ask.lock"):
+            begun = search.database.call(lambda: studies.begun(search.study))
+            for trial in begun:
+                claim = self._claim(trial.number) if trial.state == TrialState.RUNNING else None
+                if claim is not None:
+                    return self._open(trial._trial_id, trial.number, claim, set(trial.intermediate_values))
+            if not self.budget.allows(begun, time.monotonic() - self.started):
+                return None
+            asked = search.database.call(search.study.ask)
+            claim = self._claim(asked.number)
+            assert claim is not None, f"trial {asked.number} is new, and held by another"
+            return self._open(asked._trial_id, asked.number, claim, set())
+
+    def _claim(self, number: int) -> int | None:
+        return files.take_lock(self.search.folder / "trials" / f".{number:04d}.lock", wait=False)
+
+    def _open(self, trial_id: int, number: int, claim: int, known: set[int]) -> Job:
+        search = self.search
+        trial = search.database.call(lambda: studies.draw(search.study, search.plan, trial_id, number))
+        config = studies.trial_config(search.plan, trial)
+        job = Job(f"trial {number}", search.trial_folder(number), config, search.plan.trial_epochs)
+        self.open_trials[job.name] = _Open(trial, claim, known)
+        return job
+
+    def _trained(self, event: Trained) -> bool:
+        """Report what the study has not heard of; whether the trial should go on.
+
+        A decision that a kill may have cut off is taken again; earlier ones were "go on", or there were no later epoch.
+        """
+        search, trial = self.search, self.open_trials[event.job.name]
+        new, trial.records = trial.records is not None, event.records
+        records = event.records[: search.plan.trial_epochs]
+        if not records:
+            return True
+        if new:
+            show_epoch(search, event)
+        for count in range(1, len(records) + 1):
+            self._report(trial, count, best_so_far(records[:count], search.plan.metric)[0])
+        if len(records) < max(trial.known):
+            return True
+        if not search.database.call(lambda: studies.should_prune(trial.trial, search.plan, len(records))):
+            return True
+        self._tell(event.job, TrialState.PRUNED, "pruned")
+        return False
+
+    def _report(self, trial: _Open, epoch: int, value: float) -> None:
+        if epoch not in trial.known:
+            self.search.database.call(lambda: trial.trial.report(value, epoch))
+            trial.known.add(epoch)
+
+    def _ended(self, event: Ended) -> None:
+        search, trial = self.search, self.open_trials[event.job.name]
+        if event.error is not None:
+            if not isinstance(event.error, FAILURES):
+                raise event.error
+            search.progress.notice(f"{event.job.name.capitalize()} failed: {event.error}")
+            self._tell(event.job, TrialState.FAIL, str(event.error))
+            return
+        records = trial.records or ()
+        epochs = len(records)
+        # A trial that stopped by itself stands at its best for all later epochs, as others are judged by.
+        for epoch in range(epochs + 1, search.plan.trial_epochs + 1):
+            self._report(trial, epoch, best_so_far(records, search.plan.metric)[0])
+            search.database.call(trial.trial.should_prune)
+        own_end = epochs <= search.plan.trial_epochs and event.reason
+        self._tell(event.job, TrialState.COMPLETE, own_end or "trial epochs done")
+
+    def _tell(self, job: Job, state: TrialState, reason: str) -> None:
+        search, trial = self.search, self.open_trials.pop(job.name)
+        records = (trial.records or ())[: search.plan.trial_epochs]
+        value, epoch = best_so_far(records, search.plan.metric) if records else (None, None)
+        facts = {
+            "epochs_run": len(records),
+            "best_epoch": epoch,
+            "seconds": round(sum(record.seconds for record in records), 3),
+            "stop_reason": reason,
+        }
+
+        def told() -> None:
+            for key, fact in facts.items():
+                trial.trial.set_user_attr(key, fact)
+            complete = value if state == TrialState.COMPLETE else None
+            search.study.tell(trial.trial.number, complete, state=state, skip_if_finished=True)
+
+        search.database.call(told)
+        os.close(trial.claim)
+        search.progress.close(job.name)
+        self.holding.add(trial.trial.number)
+        self._show()
+        self._tidy()
+
+    def _show(self) -> None:
+        finished = self.search.finished()
+        best = studies.ranked(finished, self.search.plan.metric)[:1]
+        text = "".join(f"best {self.search.plan.metric} {trial.value:.4f} (trial {trial.number})" for trial in best)
+        self.search.progress.step("trials", len(finished), max(self.budget.trials, len(finished)), text)
+
+    def _tidy(self, *, last: bool = False) -> None:
+        """Write trials.csv, and delete the checkpoints of ended trials but the best and the baseline."""
+        search = self.search
+        finished = search.finished()
+        if finished and (last or len(finished) < OFTEN or not len(finished) % OFTEN):
+            with files.locked(search.folder / ".ask.lock"):
+                files.write_csv(search.folder / "trials.csv", studies.trial_rows(finished, search.plan.space))
+        best = {trial.number for trial in studies.ranked(finished, search.plan.metric)[: self.keep]}
+        for number in self.holding - best - {0}:
+            store.forget(search.trial_folder(number))
+            self.holding.remove(number)
 
 
-def _why(folder: Path, records: list[Epoch]) -> str:
-    """Why a completed trial ended: its own reason, unless it was only its share of epochs."""
-    ended = len(runs.history(folder)) == len(records) and runs.stop_reason(folder)
-    return ended or "trial epochs done"
+def show_epoch(search: Search, event: Trained) -> None:
+    """Show a job's newest epoch."""
+    last = event.records[-1]
+    detail = f"{search.plan.metric} {getattr(last, search.plan.metric):.4f}"
+    search.progress.step(event.job.name, last.epoch, event.job.until, detail)
 
 
-def best_so_far(records: list[Epoch], metric: str) -> tuple[float, int]:
+def best_so_far(records: Sequence[Epoch], metric: str) -> tuple[float, int]:
     """The best value of `metric` and the epoch that first had it."""
     sign = 1 if studies.METRICS[metric] == StudyDirection.MINIMIZE else -1
     best = min(records, key=lambda record: (sign * getattr(record, metric), record.epoch))
     return float(getattr(best, metric)), best.epoch
-
-
-def _report(search: Search, trial: optuna.Trial, records: list[Epoch]) -> bool:
-    """Report the epochs that the study has not heard of; whether the trial should be pruned now.
-
-    A decision that a kill may have cut off is taken again; earlier ones were "go on", or there were no later epoch.
-    """
-    known = trial.study.trials[trial.number].intermediate_values
-    for count, record in enumerate(records, start=1):
-        if record.epoch not in known:
-            trial.report(best_so_far(records[:count], search.plan.metric)[0], record.epoch)
-    return bool(records) and trial.should_prune()
-
-
-def _tell(
-    search: Search,
-    study: optuna.Study,
-    trial: optuna.Trial,
-    state: TrialState,
-    reason: str,
-    records: list[Epoch],
-) -> None:
-    value, epoch = best_so_far(records, search.plan.metric) if records else (None, None)
-    facts = {
-        "epochs_run": len(records),
-        "best_epoch": epoch,
-        "seconds": round(sum(record.seconds for record in records), 3),
-        "stop_reason": reason,
-    }
-    for key, fact in facts.items():
-        trial.set_user_attr(key, fact)
-    study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
-
-
-def _tidy(search: Search, done: list[FrozenTrial], keep: int) -> None:
-    """Write trials.csv, and delete the checkpoints of all finished trials but the `keep` best."""
-    if not done:
-        return
-    files.write_csv(search.folder / "trials.csv", studies.trial_rows(done, search.plan.space))
-    kept = {trial.number for trial in studies.ranked(done, search.plan.metric)[:keep]}
-    for trial in done:
-        if trial.number not in kept:
-            files.remove_folder(search.trial_folder(trial.number) / "checkpoints")
-
-
-def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
-    """Make a finished baseline run the study's trial 0 as it stands, where that has not begun.
-
-    Raises:
-        RunError: it is `required` and is not finished, or is of another configuration or split.
-    """
-    target = search.trial_folder(0)
-    if target.exists():
-        return
-    problem = _unlike(search, baseline)
-    if not problem:
-        copy_run(baseline, target)
-        search.progress.notice(f"{baseline} is the study's first trial; none of its epochs is trained again.")
-    elif required:
-        raise RunError(f"{baseline} cannot be the study's first trial: {problem}; name another --baseline.")
-
-
-def _unlike(search: Search, baseline: Path) -> str:
-    if not (baseline / store.METRICS).exists():
-        return "it is not a finished run"
-    identity = store.read_identity(baseline)
-    different = differences(identity.config.to_dict(), search.plan.config.to_dict())
-    if different:
-        return f"its configuration differs ({'; '.join(different)})"
-    return "" if identity.split == search.plan.split else "its split differs"
-
-
-def copy_run(source: Path, target: Path) -> None:
-    """Make `target` a copy of the run `source`, all of it or nothing; the two share storage where they can.
-
-    Sharing is safe because no file of a run is ever changed in place.
-    """
-    temporary = files.temporary_for(target)
-    files.remove_folder(temporary)
-    files.make_folder(target.parent)
-    with files.explained(target, "written"):
-        shutil.copytree(
-            source, temporary, copy_function=_link, ignore=shutil.ignore_patterns(".lock", "seeds", "seeds.json")
-        )
-        temporary.replace(target)
-        files.sync_folder(target.parent)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def train_best(search: Search, done: list[FrozenTrial]) -> dict[str, Any]:
-    """Go on with the best trial to its own end, evaluate it, and publish it as `best/`; its figures.
-
-    Raises:
-        BusiTuneError: no trial completed.
-    """
-    order = studies.ranked(done, search.plan.metric)
-    if not order:
-        raise BusiTuneError(f"None of the {len(done)} trials in {search.folder} completed; see its trials.csv for why.")
-    best = order[0]
-    folder = search.trial_folder(best.number)
-    run = runs.begin(folder, studies.trial_config(search.plan, best), search.dataset, search.progress)
-    for record in runs.train(run, run.config.epochs, search.progress):
-        detail = f"{search.plan.metric} {getattr(record, search.plan.metric):.4f}"
-        search.progress.step(f"best trial ({best.number})", record.epoch, run.config.epochs, detail)
-    search.progress.close(f"best trial ({best.number})")
-    figures = runs.evaluate(run, search.progress)
-    plot_run(folder)
-    publish(folder, search.folder / "best")
-    return figures | {"trial": best.number, "params": best.params, "value": best.value}
-
-
-def publish(run: Path, target: Path) -> None:
-    """Make `target` the copy of a finished run, replacing the copy of another one."""
-    identity = store.IDENTITY
-    if target.exists() and (target / identity).read_bytes() != (run / identity).read_bytes():
-        files.remove_folder(target)
-    if not target.exists():
-        copy_run(run, target)

@@ -43,6 +43,8 @@ def default_space(config: Config) -> Space:
 def read_space(path: Path, config: Config) -> Space:
     """A space from a TOML file: a table for each field, with `low`, `high` (and `log`, `step`) or `choices`.
 
+    It must hold `config` itself, which is the study's first trial.
+
     Raises:
         ConfigError: with every problem of the file.
     """
@@ -56,27 +58,21 @@ def read_space(path: Path, config: Config) -> Space:
             problems.append(str(error))
     if "scheduler_patience" in space or "early_stopping_patience" in space:
         problems += _patience_problems(space, config)
+    problems += _outside(space, config)
     if problems:
         raise ConfigError(f"The search space in {path} cannot be used: {'; '.join(problems)}.")
     return space
 
 
-def check_baseline(space: Space, config: Config) -> None:
-    """Refuse a space that does not hold `config` itself, which is the study's first trial.
-
-    Raises:
-        ConfigError: with every field whose value lies outside.
-    """
+def _outside(space: Space, config: Config) -> list[str]:
     outside = [
         f"{name} {getattr(config, name)!r}"
         for name, distribution in space.items()
         if not _holds(distribution, getattr(config, name))
     ]
-    if outside:
-        raise ConfigError(
-            f"The search space does not hold the baseline's {', '.join(outside)}, and the baseline is the first trial; "
-            "widen the space, or start from a configuration inside it."
-        )
+    if not outside:
+        return []
+    return [f"it does not hold the baseline's {', '.join(outside)}, and the baseline is the first trial"]
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:
@@ -119,17 +115,20 @@ def _range(name: str, low: Any, high: Any, log: bool = False, step: Any = None) 
         raise ValueError(f"{name} is not a number and needs choices, not low and high")
     for value in (low, high):
         _check_value(name, value)
+    problems = []
     if low > high:
-        raise ValueError(f"low of {name} must not be above high, and {low} is above {high}")
+        problems.append(f"low of {name} must not be above high, and {low} is above {high}")
     if log and low <= 0:
-        raise ValueError(f"low of {name} must be above 0 on a log scale, not {low}")
+        problems.append(f"low of {name} must be above 0 on a log scale, not {low}")
     if type(log) is not bool:
-        raise ValueError(f"log of {name} must be true or false, not {log!r}")
+        problems.append(f"log of {name} must be true or false, not {log!r}")
     if step is not None and (type(step) not in (int, kind) or step <= 0 or log):
-        raise ValueError(f"step of {name} must be above 0, of the field's type, and without log, not {step!r}")
+        problems.append(f"step of {name} must be above 0, of the field's type, and without log, not {step!r}")
     # Decimal, because 0.3 is no multiple of 0.1 in binary.
-    if step is not None and (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step)):
-        raise ValueError(f"step of {name} must lead from {low} to {high}, and {step} does not")
+    elif step is not None and (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step)):
+        problems.append(f"step of {name} must lead from {low} to {high}, and {step} does not")
+    if problems:
+        raise ValueError("; ".join(problems))
     if kind is int:
         return IntDistribution(low, high, log=log, step=step or 1)
     return FloatDistribution(float(low), float(high), log=log, step=step)

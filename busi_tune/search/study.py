@@ -1,30 +1,25 @@
 """The Optuna study: what it is of, how it samples and prunes, and its trials as a table."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import optuna
 from optuna.distributions import distribution_to_json
-from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import MedianPruner
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
-from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL
-from sqlalchemy.exc import SQLAlchemyError
 
 from busi_tune import files
 from busi_tune.config import Config, differences
 from busi_tune.data.split import Split, read_split
-from busi_tune.errors import FileError, RunError
+from busi_tune.errors import RunError
 from busi_tune.search.space import Space
+from busi_tune.search.storage import Database, shown
 from busi_tune.training.folder import FIRST_FILES, SPLIT
 
 METRICS = {
@@ -32,9 +27,10 @@ METRICS = {
     "val_accuracy": StudyDirection.MAXIMIZE,
     "val_macro_f1": StudyDirection.MAXIMIZE,
 }
-DATABASE = "study.db"
 IDENTITY = "study.json"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+# Nothing is pruned against fewer completed trials than this: one survivor must not decide alone.
+N_MIN_TRIALS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,73 +42,81 @@ class Plan:
     metric: str
     trial_epochs: int
     split: str
+    pruner: str = "median"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, one level deep, so that two plans can be compared key by key."""
         space = {f"space.{name}": distribution_to_json(value) for name, value in self.space.items()}
-        own = {"metric": self.metric, "trial_epochs": self.trial_epochs, "split": self.split}
+        names = ("metric", "trial_epochs", "split", "pruner")
+        own = {name: getattr(self, name) for name in names}
         return self.config.to_dict() | space | own
 
-    @property
-    def warm_up(self) -> int:
-        """Epochs before anything is pruned: longer than the scheduler's patience where the trials are."""
-        return min(self.config.scheduler_patience + 1, max(1, self.trial_epochs // 2))
+
+def make_pruner(plan: Plan) -> BasePruner:
+    """The pruner that `plan` names; when it may speak at all, `should_prune` decides."""
+    if plan.pruner == "none":
+        return NopPruner()
+    if plan.pruner == "hyperband":
+        return HyperbandPruner(min_resource=min(2, plan.trial_epochs), max_resource=plan.trial_epochs)
+    return MedianPruner(n_startup_trials=5, n_min_trials=N_MIN_TRIALS)
 
 
-@contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
-    """Turn a failing database into one sentence."""
-    try:
-        yield
-    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", cause)).splitlines()[0]
-        raise FileError(
-            f"The study's database {folder / DATABASE} failed ({reason}); mend that and run the same command again."
-        ) from error
+def should_prune(trial: optuna.Trial, plan: Plan, epoch: int) -> bool:
+    """Whether the pruner wants to stop `trial` after `epoch`, and may.
+
+    It may not before the trial's scheduler could have acted once, nor while fewer than `N_MIN_TRIALS` trials are
+    complete.
+    """
+    # Hyperband learns by being asked, so it is asked even where its answer does not count.
+    wanted = trial.should_prune()
+    complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return wanted and epoch > trial_config(plan, trial).scheduler_patience + 1 and len(complete) >= N_MIN_TRIALS
 
 
-def open_study(folder: Path, plan: Plan) -> optuna.Study:
-    """Open the study of `plan` in `folder`, or create it with the baseline as its first trial.
+def open_study(database: Database, name: str, plan: Plan) -> optuna.Study:
+    """Open the study of `plan`, or create it with the baseline as its first trial.
 
     Raises:
         FileError: the database cannot be used.
     """
-    logging.getLogger("optuna").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore", ExperimentalWarning)
-    with storage_errors(folder):
-        url = URL.create("sqlite", database=str((folder / DATABASE).resolve()))
-        storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": 60}})
+
+    def opened() -> optuna.Study:
         study = optuna.create_study(
-            storage=storage,
-            study_name="busi-tune",
+            storage=database.open(),
+            study_name=name,
             direction=METRICS[plan.metric],
-            pruner=MedianPruner(n_startup_trials=5, n_warmup_steps=plan.warm_up, n_min_trials=3),
+            pruner=make_pruner(plan),
             load_if_exists=True,
         )
-        if not study.trials:
-            study.enqueue_trial({name: getattr(plan.config, name) for name in plan.space})
-    return study
+        if not study.get_trials(deepcopy=False):
+            study.enqueue_trial({field: getattr(plan.config, field) for field in plan.space})
+        return study
+
+    return database.call(opened)
 
 
-def check_plan(folder: Path, plan: Plan, split: Split) -> None:
-    """Write study.json and the split into a new folder; refuse a folder that holds another study.
+def check_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str:
+    """Write study.json and the split into a new folder; refuse a folder that holds another study; its name.
 
     Raises:
         RunError: the plans differ, or the folder holds something that is no study.
     """
     path = folder / IDENTITY
+    # A server holds many studies, so there it needs a name that no other has.
+    place = {"storage": shown(database.url), "study": f"busi-tune-{uuid4()}"} if database.shared else {}
     if not path.exists():
         files.refuse_foreign(folder, "a study", FIRST_FILES)
         split.write(folder / SPLIT)
-        files.write_json(path, plan.to_dict())
-        return
-    different = differences(files.read_json(path), plan.to_dict())
+        files.write_json(path, plan.to_dict() | place)
+    known = files.read_json(path)
+    name = known.pop("study", "busi-tune")
+    different = differences(known, plan.to_dict() | {key: value for key, value in place.items() if key != "study"})
     if different:
         raise RunError(
             f"{folder} holds another study ({'; '.join(different)}); name another --out, "
             "or start anew with --overwrite."
         )
+    return str(name)
 
 
 def saved_split(folder: Path) -> Split | None:
@@ -125,16 +129,19 @@ def clear(folder: Path) -> None:
     files.clear_folder(folder, IDENTITY)
 
 
-def next_trial(study: optuna.Study, plan: Plan) -> optuna.Trial:
-    """The trial that a killed driver left running, or else a new one, with all its parameters drawn.
+def begun(study: optuna.Study) -> list[FrozenTrial]:
+    """All trials that are running or have ended."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+
+
+def draw(study: optuna.Study, plan: Plan, trial_id: int, number: int) -> optuna.Trial:
+    """The trial of this id, with all its parameters drawn, whoever began that.
 
     What the sampler draws is a function of the seed, the trial's number and the finished trials, so that a
     study that was interrupted goes on as if it had not been.
     """
-    running = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
-    number = running[0].number if running else len([t for t in study.trials if t.state != TrialState.WAITING])
     study.sampler = _sampler(plan, number, 0)
-    trial = optuna.Trial(study, running[0]._trial_id) if running else study.ask()
+    trial = optuna.Trial(study, trial_id)
     # Jointly drawn parameters are drawn here, all at once; the rest one by one, each from a seed of its own, so
     # that a kill between two of them leaves the later ones what they would have been.
     joint = trial.relative_params
@@ -164,7 +171,7 @@ def ranked(trials: Sequence[FrozenTrial], metric: str) -> list[FrozenTrial]:
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that have ended, in the order of their numbers."""
-    return study.get_trials(states=FINISHED)
+    return study.get_trials(deepcopy=False, states=FINISHED)
 
 
 def trial_rows(trials: Sequence[FrozenTrial], space: Space) -> list[dict[str, object]]:

@@ -111,6 +111,15 @@ def commit(folder: Path, values: dict[str, Any], *, last: bytes, best: bytes | N
     settle(folder)
 
 
+def forget(folder: Path) -> None:
+    """Delete a run's checkpoints; what it measured stays, and training it on begins again at its first epoch."""
+    if (folder / STATE).exists():
+        state = files.read_json(folder / STATE)
+        if state["checkpoints"]:
+            files.write_json(folder / STATE, state | {"checkpoints": {}})
+    files.remove_folder(folder / "checkpoints")
+
+
 def settle(folder: Path) -> None:
     """Bring what follows from the committed state up to date: history.csv, and no checkpoint it does not name."""
     if not (folder / STATE).exists():

@@ -1,6 +1,7 @@
 """What this machine computes on: device, precision, threads, and memory that is kept between steps."""
 
 import ctypes
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,24 @@ def native_bfloat16(device: str) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     abilities = torch.cpu.get_capabilities()
     return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+
+
+def threads() -> int:
+    """How many threads PyTorch computes with on a CPU."""
+    return torch.get_num_threads()
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES knows."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def confine(threads: int, gpu: str | None) -> None:
+    """Let this process, which has computed nothing yet, use so many threads and this GPU alone."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    torch.set_num_threads(threads)
 
 
 def environment() -> dict[str, Any]:

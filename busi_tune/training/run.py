@@ -1,6 +1,6 @@
 """One run: a configuration trained in a folder, epoch by epoch, and its figures once it has ended."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from busi_tune.training.batches import to_device
 from busi_tune.training.fit import fit, float32_logits
 from busi_tune.training.folder import Identity
 from busi_tune.training.hardware import environment, keep_memory, memory_explained, resolve
-from busi_tune.training.model import build_model
 from busi_tune.training.serving import best_model
 from busi_tune.training.state import Epoch, TrainingState
 
@@ -53,42 +52,83 @@ def open_run(folder: Path, config: Config, root: Path, progress: Progress, split
     return begin(folder, resolved, dataset, progress)
 
 
-def begin(folder: Path, config: Config, dataset: Dataset, progress: Progress) -> Run:
-    """Open the run of a resolved `config` on `dataset` in `folder`, writing what identifies it where it is new."""
+def begin(
+    folder: Path, config: Config, dataset: Dataset, progress: Progress, here: Mapping[str, Any] | None = None
+) -> Run:
+    """Open the run of a resolved `config` on `dataset` in `folder`; a new one is written there by `train`.
+
+    `here` is the environment that trains it, by default this process's own.
+
+    Raises:
+        DataError: the folder's run was made on another split.
+    """
     keep_memory()
-    here = environment()
-    if (folder / store.IDENTITY).exists():
-        known = store.read_identity(folder)
-        if known.split != dataset.split.fingerprint():
-            raise DataError(
-                f"The run in {folder} was made on another split of {dataset.listing.root}; use --overwrite."
-            )
-        moved = [
-            f"{key} {known.environment.get(key)} -> {here[key]}"
-            for key in here
-            if known.environment.get(key) != here[key]
-        ]
-        if moved:
-            progress.notice(f"{folder} began in another environment ({', '.join(moved)}): last digits may differ.")
-        store.settle(folder)
-        store.remember_data(folder, dataset.listing.root)
-        return Run(folder, config, dataset)
-    # Weights that cannot be had must not leave a run behind.
-    build_model(config, len(dataset.classes))
-    weights = "" if config.weights in ("imagenet", "none") else files.sha256(Path(config.weights))
+    run = Run(folder, config, dataset)
+    if not (folder / store.IDENTITY).exists():
+        return run
+    known, here = store.read_identity(folder), here or environment()
+    if known.split != dataset.split.fingerprint():
+        raise DataError(f"The run in {folder} was made on another split of {dataset.listing.root}; use --overwrite.")
+    moved = [
+        f"{key} {known.environment.get(key)} -> {here[key]}" for key in here if known.environment.get(key) != here[key]
+    ]
+    if moved:
+        progress.notice(f"{folder} began in another environment ({', '.join(moved)}): last digits may differ.")
+    store.settle(folder)
     store.remember_data(folder, dataset.listing.root)
-    dataset.split.write(folder / store.SPLIT)
-    Identity(config, dataset.classes, dataset.split.fingerprint(), weights, here).write(folder)
-    return Run(folder, config, dataset)
+    return run
 
 
-def load_state(run: Run) -> TrainingState:
-    """The state after the last committed epoch, or the one before the first."""
-    classes = len(run.dataset.classes)
-    if not (run.folder / store.STATE).exists():
-        return TrainingState.start(run.config, classes)
-    values = files.read_json(run.folder / store.STATE)
-    return TrainingState.restore(run.config, classes, load(store.checkpoint(run.folder, "last")), values)
+def identify(run: Run, here: Mapping[str, Any]) -> None:
+    """Write what a new run is of: its split, and config.json last, whose presence makes the folder a run."""
+    if (run.folder / store.IDENTITY).exists():
+        return
+    config, split = run.config, run.dataset.split
+    weights = "" if config.weights in ("imagenet", "none") else files.sha256(Path(config.weights))
+    store.remember_data(run.folder, run.dataset.listing.root)
+    split.write(run.folder / store.SPLIT)
+    Identity(config, run.dataset.classes, split.fingerprint(), weights, dict(here)).write(run.folder)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """All that an epoch leaves: its record, the state's plain values, and checkpoints as safetensors files."""
+
+    record: Epoch
+    values: dict[str, Any]
+    last: bytes
+    best: bytes | None
+
+
+def saved_state(folder: Path) -> tuple[dict[str, Any], bytes] | None:
+    """The values and the checkpoint of the last committed epoch, or None where none is kept."""
+    if not (folder / store.STATE).exists():
+        return None
+    values = files.read_json(folder / store.STATE)
+    return (values, store.checkpoint(folder, "last")) if values["checkpoints"] else None
+
+
+def state_from(config: Config, classes: int, saved: tuple[dict[str, Any], bytes] | None) -> TrainingState:
+    """The state that was `saved`, or the one before the first epoch."""
+    if saved is None:
+        return TrainingState.start(config, classes)
+    return TrainingState.restore(config, classes, load(saved[1]), saved[0])
+
+
+def epochs(state: TrainingState, train_part: Part, validation: Part, until: int) -> Iterator[Saved]:
+    """Train `state` to epoch `until` or its own end, writing nothing; yield all that each epoch leaves.
+
+    Raises:
+        TrainingDiverged: the loss is no longer finite.
+        OutOfMemory: the device is too small.
+    """
+    config = state.config
+    keep_memory()
+    parts = to_device(train_part, config), to_device(validation, config)
+    for record in memory_explained(config, fit(state, *parts, until)):
+        best = save(state.weights()) if state.watcher.best_epoch == record.epoch else None
+        values = state.values() | {"stop_reason": state.stop_reason}
+        yield Saved(record, values, save(state.tensors()), best)
 
 
 def train(run: Run, until: int, progress: Progress) -> Iterator[Epoch]:
@@ -97,14 +137,13 @@ def train(run: Run, until: int, progress: Progress) -> Iterator[Epoch]:
     Raises:
         TrainingDiverged: the loss is no longer finite.
     """
-    state = load_state(run)
-    train_images = to_device(run.part("train", progress), run.config)
-    validation = to_device(run.part("validation", progress), run.config)
-    for record in memory_explained(run.config, fit(state, train_images, validation, until)):
-        best = save(state.weights()) if state.watcher.best_epoch == record.epoch else None
-        values = state.values() | {"stop_reason": state.stop_reason}
-        store.commit(run.folder, values, last=save(state.tensors()), best=best)
-        yield record
+    state = state_from(run.config, len(run.dataset.classes), saved_state(run.folder))
+    # Weights that cannot be had must not leave a run behind, so this comes after them.
+    identify(run, environment())
+    parts = run.part("train", progress), run.part("validation", progress)
+    for saved in epochs(state, *parts, until):
+        store.commit(run.folder, saved.values, last=saved.last, best=saved.best)
+        yield saved.record
 
 
 def history(folder: Path) -> list[Epoch]:

@@ -1,0 +1,227 @@
+"""What follows the trials: finalists with more seeds, pruned trials trained on, and the best one published."""
+
+import os
+import shutil
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from busi_tune import files
+from busi_tune.config import differences
+from busi_tune.errors import BusiTuneError, RunError
+from busi_tune.report.plots import plot_run
+from busi_tune.search import study as studies
+from busi_tune.search.driver import Search, best_so_far, show_epoch
+from busi_tune.search.workers import Ended, Job, Trained, work_through
+from busi_tune.training import folder as store
+from busi_tune.training import run as runs
+
+Result = dict[str, Any]
+
+
+def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
+    """Make a finished baseline run the study's trial 0 as it stands, where that has not begun.
+
+    Raises:
+        RunError: it is `required` and is not finished, or is of another configuration or split.
+    """
+    target = search.trial_folder(0)
+    if target.exists():
+        return
+    problem = _unlike(search, baseline)
+    if not problem:
+        copy_run(baseline, target)
+        search.progress.notice(f"{baseline} is the study's first trial; none of its epochs is trained again.")
+    elif required:
+        raise RunError(f"{baseline} cannot be the study's first trial: {problem}; name another --baseline.")
+
+
+def _unlike(search: Search, baseline: Path) -> str:
+    if not (baseline / store.METRICS).exists():
+        return "it is not a finished run"
+    identity = store.read_identity(baseline)
+    different = differences(identity.config.to_dict(), search.plan.config.to_dict())
+    if different:
+        return f"its configuration differs ({'; '.join(different)})"
+    return "" if identity.split == search.plan.split else "its split differs"
+
+
+def copy_run(source: Path, target: Path) -> None:
+    """Make `target` a copy of the run `source`, all of it or nothing; the two share storage where they can.
+
+    Sharing is safe because no file of a run is ever changed in place.
+    """
+    temporary = files.temporary_for(target)
+    files.remove_folder(temporary)
+    files.make_folder(target.parent)
+    with files.explained(target, "written"):
+        shutil.copytree(
+            source, temporary, copy_function=_link, ignore=shutil.ignore_patterns(".lock", "seeds", "seeds.json")
+        )
+        temporary.replace(target)
+        files.sync_folder(target.parent)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) -> None:
+    """Train every job to its `until` or its own end; what is known already is not trained again.
+
+    With `keep_model`, the trained model is wanted and not its learning curve alone.
+
+    Raises:
+        BusiTuneError: one of them failed.
+    """
+    rest = iter([job for job in jobs if not _is_trained(job, keep_model)])
+
+    begun = set()
+
+    def trained(event: Trained) -> bool:
+        if event.job in begun:
+            show_epoch(search, event)
+        begun.add(event.job)
+        return True
+
+    def ended(event: Ended) -> None:
+        search.progress.close(event.job.name)
+        if event.error is not None:
+            raise event.error
+
+    work_through(search.workers, lambda: next(rest, None), trained, ended, search.progress)
+
+
+def _is_trained(job: Job, keep_model: bool) -> bool:
+    if keep_model and not (job.folder / store.METRICS).exists() and runs.saved_state(job.folder) is None:
+        return False
+    return len(runs.history(job.folder)) >= job.until or bool(runs.stop_reason(job.folder))
+
+
+def job_of(search: Search, trial: FrozenTrial, until: int) -> Job:
+    """Training a trial on."""
+    config = studies.trial_config(search.plan, trial)
+    return Job(f"trial {trial.number} to epoch {until}", search.trial_folder(trial.number), config, until)
+
+
+def confirm(search: Search, count: int, seeds: int) -> list[Result]:
+    """Train the `count` best trials to their ends, each with `seeds` seeds; the best mean first.
+
+    The study's own seed is one of them: that run is the trial itself, gone on with.
+    """
+    finalists = search.ranked()[:count]
+    folders = {
+        trial.number: [search.trial_folder(trial.number)]
+        + [search.folder / "confirm" / f"{trial.number:04d}" / str(k) for k in range(1, seeds)]
+        for trial in finalists
+    }
+    jobs = []
+    for trial in finalists:
+        own = job_of(search, trial, search.plan.config.epochs)
+        jobs.append(own)
+        for extra, folder in enumerate(folders[trial.number][1:], start=1):
+            config = own.config.replace(seed=own.config.seed + extra)
+            jobs.append(
+                Job(f"trial {trial.number}, seed {config.seed}", files.make_folder(folder), config, config.epochs)
+            )
+    train_all(search, jobs)
+    result = []
+    for trial in finalists:
+        values = [best_so_far(runs.history(folder), search.plan.metric)[0] for folder in folders[trial.number]]
+        result.append(
+            {
+                "trial": trial.number,
+                "values": values,
+                "mean": statistics.fmean(values),
+                "standard_deviation": statistics.stdev(values) if seeds > 1 else None,
+            }
+        )
+    sign = 1 if studies.METRICS[search.plan.metric] == StudyDirection.MINIMIZE else -1
+    return sorted(result, key=lambda entry: (sign * float(str(entry["mean"])), entry["trial"]))
+
+
+def audit_pruning(search: Search, count: int) -> list[Result]:
+    """Train `count` pruned trials, drawn at random, on to the end of their trials: what pruning them has cost.
+
+    The regret is by how much such a trial would have been better than the study's best, or 0.
+    """
+    trials = search.finished()
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    best = search.ranked()[:1]
+    generator = np.random.default_rng((search.plan.config.seed, len(pruned)))
+    drawn = sorted(generator.choice(len(pruned), min(count, len(pruned)), replace=False).tolist())
+    chosen = [pruned[index] for index in drawn]
+    train_all(search, [job_of(search, trial, search.plan.trial_epochs) for trial in chosen])
+    sign = 1 if studies.METRICS[search.plan.metric] == StudyDirection.MINIMIZE else -1
+    result = []
+    for trial in chosen:
+        folder = search.trial_folder(trial.number)
+        at_end, _ = best_so_far(runs.history(folder)[: search.plan.trial_epochs], search.plan.metric)
+        regret = max(0.0, sign * ((best[0].value or 0.0) - at_end)) if best else None
+        result.append(
+            {
+                "trial": trial.number,
+                "pruned_at": trial.user_attrs["epochs_run"],
+                "value_then": trial.value,
+                "value_at_end": at_end,
+                "regret": regret,
+            }
+        )
+        store.forget(folder)
+    return result
+
+
+def train_best(search: Search, number: int) -> Result:
+    """Train trial `number` and the baseline's, which is 0, to their ends and evaluate both; publish it as `best/`.
+
+    A baseline that failed as a trial is left out.
+
+    Raises:
+        BusiTuneError: one of them failed.
+    """
+    trials = {trial.number: trial for trial in search.finished()}
+    wanted = [n for n in sorted({0, number}) if trials[n].state != TrialState.FAIL]
+    jobs = [job_of(search, trials[n], search.plan.config.epochs) for n in wanted]
+    train_all(search, jobs, keep_model=True)
+    figures = {}
+    for n in wanted:
+        folder = search.trial_folder(n)
+        with files.only_writer(folder):
+            config = studies.trial_config(search.plan, trials[n])
+            run = runs.begin(folder, config, search.dataset, search.progress)
+            figures[n] = runs.evaluate(run, search.progress)
+            plot_run(folder)
+    publish(search.trial_folder(number), search.folder / "best")
+    best = trials[number]
+    return figures[number] | {"trial": number, "params": best.params, "value": best.value}
+
+
+def best_trial(search: Search) -> int:
+    """The number of the best completed trial.
+
+    Raises:
+        BusiTuneError: no trial completed.
+    """
+    order = search.ranked()
+    if not order:
+        raise BusiTuneError(
+            f"None of the {len(search.finished())} trials in {search.folder} completed; see its trials.csv for why."
+        )
+    return order[0].number
+
+
+def publish(run: Path, target: Path) -> None:
+    """Make `target` the copy of a finished run, replacing the copy of another one."""
+    identity = store.IDENTITY
+    if target.exists() and (target / identity).read_bytes() != (run / identity).read_bytes():
+        files.remove_folder(target)
+    if not target.exists():
+        copy_run(run, target)

@@ -1,0 +1,168 @@
+"""Workers that are actors of a Ray cluster: Ray places and restarts them; images go out once, checkpoints come back."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from busi_tune import files
+from busi_tune.config import Config
+from busi_tune.data.dataset import Dataset, Part
+from busi_tune.errors import BusiTuneError, RunError
+from busi_tune.progress import Progress
+from busi_tune.search.workers import Died, Ended, Event, Job, Trained
+from busi_tune.training import folder as store
+from busi_tune.training import hardware
+from busi_tune.training import run as runs
+from busi_tune.training.state import Epoch
+
+Kept = tuple[dict[str, Any], bytes]
+
+
+class Trainer:
+    """What runs on the cluster: trains one job at a time, an epoch a call, and touches no file."""
+
+    def __init__(self, threads: int) -> None:
+        hardware.confine(threads, None)
+        self.epochs: Iterator[runs.Saved] = iter(())
+
+    # Taking up a job can be done again on an actor that was restarted; training an epoch cannot.
+    @ray.method(max_task_retries=-1)
+    def begin(self, config: Config, classes: int, kept: Kept | None, parts: tuple[Part, Part], until: int) -> Any:
+        """Take up a job where it was left; what, beside its configuration, decides its last bits here.
+
+        Raises:
+            BusiTuneError: its model cannot be built here.
+        """
+        self.epochs = runs.epochs(runs.state_from(config, classes, kept), *parts, until)
+        return hardware.environment()
+
+    def epoch(self) -> runs.Saved | None:
+        """Train one epoch: all that it leaves, or None where none is left to train.
+
+        Raises:
+            BusiTuneError: training failed.
+        """
+        return next(self.epochs, None)
+
+
+@dataclass
+class _Actor:
+    handle: Any
+    job: Job | None = None
+    said: Any = None
+    run: runs.Run | None = None
+    records: tuple[Epoch, ...] = ()
+
+
+class RayActors:
+    """Several actors; the driver keeps all files, so that no file system need be shared."""
+
+    def __init__(self, count: int, dataset: Dataset, progress: Progress) -> None:
+        self.dataset, self.progress = dataset, progress
+        self.parts: dict[int, Any] = {}
+        needs = _needs(count)
+        actor = ray.remote(**needs, max_restarts=-1)(Trainer)
+        self.actors = [_Actor(actor.remote(needs["num_cpus"])) for _ in range(count)]
+
+    @property
+    def idle(self) -> int:
+        """How many actors have no job."""
+        return sum(actor.job is None for actor in self.actors)
+
+    def start(self, job: Job) -> None:
+        """Send a job to a free actor, with its last checkpoint."""
+        actor = next(actor for actor in self.actors if actor.job is None)
+        with files.only_writer(job.folder):
+            kept = runs.saved_state(job.folder)
+        parts = self._parts(job.config.image_size)
+        actor.job, actor.run = job, None
+        actor.said = actor.handle.begin.remote(job.config, len(self.dataset.classes), kept, parts, job.until)
+
+    def _parts(self, size: int) -> Any:
+        """The images of training and validation in Ray's object store, each size once."""
+        if size not in self.parts:
+            own = [self.dataset.part(name, size, self.progress) for name in ("train", "validation")]
+            self.parts[size] = ray.put(
+                tuple(Part(np.array(part.pixels()), np.arange(len(part.rows)), part.labels, part.paths) for part in own)
+            )
+        return self.parts[size]
+
+    def next(self) -> Event:
+        """Wait for the first of the busy actors that has something to say."""
+        busy = [actor for actor in self.actors if actor.said is not None]
+        [ready], _ = ray.wait([actor.said for actor in busy], num_returns=1)
+        actor = next(actor for actor in busy if actor.said == ready)
+        assert actor.job is not None
+        actor.said = None
+        try:
+            return self._heard(actor, actor.job, ray.get(ready))
+        except RayActorError as error:
+            job, actor.job = actor.job, None
+            return Died(job, str(error).splitlines()[0])
+        except RayTaskError as error:
+            if not isinstance(error.cause, BusiTuneError):
+                raise
+            job, actor.job = actor.job, None
+            return Ended(job, "", error.cause)
+
+    def _heard(self, actor: _Actor, job: Job, said: Any) -> Event:
+        if actor.run is None:
+            actor.run = runs.begin(job.folder, job.config, self.dataset, self.progress, said)
+            runs.identify(actor.run, said)
+            actor.records = tuple(runs.history(job.folder))
+        elif said is None:
+            actor.job = None
+            return Ended(job, runs.stop_reason(job.folder))
+        else:
+            store.commit(job.folder, said.values, last=said.last, best=said.best)
+            actor.records = (*actor.records[: said.record.epoch - 1], said.record)
+        return Trained(job, actor.records)
+
+    def answer(self, job: Job, go_on: bool) -> None:
+        """Let the actor train the next epoch, or wait for another job."""
+        actor = next(actor for actor in self.actors if actor.job == job)
+        if go_on:
+            actor.said = actor.handle.epoch.remote()
+        else:
+            actor.job = None
+
+    def close(self) -> None:
+        """End all actors, and leave the cluster."""
+        ray.shutdown()
+
+
+def connect(address: str) -> None:
+    """Join the cluster at `address`; "auto" is the one that runs here.
+
+    Raises:
+        RunError: there is none.
+    """
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="busi-tune")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"No Ray cluster answers at {address} ({reason}); start one with ray start --head.") from error
+
+
+def _needs(count: int) -> dict[str, Any]:
+    """What each of `count` actors asks Ray for: a share of the cluster's CPUs that fits any node, and of its GPUs."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU")]
+    gpus = sum(node.get("GPU", 0) for node in nodes)
+    share = max(1, min(sum(cpus) // count, *cpus))
+    return {"num_cpus": share, "num_gpus": min(1.0, gpus / count)}
+
+
+def resolve_there(config: Config, count: int) -> Config:
+    """Replace `auto` by what the cluster's machines have.
+
+    Raises:
+        ConfigError: CUDA is asked for and not there.
+    """
+    resolved: Config = ray.get(ray.remote(**_needs(count))(hardware.resolve).remote(config))
+    return resolved

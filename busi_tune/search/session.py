@@ -1,0 +1,127 @@
+"""A search from its options to its result: opened, run, and brought to its end."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import TrialState
+
+from busi_tune import files
+from busi_tune.config import Config
+from busi_tune.data.dataset import Dataset, open_dataset
+from busi_tune.errors import ConfigError
+from busi_tune.progress import Progress
+from busi_tune.search import finals, space, study
+from busi_tune.search.driver import Budget, Driver, Search
+from busi_tune.search.options import SearchOptions
+from busi_tune.search.storage import Database
+from busi_tune.search.workers import Here, Processes, Workers
+from busi_tune.training.hardware import resolve
+from busi_tune.training.model import untrained
+
+Result = dict[str, Any]
+
+
+def search(
+    root: Path,
+    folder: Path,
+    config: Config,
+    options: SearchOptions,
+    progress: Progress,
+    *,
+    baseline_run: Path | None,
+    split_file: Path | None,
+    overwrite: bool,
+) -> Result:
+    """See `pipeline.search`."""
+    if options.ray is not None:
+        _join_ray(options.ray)
+    resolved = _resolved(config, options)
+    dimensions = space.read_space(options.space, resolved) if options.space else space.default_space(resolved)
+    database = Database.of(folder, options.storage, progress)
+    files.make_folder(folder)
+    with ExitStack() as stack:
+        if not database.shared:
+            stack.enter_context(files.only_writer(folder))
+        with files.locked(folder / ".begin.lock"):
+            if overwrite:
+                study.clear(folder)
+            dataset = open_dataset(root, resolved, progress, saved=study.saved_split(folder), split_file=split_file)
+            untrained(resolved, len(dataset.classes))
+            plan = study.Plan(
+                config=resolved,
+                space=dimensions,
+                metric=options.metric,
+                trial_epochs=options.trial_epochs,
+                split=dataset.split.fingerprint(),
+                pruner=options.pruner,
+            )
+            name = study.check_plan(folder, plan, dataset.split, database)
+            opened = study.open_study(database, name, plan)
+            # Decoded here, once, and not by every worker.
+            dataset.part("train", resolved.image_size, progress)
+            workers = stack.enter_context(_workers(options, dataset, progress))
+            session = Search(folder, plan, dataset, progress, database, opened, workers)
+            baseline = baseline_run or folder.parent / "baseline"
+            finals.adopt_baseline(session, baseline, required=baseline_run is not None)
+        budget = Budget(trials=options.trials, seconds=options.timeout, epochs=options.epochs_total)
+        Driver(session, budget, options.keep_trials).run()
+        return _finish(session, options)
+
+
+def _join_ray(address: str) -> None:
+    if find_spec("ray") is None:
+        raise ConfigError("ray is not installed; pip install 'busi-tune[ray]'.")
+    from busi_tune.search.ray_workers import connect
+
+    connect(address)
+
+
+def _resolved(config: Config, options: SearchOptions) -> Config:
+    if options.ray is None:
+        return resolve(config)
+    from busi_tune.search.ray_workers import resolve_there
+
+    return resolve_there(config, options.workers)
+
+
+@contextmanager
+def _workers(options: SearchOptions, dataset: Dataset, progress: Progress) -> Iterator[Workers]:
+    workers: Workers
+    if options.ray is not None:
+        from busi_tune.search.ray_workers import RayActors
+
+        workers = RayActors(options.workers, dataset, progress)
+    elif options.workers > 1:
+        workers = Processes(options.workers, dataset, progress)
+    else:
+        workers = Here(dataset, progress)
+    try:
+        yield workers
+    finally:
+        workers.close()
+
+
+def _finish(session: Search, options: SearchOptions) -> Result:
+    """What follows the trials, done by the last driver to end: the others say who is still at work."""
+    claim = files.take_lock(session.folder / ".finals.lock", wait=False)
+    begun = session.database.call(lambda: study.begun(session.study))
+    rows = study.trial_rows(session.finished(), session.plan.space)
+    result: Result = {"metric": session.plan.metric, "trials": rows}
+    running = [trial.number for trial in begun if trial.state == TrialState.RUNNING]
+    if claim is None or running:
+        session.progress.notice(
+            f"Other drivers still train {len(running)} trials of {session.folder}; the last to end trains the best."
+        )
+        return result | {"disk_bytes": files.disk_bytes(session.folder)}
+    try:
+        result["audit"] = finals.audit_pruning(session, options.audit) if options.audit else []
+        result["finalists"] = finals.confirm(session, options.confirm, options.seeds) if options.confirm else []
+        chosen = result["finalists"][0]["trial"] if options.confirm else finals.best_trial(session)
+        result["best"] = finals.train_best(session, chosen)
+    finally:
+        os.close(claim)
+    return result | {"disk_bytes": files.disk_bytes(session.folder)}

@@ -1,0 +1,127 @@
+"""The study's database: found by its URL, waited for while it is away; its password is shown nowhere."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from busi_tune.errors import ConfigError, FileError
+from busi_tune.progress import Progress
+
+SERVER = "postgresql+psycopg"
+DATABASE = "study.db"
+# Seconds that a database server may be away.
+PATIENCE = 45.0
+# Seconds until a connection that does not answer counts as gone; see libpq's connection parameters.
+CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
+
+T = TypeVar("T")
+
+
+def server_url(text: str) -> URL:
+    """The URL of `--storage`.
+
+    Raises:
+        ConfigError: it is no URL of a PostgreSQL database; the URL, which may hold a password, is not quoted.
+    """
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigError(f"storage must be a URL like {SERVER}://user@host/database, and this is none.") from None
+    if url.drivername != SERVER or not url.database:
+        raise ConfigError(
+            f"storage must be a URL like {SERVER}://user@host/database, not one of {url.drivername!r} "
+            f"with the database {url.database!r}."
+        )
+    return url
+
+
+def shown(url: URL) -> str:
+    """A URL without its password."""
+    hidden = {key: value for key, value in url.query.items() if key != "password"}
+    return URL.create(url.drivername, url.username, None, url.host, url.port, url.database, hidden).render_as_string()
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where a study's trials are kept: a file of its folder, or a server that several drivers share."""
+
+    url: URL
+    progress: Progress
+
+    @classmethod
+    def of(cls, folder: Path, server: str | None, progress: Progress) -> "Database":
+        """The database of the study in `folder`."""
+        if server is not None:
+            return cls(server_url(server), progress)
+        return cls(URL.create("sqlite", database=str((folder / DATABASE).resolve())), progress)
+
+    @property
+    def shared(self) -> bool:
+        """Whether several drivers may use it at a time."""
+        return self.url.drivername == SERVER
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return shown(self.url) if self.shared else str(self.url.database)
+
+    def open(self) -> RDBStorage:
+        """Connect, creating the tables where there are none.
+
+        Raises:
+            ConfigError: its driver is not installed.
+        """
+        logging.getLogger("optuna").setLevel(logging.ERROR)
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        arguments: dict[str, Any] = {"pool_pre_ping": True} if self.shared else {}
+        arguments["connect_args"] = CONNECTION if self.shared else {"timeout": 60}
+        try:
+            return RDBStorage(self.url.render_as_string(hide_password=False), engine_kwargs=arguments)
+        except ImportError:
+            raise ConfigError(
+                "storage needs psycopg, which is not installed; pip install 'busi-tune[postgres]'."
+            ) from None
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Do `work` on the database, again and again while its server is away.
+
+        Raises:
+            FileError: it failed, or its server has been away for too long.
+        """
+        try:
+            return self._retrying()(work) if self.shared else work()
+        except (StorageInternalError, SQLAlchemyError) as error:
+            raise FileError(
+                f"The study's database {self.name} failed ({_reason(error)}); everything is kept: mend that and run "
+                "the same command again."
+            ) from error
+
+    def _retrying(self) -> Retrying:
+        return Retrying(
+            retry=retry_if_exception_type((StorageInternalError, SQLAlchemyError)),
+            stop=stop_after_delay(PATIENCE),
+            wait=wait_fixed(1),
+            before_sleep=self._tell,
+            reraise=True,
+        )
+
+    def _tell(self, state: RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None:
+            self.progress.notice(
+                f"The study's database {self.name} does not answer ({_reason(state.outcome.exception())}); "
+                f"waiting for it, up to {PATIENCE:.0f} s."
+            )
+
+
+def _reason(error: BaseException | None) -> str:
+    cause = getattr(error, "__cause__", None) or error
+    return str(getattr(cause, "orig", cause)).splitlines()[0]
