@@ -9,6 +9,7 @@ import pytest
 from busi_tune.config import Config
 from busi_tune.data.phantoms import make_phantoms
 from busi_tune.progress import Silent
+from postgres import Server, programs
 
 # Before PyTorch is imported: models this small only lose by a second thread, and worse where cores are shared.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -39,3 +40,15 @@ def tiny() -> Config:
     return Config(
         arch="resnet18", weights="none", image_size=32, epochs=3, batch_size=16, device="cpu", precision="float32"
     )
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A real PostgreSQL server."""
+    if programs() is None:
+        reason = "PostgreSQL's server programs (initdb, pg_ctl) are not installed; apt-get install postgresql"
+        # CI must not pass on a test that it has not run.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    server = Server()
+    yield server
+    server.remove()

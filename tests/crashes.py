@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -57,7 +58,14 @@ def run(arguments: list[str], folder: Path, crash: Crash = Crash()) -> tuple[int
     return process.exitcode, moments
 
 
-def _child(arguments: list[str], folder: str, crash: Crash, sender: Connection) -> None:
+def begin(arguments: list[str], folder: Path) -> BaseProcess:
+    """Start busi-tune in `folder`, to be killed from outside at any time."""
+    process = server().Process(target=_child, args=(arguments, str(folder), Crash(), None))
+    process.start()
+    return process
+
+
+def _child(arguments: list[str], folder: str, crash: Crash, sender: Connection | None) -> None:
     os.chdir(folder)
     os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
     torch.set_num_threads(1)
@@ -79,6 +87,7 @@ def _child(arguments: list[str], folder: str, crash: Crash, sender: Connection) 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (crash.at_bytes, resource.RLIM_INFINITY))
     code = exit_code(arguments)
-    sender.send(count)
+    if sender is not None:
+        sender.send(count)
     sys.stdout.flush()
     os._exit(code)

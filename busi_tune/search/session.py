@@ -114,7 +114,7 @@ def _finish(session: Search, options: SearchOptions) -> Result:
     running = [trial.number for trial in begun if trial.state == TrialState.RUNNING]
     if claim is None or running:
         session.progress.notice(
-            f"Other drivers still train {len(running)} trials of {session.folder}; the last to end trains the best."
+            f"Another driver is still at work on {session.folder}; the last to end trains the best."
         )
         return result | {"disk_bytes": files.disk_bytes(session.folder)}
     try:

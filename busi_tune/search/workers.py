@@ -11,6 +11,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
+
 from busi_tune import files
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset
@@ -153,6 +155,8 @@ class Processes:
         self.threads, self.gpus = max(1, hardware.threads() // count), hardware.gpus()
         self.workers = [self._begin(number) for number in range(count)]
 
+    # The server that forks may be killed, too; the next try starts another.
+    @retry(retry=retry_if_exception_type((EOFError, OSError)), stop=stop_after_attempt(3), reraise=True)
     def _begin(self, number: int) -> _Process:
         ours, theirs = self.context.Pipe()
         gpu = self.gpus[number % len(self.gpus)] if self.gpus else None
