@@ -84,6 +84,9 @@ class Workers(Protocol):
         """End all workers; what they have saved is kept."""
 
 
+Work = Callable[[Job, Dataset, Progress], Generator[Trained | Ended, None, None]]
+
+
 def work(job: Job, dataset: Dataset, progress: Progress) -> Generator[Trained | Ended, None, None]:
     """Train a job, with its folder held; say what was known at first, and then every epoch."""
     try:
@@ -145,10 +148,13 @@ class _Process:
 
 
 class Processes:
-    """Several workers, each a process of its own; they share the decoded images through the page cache."""
+    """Several workers, each a process of its own; they share the decoded images through the page cache.
 
-    def __init__(self, count: int, dataset: Dataset, progress: Progress) -> None:
-        self.dataset, self.progress = dataset, progress
+    `task` is what they do with a job.
+    """
+
+    def __init__(self, count: int, dataset: Dataset, progress: Progress, task: Work = work) -> None:
+        self.dataset, self.progress, self.task = dataset, progress, task
         # Forked from a server that has imported PyTorch once: a worker that died is back at once.
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([__name__])
@@ -160,7 +166,7 @@ class Processes:
     def _begin(self, number: int) -> _Process:
         ours, theirs = self.context.Pipe()
         gpu = self.gpus[number % len(self.gpus)] if self.gpus else None
-        process = self.context.Process(target=_serve, args=(theirs, self.dataset, self.threads, gpu))
+        process = self.context.Process(target=_serve, args=(theirs, self.dataset, self.threads, gpu, self.task))
         process.start()
         theirs.close()
         return _Process(process, ours)
@@ -241,7 +247,7 @@ class _Told:
         pass
 
 
-def _serve(pipe: Connection, dataset: Dataset, threads: int, gpu: str | None) -> None:
+def _serve(pipe: Connection, dataset: Dataset, threads: int, gpu: str | None, task: Work) -> None:
     """A worker process: jobs in, events out. When its driver is gone it saves the epoch at hand, and ends."""
     # Ctrl-C is the driver's to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -249,7 +255,7 @@ def _serve(pipe: Connection, dataset: Dataset, threads: int, gpu: str | None) ->
     try:
         while True:
             job = pipe.recv()
-            for event in work(job, dataset, _Told(pipe)):
+            for event in task(job, dataset, _Told(pipe)):
                 pipe.send(event)
                 if isinstance(event, Trained) and not pipe.recv():
                     break
