@@ -101,7 +101,11 @@ class Driver:
             trial.number for trial in search.finished() if (search.trial_folder(trial.number) / "checkpoints").exists()
         }
         self._show()
-        work_through(search.workers, self._next_job, self._trained, self._ended, search.progress)
+        try:
+            work_through(search.workers, self._next_job, self._trained, self._ended, search.progress)
+        finally:
+            for trial in self.open_trials.values():
+                os.close(trial.claim)
         self._tidy(last=True)
         search.progress.close("trials")
 

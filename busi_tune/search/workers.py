@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from tenacity import retry, retry_if_exception_type, stop_after_attempt
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from busi_tune import files
 from busi_tune.config import Config
@@ -162,7 +162,12 @@ class Processes:
         self.workers = [self._begin(number) for number in range(count)]
 
     # The server that forks may be killed, too; the next try starts another.
-    @retry(retry=retry_if_exception_type((EOFError, OSError)), stop=stop_after_attempt(3), reraise=True)
+    @retry(
+        retry=retry_if_exception_type((EOFError, OSError)),
+        stop=stop_after_attempt(5),
+        wait=wait_fixed(0.5),
+        reraise=True,
+    )
     def _begin(self, number: int) -> _Process:
         ours, theirs = self.context.Pipe()
         gpu = self.gpus[number % len(self.gpus)] if self.gpus else None

@@ -1,0 +1,105 @@
+"""A study on a real Ray cluster of two nodes on this host: the same trials, whoever dies."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from busi_tune import pipeline
+from busi_tune.config import Config
+from busi_tune.errors import RunError
+from busi_tune.progress import Silent
+from busi_tune.search.options import SearchOptions
+
+TINY = Config(arch="squeezenet1_1", weights="none", image_size=32, batch_size=16, epochs=4, device="cpu")
+MEMORY = 200_000_000
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    nodes = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False},
+    )
+    nodes.add_node(num_cpus=1, object_store_memory=MEMORY)
+    nodes.wait_for_nodes()
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def options(address: str | None, trials: int = 4) -> SearchOptions:
+    return SearchOptions(trials=trials, trial_epochs=3, ray=address, workers=2 if address else 1)
+
+
+def told(study: Path) -> list[dict[str, str]]:
+    with (study / "trials.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> Path:
+    """The study that a single process makes."""
+    study = tmp_path_factory.mktemp("local") / "study"
+    pipeline.search(phantoms, study, TINY, options(None), Silent())
+    return study
+
+
+class Killer(Silent):
+    """Does something once, when trial 1 has its second epoch."""
+
+    def __init__(self, deed: object) -> None:
+        self.deed, self.done = deed, False
+        self.notices: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def step(self, task: str, done: int, total: int, detail: str = "") -> None:  # noqa: ARG002
+        if task == "trial 1" and done == 2 and not self.done:
+            self.done = True
+            assert callable(self.deed)
+            self.deed()
+
+
+def kill_an_actor() -> None:
+    """A SIGKILL for one of the processes that train."""
+    trainers = [process for process in psutil.process_iter() if "ray::Trainer" in " ".join(process.cmdline()[:1])]
+    assert len(trainers) == 2
+    trainers[0].kill()
+
+
+def test_a_study_on_a_cluster_is_the_study_of_one_process(
+    cluster: Cluster, phantoms: Path, local: Path, tmp_path: Path
+) -> None:
+    pipeline.search(phantoms, tmp_path / "study", TINY, options(cluster.address), Silent())
+    assert told(tmp_path / "study") == told(local)
+    assert (tmp_path / "study/best/predictions.csv").read_bytes() == (local / "best/predictions.csv").read_bytes()
+
+
+def test_an_actor_that_is_killed_costs_no_committed_epoch(
+    cluster: Cluster, phantoms: Path, local: Path, tmp_path: Path
+) -> None:
+    seen = Killer(kill_an_actor)
+    pipeline.search(phantoms, tmp_path / "study", TINY, options(cluster.address), seen)
+    assert any("died" in text for text in seen.notices)
+    assert told(tmp_path / "study") == told(local)
+
+
+def test_a_node_that_dies_is_done_without(cluster: Cluster, phantoms: Path, local: Path, tmp_path: Path) -> None:
+    extra = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    cluster.wait_for_nodes()
+    seen = Killer(lambda: cluster.remove_node(extra, allow_graceful=False))
+    pipeline.search(phantoms, tmp_path / "study", TINY, options(cluster.address), seen)
+    assert seen.done
+    assert told(tmp_path / "study") == told(local)
+
+
+def test_no_cluster_is_one_sentence(phantoms: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"No Ray cluster answers at 127.0.0.1:1 .*; start one with ray start --head\."):
+        pipeline.search(phantoms, tmp_path / "study", TINY, options("127.0.0.1:1"), Silent())
+    assert not (tmp_path / "study").exists()

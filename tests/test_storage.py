@@ -1,0 +1,135 @@
+"""A study on a real PostgreSQL: shared by drivers, waited for while it is away, its password nowhere to be seen."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from busi_tune import pipeline
+from busi_tune.config import Config
+from busi_tune.errors import ConfigError, FileError, RunError
+from busi_tune.progress import Silent
+from busi_tune.search import storage
+from busi_tune.search.options import SearchOptions
+from busi_tune.search.storage import Database, server_url, shown
+from postgres import Server
+
+TINY = Config(arch="squeezenet1_1", weights="none", image_size=32, batch_size=16, epochs=3, device="cpu")
+
+
+def options(server: Server, trials: int = 3) -> SearchOptions:
+    return SearchOptions(trials=trials, trial_epochs=2, storage=server.url)
+
+
+class Saboteur(Silent):
+    """Stops the server when the second trial begins, and starts it again after some seconds."""
+
+    def __init__(self, server: Server, seconds: float | None) -> None:
+        self.server, self.seconds = server, seconds
+        self.notices: list[str] = []
+        self.back: threading.Thread | None = None
+        self.done = False
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def step(self, task: str, done: int, total: int, detail: str = "") -> None:  # noqa: ARG002
+        if task == "trial 1" and not self.done:
+            self.done = True
+            self.server.stop()
+            if self.seconds is not None:
+                self.back = threading.Thread(target=self._later, args=(self.seconds,))
+                self.back.start()
+
+    def _later(self, seconds: float) -> None:
+        time.sleep(seconds)
+        self.server.start()
+
+
+def test_a_database_that_goes_away_is_waited_for(postgres: Server, phantoms: Path, tmp_path: Path) -> None:
+    seen = Saboteur(postgres, seconds=3)
+    result = pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres), seen)
+    assert seen.back is not None
+    seen.back.join()
+    assert [row["state"] for row in result["trials"]] == ["COMPLETE"] * 3
+    [waited] = [text for text in seen.notices if "does not answer" in text]
+    assert waited.endswith("waiting for it, up to 45 s.")
+    assert postgres.password not in waited
+
+
+def test_one_that_stays_away_ends_the_command_and_everything_is_kept(
+    postgres: Server, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "PATIENCE", 1.5)
+    with pytest.raises(FileError, match=r"database postgresql.* failed \(.*\); everything is kept: mend") as error:
+        pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres), Saboteur(postgres, None))
+    assert postgres.password not in str(error.value)
+    postgres.start()
+    monkeypatch.undo()
+    result = pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres), Silent())
+    assert [(row["number"], row["state"]) for row in result["trials"]] == [(n, "COMPLETE") for n in range(3)]
+
+
+def test_two_drivers_share_one_study_and_its_trials(postgres: Server, phantoms: Path, tmp_path: Path) -> None:
+    alone = pipeline.search(phantoms, tmp_path / "alone", TINY, SearchOptions(trials=6, trial_epochs=2), Silent())
+    code = (
+        "import sys; from pathlib import Path; from busi_tune import pipeline; from busi_tune.progress import Silent\n"
+        "from test_storage import TINY, SearchOptions\n"
+        "pipeline.search(Path(sys.argv[1]), Path(sys.argv[2]), TINY, "
+        "SearchOptions(trials=6, trial_epochs=2, storage=sys.argv[3]), Silent())"
+    )
+    command = [sys.executable, "-c", code, str(phantoms), str(tmp_path / "shared"), postgres.url]
+    drivers = [subprocess.Popen(command, cwd=Path(__file__).parent) for _ in range(2)]
+    assert [driver.wait(timeout=300) for driver in drivers] == [0, 0]
+    again = pipeline.search(phantoms, tmp_path / "shared", TINY, options(postgres, trials=6), Silent())
+    assert [row["number"] for row in again["trials"]] == list(range(6))
+    # The first ten trials are drawn at random, each from a seed of its own, whoever asks.
+    drawn = [{key: row[key] for key in ("learning_rate", "value")} for row in again["trials"]]
+    assert drawn == [{key: row[key] for key in ("learning_rate", "value")} for row in alone["trials"]]
+    assert (tmp_path / "shared/best/metrics.json").read_bytes() == (tmp_path / "alone/best/metrics.json").read_bytes()
+
+
+def test_the_password_is_nowhere(postgres: Server, phantoms: Path, tmp_path: Path) -> None:
+    result = pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=1), Silent())
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 10
+    assert [path for path in written if postgres.password.encode() in path.read_bytes()] == []
+    assert postgres.password not in json.dumps(result)
+    known = json.loads((tmp_path / "study/study.json").read_text())
+    assert known["storage"] == f"postgresql+psycopg://busi@127.0.0.1:{postgres.port}/postgres"
+    with pytest.raises(RunError, match="holds another study"):
+        pipeline.search(phantoms, tmp_path / "study", TINY, SearchOptions(trials=1, trial_epochs=2), Silent())
+    wrong = postgres.url.replace(postgres.password, "wr0ng")
+    with pytest.raises(FileError) as error:
+        Database(make_url(wrong), Silent()).call(lambda: Database(make_url(wrong), Silent()).open())
+    assert "wr0ng" not in str(error.value)
+    assert "password authentication failed" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nothing",
+        "sqlite:///study.db",
+        "postgresql://busi:s3cret@host/db",
+        "postgresql+psycopg://busi:s3cret@host",
+        "postgresql+psycopg://busi:s3cret@host:port/db",
+        "mysql+pymysql://busi:s3cret@host/db",
+    ],
+)
+def test_urls_that_are_refused(text: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"storage must be a URL like postgresql\+psycopg://user@host/database"
+    ) as error:
+        server_url(text)
+    assert "s3cret" not in str(error.value)
+
+
+def test_a_shown_url_has_no_password() -> None:
+    url = server_url("postgresql+psycopg://busi:s3cret@host:5433/db?password=s3cret&sslmode=require")
+    assert shown(url) == "postgresql+psycopg://busi@host:5433/db?sslmode=require"

@@ -1,0 +1,134 @@
+"""Workers: processes that are killed, starved or refused, and what the driver makes of it."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from busi_tune.config import Config
+from busi_tune.data.dataset import Dataset
+from busi_tune.data.find import Listing
+from busi_tune.data.split import Split
+from busi_tune.errors import BusiTuneError, TrainingDiverged, WorkerLost
+from busi_tune.progress import Progress, Silent
+from busi_tune.search.workers import MOST_DEATHS, Ended, Job, Processes, Trained, work_through
+from busi_tune.training.state import Epoch
+
+
+def epoch(number: int) -> Epoch:
+    return Epoch(number, 1.0, 1.0, 0.5, 0.5, 0.1, float(os.getpid()), 1.0)
+
+
+def task(job: Job, _: Dataset, progress: Progress) -> Iterator[Trained | Ended]:
+    """Counts epochs in a file, and does what the job's name says in its third one."""
+    state = job.folder / job.name.replace(" ", "_")
+    records = [epoch(1)] * (len(state.read_text()) if state.exists() else 0)
+    yield Trained(job, records)
+    for number in range(len(records) + 1, job.until + 1):
+        if number == 3 and (job.name == "always dies" or (job.name == "dies" and not (job.folder / "died").exists())):
+            (job.folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == 3 and job.name == "diverges":
+            yield Ended(job, "", TrainingDiverged("The training loss of epoch 3 is nan."))
+            return
+        with state.open("a") as file:
+            file.write("x")
+        records = [*records, epoch(number)]
+        progress.notice(f"{job.name} has epoch {number}")
+        yield Trained(job, records)
+    yield Ended(job, "all epochs done")
+
+
+class Heard(Silent):
+    """Remembers the notices."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+
+@pytest.fixture(scope="module")
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture(scope="module")
+def crew(heard: Heard) -> Iterator[Processes]:
+    empty = Dataset(Listing(Path(), (), (), 0), Split(pd.DataFrame(), pd.DataFrame()))
+    processes = Processes(2, empty, heard, task)
+    yield processes
+    processes.close()
+
+
+def outcome(
+    crew: Processes, heard: Heard, folder: Path, *names: str, stop_at: int = 99
+) -> dict[str, str | BusiTuneError]:
+    """What became of jobs of five epochs with these names."""
+    jobs = iter([Job(name, folder, Config(), 5) for name in names])
+    ends: dict[str, str | BusiTuneError] = {}
+
+    def trained(event: Trained) -> bool:
+        if len(event.records) < stop_at:
+            return True
+        ends[event.job.name] = "stopped"
+        return False
+
+    def ended(event: Ended) -> None:
+        ends[event.job.name] = event.error or event.reason
+
+    work_through(crew, lambda: next(jobs, None), trained, ended, heard)
+    return ends
+
+
+def test_more_jobs_than_processes(crew: Processes, heard: Heard, tmp_path: Path) -> None:
+    names = [f"job {number}" for number in range(5)]
+    assert outcome(crew, heard, tmp_path, *names) == dict.fromkeys(names, "all epochs done")
+    assert crew.idle == 2
+    assert "job 4 has epoch 5" in heard.notices
+
+
+def test_a_stopped_job_trains_no_further_epoch(crew: Processes, heard: Heard, tmp_path: Path) -> None:
+    assert outcome(crew, heard, tmp_path, "a", "b", stop_at=2) == {"a": "stopped", "b": "stopped"}
+    assert [(tmp_path / name).read_text() for name in "ab"] == ["xx", "xx"]
+    assert outcome(crew, heard, tmp_path, "c") == {"c": "all epochs done"}
+
+
+def test_a_job_goes_on_when_its_worker_dies(crew: Processes, heard: Heard, tmp_path: Path) -> None:
+    assert outcome(crew, heard, tmp_path, "dies", "other") == {"dies": "all epochs done", "other": "all epochs done"}
+    assert (tmp_path / "dies").read_text() == "xxxxx"
+    assert "The worker of dies died (signal SIGKILL)." in heard.notices
+
+
+def test_a_job_whose_workers_always_die_is_given_up(crew: Processes, heard: Heard, tmp_path: Path) -> None:
+    heard.notices.clear()
+    ends = outcome(crew, heard, tmp_path, "always dies", "other")
+    assert isinstance(ends["always dies"], WorkerLost)
+    assert str(ends["always dies"]) == (
+        f"{MOST_DEATHS} workers died in one epoch (signal SIGKILL); lower --workers or --batch-size."
+    )
+    assert ends["other"] == "all epochs done"
+    assert heard.notices.count("The worker of always dies died (signal SIGKILL).") == MOST_DEATHS
+
+
+def test_an_error_arrives_whole(crew: Processes, heard: Heard, tmp_path: Path) -> None:
+    error = outcome(crew, heard, tmp_path, "diverges")["diverges"]
+    assert isinstance(error, TrainingDiverged)
+    assert str(error) == "The training loss of epoch 3 is nan."
+
+
+def test_threads_are_divided(crew: Processes) -> None:
+    from busi_tune.training.hardware import threads
+
+    assert crew.threads == max(1, threads() // 2)
+
+
+def test_idle_processes_that_were_killed_are_replaced(crew: Processes, heard: Heard, tmp_path: Path) -> None:
+    for worker in crew.workers:
+        worker.process.kill()
+        worker.process.join()
+    assert outcome(crew, heard, tmp_path, "d", "e") == {"d": "all epochs done", "e": "all epochs done"}
