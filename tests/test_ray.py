@@ -99,7 +99,10 @@ def test_a_node_that_dies_is_done_without(cluster: Cluster, phantoms: Path, loca
     assert told(tmp_path / "study") == told(local)
 
 
-def test_no_cluster_is_one_sentence(phantoms: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"No Ray cluster answers at 127.0.0.1:1 .*; start one with ray start --head\."):
-        pipeline.search(phantoms, tmp_path / "study", TINY, options("127.0.0.1:1"), Silent())
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:port"])
+def test_no_cluster_is_one_sentence(address: str, phantoms: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=rf"No Ray cluster answers at {address} \(.*\); start one with ray start --head\."
+    ):
+        pipeline.search(phantoms, tmp_path / "study", TINY, options(address), Silent())
     assert not (tmp_path / "study").exists()

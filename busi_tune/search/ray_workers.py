@@ -1,6 +1,7 @@
 """Workers that are actors of a Ray cluster: Ray places and restarts them; images go out once, checkpoints come back."""
 
 import logging
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -143,8 +144,12 @@ def connect(address: str) -> None:
         RunError: there is none.
     """
     try:
+        if address != "auto":
+            # Ray itself would try for minutes.
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="busi-tune")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"No Ray cluster answers at {address} ({reason}); start one with ray start --head.") from error
 
