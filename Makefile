@@ -11,6 +11,7 @@ test: .venv/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	.ci/postgres
 	$(BIN)/pytest
 
 format: .venv/installed-for-tests

@@ -133,3 +133,18 @@ def test_urls_that_are_refused(text: str) -> None:
 def test_a_shown_url_has_no_password() -> None:
     url = server_url("postgresql+psycopg://busi:s3cret@host:5433/db?password=s3cret&sslmode=require")
     assert shown(url) == "postgresql+psycopg://busi@host:5433/db?sslmode=require"
+
+
+def test_the_process_list_shows_no_password(postgres: Server, phantoms: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "busi_tune", "search", "--data", str(phantoms), "--out", str(tmp_path / "study")]
+    small = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--device", "cpu", "--trials", "2"]
+    driver = subprocess.Popen(
+        [*command, *small, "--storage", postgres.url], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert driver.stderr is not None
+    said = driver.stderr.readline()
+    title = Path(f"/proc/{driver.pid}/cmdline").read_text()
+    driver.kill()
+    driver.communicate()
+    assert "masks left out" in said
+    assert title.rstrip("\0") == "busi-tune"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ STUDY = (
         "--audit", type=int, default=0, show_default=True, help="Train so many pruned trials on, to see what was lost."
     ),
 )
+
+
+def hide_password(storage: str | None) -> None:
+    """Take the command line out of the process list, where everybody could read a password in the URL."""
+    if storage and find_spec("setproctitle"):
+        from setproctitle import setproctitle
+
+        setproctitle("busi-tune")
 
 
 def search_options(command: Command) -> Command:
@@ -130,6 +139,7 @@ def search(
 ) -> None:
     """Search around the configuration with Optuna, then train the best trial to its end."""
     options, given = split_options(given)
+    hide_password(options["storage"])
     config = build_config(config_file, given, split_file=split_file)
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_json, screen
@@ -189,6 +199,7 @@ def run(
     from busi_tune.cli.tables import prediction_dict, show_all
 
     options, given = split_options(given)
+    hide_password(options["storage"])
     if demo:
         defaults = {"trials": pipeline.DEMO_TRIALS, "trial_epochs": pipeline.DEMO_TRIAL_EPOCHS}
         unset = {k for k in defaults if context.get_parameter_source(k) == click.core.ParameterSource.DEFAULT}
