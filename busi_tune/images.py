@@ -49,25 +49,32 @@ def is_mask(path: Path) -> bool:
 def walk(folder: Path) -> Iterator[Path]:
     """The files with an image's suffix in `folder` and below, sorted, hidden and system ones left out.
 
-    Links are followed, to each folder once.
+    Links are followed, to each folder once: where several lead to one, by the first in the order of names.
 
     Raises:
-        DataError: a folder cannot be listed, or is there twice, as in a loop of links.
+        DataError: a folder cannot be listed, or a link leads back to a folder that it is in.
     """
-    seen: dict[Path, str] = {}
+    places: dict[Path, Path] = {}
+    seen: set[Path] = set()
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} could not be listed: {error.strerror}; mend its permissions.")
 
-    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        first = seen.setdefault(Path(parent).resolve(), parent)
-        if first != parent:
-            raise DataError(f"{parent} is {first} again, by way of a link; remove the link.")
+    for name_of_parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        parent = Path(name_of_parent)
+        place = places[parent] = parent.resolve()
+        above = next((other for other in parent.parents if places.get(other) == place), None)
+        if above is not None:
+            raise DataError(f"{parent} is {above} again, by way of a link; remove the link.")
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         for name in sorted(names):
-            path = Path(parent, name)
+            path = parent / name
             # A pipe or a device has no end; a broken link is named when it is read.
-            regular = path.is_file() or path.is_symlink()
+            regular = path.is_file() or not path.exists()
             if regular and not name.startswith(".") and path.suffix.lower() in SUFFIXES:
                 yield path
 

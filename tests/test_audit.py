@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -140,6 +142,29 @@ def test_strict_fails_on_conflicts_and_unreadable_files(
     for name in (conflict, "benign/cut.png", "benign/gif.png", "benign/none.png"):
         (messy / name).unlink()
     assert exit_code(arguments) == 0
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes no such names")
+def test_names_that_are_not_utf_8_end_in_no_traceback(tmp_path: Path) -> None:
+    """As arguments, of folders inside, and of files that are only counted; in a process of its own, which prints."""
+    for number, name in enumerate(["a/0.png", "a/1.png", "b/0.png", "b/1.png"]):
+        noise(tmp_path / "good" / name, number)
+        noise(tmp_path / "inner" / name, number)
+        noise(tmp_path / "root\udcff" / name, number)
+    noise(tmp_path / "inner/b/\udcff/2.png", 7)
+    (tmp_path / "good/a/note.\udcff").touch()
+    out = tmp_path / "out\udcff"
+    answers = []
+    for data in ("good", "inner", "root\udcff"):
+        command = [sys.executable, "-m", "busi_tune", "data", "audit", str(tmp_path / data), "--out", str(out)]
+        answers.append(subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8"))
+    assert [answer.returncode for answer in answers] == [0, 1, 1]
+    assert "out\\udcff/audit.html shows the groups" in answers[0].stdout
+    assert json.loads((out / "audit.json").read_text())["other_files"] == {".\udcff": 1}
+    assert b".\xff 1" in (out / "audit.html").read_bytes()
+    for answer in answers[1:]:
+        assert answer.stderr.splitlines()[-1].startswith("busi-tune: ")
+        assert "that no table can hold" in answer.stderr
 
 
 def test_the_demo_is_drawn_alike_from_a_seed(tmp_path: Path) -> None:

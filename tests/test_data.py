@@ -1,6 +1,7 @@
 """A data folder: what is found in it, the array it becomes, and the twins in it."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,6 +151,33 @@ def test_no_such_folder(tmp_path: Path, name: str) -> None:
         find_images(root)
     assert str(error.value) == (
         f"{root} is not a folder; name the folder that holds one folder of images for each class."
+    )
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes no such names")
+@pytest.mark.parametrize("odd", ["\udcff", "\n", "\r"])
+@pytest.mark.parametrize("name", ["a{odd}/1.png", "a/in{odd}ner/1.png", "a/1{odd}.png"])
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_names_that_no_table_can_hold(tmp_path: Path, name: str, odd: str, split: str) -> None:
+    name = name.format(odd=odd)
+    for side in (split, "val/", "test/") if split else ("",):
+        for label in (name.partition("/")[0], "b"):
+            paint(tmp_path / side / label / "0.png", 0)
+    paint(tmp_path / split / name, 1)
+    with pytest.raises(DataError) as error:
+        find_images(tmp_path)
+    assert repr(split + name) in str(error.value)
+    assert str(error.value).endswith("; rename them.")
+    assert " hold characters that no table can hold: " in str(error.value)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes no such names")
+def test_a_data_folder_whose_own_name_no_table_can_hold(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "da\udcffta", ["a/0.png", "b/0.png"])
+    with pytest.raises(DataError) as error:
+        find_images(root)
+    assert str(error.value) == (
+        f"The data folder's name, {str(root)!r}, holds characters that no table can hold; rename it."
     )
 
 

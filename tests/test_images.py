@@ -1,6 +1,7 @@
 """Reading an image: every mode and format, Pillow's own resize, and a reason for what is refused."""
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -359,12 +360,42 @@ def test_walk_follows_links_to_folders_and_files(tmp_path: Path) -> None:
     assert found == ["data/a.png", "data/more/b.png"]
 
 
+def test_walk_follows_the_first_of_several_ways_to_a_folder(tmp_path: Path) -> None:
+    """Links into each other's folders are no loop as long as none leads back to where it is."""
+    for name in ("data/b/1.png", "data/b/in/2.png", "data/e/3.png", "elsewhere/4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name, target in {"a": "data/b/in", "c": "elsewhere", "d": "elsewhere", "e/x": "data/b", "z": "data/e"}.items():
+        (tmp_path / "data" / name).symlink_to(tmp_path / target)
+    found = [path.relative_to(tmp_path / "data").as_posix() for path in images.walk(tmp_path / "data")]
+    assert found == ["a/2.png", "b/1.png", "c/4.png", "e/3.png"]
+
+
+def test_walk_waits_for_no_pipe_or_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
+    (tmp_path / "endless.png").symlink_to("/dev/zero")
+    (tmp_path / "broken.png").symlink_to("nowhere.png")
+    assert [path.name for path in images.walk(tmp_path)] == ["broken.png"]
+
+
 @pytest.mark.parametrize("target", ["data", "data/inner", "."])
 def test_walk_refuses_a_loop_of_links(tmp_path: Path, target: str) -> None:
     (tmp_path / "data/inner").mkdir(parents=True)
     (tmp_path / "data/inner/again").symlink_to(tmp_path / target)
     with pytest.raises(DataError, match=r" again, by way of a link; remove the link\.$"):
         list(images.walk(tmp_path / "data"))
+
+
+def test_walk_refuses_a_loop_by_way_of_another_folder(tmp_path: Path) -> None:
+    for name in ("data/a", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "data/a/out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "data/a")
+    with pytest.raises(DataError) as error:
+        list(images.walk(tmp_path / "data"))
+    again, first = tmp_path / "data/a/out/back", tmp_path / "data/a"
+    assert str(error.value) == f"{again} is {first} again, by way of a link; remove the link."
 
 
 def test_walk_of_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command line: it parses, calls, prints; every error that a user can cause ends here as one sentence."""
 
 import errno
+import io
 import sys
 from collections.abc import Sequence
 
@@ -30,6 +31,9 @@ for command in (run, data, baseline, search, export, verify, predict):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of the command `busi-tune`; exits with 0, 1 (failed), 2 (wrong usage) or 130 (Ctrl-C)."""
+    # Names of files need not be UTF-8, nor the terminal able to show them.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(exit_code(arguments))
 
 

@@ -16,8 +16,8 @@ SPLIT_FOLDERS = {
     "valid": "validation",
     "test": "test",
 }
-# Carriage returns do not survive a CSV; surrogates stand for bytes that are not UTF-8.
-UNFIT = re.compile("[\r\ud800-\udfff]")
+# Line ends do not survive every reader of a CSV; surrogates stand for bytes that are not UTF-8.
+UNFIT = re.compile("[\r\n\ud800-\udfff]")
 SPLITS = ("train", "validation", "test")
 
 
@@ -93,6 +93,8 @@ def find_names(root: Path) -> Found:
     """As `find_images`, from the names alone: no file is opened."""
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name the folder that holds one folder of images for each class.")
+    if UNFIT.search(str(root)):
+        raise DataError(f"The data folder's name, {str(root)!r}, holds characters that no table can hold; rename it.")
     top = _subfolders(root)
     found = {SPLIT_FOLDERS[folder.name.lower()]: folder for folder in top if folder.name.lower() in SPLIT_FOLDERS}
     if found:
@@ -109,6 +111,7 @@ def find_names(root: Path) -> Found:
     files_found = [(path, folder.name, split) for split, folder in class_folders for path in images.walk(folder)]
     kept = [entry for entry in files_found if not images.is_mask(entry[0])]
     _check_images(classes, branches, kept)
+    _check_paths([path.relative_to(root).as_posix() for path, _, _ in kept])
     return Found(root, classes, tuple(kept), len(files_found) - len(kept))
 
 
@@ -143,6 +146,9 @@ def _check_images(classes: tuple[str, ...], branches: dict[str, Path], found: li
         empty = [name for name in classes if name not in present]
         if empty:
             raise DataError(f"{base} has no images of class {', '.join(empty)}; add some or remove the folder.")
-    odd = [repr(path.name) for path, _, _ in found if UNFIT.search(path.name)]
+
+
+def _check_paths(paths: list[str]) -> None:
+    odd = sorted(repr(path) for path in paths if UNFIT.search(path))
     if odd:
-        raise DataError(f"{len(odd)} file names hold characters that no table can hold: {listed(odd)}; rename them.")
+        raise DataError(f"{len(odd)} paths hold characters that no table can hold: {listed(odd)}; rename them.")
