@@ -67,16 +67,16 @@ def macro_f1(matrix: NDArray[Any]) -> Floats:
 def scores(answers: Answers, weights: Floats) -> dict[Name, Floats]:
     """Every metric under each of `weights` (rows, images): arrays (rows,), NaN where a metric is not defined.
 
-    Precision without a prediction is 0, as are recall and F1 without an image, as in scikit-learn. A metric of
-    one class against others is NaN where either side is empty.
+    Precision without a prediction is 0, as in scikit-learn. A class without an image has no precision, recall or
+    F1, nor have then the macro figures; a metric of one class against others is NaN where either side is empty.
     """
     labels, probabilities, classes = answers.labels, answers.probabilities, answers.classes
     count = len(classes)
     cells = np.eye(count * count)[labels * count + answers.predicted]
     matrix = (weights @ cells).reshape(len(weights), count, count)
-    precision, recall, f1 = class_scores(matrix)
-    areas = [roc_auc(probabilities[:, k], labels == k, weights) for k in range(count)]
     present = matrix.sum(axis=-1) > 0
+    precision, recall, f1 = (np.where(present, value, np.nan) for value in class_scores(matrix))
+    areas = [roc_auc(probabilities[:, k], labels == k, weights) for k in range(count)]
     total = weights.sum(axis=1)
     result: dict[Name, Floats] = {
         ("accuracy",): accuracy(matrix),
@@ -171,7 +171,8 @@ def proportions(answers: Answers) -> dict[Name, tuple[int, int]]:
     """The metrics that are plain proportions: hits and the number of images that they are out of."""
     matrix = confusion_matrix(answers.labels, answers.predicted, len(answers.classes))
     result: dict[Name, tuple[int, int]] = {("accuracy",): (int(np.trace(matrix)), int(matrix.sum()))}
-    for k, name in enumerate(answers.classes):
+    for k in np.unique(answers.labels):
+        name = answers.classes[k]
         result["per_class", name, "precision"] = (int(matrix[k, k]), int(matrix[:, k].sum()))
         result["per_class", name, "recall"] = (int(matrix[k, k]), int(matrix[k].sum()))
     if "malignant" in answers.classes:
@@ -181,10 +182,10 @@ def proportions(answers: Answers) -> dict[Name, tuple[int, int]]:
         result["malignant_vs_rest", "specificity"] = (int((~called & ~ill).sum()), int((~ill).sum()))
     if {"benign", "malignant"} <= set(answers.classes):
         malignant, _, called, _ = _lesions(answers)
-        name = "benign_vs_malignant"
-        result[name, "accuracy"] = (int((called == malignant).sum()), len(malignant))
-        result[name, "sensitivity"] = (int((called & malignant).sum()), int(malignant.sum()))
-        result[name, "specificity"] = (int((~called & ~malignant).sum()), int((~malignant).sum()))
+        pair = "benign_vs_malignant"
+        result[pair, "accuracy"] = (int((called == malignant).sum()), len(malignant))
+        result[pair, "sensitivity"] = (int((called & malignant).sum()), int(malignant.sum()))
+        result[pair, "specificity"] = (int((~called & ~malignant).sum()), int((~malignant).sum()))
     return result
 
 

@@ -44,8 +44,12 @@ def test_figures_are_scikit_learns(seed: int, truths: list[int], answers: list[i
     assert metrics.accuracy(matrix) == pytest.approx(sklearn.accuracy_score(truth, predicted), rel=1e-12)
     assert metrics.macro_f1(matrix) == pytest.approx(macro[2], rel=1e-12)
     summary = metrics.summarise(answers_of(truth, predicted))
-    assert [summary[f"macro_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(list(macro[:3]))
     assert [summary["per_class"][name]["images"] for name in CLASSES] == each[3].tolist()
+    for number, metric in enumerate(("precision", "recall", "f1")):
+        ours = [summary["per_class"][name][metric] for name in CLASSES]
+        expected = [value if images else None for value, images in zip(each[number], each[3], strict=True)]
+        assert ours == pytest.approx(expected)
+        assert summary[f"macro_{metric}"] == (None if None in expected else pytest.approx(macro[number]))
 
 
 def answers_of(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> metrics.Answers:
@@ -78,11 +82,15 @@ def test_a_summary_holds_plain_values() -> None:
 
 
 def test_what_is_not_defined_is_none() -> None:
-    summary = metrics.summarise(answers_of(np.array([0, 0, 1]), np.array([0, 1, 1])))
-    assert summary["per_class"]["normal"]["roc_auc"] is None
-    assert summary["macro_roc_auc"] is None
-    assert summary["balanced_accuracy"] == pytest.approx(0.75)
-    assert ("macro_roc_auc",) not in metrics.numbers(summary)
+    answers = answers_of(np.array([0, 0, 1]), np.array([0, 1, 2]))
+    summary = metrics.summarise(answers)
+    nothing = dict.fromkeys(("precision", "recall", "f1", "roc_auc"))
+    assert summary["per_class"]["normal"] == nothing | {"images": 0}
+    assert summary["per_class"]["malignant"] == {"precision": 0, "recall": 0, "f1": 0, "roc_auc": 0.25, "images": 1}
+    assert [summary[f"macro_{name}"] for name in nothing] == [None] * 4
+    assert summary["balanced_accuracy"] == pytest.approx(0.25)
+    assert not {name for name in metrics.numbers(summary) if "normal" in name or name[0].startswith("macro")}
+    assert not [name for name in metrics.proportions(answers) if "normal" in name]
 
 
 def test_without_malignant_there_is_nothing_against_it() -> None:

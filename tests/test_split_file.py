@@ -132,7 +132,50 @@ def test_a_random_split_has_figures_of_leaked_and_clean_images(
     assert figures["leaked_test_images"] == parts[1] / parts[0]
     right = [figures[name]["images"] * figures[name]["accuracy"] for name in ("test", "test_leaked", "test_clean")]
     assert right[0] == pytest.approx(right[1] + right[2])
-    show_run(figures, tmp_path)
+    show_run(figures, Path("run"))
     printed = capsys.readouterr().out
     assert f"leaked {parts[1]}" in printed
     assert f"clean {parts[2]}" in printed
+    assert max(map(len, printed.splitlines())) <= 110
+    of_wilson = next(line for line in printed.partition("Wilson's")[2].splitlines() if "accuracy" in line)
+    for name in ("test", "test_leaked", "test_clean"):
+        low, high = figures[name]["wilson"]["accuracy"]
+        assert f"{low:.3f} to {high:.3f}" in of_wilson
+
+
+def moved(source: Path, label: str, part: str, other: str) -> Path:
+    """A split in which the images of a class in `part` are in `other` instead."""
+    split = read_split(source)
+    rows = (split.used["class"] == label) & (split.used["split"] == part)
+    split.used.loc[rows, "split"] = other
+    path = source.with_name(f"{part} without {label}.csv")
+    split.write(path)
+    return path
+
+
+def test_a_split_without_a_class_in_training_is_refused(
+    phantoms: Path, tmp_path: Path, split_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = moved(split_files[0], "normal", "train", "test")
+    arguments = ["baseline", "--data", str(phantoms), "--out", str(tmp_path / "run"), *SMALL, "--split", str(path)]
+    assert exit_code(arguments) == 1
+    told = f"busi-tune: {path} has no training image of class normal; give each class some."
+    assert capsys.readouterr().err.splitlines()[-1] == told
+    assert not (tmp_path / "run/config.json").exists()
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_split_without_a_class_elsewhere_is_told(
+    part: str, phantoms: Path, tmp_path: Path, split_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = moved(split_files[0], "normal", part, "train")
+    arguments = ["baseline", "--data", str(phantoms), "--out", str(tmp_path / "run"), *SMALL, "--split", str(path)]
+    assert exit_code(arguments) == 0
+    told = (
+        f"The {part} part of this split has no image of class normal: "
+        "figures of that class, and the macro figures, are not defined there."
+    )
+    assert told in capsys.readouterr().err.splitlines()
+    figures = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert figures[part]["macro_f1"] is None
+    assert figures["validation" if part == "test" else "test"]["macro_f1"] is not None

@@ -1,6 +1,7 @@
 """The training loop: its pieces against PyTorch's and scikit-learn's own, and early stopping against plain training."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -9,7 +10,11 @@ from torchvision import transforms
 
 from busi_tune.config import Config
 from busi_tune.data.dataset import Part, balanced_weights
+from busi_tune.data.split import Split
 from busi_tune.errors import TrainingDiverged
+from busi_tune.intervals import wilson
+from busi_tune.metrics import Answers
+from busi_tune.training import run as runs
 from busi_tune.training.batches import class_weights, to_device, training_batches
 from busi_tune.training.fit import fit, logits_of, train_epoch, weighted_loss
 from busi_tune.training.state import Epoch, TrainingState, Watcher
@@ -109,6 +114,34 @@ def test_the_sampler_draws_classes_equally_often_or_every_image_once(weighted: b
 def test_no_batch_of_one(count: int, sizes: list[int], tiny: Config) -> None:
     batches = training_batches(to_device(part(count, 0), tiny), tiny, 1)
     assert [len(labels) for _, labels in batches] == sizes
+
+
+def test_figures_of_two_leaked_groups_and_of_the_rest() -> None:
+    """One of the leaked ones has two images, and none is of class normal: what needs that class has no figure."""
+    group = [0, 0, 1, *range(10, 22)]
+    labels = np.array([0, 0, 1] + [0, 1, 2] * 4)
+    names = ("benign", "malignant", "normal")
+    rows = [("test", g) for g in group] + [("train", g) for g in (0, 1, 2, 3)]
+    split = Split(pd.DataFrame(rows, columns=["split", "group"]), pd.DataFrame())
+    predicted = np.array([0, 1, 1] + [0, 1, 2] * 3 + [2, 0, 1])
+    figures = runs.test_figures(Answers(labels, np.eye(3)[predicted], names), split)
+    assert {name: (part["images"], part["groups"]) for name, part in figures.items()} == {
+        "test": (15, 14),
+        "test_leaked": (3, 2),
+        "test_clean": (12, 12),
+    }
+    leaked = figures["test_leaked"]
+    assert leaked["accuracy"] == pytest.approx(2 / 3)
+    assert leaked["wilson"]["accuracy"] == list(wilson(2, 3))
+    low, high = leaked["intervals"]["accuracy"]
+    assert 0 <= low <= 2 / 3 <= high <= 1
+    assert leaked["per_class"]["normal"] == dict.fromkeys(("precision", "recall", "f1", "roc_auc")) | {"images": 0}
+    assert "normal" not in leaked["intervals"]["per_class"] | leaked["wilson"]["per_class"]
+    for name in ("macro_precision", "macro_recall", "macro_f1", "macro_roc_auc"):
+        assert leaked[name] is None
+        assert name not in leaked["intervals"]
+        assert figures["test"][name] is not None
+        assert figures["test_clean"][name] is not None
 
 
 def test_the_loss_of_an_epoch_is_the_weighted_mean_over_all_images(tiny: Config) -> None:

@@ -10,7 +10,7 @@ from busi_tune.metrics import Name, numbers
 from busi_tune.report.summary import summary
 
 Result = dict[str, Any]
-INTERVAL = "95 % interval"
+INTERVAL, WILSON = "95 % interval", "Wilson's"
 
 
 def show_run(figures: Result, folder: Path) -> None:
@@ -18,16 +18,7 @@ def show_run(figures: Result, folder: Path) -> None:
     test = figures["test"]
     kept = f"epoch {figures['best_epoch']} of {figures['epochs_run']} kept; {figures['stop_reason']}"
     title = f"{folder}: test accuracy {test['accuracy']:.4f} on {test['images']} images in {test['groups']} groups"
-    if "test_leaked" in figures or "test_clean" in figures:
-        shown = {name: figures[name] for name in ("test", "test_leaked", "test_clean") if name in figures}
-        heads = [f"{name.partition('_')[2] or 'all'} {part['images']}" for name, part in shown.items()]
-        columns = [column for head in heads for column in (head, INTERVAL)]
-        rows = [
-            [_title(name), *(c for part in shown.values() for c in _cells(part, name)[:2])] for name in numbers(test)
-        ]
-    else:
-        columns, rows = ["test", INTERVAL, "Wilson's"], [[_title(name), *_cells(test, name)] for name in numbers(test)]
-    print_table(f"{title} ({kept})", ["metric", *columns], rows)
+    _show_metrics(figures, f"{title} ({kept})")
     names = list(test["per_class"])
     matrix = [[name, *counts] for name, counts in zip(names, test["confusion_matrix"], strict=True)]
     print_table("Confusion matrix (rows: true class)", ["", *names], matrix)
@@ -35,6 +26,22 @@ def show_run(figures: Result, folder: Path) -> None:
     print_line(f"Sampler and class weights together train for these class shares: {prior}.")
     if figures["leaked_test_images"]:
         print_line(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
+
+
+def _show_metrics(figures: Result, title: str) -> None:
+    """The metrics of all test images, and where some of them leak, of these and of the rest."""
+    shown = [name for name in ("test", "test_leaked", "test_clean") if name in figures]
+    cells = {name: [_cells(figures[part], name) for part in shown] for name in numbers(figures["test"])}
+    if len(shown) == 1:
+        rows = [[_title(name), *found] for name, (found,) in cells.items()]
+        print_table(title, ["metric", "test", INTERVAL, WILSON], rows)
+        return
+    heads = [f"{name.partition('_')[2] or 'all'} {figures[name]['images']}" for name in shown]
+    rows = [[_title(name), *(text for part in found for text in part[:2])] for name, found in cells.items()]
+    print_table(title, ["metric", *(column for head in heads for column in (head, INTERVAL))], rows)
+    # Beside the others they would make the table wider than a terminal.
+    plain = [[_title(name), *(part[2] for part in found)] for name, found in cells.items() if found[0][2]]
+    print_table(f"{WILSON} {INTERVAL} of plain proportions", ["metric", *heads], plain)
 
 
 def _title(name: Name) -> str:
@@ -186,5 +193,5 @@ def show_all(result: Result, places: dict[str, Path]) -> None:
 
 
 def _figures(figures: Result) -> str:
-    test = figures["test"]
-    return f"test accuracy {test['accuracy']:.3f}, macro F1 {test['macro_f1']:.3f}"
+    f1 = figures["test"]["macro_f1"]
+    return f"test accuracy {figures['test']['accuracy']:.3f}, macro F1 {'undefined' if f1 is None else f'{f1:.3f}'}"

@@ -85,6 +85,7 @@ def open_dataset(
         return Dataset(listing, saved)
     if given is not None:
         dataset = Dataset(listing, given)
+        _tell_absent(dataset, progress)
     else:
         dataset = split_images(listing, config, progress)
         tell_left_out(dataset, progress)
@@ -141,6 +142,16 @@ def tell_left_out(dataset: Dataset, progress: Progress) -> None:
     if len(split.left_out):
         names = listed(list(split.left_out["path"]), most=20)
         progress.notice(f"{len(split.left_out)} images left out, their near-duplicates carry another label: {names}.")
+
+
+def _tell_absent(dataset: Dataset, progress: Progress) -> None:
+    for name in ("validation", "test"):
+        absent = sorted(set(dataset.classes) - set(dataset.split.rows(name)["class"]))
+        if absent:
+            progress.notice(
+                f"The {name} part of this split has no image of class {', '.join(absent)}: "
+                "figures of that class, and the macro figures, are not defined there."
+            )
 
 
 def _tell_leak(split: Split, progress: Progress) -> None:
