@@ -129,14 +129,15 @@ def clear_folder(folder: Path, identity: str) -> None:
 def refuse_foreign(folder: Path, kind: str, own: Collection[str]) -> None:
     """Refuse a folder that is not a `kind` yet and holds anything else than the files named in `own`.
 
+    Locks, and what a killed writer left half-written, do not count.
+
     Raises:
         RunError: it does.
     """
-    others = sorted(
-        entry.name for entry in folder.iterdir() if entry.name not in own and not entry.name.endswith(".lock")
-    )
+    entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in entries if name not in own and not name.endswith((".lock", TEMPORARY))]
     if others:
-        raise RunError(f"{folder} is not empty and not {kind} (it holds {others[0]}); name another --out.")
+        raise RunError(f"{folder} is not empty and not {kind} (it holds {others[0]}); name another folder.")
 
 
 def sha256(path: Path) -> str:

@@ -89,14 +89,16 @@ class Facts:
     height: int
 
 
-def facts(path: Path) -> Facts:
-    """Read the header of `path`.
+def inspect(data: bytes) -> tuple[Facts, Image.Image]:
+    """The facts of a file whose content is `data`, and what `decode` makes of it.
 
     Raises:
         ImageError: as `decode`.
     """
-    with _opened(path) as image:
-        return Facts(str(image.format), image.mode, image.width, image.height)
+    with _opened(io.BytesIO(data)) as image:
+        facts = Facts(str(image.format), image.mode, image.width, image.height)
+        image.load()
+        return facts, to_rgb(image)
 
 
 def read(path: Path, size: int) -> Pixels:
@@ -144,18 +146,18 @@ def preview(path: Path, side: int) -> bytes:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
     """An image whose header has been read; what goes wrong here or inside becomes an ImageError."""
     try:
         # Pillow warns of large images below our limit, and of odd but harmless metadata.
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(source, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ImageError(
                     f"{image.width} x {image.height} pixels are more than the {MOST_PIXELS:,} that are read"
                 )
             yield image
     except UnidentifiedImageError:
-        raise ImageError(_foreign(path)) from None
+        raise ImageError(_foreign(source)) from None
     except Image.DecompressionBombError:
         raise ImageError(f"more than the {MOST_PIXELS:,} pixels that are read") from None
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
@@ -164,10 +166,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise ImageError(f"damaged or unreadable ({str(error).strip() or type(error).__name__})") from error
 
 
-def _foreign(path: Path) -> str:
+def _foreign(source: Path | io.BytesIO) -> str:
     """What a file is that none of our decoders knows."""
-    with path.open("rb") as file:
-        start = file.read(132)
+    if isinstance(source, io.BytesIO):
+        start = source.getvalue()[:132]
+    else:
+        with source.open("rb") as file:
+            start = file.read(132)
     known = next((f"{name}, " for name, place, mark in SIGNATURES if start[place:].startswith(mark)), "")
     return f"{known}not a {', '.join(FORMATS)} image" if start else "empty"
 

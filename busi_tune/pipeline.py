@@ -4,6 +4,7 @@ PyTorch and Optuna are imported where they are needed, so that a finished result
 """
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from busi_tune import files
 from busi_tune.config import Config
 from busi_tune.data.audit import audit
 from busi_tune.data.dataset import Dataset, open_dataset, split_images, tell_left_out
-from busi_tune.data.find import SPLITS, find_images
+from busi_tune.data.find import SPLITS, find_images, find_names
 from busi_tune.data.phantoms import PLANTED, make_phantoms
-from busi_tune.data.split import read_split
-from busi_tune.errors import FileError, RunError
+from busi_tune.data.split import read_split, refuse_to_replace
+from busi_tune.errors import ConfigError, FileError, RunError
 from busi_tune.metrics import numbers
 from busi_tune.progress import Progress
 from busi_tune.search.options import SearchOptions
@@ -38,16 +39,16 @@ def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
     """Draw the demo's phantoms into `folder`, where they are not there yet.
 
     Raises:
-        RunError: the folder holds something else, or phantoms of another seed.
+        RunError: the folder holds something else, or phantoms of another seed; it is left as it is.
     """
+    mark = folder / "phantoms.json"
+    if mark.exists():
+        known = files.read_json(mark).get("seed")
+        if known != seed:
+            raise RunError(f"{folder} holds the phantoms of seed {known}, not {seed}; name another folder.")
+    else:
+        files.refuse_foreign(folder, "a folder of phantoms", ())
     with files.only_writer(folder):
-        mark = folder / "phantoms.json"
-        if mark.exists():
-            known = files.read_json(mark).get("seed")
-            if known != seed:
-                raise RunError(f"{folder} holds the phantoms of seed {known}, not {seed}; name another folder.")
-        elif others := sorted(entry.name for entry in folder.iterdir() if entry.name != ".lock"):
-            raise RunError(f"{folder} is not empty and holds no phantoms (but {others[0]}); name another folder.")
         files.write_json(mark, {"seed": seed})
         # It is written last.
         if not (folder / PLANTED).exists():
@@ -57,27 +58,46 @@ def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
 def audit_data(
     root: Path, folder: Path, config: Config, progress: Progress, *, seed: int = 0, split_file: Path | None = None
 ) -> Result:
-    """Audit the images in `root` into `folder`: audit.json, whose content is returned, and audit.html."""
+    """Audit the images in `root` into `folder`: audit.json, whose content is returned, and audit.html.
+
+    Raises:
+        BusiTuneError: `folder` holds something else or cannot be written, or the images cannot be used.
+    """
     from busi_tune.report.audit_page import write_page
 
-    found = audit(root, config.similarity, progress, seed=seed, split_file=split_file)
+    names = find_names(root)
+    if not (folder / "audit.json").exists():
+        files.refuse_foreign(folder, "an audit", {"audit.html"})
     with files.only_writer(folder):
-        if not (folder / "audit.json").exists():
-            files.refuse_foreign(folder, "an audit", {"audit.html"})
+        found = audit(names, config.similarity, progress, seed=seed, split_file=split_file)
         files.write_json(folder / "audit.json", found)
         write_page(folder / "audit.html", root, found)
     return found
 
 
-def split_data(root: Path, file: Path, config: Config, progress: Progress, *, patients: Path | None = None) -> Result:
+def split_data(
+    root: Path,
+    file: Path,
+    config: Config,
+    progress: Progress,
+    *,
+    patients: Path | None = None,
+    asked: Sequence[str] = (),
+) -> Result:
     """Split the images in `root` into `file`; who is where, in numbers.
 
     Raises:
+        ConfigError: the folder is already split, and `asked` names options that say how to split it.
         DataError: the folder, or the file of patients, cannot be used.
+        FileError: `file` is something else than a split.
     """
     if file.is_dir():
         raise FileError(f"{file} is a folder; name the file to write.")
-    dataset = split_images(find_images(root), config, progress, patients=patients)
+    refuse_to_replace(file)
+    listing = find_images(root)
+    if listing.is_split and asked:
+        raise ConfigError(f"{root} is already split, which leaves nothing to {', '.join(asked)}; drop what you gave.")
+    dataset = split_images(listing, config, progress, patients=patients)
     tell_left_out(dataset, progress)
     files.make_folder(file.parent)
     dataset.split.write(file)

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from PIL import Image
 from busi_tune import files
 from busi_tune.cli import exit_code
 from busi_tune.data.audit import audit
-from busi_tune.data.find import find_images
+from busi_tune.data.find import find_images, find_names
 from busi_tune.data.phantoms import KINDS, make_phantoms
 from busi_tune.data.split import read_split
 from busi_tune.progress import Silent
+from busi_tune.report.summary import summary
 from conftest import BUSI
 
 
@@ -38,7 +40,7 @@ def messy(tmp_path: Path) -> Path:
 
 
 def test_an_audit_finds_it_all(messy: Path) -> None:
-    found = audit(messy, 0.93, Silent())
+    found = audit(find_names(messy), 0.93, Silent())
     assert found["images"] == sum(found["classes"].values()) == 53
     assert found["formats"] == {"PNG": 49, "JPEG": 3, "TIFF": 1}
     assert found["modes"] == {"L": 51, "I;16": 1, "RGB": 1}
@@ -72,14 +74,14 @@ def test_the_leak_of_a_folder_that_is_split(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             own = np.random.default_rng(ord(name)).integers(0, 256, (64, 64), dtype=np.uint8)
             Image.fromarray(own).save(path)
-    leak = audit(tmp_path / "data", 0.93, Silent())["leak"]
+    leak = audit(find_names(tmp_path / "data"), 0.93, Silent())["leak"]
     assert (leak["split"], leak["test_images"], leak["leaked"]) == ("the folder's own", 4, 0.5)
     assert leak["nearest_neighbour_accuracy"]["leaked"] == 1.0
 
 
 def test_the_leak_of_a_grouped_split_is_none(phantoms: Path, tmp_path: Path) -> None:
     assert exit_code(["data", "split", str(phantoms), "--out", str(tmp_path / "s.csv")]) == 0
-    leak = audit(phantoms, 0.93, Silent(), split_file=tmp_path / "s.csv")["leak"]
+    leak = audit(find_names(phantoms), 0.93, Silent(), split_file=tmp_path / "s.csv")["leak"]
     assert leak["leaked"] == 0
     assert leak["nearest_neighbour_accuracy"]["leaked"] is None
     assert leak["nearest_neighbour_accuracy"]["clean"] == leak["nearest_neighbour_accuracy"]["all"]
@@ -87,7 +89,7 @@ def test_the_leak_of_a_grouped_split_is_none(phantoms: Path, tmp_path: Path) -> 
 
 @pytest.mark.skipif(not BUSI.exists(), reason="the real data set is not here")
 def test_the_leak_of_busi_is_as_measured() -> None:
-    found = audit(BUSI, 0.93, Silent())
+    found = audit(find_names(BUSI), 0.93, Silent())
     assert found["leak"]["leaked"] == pytest.approx(0.33, abs=0.02)
     assert found["leak"]["nearest_neighbour_accuracy"]["leaked"] == pytest.approx(0.95, abs=0.02)
     assert found["leak"]["nearest_neighbour_accuracy"]["clean"] == pytest.approx(0.5, abs=0.05)
@@ -191,8 +193,9 @@ def test_the_demo_does_not_draw_over_anything(tmp_path: Path, capsys: pytest.Cap
     (mine / "benign/benign (1).png").write_bytes(b"mine")
     assert exit_code(["data", "demo", str(mine)]) == 1
     assert capsys.readouterr().err == (
-        f"busi-tune: {mine} is not empty and holds no phantoms (but benign); name another folder.\n"
+        f"busi-tune: {mine} is not empty and not a folder of phantoms (it holds benign); name another folder.\n"
     )
+    assert [path.name for path in mine.iterdir()] == ["benign"]
     assert (mine / "benign/benign (1).png").read_bytes() == b"mine"
     drawn = tmp_path / "drawn"
     assert exit_code(["data", "demo", str(drawn)]) == 0
@@ -203,6 +206,67 @@ def test_the_demo_does_not_draw_over_anything(tmp_path: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert exit_code(["data", "demo", str(drawn), "--seed", "3"]) == 1
     assert capsys.readouterr().err == f"busi-tune: {drawn} holds the phantoms of seed 0, not 3; name another folder.\n"
+    (drawn / "phantoms.json").unlink()
+    (drawn / "planted.csv").unlink()
+    before = sorted(drawn.rglob("*"))
+    assert exit_code(["data", "demo", str(drawn)]) == 1
+    assert sorted(drawn.rglob("*")) == before
+
+
+def test_an_audit_looks_at_where_it_writes_before_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The image that cannot be read would be told, had it been read."""
+    for name in ("a/0.png", "b/0.png"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True)
+        (tmp_path / "data" / name).touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").touch()
+    for out, told in {
+        "mine": "is not empty and not an audit (it holds thesis.txt); name another folder.",
+        "mine/thesis.txt": "could not be created: File exists; mend that and run the same command again.",
+    }.items():
+        assert exit_code(["data", "audit", str(tmp_path / "data"), "--out", str(tmp_path / out)]) == 1
+        assert capsys.readouterr().err == f"busi-tune: {tmp_path / out} {told}\n"
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_split_replaces_a_split_and_nothing_else(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.csv").write_text("mine,only\n1,2\n")
+    (tmp_path / "s.excluded.csv").write_text("mine too\n")
+    for out, reason in {
+        "notes.csv": "notes.csv must have whole rows of path, class, group, split, sha256",
+        "s.csv": "s.excluded.csv must have whole rows of path, class, group, reason, sha256",
+    }.items():
+        file = tmp_path / out
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        assert exit_code(["data", "split", str(phantoms), "--out", str(file)]) == 1
+        assert capsys.readouterr().err == (
+            f"busi-tune: {file} would replace something that is no split ({tmp_path / reason}; restore it or start "
+            "anew); name another --out.\n"
+        )
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    found = []
+    for seed in "01":
+        assert exit_code(["data", "split", str(phantoms), "--out", str(tmp_path / "new.csv"), "--seed", seed]) == 0
+        found.append(read_split(tmp_path / "new.csv").fingerprint())
+    assert found[0] != found[1]
+
+
+def test_a_folder_that_is_split_is_not_split_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate([f"{s}/{c}/{k}.png" for s in ("train", "val", "test") for c in "ab" for k in "12"]):
+        noise(tmp_path / "data" / name, number)
+    arguments = ["data", "split", str(tmp_path / "data"), "--out", str(tmp_path / "s.csv")]
+    options = ["--seed", "0", "--fractions", "0.7,0.15,0.15", "--strategy", "grouped", "--conflicts", "keep"]
+    assert exit_code([*arguments, *options]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"busi-tune: {tmp_path / 'data'} is already split, which leaves nothing to --strategy, --fractions, "
+        "--conflicts, --seed; drop what you gave."
+    )
+    assert not (tmp_path / "s.csv").exists()
+    assert exit_code([*arguments, "--seed", "3"]) == 2
+    assert exit_code([*arguments, "--similarity", "0.95"]) == 0
+    assert len(read_split(tmp_path / "s.csv").rows("test")) == 4
 
 
 def test_data_split_tells_who_is_where(phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,9 +320,50 @@ def noise(path: Path, seed: int) -> None:
 def test_a_class_too_small_to_split_is_told_and_the_audit_goes_on(tmp_path: Path) -> None:
     for number, name in enumerate([*(f"a/{k}.png" for k in range(9)), "b/0.png"]):
         noise(tmp_path / "data" / name, number)
-    leak = audit(tmp_path / "data", 0.93, Silent())["leak"]
-    assert leak["split"].startswith("none, 10 images cannot be split into 0.7, 0.15, 0.15 with every class everywhere")
+    found = audit(find_names(tmp_path / "data"), 0.93, Silent())
+    leak = found["leak"]
+    assert leak["split"] == "none, a class has too few images for a random split"
     assert (leak["leaked"], leak["test_images"]) == (None, 0)
+    assert (dict(summary(found))["share of test images with a twin in training"]) == leak["split"]
+
+
+@pytest.mark.parametrize("sides", [("",), ("train/", "val/", "test/")])
+def test_a_class_of_which_nothing_can_be_read_is_shown_and_leaves_no_meter(
+    tmp_path: Path, sides: tuple[str, ...]
+) -> None:
+    for side in sides:
+        for number in range(8):
+            noise(tmp_path / f"data/{side}a/{number}.png", number)
+        (tmp_path / f"data/{side}b").mkdir()
+        (tmp_path / f"data/{side}b/0.png").touch()
+    found = audit(find_names(tmp_path / "data"), 0.93, Silent())
+    assert found["classes"] == {"a": 8 * len(sides), "b": 0}
+    leak = found["leak"]
+    assert leak["nearest_neighbour_accuracy"] == dict.fromkeys(("all", "leaked", "clean"))
+    if sides == ("",):
+        assert (leak["split"], leak["leaked"]) == ("none, all readable images are of one class", None)
+    else:
+        assert (leak["split"], leak["leaked"]) == ("the folder's own", 1.0)
+    lines = dict(summary(found))
+    assert lines["images"].endswith("b 0)")
+    assert lines["accuracy of the nearest thumbnail"] == "none"
+
+
+def test_an_audit_opens_each_image_once(tmp_path: Path) -> None:
+    for number, name in enumerate([f"{label}/{k}.png" for label in "ab" for k in range(8)]):
+        noise(tmp_path / "data" / name, number)
+    (tmp_path / "data/a/gif.png").write_bytes(b"GIF89a")
+    opened = Counter[str]()
+    listening = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if listening and event == "open" and str(arguments[0]).endswith(".png"):
+            opened[str(arguments[0])] += 1
+
+    sys.addaudithook(hook)
+    audit(find_names(tmp_path / "data"), 0.93, Silent())
+    listening = False
+    assert opened == Counter(str(path) for path in (tmp_path / "data").rglob("*.png"))
 
 
 def test_what_cannot_be_audited_or_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,8 +375,9 @@ def test_what_cannot_be_audited_or_split(tmp_path: Path, capsys: pytest.CaptureF
     assert exit_code(["data", "audit", bad, "--out", str(tmp_path / "out")]) == 1
     told = f"None of the 2 images in {bad} can be read: a/0.png (empty), b/0.png (empty); restore them."
     assert capsys.readouterr().err.splitlines()[-1] == f"busi-tune: {told}"
-    assert not (tmp_path / "out").exists()
-    assert exit_code(["data", "audit", good, "--split", str(tmp_path / "none.csv")]) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    none = ["--split", str(tmp_path / "none.csv"), "--out", str(tmp_path / "out")]
+    assert exit_code(["data", "audit", good, *none]) == 1
     assert capsys.readouterr().err == (
         f"busi-tune: {tmp_path / 'none.csv'} could not be read: No such file or directory; "
         "mend that and run the same command again.\n"

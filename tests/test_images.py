@@ -119,6 +119,9 @@ def test_every_mode_becomes_its_own_colours(tmp_path: Path, maker: Maker, mode: 
     assert pixels.shape == (32, 32, 3)
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, expected)
+    facts, same = images.inspect(path.read_bytes())
+    assert facts == images.Facts(form, mode, 32, 32)
+    np.testing.assert_array_equal(np.asarray(same), expected)
 
 
 @pytest.mark.parametrize(("kind", "mode"), [(np.int32, "I"), (np.float32, "F")])
@@ -237,6 +240,9 @@ def test_what_is_refused_and_why(tmp_path: Path, name: str, content: bytes, reas
         images.read(path, 32)
     assert str(error.value).startswith(reason)
     assert str(error.value).strip()
+    with pytest.raises(ImageError) as error:
+        images.inspect(content)
+    assert str(error.value).startswith(reason)
 
 
 def test_a_small_file_of_many_pixels_is_refused(tmp_path: Path) -> None:

@@ -351,6 +351,32 @@ def test_a_split_written_and_read_is_the_same(tmp_path: Path) -> None:
     assert not again.has_twin_in_training("test").any()
 
 
+def test_columns_beside_ours_are_not_looked_at(tmp_path: Path) -> None:
+    split = split_of(*like_busi(5))
+    split.write(tmp_path / "my.csv")
+    for name in ("my.csv", "my.excluded.csv"):
+        table = pd.read_csv(tmp_path / name)
+        table.insert(0, "age", 50)
+        table["note"] = "a, b"
+        table[sorted(table.columns)].to_csv(tmp_path / name, index=False)
+    again = read_split(tmp_path / "my.csv")
+    assert again.fingerprint() == split.fingerprint()
+    assert list(again.used.columns) == ["path", "class", "group", "split", "sha256"]
+
+
+def test_a_lost_list_of_left_out_images_is_named(tmp_path: Path, phantoms: Path) -> None:
+    left_out = open_dataset(phantoms, Config(), Silent()).split
+    left_out.write(tmp_path / "my.csv")
+    (tmp_path / "my.excluded.csv").unlink()
+    names = [f"{path} appeared" for path in left_out.left_out["path"]]
+    with pytest.raises(DataError) as error:
+        open_dataset(phantoms, Config(strategy="file"), Silent(), split_file=tmp_path / "my.csv")
+    assert str(error.value) == (
+        f"{phantoms} is not what the split was made of: {', '.join(names)} ({tmp_path / 'my.excluded.csv'}, which "
+        f"lists the images left out, is missing); restore the files, or make a new split than {tmp_path / 'my.csv'}."
+    )
+
+
 ODD_NAMES = [
     "benign (1).png",
     "with  two spaces .png",

@@ -62,12 +62,14 @@ def audit(
 def split(folder: Path, out: Path, patients: Path | None, as_json: bool, **given: Any) -> None:
     """Split DIR into training, validation and test, with groups of near-duplicates on one side."""
     config = build_config(None, given)
+    how = ("strategy", "fractions", "conflicts", "split_seed")
+    asked = [f"--{name.removeprefix('split_')}" for name in how if given[name] is not None]
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_json, screen
     from busi_tune.cli.tables import show_split
 
     with screen() as progress:
-        result = pipeline.split_data(folder, out, config, progress, patients=patients)
+        result = pipeline.split_data(folder, out, config, progress, patients=patients, asked=asked)
     if as_json:
         print_json(result)
     else:

@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from busi_tune import files, images
-from busi_tune.data.find import SPLITS, Found, Listing, find_names
+from busi_tune.data.find import SPLITS, Found, Listing
 from busi_tune.data.groups import group_numbers
-from busi_tune.data.split import random, read_split
+from busi_tune.data.split import lost, random, read_split
 from busi_tune.data.twins import THUMBNAIL, find_twins, signatures
 from busi_tune.errors import DataError, ImageError, listed
 from busi_tune.images import Facts, Pixels
@@ -40,17 +40,17 @@ class Seen:
 
 
 def audit(
-    root: Path, similarity: float, progress: Progress, *, seed: int = 0, split_file: Path | None = None
+    found: Found, similarity: float, progress: Progress, *, seed: int = 0, split_file: Path | None = None
 ) -> dict[str, Any]:
-    """Read every image of `root` once and say what was found, as plain values.
+    """Read every image of a folder once and say what was found, as plain values.
 
     The leak is that of `split_file`, of the folder's own split, or of random splits (the documents') from `seed` on.
 
     Raises:
-        DataError: the folder cannot be used at all, or none of its images can be read.
+        DataError: none of the images can be read.
         FileError: `split_file` cannot be read.
     """
-    found = find_names(root)
+    root = found.root
     given = read_split(split_file) if split_file else None
     seen, unreadable = _read_all(found, progress)
     if not seen:
@@ -61,7 +61,8 @@ def audit(
         known = {*given.used["path"], *given.left_out["path"]}
         strangers = [image.path for image in listing.images if image.path not in known]
         if strangers:
-            raise DataError(f"{split_file} is not a split of {root}: it lacks {listed(strangers)}; name its own.")
+            why = lost(split_file) if split_file else ""
+            raise DataError(f"{split_file} is not a split of {root}: it lacks {listed(strangers)}{why}; name its own.")
     every = [seen[root / image.path] for image in listing.images]
     thumbnails = np.stack([image.thumbnail for image in every])
     twins = find_twins(thumbnails, [image.sha256 for image in every], similarity)
@@ -69,11 +70,14 @@ def audit(
     paths = [image.path for image in listing.images]
     coloured = [path for path, image in zip(paths, every, strict=True) if image.coloured]
     groups = _groups(listing, group, twins)
+    labels = np.array([listing.classes.index(image.label) for image in listing.images])
+    split, sides = _sides(listing, labels, group, seed, given.used if given else None, split_file)
+    counts = Counter(image.label for image in listing.images)
     return {
         "folder": str(root),
         "similarity": similarity,
         "images": len(every),
-        "classes": dict(sorted(Counter(image.label for image in listing.images).items())),
+        "classes": {label: counts[label] for label in listing.classes},
         "formats": _counts(image.facts.form for image in every),
         "modes": _counts(image.facts.mode for image in every),
         "sizes": _counts(f"{image.facts.width} x {image.facts.height}" for image in every),
@@ -85,12 +89,7 @@ def audit(
         "groups": groups,
         "conflicts": [entry["images"] for entry in groups if len(entry["classes"]) > 1],
         "images_with_a_twin": len({*twins["first"], *twins["second"]}),
-        "leak": _leak(
-            listing,
-            group,
-            signatures(thumbnails),
-            *_sides(listing, group, seed, given.used if given else None, split_file),
-        ),
+        "leak": _leak(split, sides, labels, group, signatures(thumbnails)),
     }
 
 
@@ -114,11 +113,12 @@ def _read_all(found: Found, progress: Progress) -> tuple[dict[Path, Seen], dict[
 
 
 def _read(path: Path) -> Seen:
-    digest = files.digest(path)
-    image = images.decode(path)
+    data = path.read_bytes()
+    facts, image = images.inspect(data)
     pixels = np.asarray(image)
     apart = pixels.max(axis=2) - pixels.min(axis=2)
-    return Seen(digest, images.facts(path), bool((apart > COLOUR).mean() > COLOURED), images.resized(image, THUMBNAIL))
+    coloured = bool((apart > COLOUR).mean() > COLOURED)
+    return Seen(files.sha256_bytes(data), facts, coloured, images.resized(image, THUMBNAIL))
 
 
 def _counts(values: Iterator[str]) -> dict[str, int]:
@@ -168,7 +168,12 @@ def _groups(listing: Listing, group: Integers, twins: pd.DataFrame) -> list[dict
 
 
 def _sides(
-    listing: Listing, group: Integers, seed: int, given: pd.DataFrame | None, split_file: Path | None
+    listing: Listing,
+    labels: Integers,
+    group: Integers,
+    seed: int,
+    given: pd.DataFrame | None,
+    split_file: Path | None,
 ) -> tuple[str, list[NDArray[np.str_]]]:
     """The splits whose leak is told: what they are, and for each of them the side of every image."""
     if given is not None:
@@ -176,20 +181,20 @@ def _sides(
         return str(split_file), [np.array([side_of.get(image.path, "") for image in listing.images])]
     if listing.is_split:
         return "the folder's own", [np.array([image.split for image in listing.images])]
-    labels = np.array([listing.classes.index(image.label) for image in listing.images])
+    if len(np.unique(labels)) < 2:
+        return "none, all readable images are of one class", []
     repeats = max(1, min(MOST_REPEATS, REPEATED_IMAGES // len(labels)))
     try:
         drawn = [random(labels, group, np.array(DOCUMENTED), seed + number) for number in range(repeats)]
-    except DataError as error:
-        return f"none, {error}", []
+    except DataError:
+        return "none, a class has too few images for a random split", []
     return f"random, mean of {repeats}", [np.array(SPLITS)[side] for side in drawn]
 
 
 def _leak(
-    listing: Listing, group: Integers, vectors: NDArray[np.float32], name: str, sides: list[NDArray[np.str_]]
+    name: str, sides: list[NDArray[np.str_]], labels: Integers, group: Integers, vectors: NDArray[np.float32]
 ) -> dict[str, Any]:
     """How much of a test split is known from training, and what knowing it is worth to who learns nothing else."""
-    labels = np.array([listing.classes.index(image.label) for image in listing.images])
     flat = vectors.reshape(len(vectors), -1)
     leaked, right = [np.zeros(0, dtype=bool)], [np.zeros(0, dtype=bool)]
     for side in sides:
@@ -200,15 +205,14 @@ def _leak(
             nearest = np.concatenate([train[(flat[some] @ flat[train].T).argmax(axis=1)] for some in blocks])
             right.append(labels[nearest] == labels[test])
     known, correct = np.concatenate(leaked), np.concatenate(right)
+    meter = {"all": correct, "leaked": correct[known], "clean": correct[~known]}
+    # With one class, being right means nothing.
+    telling = len(np.unique(labels)) > 1
     return {
         "split": name,
         "test_images": len(known) // max(1, len(sides)),
         "leaked": _share(known),
-        "nearest_neighbour_accuracy": {
-            "all": _share(correct),
-            "leaked": _share(correct[known]),
-            "clean": _share(correct[~known]),
-        },
+        "nearest_neighbour_accuracy": {name: _share(part) if telling else None for name, part in meter.items()},
     }
 
 

@@ -12,7 +12,7 @@ from busi_tune.config import Config
 from busi_tune.data import groups
 from busi_tune.data.decode import decoded
 from busi_tune.data.find import Listing, find_images
-from busi_tune.data.split import Split, changes, make_split, read_split
+from busi_tune.data.split import Split, changes, lost, make_split, read_split
 from busi_tune.data.twins import THUMBNAIL, find_twins
 from busi_tune.errors import ConfigError, DataError, listed
 from busi_tune.images import Pixels
@@ -69,7 +69,7 @@ def open_dataset(
     listing = find_images(root)
     given = read_split(split_file) if split_file else None
     if given is not None:
-        _check_changes(given, listing, f"restore the files, or make a new split than {split_file}")
+        _check_changes(given, listing, f"restore the files, or make a new split than {split_file}", split_file)
         untrained = sorted(set(listing.classes) - set(given.rows("train")["class"]))
         if untrained:
             raise DataError(
@@ -126,10 +126,12 @@ def twins_of(listing: Listing, similarity: float, progress: Progress) -> pd.Data
     return find_twins(thumbnails, [image.sha256 for image in listing.images], similarity)
 
 
-def _check_changes(split: Split, listing: Listing, remedy: str) -> None:
+def _check_changes(split: Split, listing: Listing, remedy: str, file: Path | None = None) -> None:
     different = changes(split, listing)
     if different:
-        raise DataError(f"{listing.root} is not what the split was made of: {listed(different)}; {remedy}.")
+        appeared = any(change.endswith(" appeared") for change in different)
+        why = lost(file) if file and appeared else ""
+        raise DataError(f"{listing.root} is not what the split was made of: {listed(different)}{why}; {remedy}.")
 
 
 def tell_left_out(dataset: Dataset, progress: Progress) -> None:

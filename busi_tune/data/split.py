@@ -55,8 +55,10 @@ def _csv(table: pd.DataFrame) -> bytes:
 def read_split(path: Path) -> Split:
     """Read what `Split.write` wrote; without a file of left-out images, none are left out.
 
+    More columns may stand beside ours, and are not looked at.
+
     Raises:
-        FileError: the file is missing, damaged, or has other columns or splits.
+        FileError: the file is missing, damaged, or lacks a column or a split.
     """
     used = _read(path, COLUMNS)
     odd = sorted(set(used["split"]) - set(SPLITS))
@@ -64,8 +66,34 @@ def read_split(path: Path) -> Split:
     if odd or absent:
         problem = f"has {odd[0]!r}" if odd else f"lacks {absent[0]!r}"
         raise FileError(f"{path} must hold {', '.join(SPLITS)} in its column split, all three, and it {problem}.")
+    return Split(used, _read_left_out(path))
+
+
+def refuse_to_replace(path: Path) -> None:
+    """Make sure that writing a split to `path` replaces nothing but a split.
+
+    Raises:
+        FileError: something else is there.
+    """
+    try:
+        if path.exists():
+            read_split(path)
+        else:
+            _read_left_out(path)
+    except FileError as error:
+        reason = str(error).rstrip(".")
+        raise FileError(f"{path} would replace something that is no split ({reason}); name another --out.") from error
+
+
+def lost(path: Path) -> str:
+    """Words for a sentence where the images that a split leaves out cannot be known; nothing where they can."""
     beside = excluded_file(path)
-    return Split(used, _read(beside, LEFT_OUT) if beside.exists() else pd.DataFrame(columns=LEFT_OUT))
+    return "" if beside.exists() else f" ({beside}, which lists the images left out, is missing)"
+
+
+def _read_left_out(path: Path) -> pd.DataFrame:
+    beside = excluded_file(path)
+    return _read(beside, LEFT_OUT) if beside.exists() else pd.DataFrame(columns=LEFT_OUT)
 
 
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
@@ -74,12 +102,12 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
             table = pd.read_csv(path, dtype={"path": str, "class": str, "sha256": str}, keep_default_na=False)
         except ValueError as error:
             raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.") from error
-    if list(table.columns) != columns or not table["sha256"].str.fullmatch("[0-9a-f]{64}").all():
+    if not set(columns) <= set(table.columns) or not table["sha256"].str.fullmatch("[0-9a-f]{64}").all():
         raise FileError(f"{path} must have whole rows of {', '.join(columns)}; restore it or start anew.")
     twice = list(table["path"][table["path"].duplicated()])
     if twice:
         raise FileError(f"{path} names {len(twice)} images twice: {listed(twice)}; restore it or start anew.")
-    return table
+    return table[columns]
 
 
 def changes(split: Split, listing: Listing) -> list[str]:

@@ -8,6 +8,7 @@ def summary(audit: dict[str, Any]) -> list[tuple[str, str]]:
     leak = audit["leak"]
     meter = leak["nearest_neighbour_accuracy"]
     copies = audit["copies"]
+    none = leak["split"].startswith("none, ")
     return [
         ("images", f"{audit['images']} ({_listed(audit['classes'])})"),
         ("formats", _listed(audit["formats"])),
@@ -24,10 +25,15 @@ def summary(audit: dict[str, Any]) -> list[tuple[str, str]]:
             f"(similarity {audit['similarity']:g} or more)",
         ),
         ("groups with two labels", str(len(audit["conflicts"]))),
-        ("share of test images with a twin in training", f"{_share(leak['leaked'])} (split: {leak['split']})"),
+        (
+            "share of test images with a twin in training",
+            leak["split"] if none else f"{_share(leak['leaked'])} (split: {leak['split']})",
+        ),
         (
             "accuracy of the nearest thumbnail",
-            f"{_share(meter['leaked'])} on these, {_share(meter['clean'])} on the rest, by memory alone",
+            "none"
+            if meter["all"] is None
+            else f"{_share(meter['leaked'])} on these, {_share(meter['clean'])} on the rest, by memory alone",
         ),
     ]
 
