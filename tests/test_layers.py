@@ -21,9 +21,9 @@ ROOMS = {
     "torchvision": {"training"},
     "safetensors": {"training"},
     "sklearn": {"data"},
-    "scipy": {"data", "intervals"},
+    "scipy": {"data", "intervals", "search"},
     "jinja2": {"report"},
-    "pandas": {"data", "export"},
+    "pandas": {"data", "export", "search"},
     "onnxruntime": {"inference"},
     # The phantoms write images; everything else only reads them.
     "PIL": {"images", "data"},

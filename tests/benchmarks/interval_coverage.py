@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 from numpy.typing import NDArray
 
-from busi_tune.intervals import bootstrap, wilson
+from busi_tune.intervals import bootstrap, paired, wilson
 from busi_tune.metrics import Answers, Name, proportions, scores, softmax
 
 CLASSES = ("benign", "malignant", "normal")
@@ -26,6 +26,30 @@ def draw(generator: np.random.Generator, groups: int) -> tuple[Answers, NDArray[
     own = generator.standard_normal((len(group), 3))
     logits = 1.5 * (1.6 * np.eye(3)[label] + np.sqrt(0.6) * shared + np.sqrt(0.4) * own)
     return Answers(label, softmax(logits), CLASSES), group
+
+
+def draw_pair(generator: np.random.Generator, groups: int) -> tuple[Answers, Answers, NDArray[np.int64]]:
+    """Answers of two models that share half of their noise, the second with the stronger signal, and the groups."""
+    first, group = draw(generator, groups)
+    shared, own = generator.standard_normal((2, len(group), 3))
+    noise = np.sqrt(0.5) * (np.sqrt(0.6) * shared[group] + np.sqrt(0.4) * own)
+    # The first model's noise is its logits less the signal.
+    common = np.log(first.probabilities) / 1.5 - 1.6 * np.eye(3)[first.labels]
+    second = 1.5 * (1.9 * np.eye(3)[first.labels] + np.sqrt(0.5) * common + noise)
+    return first, Answers(first.labels, softmax(second), CLASSES), group
+
+
+def paired_coverage(repetitions: int, groups: int, resamples: int) -> dict[Name, float]:
+    """The share of paired intervals that hold the true difference of two models."""
+    first, second, group = draw_pair(np.random.default_rng(1), 400_000)
+    ones = np.ones((1, len(group)))
+    before, after = scores(first, ones), scores(second, ones)
+    held = dict.fromkeys(before, 0)
+    for number in range(repetitions):
+        first, second, group = draw_pair(np.random.default_rng((9, number)), groups)
+        for name, (low, high) in paired(first, second, group, resamples, number).items():
+            held[name] += low <= after[name] - before[name] <= high
+    return {name: count / repetitions for name, count in held.items()}
 
 
 def truth() -> dict[Name, float]:
@@ -62,6 +86,9 @@ def main() -> None:
     held, plain = coverage(options.repetitions, options.groups, options.resamples)
     for name, share in held.items():
         print(f"{'.'.join(name):36} {share:.3f}" + (f"   Wilson {plain[name]:.3f}" if name in plain else ""))
+    print("differences of two models on the same images")
+    for name, share in paired_coverage(options.repetitions, options.groups, options.resamples).items():
+        print(f"{'.'.join(name):36} {share:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,223 @@
+"""The verdict: is the tuned model better than the baseline, or was the search only lucky?
+
+Accuracy on the test split decides, because one metric must be named before anything is seen; all others are shown.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from busi_tune import files
+from busi_tune.data.split import Split
+from busi_tune.errors import FileError, RunError
+from busi_tune.intervals import expanded_tail, of_ratio, paired
+from busi_tune.metrics import Answers, numbers, summarise
+from busi_tune.training import folder as store
+
+SIGNIFICANCE = 0.05
+POWER = 0.8
+# With as many changed groups on average, at least the six that the exact test needs change with 80 % probability.
+FEWEST_CHANGED = 8
+Verdict = dict[str, Any]
+
+
+def compare(baseline: Answers, tuned: Answers, groups: NDArray[Any], paths: Sequence[str] = ()) -> Verdict:
+    """The verdict on two models' answers for the same images in the same order; `groups` has each image's group.
+
+    `differences` has each metric under its dotted name: both values, tuned less baseline, and the 95 % interval of
+    that, which is None where there is none. With `paths`, the images that changed are named.
+    """
+    right, now = baseline.predicted == baseline.labels, tuned.predicted == tuned.labels
+    gained, lost = now & ~right, right & ~now
+    decided = decide(right, now, groups)
+    same = np.array_equal(baseline.probabilities, tuned.probabilities)
+    found = {"verdict": decided["verdict"], "sentence": _sentence(decided, same=same)} | decided
+    found |= {
+        "images": len(right),
+        "changed_to_right": int(gained.sum()),
+        "changed_to_wrong": int(lost.sum()),
+        "mcnemar_p": mcnemar(int(gained.sum()), int(lost.sum())),
+        "differences": _differences(baseline, tuned, groups) | {"accuracy": found.pop("accuracy")},
+    }
+    if len(paths):
+        names = np.asarray(paths)
+        found |= {"paths_to_right": names[gained].tolist(), "paths_to_wrong": names[lost].tolist()}
+    return found
+
+
+def decide(right: NDArray[np.bool_], now: NDArray[np.bool_], groups: NDArray[Any]) -> Verdict:
+    """The decision alone, from which images the baseline has right and which the tuned model has.
+
+    "better" and "worse" need both: an interval of accuracy's difference that excludes zero, and `grouped_p` below
+    0.05. The bootstrap alone is a little too ready where few images changed, and the exact test alone could contradict
+    the interval that is shown.
+    """
+    _, member = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(member)
+    gains = np.bincount(member, weights=now.astype(np.int64) - right)
+    p = grouped_p(gains)
+    interval, error = of_ratio(gains, sizes) if len(sizes) > 1 else (None, 0.0)
+    verdict = "no evidence"
+    if interval and p < SIGNIFICANCE and not interval[0] <= 0 <= interval[1]:
+        verdict = "better" if interval[0] > 0 else "worse"
+    accuracy = {
+        "baseline": float(right.mean()),
+        "tuned": float(now.mean()),
+        "difference": float(gains.sum() / sizes.sum()),
+        "interval": list(interval) if interval else None,
+    }
+    return {
+        "verdict": verdict,
+        "groups": len(sizes),
+        "grouped_p": p,
+        "detectable_difference": detectable_difference(len(sizes), error),
+        "accuracy": accuracy,
+    }
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """McNemar's exact two-sided p, which takes images for independent (McNemar, 1947)."""
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def grouped_p(gains: NDArray[Any]) -> float:
+    """McNemar's exact p with groups in place of images; `gains` is each group's images to right less those to wrong.
+
+    Were the two models equally good, each group's gain could as well have been the loss: p is the probability, over
+    all such exchanges of signs, of a sum at least as far from zero (Fisher's randomisation test, 1935). With one
+    image a group it is McNemar's.
+    """
+    steps = np.abs(gains[gains != 0]).astype(np.int64)
+    chances = np.ones(1)
+    for step in steps:
+        longer = np.zeros(len(chances) + 2 * step)
+        longer[: len(chances)] += chances / 2
+        longer[2 * step :] += chances / 2
+        chances = longer
+    sums = np.arange(len(chances)) - steps.sum()
+    return min(1.0, float(chances[np.abs(sums) >= abs(gains.sum())].sum()))
+
+
+def detectable_difference(groups: int, error: float) -> float | None:
+    """The smallest true difference in accuracy that would be called with 80 % probability; None where none would.
+
+    (1.96 + 0.84) standard errors of the difference (Lachin, "Introduction to sample size determination and power
+    analysis", 1981), with 1.96 widened for few groups as the interval is, but no less than the exact test needs.
+    """
+    if groups < FEWEST_CHANGED:
+        return None
+    reach = float(stats.norm.isf(expanded_tail(groups)) + stats.norm.ppf(POWER)) * error
+    return min(1.0, max(reach, FEWEST_CHANGED / groups))
+
+
+def _sentence(found: Verdict, *, same: bool) -> str:
+    gain, interval = 100 * found["accuracy"]["difference"], found["accuracy"]["interval"]
+    if found["verdict"] != "no evidence":
+        word = "higher" if gain > 0 else "lower"
+        low, high = sorted(100 * abs(edge) for edge in interval)
+        return (
+            f"{found['verdict'].capitalize()}: the tuned model's accuracy is {abs(gain):.1f} points {word} than "
+            f"the baseline's (95 % interval {low:.1f} to {high:.1f})."
+        )
+    why = " (the tuned model is the baseline itself)" if same else ""
+    if interval and not interval[0] <= 0 <= interval[1]:
+        why = f" (its interval excludes zero, but too few groups changed: exact p = {found['grouped_p']:.2f})"
+    smallest = found["detectable_difference"]
+    seen = (
+        f"at this test size only differences above {100 * smallest:.1f} points could be seen"
+        if smallest is not None
+        else f"with {found['groups']} groups of test images no difference could be seen"
+    )
+    return f"No evidence of a difference{why}; {seen}."
+
+
+def _differences(baseline: Answers, tuned: Answers, groups: NDArray[Any]) -> dict[str, Any]:
+    first, second = (numbers(summarise(answers)) for answers in (baseline, tuned))
+    intervals = paired(baseline, tuned, groups)
+    return {
+        ".".join(name): {
+            "baseline": first[name],
+            "tuned": second[name],
+            "difference": second[name] - first[name],
+            "interval": list(intervals[name]) if name in intervals else None,
+        }
+        for name in first
+        if name in second
+    }
+
+
+def selection_optimism(trials: int, images: int, accuracy: float, correlation: float = 0.0) -> float:
+    """How much better the best of `trials` equally good trials looks than it is, in accuracy on `images` images.
+
+    Exact for trials that err independently: the expected largest of so many binomial proportions, less `accuracy`.
+    Trials are right and wrong on the same images, too; only what differs is left to luck, so that a correlation of
+    their being right shrinks it by sqrt(1 - correlation). Groups of images that are right together would make it
+    larger.
+    """
+    counts = np.arange(images)
+    largest = np.sum(1 - stats.binom.cdf(counts, images, accuracy) ** trials) / images
+    return float((largest - accuracy) * np.sqrt(1 - max(0.0, correlation)))
+
+
+def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int) -> Verdict:
+    """The verdict on two finished runs that were tested on `split`, the second the best of `trials` trials.
+
+    Beside what `compare` says: `trials`, and the expected `optimism` of the selection on the validation images, from
+    the baseline's accuracy there and how alike the two models are right on the test images (None where they answer
+    alike everywhere, which says nothing); `optimism_at_most` is that of trials that err independently.
+
+    Raises:
+        FileError: a file of the runs cannot be read.
+        RunError: the runs were not tested on the same images, those of `split`.
+    """
+    rows = split.rows("test")
+    first, second = (_answers(folder, rows) for folder in (baseline, tuned))
+    found = compare(first, second, rows["group"].to_numpy(), list(rows["path"]))
+    validation = files.read_json(baseline / store.METRICS)["validation"]
+    images, accuracy = validation["images"], validation["accuracy"]
+    alike = _correlation(first.predicted == first.labels, second.predicted == second.labels)
+    optimism = None if alike is None else selection_optimism(trials, images, accuracy, alike)
+    most = selection_optimism(trials, images, accuracy)
+    return found | {"trials": trials, "optimism": optimism, "optimism_at_most": most}
+
+
+def _correlation(right: NDArray[np.bool_], now: NDArray[np.bool_]) -> float | None:
+    """The correlation of two models' being right; None where they are right alike, or one of them always is."""
+    if (right == now).all() or len(set(right)) == 1 or len(set(now)) == 1:
+        return None
+    return float(np.corrcoef(right, now)[0, 1])
+
+
+def _answers(run: Path, rows: pd.DataFrame) -> Answers:
+    """A run's answers for the images in `rows`, in their order."""
+    path = run / "predictions.csv"
+    with files.explained(path, "read"):
+        try:
+            table = pd.read_csv(path, dtype={"path": str, "class": str}, keep_default_na=False)
+            answered = dict(zip(table["path"], table["class"], strict=True))
+        except (ValueError, KeyError) as error:
+            raise _damaged(path, error) from error
+    wanted = dict(zip(rows["path"], rows["class"], strict=True))
+    different = sorted(set(wanted.items()) ^ set(answered.items()))
+    if different:
+        raise RunError(
+            f"{run} was not tested on the test images of the study's split ({len(different)} differ, such as "
+            f"{different[0][0]}); train the baseline on that split (--split)."
+        )
+    classes = sorted(set(wanted.values()))
+    try:
+        columns = table.set_index("path")[[f"p_{name}" for name in classes]]
+        # It refuses a path that stands there twice.
+        probabilities = columns.reindex(list(wanted)).to_numpy(dtype=np.float64)
+    except (ValueError, KeyError) as error:
+        raise _damaged(path, error) from error
+    return Answers(np.array([classes.index(label) for label in wanted.values()]), probabilities, tuple(classes))
+
+
+def _damaged(path: Path, error: Exception) -> FileError:
+    return FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.")
