@@ -119,6 +119,47 @@ def show_search(result: Result, folder: Path) -> None:
     confirmed = "confirmed by its mean over seeds" if result["finalists"] else "not confirmed with other seeds"
     print_line(f"Best is trial {best['trial']}, {confirmed}; trained on to its end:")
     show_run(best, folder / "best")
+    _show_importances(result)
+    if result["verdict"] is not None:
+        show_verdict(result["verdict"])
+
+
+def _show_importances(result: Result) -> None:
+    if result["importances"]:
+        rows = [[name, *(f"{value:.2f}" for value in found.values())] for name, found in result["importances"].items()]
+        print_table(
+            "Importance of each parameter (PED-ANOVA), over resamples", ["parameter", "share", "2.5 %", "97.5 %"], rows
+        )
+    for sentence in result["never_acted"]:
+        print_line(sentence)
+
+
+def show_verdict(verdict: Result) -> None:
+    """Baseline against tuned, on the same test images."""
+    rows = [
+        [
+            _title(tuple(name.split("."))),
+            *(f"{found[key]:.3f}" for key in ("baseline", "tuned", "difference")),
+            _range(found),
+        ]
+        for name, found in verdict["differences"].items()
+    ]
+    print_table("Baseline against tuned, paired", ["metric", "baseline", "tuned", "difference", INTERVAL], rows)
+    print_line(
+        f"{verdict['changed_to_right']} images changed to right, {verdict['changed_to_wrong']} to wrong; "
+        f"McNemar's exact p = {verdict['mcnemar_p']:.3f}, by groups {verdict['grouped_p']:.3f}."
+    )
+    expected = "" if verdict["optimism"] is None else f"some {100 * verdict['optimism']:.1f} points, "
+    print_line(
+        f"The best of {verdict['trials']} equally good trials would look {expected}at most "
+        f"{100 * verdict['optimism_at_most']:.1f} points, better in validation accuracy than it is."
+    )
+    print_line(verdict["sentence"])
+
+
+def _range(found: Result) -> str:
+    interval = found["interval"]
+    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 
 def _show_audit_of_pruning(audited: list[Result]) -> None:

@@ -16,9 +16,12 @@ from busi_tune.errors import ConfigError
 from busi_tune.progress import Progress
 from busi_tune.search import finals, space, study
 from busi_tune.search.driver import Budget, Driver, Search
+from busi_tune.search.importance import importances, never_acted
 from busi_tune.search.options import SearchOptions
 from busi_tune.search.storage import Database
+from busi_tune.search.verdict import verdict_of
 from busi_tune.search.workers import Here, Processes, Workers
+from busi_tune.training import run as runs
 from busi_tune.training.hardware import resolve
 from busi_tune.training.model import untrained
 
@@ -122,6 +125,25 @@ def _finish(session: Search, options: SearchOptions) -> Result:
         result["finalists"] = finals.confirm(session, options.confirm, options.seeds) if options.confirm else []
         chosen = result["finalists"][0]["trial"] if options.confirm else finals.best_trial(session)
         result["best"] = finals.train_best(session, chosen)
+        result |= _learnt(session)
     finally:
         os.close(claim)
     return result | {"disk_bytes": files.disk_bytes(session.folder)}
+
+
+def _learnt(session: Search) -> Result:
+    """What the study says beyond its best trial: the verdict, which is written, and what mattered."""
+    trials, plan = session.finished(), session.plan
+    found = None
+    if trials[0].state != TrialState.FAIL:
+        found = verdict_of(session.trial_folder(0), session.folder / "best", session.dataset.split, len(trials))
+        files.write_json(session.folder / "verdict.json", found)
+    histories = {
+        trial.number: runs.history(session.trial_folder(trial.number))[: plan.trial_epochs] for trial in trials
+    }
+    configs = {trial.number: study.trial_config(plan, trial) for trial in trials}
+    return {
+        "verdict": found,
+        "importances": importances(trials, plan.space, study.METRICS[plan.metric], plan.config.seed),
+        "never_acted": never_acted(histories, configs, plan.space),
+    }

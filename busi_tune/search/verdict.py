@@ -144,11 +144,16 @@ def _differences(baseline: Answers, tuned: Answers, groups: NDArray[Any]) -> dic
             "baseline": first[name],
             "tuned": second[name],
             "difference": second[name] - first[name],
-            "interval": list(intervals[name]) if name in intervals else None,
+            "interval": _possible(intervals[name], 2 if name == ("brier",) else 1) if name in intervals else None,
         }
         for name in first
         if name in second
     }
+
+
+def _possible(interval: tuple[float, float], most: int) -> list[float]:
+    """An interval within what a difference can be: few groups' intervals reach beyond it."""
+    return [float(edge) for edge in np.clip(interval, -most, most)]
 
 
 def selection_optimism(trials: int, images: int, accuracy: float, correlation: float = 0.0) -> float:

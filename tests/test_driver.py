@@ -1,0 +1,188 @@
+"""What the driver reports, prunes, keeps, confirms and audits: real studies of tiny networks."""
+
+import json
+import statistics
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from busi_tune import pipeline
+from busi_tune.config import Config
+from busi_tune.progress import Silent
+from busi_tune.search.driver import Budget
+from busi_tune.search.options import SearchOptions
+from test_search import Recorder, rows
+
+TRIAL_EPOCHS = 6
+SPACE = "learning_rate = {low = 1e-5, high = 0.1, log = true}\nscheduler_patience = {low = 0, high = 1}\n"
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return Config(
+        arch="squeezenet1_1",
+        weights="none",
+        image_size=32,
+        batch_size=16,
+        epochs=7,
+        scheduler_patience=1,
+        early_stopping_patience=2,
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> SearchOptions:
+    space = tmp_path_factory.mktemp("space") / "space.toml"
+    space.write_text(SPACE)
+    return SearchOptions(
+        trials=14, trial_epochs=TRIAL_EPOCHS, keep_trials=2, space=space, workers=2, confirm=2, seeds=2, audit=2
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, phantoms: Path, config: Config, options: SearchOptions) -> Path:
+    folder = tmp_path_factory.mktemp("driver") / "study"
+    result = pipeline.search(phantoms, folder, config, options, Silent())
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(study: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((study / "result.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def trials(study: Path) -> list[FrozenTrial]:
+    return optuna.load_study(study_name="busi-tune", storage=f"sqlite:///{study / 'study.db'}").trials
+
+
+def test_every_trial_has_ended_and_some_were_pruned_and_some_stopped_early(trials: list[FrozenTrial]) -> None:
+    states = [trial.state for trial in trials]
+    assert len(states) == 14
+    assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert any(trial.user_attrs["stop_reason"] == "early stopping" for trial in trials)
+
+
+def test_a_trial_that_stopped_early_counts_at_later_steps(trials: list[FrozenTrial]) -> None:
+    early = [trial for trial in trials if trial.user_attrs["stop_reason"] == "early stopping"]
+    short = [trial for trial in early if trial.user_attrs["epochs_run"] < TRIAL_EPOCHS]
+    assert short
+    for trial in short:
+        assert trial.state == TrialState.COMPLETE
+        later = range(trial.user_attrs["epochs_run"], TRIAL_EPOCHS + 1)
+        assert [trial.intermediate_values[step] for step in later] == [trial.value] * len(later)
+
+
+def test_nothing_is_pruned_before_its_scheduler_could_act_nor_against_few(trials: list[FrozenTrial]) -> None:
+    for trial in trials:
+        if trial.state == TrialState.PRUNED:
+            assert trial.user_attrs["epochs_run"] > trial.params["scheduler_patience"] + 1
+            assert trial.datetime_complete is not None
+            before = [t for t in trials if t.datetime_complete and t.datetime_complete < trial.datetime_complete]
+            assert sum(t.state == TrialState.COMPLETE for t in before) >= 3
+
+
+def test_reports_are_the_best_so_far(trials: list[FrozenTrial], study: Path) -> None:
+    for trial in trials:
+        losses = [float(row["val_loss"]) for row in rows(study / f"trials/{trial.number:04d}/history.csv")]
+        for step in range(1, trial.user_attrs["epochs_run"] + 1):
+            assert trial.intermediate_values[step] == min(losses[:step])
+
+
+def test_checkpoints_are_kept_of_the_best_and_the_baseline(trials: list[FrozenTrial], study: Path) -> None:
+    complete = sorted((trial.value, trial.number) for trial in trials if trial.state == TrialState.COMPLETE)
+    kept = {int(path.parent.name) for path in study.glob("trials/*/checkpoints")}
+    assert kept == {number for _, number in complete[:2]} | {0}
+
+
+def test_finalists_are_ranked_by_their_mean(told: dict[str, list[dict[str, object]]], study: Path) -> None:
+    first, second = told["finalists"]
+    assert len(list(study.glob("confirm/*/1/history.csv"))) == 2
+    for entry in (first, second):
+        number = entry["trial"]
+        folders = [study / f"trials/{number:04d}", study / f"confirm/{number:04d}/1"]
+        best = [min(float(row["val_loss"]) for row in rows(folder / "history.csv")) for folder in folders]
+        assert entry["values"] == best
+        assert entry["mean"] == statistics.fmean(best)
+        seeds = [json.loads((folder / "config.json").read_text())["config"]["seed"] for folder in folders]
+        assert seeds == [0, 1]
+    assert float(str(first["mean"])) <= float(str(second["mean"]))
+    assert told["best"]["trial"] == first["trial"]
+
+
+def test_an_audited_trial_is_trained_again_to_the_bit_and_then_on(
+    told: dict[str, list[dict[str, float]]], study: Path, trials: list[FrozenTrial]
+) -> None:
+    best = min(trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None)
+    assert len(told["audit"]) == min(2, sum(trial.state == TrialState.PRUNED for trial in trials))
+    for entry in told["audit"]:
+        trial = trials[int(entry["trial"])]
+        history = [float(row["val_loss"]) for row in rows(study / f"trials/{trial.number:04d}/history.csv")]
+        pruned_at = trial.user_attrs["epochs_run"]
+        # Its checkpoint was given up, so all epochs were trained anew; they are what the study was told.
+        assert min(history[:pruned_at]) == trial.value == entry["value_then"]
+        assert len(history) > pruned_at
+        assert entry["value_at_end"] == min(history[:TRIAL_EPOCHS])
+        assert entry["regret"] == max(0, best - entry["value_at_end"])
+
+
+def test_the_same_command_trains_nothing(
+    study: Path, phantoms: Path, config: Config, options: SearchOptions, told: dict[str, object]
+) -> None:
+    seen = Recorder()
+    again = pipeline.search(phantoms, study, config, options, seen)
+    assert [task for task, _ in seen.steps if task.startswith("trial ")] == []
+    assert json.loads(json.dumps(again)) | {"disk_bytes": 0} == told | {"disk_bytes": 0}
+
+
+def test_the_verdict_is_written(study: Path, told: dict[str, object]) -> None:
+    assert json.loads((study / "verdict.json").read_text()) == told["verdict"]
+
+
+def ended(epochs: int) -> FrozenTrial:
+    return create_trial(value=1.0, user_attrs={"epochs_run": epochs})
+
+
+def running(epochs: int) -> FrozenTrial:
+    reports = dict.fromkeys(range(1, epochs + 1), 1.0)
+    return create_trial(state=TrialState.RUNNING, intermediate_values=reports)
+
+
+@pytest.mark.parametrize(
+    ("budget", "begun", "elapsed", "allowed"),
+    [
+        (Budget(trials=2), [ended(20)], 1e9, True),
+        (Budget(trials=2), [ended(20), running(3)], 0, False),
+        (Budget(trials=9, seconds=60), [ended(20)], 59, True),
+        (Budget(trials=9, seconds=60), [ended(20)], 60, False),
+        (Budget(trials=9, epochs=24), [ended(20), running(3)], 0, True),
+        (Budget(trials=9, epochs=24), [ended(20), running(4)], 0, False),
+        (Budget(trials=1, seconds=60, epochs=24), [], 0, True),
+    ],
+)
+def test_a_budget(budget: Budget, begun: list[FrozenTrial], elapsed: float, allowed: bool) -> None:
+    assert budget.allows(begun, elapsed) is allowed
+
+
+def test_more_epochs_continue_the_same_study(phantoms: Path, config: Config, tmp_path: Path) -> None:
+    few = SearchOptions(trials=9, trial_epochs=2, epochs_total=3)
+    first = pipeline.search(phantoms, tmp_path / "study", config, few, Silent())
+    assert len(first["trials"]) == 2
+    more = SearchOptions(trials=9, trial_epochs=2, epochs_total=7)
+    then = pipeline.search(phantoms, tmp_path / "study", config, more, Silent())
+    assert len(then["trials"]) == 4
+    assert then["trials"][:2] == first["trials"]
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "none"])
+def test_other_pruners(pruner: str, phantoms: Path, config: Config, options: SearchOptions, tmp_path: Path) -> None:
+    own = SearchOptions(trials=8, trial_epochs=TRIAL_EPOCHS, space=options.space, pruner=pruner)
+    result = pipeline.search(phantoms, tmp_path / "study", config, own, Silent())
+    states = [row["state"] for row in result["trials"]]
+    assert len(states) == 8
+    assert ("PRUNED" in states) == (pruner == "hyperband")
