@@ -296,6 +296,43 @@ def test_patients_stay_together(phantoms: Path, tmp_path: Path) -> None:
             assert len({side[path] for path in patient}) == 1
 
 
+def test_patients_join_with_the_twins_that_are_found(phantoms: Path, tmp_path: Path) -> None:
+    """Of two planted pairs, one patient has an image of each: all four stay together, as nobody alone says."""
+    out, patients = tmp_path / "s.csv", tmp_path / "patients.csv"
+    assert exit_code(["data", "split", str(phantoms), "--out", str(out)]) == 0
+    used = read_split(out).used.set_index("path")
+    with (phantoms / "planted.csv").open(newline="") as file:
+        pairs = [(row["path"], row["of"]) for row in csv.DictReader(file) if row["path"] in used.index]
+    (one, two), (three, four) = pairs[:2]
+    assert used["group"][one] == used["group"][two] != used["group"][three] == used["group"][four]
+    files.write_csv(patients, [{"path": path, "group": "p 7"} for path in (two, three)])
+    for seed in range(5):
+        options = ["--groups", str(patients), "--seed", str(seed)]
+        assert exit_code(["data", "split", str(phantoms), "--out", str(out), *options]) == 0
+        joined = read_split(out).used.set_index("path").loc[[one, two, three, four]]
+        assert joined["group"].nunique() == joined["split"].nunique() == 1
+
+
+def test_a_split_of_other_images_is_not_audited(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate([f"{label}/{k}.png" for label in "ab" for k in range(6)]):
+        noise(tmp_path / "data" / name, number)
+    file = tmp_path / "s.csv"
+    assert exit_code(["data", "split", str(phantoms), "--out", str(file)]) == 0
+    arguments = ["data", "audit", "--split", str(file), "--out", str(tmp_path / "out")]
+    capsys.readouterr()
+    assert exit_code([*arguments, str(tmp_path / "data")]) == 1
+    names = ", ".join(f"{label}/{k}.png" for label, k in [*(("a", k) for k in range(6)), *(("b", k) for k in range(4))])
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"busi-tune: {file} is not a split of {tmp_path / 'data'}: it lacks {names} and 2 more; name its own."
+    )
+    (tmp_path / "s.excluded.csv").unlink()
+    assert exit_code([*arguments, str(phantoms)]) == 1
+    told = f"({tmp_path / 's.excluded.csv'}, which lists the images left out, is missing); name its own."
+    assert capsys.readouterr().err.splitlines()[-1].endswith(told)
+
+
 def test_a_patient_with_two_labels_is_no_conflict_and_blanks_are_no_patient(tmp_path: Path) -> None:
     names = [f"{label}/{k}.png" for label in "ab" for k in range(12)]
     for number, name in enumerate(names):
