@@ -1,10 +1,13 @@
 """Shared parts of the tests: phantom data sets and a tiny configuration; all real, all small."""
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from busi_tune.config import Config
 from busi_tune.data.phantoms import make_phantoms
@@ -15,6 +18,13 @@ from postgres import Server, programs
 os.environ["OMP_NUM_THREADS"] = "1"
 
 BUSI = Path(__file__).resolve().parents[2] / "shared" / "busi-256"
+
+
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    """An image as a file of one of Pillow's formats."""
+    data = io.BytesIO()
+    image.save(data, form, **options)
+    return data.getvalue()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,5 @@
 """Reading an image: every mode and format, Pillow's own resize, and a reason for what is refused."""
 
-import io
 import os
 import struct
 import zlib
@@ -17,6 +16,7 @@ from PIL import Image
 
 from busi_tune import images
 from busi_tune.errors import DataError, ImageError
+from conftest import encoded
 
 BILINEAR = Image.Resampling.BILINEAR
 
@@ -33,12 +33,6 @@ def scan(height: int, width: int, seed: int = 0) -> Image.Image:
     """A smooth picture with edges, as scans are."""
     small = Image.fromarray(noise(7, 9, 3, seed=seed))
     return small.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    data = io.BytesIO()
-    image.save(data, form, **options)
-    return data.getvalue()
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -53,9 +53,13 @@ class Dataset:
         return Part(
             images=images,
             rows=np.array([number[path] for path in rows["path"]], dtype=np.int64),
-            labels=np.array([self.classes.index(label) for label in rows["class"]], dtype=np.int64),
+            labels=self.labels(name),
             paths=tuple(rows["path"]),
         )
+
+    def labels(self, name: str) -> NDArray[np.int64]:
+        """The class numbers of split `name`, in the order of its images."""
+        return np.array([self.classes.index(label) for label in self.split.rows(name)["class"]], dtype=np.int64)
 
 
 def open_dataset(

@@ -181,7 +181,7 @@ def evaluate(run: Run, progress: Progress) -> dict[str, Any]:
             figures |= test_figures(answers, run.dataset.split)
     state = files.read_json(run.folder / store.STATE)
     watcher = state["watcher"]
-    prior = effective_prior(run.part("train", progress).labels, run.config, len(classes))
+    prior = effective_prior(run.dataset.labels("train"), run.config, len(classes))
     figures |= {
         "best_epoch": watcher["best_epoch"],
         "tied_epochs": watcher["tied_epochs"],
