@@ -81,7 +81,7 @@ def refuse_to_replace(path: Path) -> None:
         else:
             _read_left_out(path)
     except FileError as error:
-        reason = str(error).rstrip(".")
+        reason = str(error).partition(";")[0]
         raise FileError(f"{path} would replace something that is no split ({reason}); name another --out.") from error
 
 
