@@ -206,5 +206,5 @@ def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 def disk_bytes(folder: Path) -> int:
     """How much the files in `folder` take; a file with several names counts once."""
-    found = {(entry.st_dev, entry.st_ino): entry.st_size for entry in map(Path.lstat, folder.rglob("*"))}
-    return sum(found.values())
+    files = (path.lstat() for path in folder.rglob("*") if path.is_file())
+    return sum({(entry.st_dev, entry.st_ino): entry.st_size for entry in files}.values())

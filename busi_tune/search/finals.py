@@ -12,7 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import files
-from busi_tune.config import differences
+from busi_tune.config import Config, differences
 from busi_tune.errors import BusiTuneError, RunError
 from busi_tune.report.plots import plot_run
 from busi_tune.search import study as studies
@@ -191,17 +191,18 @@ def train_best(search: Search, number: int) -> Result:
     wanted = [n for n in sorted({0, number}) if trials[n].state != TrialState.FAIL]
     jobs = [job_of(search, trials[n], search.plan.config.epochs) for n in wanted]
     train_all(search, jobs, keep_model=True)
-    figures = {}
-    for n in wanted:
-        folder = search.trial_folder(n)
-        with files.only_writer(folder):
-            config = studies.trial_config(search.plan, trials[n])
-            run = runs.begin(folder, config, search.dataset, search.progress)
-            figures[n] = runs.evaluate(run, search.progress)
-            plot_run(folder)
+    figures = {n: _evaluated(search, search.trial_folder(n), studies.trial_config(search.plan, trials[n])) for n in wanted}
     publish(search.trial_folder(number), search.folder / "best")
     best = trials[number]
     return figures[number] | {"trial": number, "params": best.params, "value": best.value}
+
+
+def _evaluated(search: Search, folder: Path, config: Config) -> Result:
+    if not (folder / store.METRICS).exists():
+        with files.only_writer(folder):
+            runs.evaluate(runs.begin(folder, config, search.dataset, search.progress), search.progress)
+            plot_run(folder)
+    return files.read_json(folder / store.METRICS)
 
 
 def best_trial(search: Search) -> int:
