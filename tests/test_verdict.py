@@ -217,6 +217,35 @@ def test_two_run_folders_are_compared_as_their_answers_are(tmp_path: Path) -> No
     assert again["optimism"] is None
 
 
+def test_a_class_without_test_images_can_still_be_a_wrong_answer(tmp_path: Path) -> None:
+    split = make_runs(tmp_path)
+    kept = split.used[split.used["class"] != "normal"]
+    for name in ("baseline", "best"):
+        path = tmp_path / name / "predictions.csv"
+        table = pd.read_csv(path)
+        table[table["class"] != "normal"].to_csv(path, index=False)
+    found = verdict.verdict_of(tmp_path / "baseline", tmp_path / "best", Split(kept, pd.DataFrame()), 20)
+    right = pd.read_csv(tmp_path / "baseline/predictions.csv").eval("predicted == `class`").mean()
+    assert found["differences"]["accuracy"]["baseline"] == right
+
+
+def test_a_class_without_test_images_may_still_be_answered(tmp_path: Path) -> None:
+    """Its images are taken out of the test split; what is left is answered as before, wrongly as normal too."""
+    split = make_runs(tmp_path)
+    normal = split.used["class"] == "normal"
+    kept = Split(split.used.assign(split=np.where(normal, "train", "test")), split.left_out)
+    for name in ("baseline", "best"):
+        path = tmp_path / name / "predictions.csv"
+        path.write_text("".join(line for line in path.read_text().splitlines(True) if not line.startswith("normal/")))
+    found = verdict.verdict_of(tmp_path / "baseline", tmp_path / "best", kept, 20)
+    one, two, _ = interval_coverage.draw_pair(np.random.default_rng(6), 90)
+    for name, each in (("baseline", one), ("tuned", two)):
+        lesions = each.subset(~normal.to_numpy())
+        assert (lesions.predicted == CLASSES.index("normal")).any()
+        expected = float((lesions.predicted == lesions.labels).mean())
+        assert found["differences"]["accuracy"][name] == expected
+
+
 def test_the_order_of_predictions_does_not_matter(tmp_path: Path) -> None:
     split = make_runs(tmp_path)
     found = verdict.verdict_of(tmp_path / "baseline", tmp_path / "best", split, 20)

@@ -181,7 +181,9 @@ def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int) -> Verdic
         RunError: the runs were not tested on the same images, those of `split`.
     """
     rows = split.rows("test")
-    first, second = (_answers(folder, rows) for folder in (baseline, tuned))
+    # Not those of the test images alone: a model may answer a class that has none.
+    classes = tuple(sorted(set(split.used["class"])))
+    first, second = (_answers(folder, rows, classes) for folder in (baseline, tuned))
     found = compare(first, second, rows["group"].to_numpy(), list(rows["path"]))
     validation = files.read_json(baseline / store.METRICS)["validation"]
     images, accuracy = validation["images"], validation["accuracy"]
@@ -198,7 +200,7 @@ def _correlation(right: NDArray[np.bool_], now: NDArray[np.bool_]) -> float | No
     return float(np.corrcoef(right, now)[0, 1])
 
 
-def _answers(run: Path, rows: pd.DataFrame) -> Answers:
+def _answers(run: Path, rows: pd.DataFrame, classes: tuple[str, ...]) -> Answers:
     """A run's answers for the images in `rows`, in their order."""
     path = run / "predictions.csv"
     with files.explained(path, "read"):
@@ -214,14 +216,16 @@ def _answers(run: Path, rows: pd.DataFrame) -> Answers:
             f"{run} was not tested on the test images of the study's split ({len(different)} differ, such as "
             f"{different[0][0]}); train the baseline on that split (--split)."
         )
-    classes = sorted(set(wanted.values()))
+    # Not the test images' own: a class without any may still be predicted.
+    classes = [name.removeprefix("p_") for name in table.columns if name.startswith("p_")]
     try:
         columns = table.set_index("path")[[f"p_{name}" for name in classes]]
         # It refuses a path that stands there twice.
         probabilities = columns.reindex(list(wanted)).to_numpy(dtype=np.float64)
-    except (ValueError, KeyError) as error:
+        labels = np.array([classes.index(label) for label in wanted.values()])
+    except ValueError as error:
         raise _damaged(path, error) from error
-    return Answers(np.array([classes.index(label) for label in wanted.values()]), probabilities, tuple(classes))
+    return Answers(labels, probabilities, tuple(classes))
 
 
 def _damaged(path: Path, error: Exception) -> FileError:
