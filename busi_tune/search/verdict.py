@@ -216,16 +216,13 @@ def _answers(run: Path, rows: pd.DataFrame, classes: tuple[str, ...]) -> Answers
             f"{run} was not tested on the test images of the study's split ({len(different)} differ, such as "
             f"{different[0][0]}); train the baseline on that split (--split)."
         )
-    # Not the test images' own: a class without any may still be predicted.
-    classes = [name.removeprefix("p_") for name in table.columns if name.startswith("p_")]
     try:
         columns = table.set_index("path")[[f"p_{name}" for name in classes]]
         # It refuses a path that stands there twice.
         probabilities = columns.reindex(list(wanted)).to_numpy(dtype=np.float64)
-        labels = np.array([classes.index(label) for label in wanted.values()])
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise _damaged(path, error) from error
-    return Answers(labels, probabilities, tuple(classes))
+    return Answers(np.array([classes.index(label) for label in wanted.values()]), probabilities, classes)
 
 
 def _damaged(path: Path, error: Exception) -> FileError:
