@@ -191,7 +191,9 @@ def train_best(search: Search, number: int) -> Result:
     wanted = [n for n in sorted({0, number}) if trials[n].state != TrialState.FAIL]
     jobs = [job_of(search, trials[n], search.plan.config.epochs) for n in wanted]
     train_all(search, jobs, keep_model=True)
-    figures = {n: _evaluated(search, search.trial_folder(n), studies.trial_config(search.plan, trials[n])) for n in wanted}
+    figures = {
+        n: _evaluated(search, search.trial_folder(n), studies.trial_config(search.plan, trials[n])) for n in wanted
+    }
     publish(search.trial_folder(number), search.folder / "best")
     best = trials[number]
     return figures[number] | {"trial": number, "params": best.params, "value": best.value}
