@@ -285,6 +285,8 @@ def run_all(
         split_file=places.baseline / store.SPLIT,
         overwrite=overwrite,
     )
+    if "best" not in second:
+        raise RunError(f"Another driver is at work on {places.study}; run the same command again when it has ended.")
     best = places.study / "best"
     progress.notice(f"Tuned: test accuracy {second['best']['test']['accuracy']:.3f} ({best}).")
     certificate = export(best, places.export, places.data, progress, overwrite=overwrite)

@@ -15,6 +15,8 @@ ROOMS = {
     "rich": {"cli"},
     "optuna": {"search"},
     "sqlalchemy": {"search"},
+    "ray": {"search"},
+    "tenacity": {"search"},
     "onnx": {"export"},
     "matplotlib": {"report"},
     "torch": {"training"},

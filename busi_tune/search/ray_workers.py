@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,12 +134,14 @@ class RayActors:
             actor.job = None
 
     def close(self) -> None:
-        """End all actors, and leave the cluster."""
-        ray.shutdown()
+        """End all actors."""
+        for actor in self.actors:
+            ray.kill(actor.handle)
 
 
-def connect(address: str) -> None:
-    """Join the cluster at `address`; "auto" is the one that runs here.
+@contextmanager
+def cluster(address: str) -> Iterator[None]:
+    """Join the cluster at `address`, and leave it in the end; "auto" is the one that runs here.
 
     Raises:
         RunError: there is none.
@@ -146,12 +149,16 @@ def connect(address: str) -> None:
     try:
         if address != "auto":
             # Ray itself would try for minutes.
-            host, _, port = address.removeprefix("ray://").rpartition(":")
+            host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="busi-tune")
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"No Ray cluster answers at {address} ({reason}); start one with ray start --head.") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _needs(count: int) -> dict[str, Any]:

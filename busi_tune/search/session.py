@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,13 @@ def search(
     overwrite: bool,
 ) -> Result:
     """See `pipeline.search`."""
-    if options.ray is not None:
-        _join_ray(options.ray)
-    resolved = _resolved(config, options)
-    dimensions = space.read_space(options.space, resolved) if options.space else space.default_space(resolved)
-    database = Database.of(folder, options.storage, progress)
-    files.make_folder(folder)
     with ExitStack() as stack:
+        if options.ray is not None:
+            stack.enter_context(_cluster(options.ray))
+        resolved = _resolved(config, options)
+        dimensions = space.read_space(options.space, resolved) if options.space else space.default_space(resolved)
+        database = Database.of(folder, options.storage, progress)
+        files.make_folder(folder)
         if not database.shared:
             stack.enter_context(files.only_writer(folder))
         with files.locked(folder / ".begin.lock"):
@@ -62,8 +62,7 @@ def search(
                 split=dataset.split.fingerprint(),
                 pruner=options.pruner,
             )
-            name = study.check_plan(folder, plan, dataset.split, database)
-            opened = study.open_study(database, name, plan)
+            opened = study.open_study(database, study.check_plan(folder, plan, dataset.split, database), plan)
             # Decoded here, once, and not by every worker.
             dataset.part("train", resolved.image_size, progress)
             workers = stack.enter_context(_workers(options, dataset, progress))
@@ -75,12 +74,12 @@ def search(
         return _finish(session, options)
 
 
-def _join_ray(address: str) -> None:
+def _cluster(address: str) -> AbstractContextManager[None]:
     if find_spec("ray") is None:
         raise ConfigError("ray is not installed; pip install 'busi-tune[ray]'.")
-    from busi_tune.search.ray_workers import connect
+    from busi_tune.search.ray_workers import cluster
 
-    connect(address)
+    return cluster(address)
 
 
 def _resolved(config: Config, options: SearchOptions) -> Config:
@@ -110,25 +109,27 @@ def _workers(options: SearchOptions, dataset: Dataset, progress: Progress) -> It
 
 def _finish(session: Search, options: SearchOptions) -> Result:
     """What follows the trials, done by the last driver to end: the others say who is still at work."""
-    claim = files.take_lock(session.folder / ".finals.lock", wait=False)
-    begun = session.database.call(lambda: study.begun(session.study))
     rows = study.trial_rows(session.finished(), session.plan.space)
     result: Result = {"metric": session.plan.metric, "trials": rows}
-    running = [trial.number for trial in begun if trial.state == TrialState.RUNNING]
-    if claim is None or running:
-        session.progress.notice(
-            f"Another driver is still at work on {session.folder}; the last to end trains the best."
-        )
-        return result | {"disk_bytes": files.disk_bytes(session.folder)}
+    claim = files.take_lock(session.folder / ".finals.lock", wait=False)
     try:
-        result["audit"] = finals.audit_pruning(session, options.audit) if options.audit else []
-        result["finalists"] = finals.confirm(session, options.confirm, options.seeds) if options.confirm else []
-        chosen = result["finalists"][0]["trial"] if options.confirm else finals.best_trial(session)
-        result["best"] = finals.train_best(session, chosen)
-        result |= _learnt(session)
+        begun = session.database.call(lambda: study.begun(session.study))
+        if claim is None or any(trial.state == TrialState.RUNNING for trial in begun):
+            at_work = f"Another driver is still at work on {session.folder}; the last to end trains the best."
+            session.progress.notice(at_work)
+        else:
+            result |= _finals(session, options) | _learnt(session)
     finally:
-        os.close(claim)
+        if claim is not None:
+            os.close(claim)
     return result | {"disk_bytes": files.disk_bytes(session.folder)}
+
+
+def _finals(session: Search, options: SearchOptions) -> Result:
+    audited = finals.audit_pruning(session, options.audit) if options.audit else []
+    finalists = finals.confirm(session, options.confirm, options.seeds) if options.confirm else []
+    chosen = finalists[0]["trial"] if finalists else finals.best_trial(session)
+    return {"audit": audited, "finalists": finalists, "best": finals.train_best(session, chosen)}
 
 
 def _learnt(session: Search) -> Result:
@@ -136,7 +137,8 @@ def _learnt(session: Search) -> Result:
     trials, plan = session.finished(), session.plan
     found = None
     if trials[0].state != TrialState.FAIL:
-        found = verdict_of(session.trial_folder(0), session.folder / "best", session.dataset.split, len(trials))
+        judged = sum(trial.state != TrialState.FAIL for trial in trials)
+        found = verdict_of(session.trial_folder(0), session.folder / "best", session.dataset.split, judged)
         files.write_json(session.folder / "verdict.json", found)
     histories = {
         trial.number: runs.history(session.trial_folder(trial.number))[: plan.trial_epochs] for trial in trials
