@@ -91,14 +91,14 @@ class Database:
                 "storage needs psycopg, which is not installed; pip install 'busi-tune[postgres]'."
             ) from None
 
-    def call(self, work: Callable[[], T]) -> T:
-        """Do `work` on the database, again and again while its server is away.
+    def call(self, work: Callable[[], T], *, patient: bool = True) -> T:
+        """Do `work` on the database, again and again while its server is away, if `patient`.
 
         Raises:
             FileError: it failed, or its server has been away for too long.
         """
         try:
-            return self._retrying()(work) if self.shared else work()
+            return self._retrying()(work) if self.shared and patient else work()
         except (StorageInternalError, SQLAlchemyError) as error:
             raise FileError(
                 f"The study's database {self.name} failed ({_reason(error)}); everything is kept: mend that and run "

@@ -92,7 +92,8 @@ def open_study(database: Database, name: str, plan: Plan) -> optuna.Study:
             study.enqueue_trial({field: getattr(plan.config, field) for field in plan.space})
         return study
 
-    return database.call(opened)
+    # A wrong address or password would not come right by waiting.
+    return database.call(opened, patient=False)
 
 
 def check_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str:

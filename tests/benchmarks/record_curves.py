@@ -1,0 +1,101 @@
+"""Records full learning curves over a grid of configurations, for replaying studies on them; can be interrupted.
+
+    python tests/benchmarks/record_curves.py --data ../shared/busi-256 --out curves.csv
+    python tests/benchmarks/record_curves.py --pack curves.csv
+
+It goes on from the packed table where there is no `curves.csv` yet.
+"""
+
+import argparse
+import gzip
+import itertools
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from busi_tune.config import Config
+from busi_tune.data.dataset import open_dataset
+from busi_tune.progress import Silent
+from busi_tune.training.batches import to_device
+from busi_tune.training.fit import fit
+from busi_tune.training.hardware import keep_memory, resolve
+from busi_tune.training.state import TrainingState
+
+TABLE = Path(__file__).parents[1] / "data" / "learning_curves.csv.gz"
+RATES = [float(f"{rate:.4g}") for rate in np.geomspace(1e-5, 1e-2, 13)][2:]
+DECAYS = [1e-5, 1e-3, 1e-1]
+PATIENCES = [2, 6]
+BASE = {"arch": "resnet18", "weights": "none", "image_size": 64, "epochs": 30, "device": "cpu"}
+# The configurations whose spread over seeds is recorded, too.
+REPEATED = [(RATES[6], 1e-3, 6), (RATES[4], 1e-3, 2)]
+SEEDS = 6
+
+
+def jobs() -> list[tuple[float, float, int, int]]:
+    """Every configuration of the grid in random order, and then more seeds of some of them."""
+    grid = [(*point, 0) for point in itertools.product(RATES, DECAYS, PATIENCES)]
+    random.Random(0).shuffle(grid)
+    repeats = [(*point, seed) for seed in range(1, SEEDS) for point in REPEATED]
+    return grid[:20] + repeats + grid[20:]
+
+
+def record(data: Path, out: Path) -> None:
+    """Train what `out` does not hold yet, and append its epochs."""
+    torch.set_num_threads(1)
+    keep_memory()
+    base = resolve(Config(**BASE))
+    dataset = open_dataset(data, base, Silent())
+    parts = [dataset.part(name, base.image_size, Silent()) for name in ("train", "validation")]
+    if not out.exists() and TABLE.exists():
+        out.write_bytes(gzip.decompress(TABLE.read_bytes()))
+    names = ["learning_rate", "weight_decay", "scheduler_patience", "seed"]
+    done = set(pd.read_csv(out)[names].itertuples(index=False, name=None)) if out.exists() else set()
+    for number, job in enumerate(jobs()):
+        if job in done:
+            continue
+        started = time.monotonic()
+        values = dict(zip(names, job, strict=True))
+        config = base.replace(**values)
+        state = TrainingState.start(config, len(dataset.classes))
+        rows = [
+            values
+            | {
+                "epoch": epoch.epoch,
+                "train_loss": f"{epoch.train_loss:.6g}",
+                "val_loss": f"{epoch.val_loss:.6g}",
+                "val_accuracy": f"{epoch.val_accuracy:.6g}",
+                "val_macro_f1": f"{epoch.val_macro_f1:.6g}",
+                "next_learning_rate": state.learning_rate,
+            }
+            for epoch in fit(state, *(to_device(part, config) for part in parts), config.epochs)
+        ]
+        pd.DataFrame(rows).to_csv(out, mode="a", header=not out.exists(), index=False)
+        print(f"{number} {values}: {len(rows)} epochs in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def pack(curves: Path) -> None:
+    """Write the table that the repository keeps; the same curves give the same bytes."""
+    table = pd.read_csv(curves).sort_values(["learning_rate", "weight_decay", "scheduler_patience", "seed", "epoch"])
+    TABLE.parent.mkdir(exist_ok=True)
+    TABLE.write_bytes(gzip.compress(table.to_csv(index=False, lineterminator="\n").encode(), mtime=0))
+
+
+def main() -> None:
+    """Record or pack."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, default=Path("../shared/busi-256"))
+    parser.add_argument("--out", type=Path, default=Path("curves.csv"))
+    parser.add_argument("--pack", type=Path)
+    options = parser.parse_args()
+    if options.pack:
+        pack(options.pack)
+    else:
+        record(options.data, options.out)
+
+
+if __name__ == "__main__":
+    main()
