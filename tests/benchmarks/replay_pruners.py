@@ -2,9 +2,9 @@
 
     python tests/benchmarks/replay_pruners.py --repetitions 200 --json replay.json --plot docs/images/pruner-replay.png
 
-A trial is one of the recorded configurations, trained for at most `TRIAL_EPOCHS`; it reports, stops early and is pruned as
-the driver has it (busi_tune/search/driver.py). A study has found what it looks for when a complete trial's best validation
-loss is within one seed's standard deviation of the best recorded one.
+A trial is one of the recorded configurations, trained for at most `TRIAL_EPOCHS`; it reports, stops early and is
+pruned as the driver has it (busi_tune/search/driver.py). A study has found what it looks for when a complete trial's
+best validation loss is within one seed's standard deviation of the best recorded one.
 """
 
 import argparse
