@@ -457,6 +457,11 @@ def test_changes_of_what_was_left_out_are_noticed() -> None:
             "must have whole rows of path, class, group, split, sha256; restore it or start anew.",
         ),
         (
+            "split.csv",
+            f"note,path,class,group,split,sha256\n,a/1.png,a,,train,{'0' * 64}\n",
+            "must have whole rows of path, class, group, split, sha256; restore it or start anew.",
+        ),
+        (
             "split.excluded.csv",
             "path,class,group,split,sha256\n",
             "must have whole rows of path, class, group, reason, sha256; restore it or start anew.",

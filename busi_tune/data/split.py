@@ -102,7 +102,8 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
             table = pd.read_csv(path, dtype={"path": str, "class": str, "sha256": str}, keep_default_na=False)
         except ValueError as error:
             raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.") from error
-    if not set(columns) <= set(table.columns) or not table["sha256"].str.fullmatch("[0-9a-f]{64}").all():
+    whole = set(columns) <= set(table.columns) and not table[columns].isin([""]).to_numpy().any()
+    if not whole or not table["sha256"].str.fullmatch("[0-9a-f]{64}").all():
         raise FileError(f"{path} must have whole rows of {', '.join(columns)}; restore it or start anew.")
     twice = list(table["path"][table["path"].duplicated()])
     if twice:
