@@ -79,7 +79,10 @@ def record(data: Path, out: Path) -> None:
 
 def pack(curves: Path) -> None:
     """Write the table that the repository keeps; the same curves give the same bytes."""
-    table = pd.read_csv(curves).sort_values(["learning_rate", "weight_decay", "scheduler_patience", "seed", "epoch"])
+    table = pd.read_csv(curves)
+    table = table[table["learning_rate"].isin(RATES)].sort_values(
+        ["learning_rate", "weight_decay", "scheduler_patience", "seed", "epoch"]
+    )
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_bytes(gzip.compress(table.to_csv(index=False, lineterminator="\n").encode(), mtime=0))
 
