@@ -63,12 +63,18 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write `rows`, at least one, as CSV with their keys as the header, atomically; floats keep every digit."""
+    """Write `rows`, at least one, as CSV with their keys as the header, atomically; floats keep every digit.
+
+    A file that holds them already is left as it is.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    with explained(path, "read"):
+        same = path.exists() and path.read_bytes() == text.getvalue().encode(errors="surrogateescape")
+    if not same:
+        write_text(path, text.getvalue())
 
 
 def read_json(path: Path) -> dict[str, Any]:

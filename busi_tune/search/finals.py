@@ -101,6 +101,9 @@ def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) 
 
 
 def _is_trained(job: Job, keep_model: bool) -> bool:
+    # Whoever trained it may have been killed in its last step.
+    with files.only_writer(job.folder):
+        store.settle(job.folder)
     if keep_model and not (job.folder / store.METRICS).exists() and runs.saved_state(job.folder) is None:
         return False
     return len(runs.history(job.folder)) >= job.until or bool(runs.stop_reason(job.folder))
@@ -200,10 +203,10 @@ def train_best(search: Search, number: int) -> Result:
 
 
 def _evaluated(search: Search, folder: Path, config: Config) -> Result:
-    if not (folder / store.METRICS).exists():
-        with files.only_writer(folder):
+    with files.only_writer(folder):
+        if not (folder / store.METRICS).exists():
             runs.evaluate(runs.begin(folder, config, search.dataset, search.progress), search.progress)
-            plot_run(folder)
+        plot_run(folder)
     return files.read_json(folder / store.METRICS)
 
 
