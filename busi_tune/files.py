@@ -7,8 +7,8 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,40 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         same = path.exists() and path.read_bytes() == text.getvalue().encode(errors="surrogateescape")
     if not same:
         write_text(path, text.getvalue())
+
+
+@contextmanager
+def csv_stream(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping[str, object]], None]]:
+    """A function that adds a row to the CSV at `path`, which is there, whole, once the block has ended well.
+
+    Raises:
+        FileError: the file system refuses; nothing is left behind.
+    """
+    if path.is_dir():
+        raise FileError(f"{path} is a folder; name the file to write.")
+    temporary = temporary_for(path)
+    with explained(path, "written"):
+        file = temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+    writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+
+    def write(row: Mapping[str, object]) -> None:
+        with explained(path, "written"):
+            writer.writerow(row)
+
+    try:
+        write(dict(zip(columns, columns, strict=True)))
+        yield write
+        with explained(path, "written"), file:
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        # What could not be flushed is not wanted any more.
+        with suppress(OSError):
+            file.close()
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import click
 
 from busi_tune import __version__
 from busi_tune.cli.data import data
-from busi_tune.cli.serve import export, predict, verify
+from busi_tune.cli.predict import predict
+from busi_tune.cli.serve import export, verify
 from busi_tune.cli.train import baseline, run, search
 from busi_tune.errors import BusiTuneError
 

@@ -1,11 +1,10 @@
 """Results as tables."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from busi_tune.cli.answers import table
 from busi_tune.cli.screen import print_line, print_table
-from busi_tune.inference import Prediction
 from busi_tune.metrics import Name, numbers
 from busi_tune.report.summary import summary
 
@@ -188,32 +187,13 @@ def show_certificate(certificate: Result, folder: Path) -> None:
     print_table(f"{folder}: verified" if certificate["passed"] else f"{folder}: FAILED", ["check", "value"], rows)
 
 
-def show_predictions(predictions: Sequence[Prediction], classes: Sequence[str]) -> None:
-    """One row a file."""
-    rows = [
-        [
-            p.path,
-            p.predicted or p.error,
-            *([f"{value:.4f}" for value in p.probabilities] or [""] * len(classes)),
-        ]
-        for p in predictions
-    ]
-    print_table("", ["file", "predicted", *(f"p({name})" for name in classes)], rows)
-
-
-def prediction_dict(prediction: Prediction, classes: Sequence[str]) -> Result:
-    """A prediction as JSON has it."""
-    if prediction.error:
-        return {"path": prediction.path, "error": prediction.error}
-    probabilities = dict(zip(classes, prediction.probabilities, strict=True))
-    return {"path": prediction.path, "class": prediction.predicted, "probabilities": probabilities}
-
-
 def show_all(result: Result, places: dict[str, Path]) -> None:
     """What `run` did: each step's outcome and where it lies."""
     show_search(result["search"], places["study"])
     show_certificate(result["export"], places["export"])
-    show_predictions(result["predictions"], list(result["baseline"]["test"]["per_class"]))
+    predictions, classes = result["predictions"], list(result["baseline"]["test"]["per_class"])
+    for line in table(predictions, classes, flagged=any(found.malignant is not None for found in predictions)):
+        print_line(line)
     best = result["search"]["best"]
     rows = [
         ["data", "images, as found", str(places["data"])],

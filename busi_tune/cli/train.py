@@ -195,8 +195,9 @@ def run(
     if demo == (data is not None):
         raise click.UsageError("Give either --data DIR or --demo.")
     from busi_tune import pipeline
+    from busi_tune.cli.answers import as_dict
     from busi_tune.cli.screen import print_json, screen
-    from busi_tune.cli.tables import prediction_dict, show_all
+    from busi_tune.cli.tables import show_all
 
     options, given = split_options(given)
     hide_password(options["storage"])
@@ -220,7 +221,7 @@ def run(
         )
     if as_json:
         classes = list(result["baseline"]["test"]["per_class"])
-        result["predictions"] = [prediction_dict(p, classes) for p in result["predictions"]]
+        result["predictions"] = [as_dict(p, classes) for p in result["predictions"]]
         print_json(result | {"places": {key: str(path) for key, path in dataclasses.asdict(places).items()}})
     else:
         show_all(result, dataclasses.asdict(places))

@@ -1,0 +1,72 @@
+"""Predictions as lines of text, one after the other: a table, JSON, JSON lines; and as rows of CSV."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+
+from busi_tune.inference import Prediction
+
+
+def table(predictions: Iterable[Prediction], classes: Sequence[str], *, flagged: bool) -> Iterator[str]:
+    """A table whose columns have their widths from the start; the file, and what is to say of it, comes last."""
+    heads = ["predicted", *(f"p({name})" for name in classes), *(["malignant"] if flagged else [])]
+    widths = [max(map(cell_len, [heads[0], *classes])), *map(cell_len, heads[1:])]
+    yield _line([*heads, "file"], widths)
+    yield " " + "─" * (sum(widths) + 2 * len(widths) + len("file"))
+    for found in predictions:
+        values = [f"{value:.4f}" for value in found.probabilities] or [""] * len(classes)
+        flags = [{None: "", True: "yes", False: "no"}[found.malignant]] if flagged else []
+        remark = found.error or (f"warning: {found.warning}" if found.warning else "")
+        yield _line([found.predicted, *values, *flags, found.path + (f": {remark}" if remark else "")], widths)
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    first, *numbers, last = (_printable(cell) for cell in cells)
+    right = [" " * (width - cell_len(cell)) + cell for cell, width in zip(numbers, widths[1:], strict=True)]
+    return " " + "  ".join([set_cell_size(first, widths[0]), *right, last])
+
+
+def _printable(text: str) -> str:
+    """Names of files may hold anything, and a terminal obeys what is not printable."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def json_list(predictions: Iterable[Prediction], classes: Sequence[str]) -> Iterator[str]:
+    """One JSON list, an object a line."""
+    before = "["
+    for found in predictions:
+        yield before + json.dumps(as_dict(found, classes), allow_nan=False)
+        before = ","
+    yield "]" if before == "," else "[]"
+
+
+def json_lines(predictions: Iterable[Prediction], classes: Sequence[str]) -> Iterator[str]:
+    """A JSON object a line."""
+    return (json.dumps(as_dict(found, classes), allow_nan=False) for found in predictions)
+
+
+def as_dict(found: Prediction, classes: Sequence[str]) -> dict[str, Any]:
+    """A prediction as JSON has it."""
+    if found.error:
+        return {"path": found.path, "error": found.error}
+    probabilities = dict(zip(classes, found.probabilities, strict=True))
+    entry: dict[str, Any] = {"path": found.path, "class": found.predicted, "probabilities": probabilities}
+    if found.malignant is not None:
+        entry["malignant"] = found.malignant
+    return entry | ({"warning": found.warning} if found.warning else {})
+
+
+def columns(classes: Sequence[str], *, flagged: bool, guarded: bool) -> list[str]:
+    """The columns of the CSV: the flag and the warning where the model has them."""
+    extra = [*(["malignant"] if flagged else []), *(["warning"] if guarded else [])]
+    return ["path", "class", *(f"p_{name}" for name in classes), *extra, "error"]
+
+
+def as_row(found: Prediction, names: Sequence[str]) -> dict[str, object]:
+    """A prediction as a row of these columns; floats keep every digit."""
+    values = [found.path, found.predicted, *(found.probabilities or [""] * sum(n.startswith("p_") for n in names))]
+    row: dict[str, object] = dict(zip(names, values, strict=False))
+    more: dict[str, object] = {"malignant": found.malignant, "warning": found.warning, "error": found.error}
+    return row | {name: value for name, value in more.items() if name in names}

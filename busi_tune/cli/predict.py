@@ -1,0 +1,87 @@
+"""The command predict: ONNX Runtime only."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from busi_tune.cli.options import FOLDER
+
+if TYPE_CHECKING:
+    from busi_tune.inference import Classifier, Prediction
+
+# For so few images, thorough optimisation takes longer than it saves, and twice the memory (docs/predict.md).
+FEW = 8
+
+
+@click.command()
+@click.argument("export", type=FOLDER, metavar="EXPORT")
+@click.argument("paths", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--csv", "csv_file", type=FOLDER, help="Write the answers to this file as well.")
+@click.option("--json", "form", flag_value="json", help="Print one JSON list instead of a table.")
+@click.option("--jsonl", "form", flag_value="jsonl", help="Print a JSON object a line instead of a table.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Images at once, at most.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads; 0 is one for each core.")
+@click.option("--provider", default="cpu", show_default=True, help="What ONNX Runtime runs on: cpu, cuda, ...")
+@click.option("--allow-unverified", is_flag=True, help="Use a model without a certificate, once it has been tried.")
+def predict(
+    export: Path,
+    paths: tuple[str, ...],
+    csv_file: Path | None,
+    form: str | None,
+    batch_size: int,
+    threads: int,
+    provider: str,
+    allow_unverified: bool,
+) -> int:
+    """Classify images with the model of the folder EXPORT, or with one of its model files.
+
+    IMAGE is a file, a folder, a pattern ("scans/**/*.png") or - for a list of files on stdin. A file that cannot be
+    read is a row with its error, the rest goes on, and the exit code is 1 at the end.
+    """
+    from busi_tune.inference import open_export, predict_files
+    from busi_tune.inference.inputs import image_paths
+
+    chosen = image_paths(paths)
+    first = list(islice(chosen, FEW + 1))
+    classifier = open_export(
+        export,
+        threads,
+        optimisation="basic" if len(first) <= FEW else "all",
+        provider=provider,
+        allow_unverified=allow_unverified,
+    )
+    answers = predict_files(classifier, chain(first, chosen), 1 if len(first) <= FEW else batch_size, threads)
+    return int(_show(answers, classifier, csv_file, form))
+
+
+def _show(answers: "Iterator[Prediction]", classifier: "Classifier", csv_file: Path | None, form: str | None) -> bool:
+    """Print each answer as it comes, and write it down; whether a file could not be read."""
+    from busi_tune import files
+    from busi_tune.cli import answers as forms
+    from busi_tune.cli.screen import print_line
+
+    classes, flagged = classifier.classes, classifier.facts.threshold is not None
+    names = forms.columns(classes, flagged=flagged, guarded=bool(classifier.facts.guards))
+    failed = False
+
+    def noted(found: "Iterable[Prediction]") -> "Iterator[Prediction]":
+        nonlocal failed
+        for prediction in found:
+            failed = failed or bool(prediction.error)
+            if write is not None:
+                write(forms.as_row(prediction, names))
+            yield prediction
+
+    with ExitStack() as stack:
+        write = stack.enter_context(files.csv_stream(csv_file, names)) if csv_file is not None else None
+        if form is None:
+            lines = forms.table(noted(answers), classes, flagged=flagged)
+        else:
+            lines = {"json": forms.json_list, "jsonl": forms.json_lines}[form](noted(answers), classes)
+        for line in lines:
+            print_line(line)
+    return failed

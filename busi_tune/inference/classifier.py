@@ -1,0 +1,154 @@
+"""An exported model in an ONNX Runtime session."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from busi_tune import images
+from busi_tune.errors import ConfigError, FileError
+from busi_tune.images import Pixels
+from busi_tune.inference.facts import facts_of
+from busi_tune.inference.structure import check_structure
+
+Floats = NDArray[np.float32]
+
+OPTIMISATION = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+REFUSALS = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    MemoryError,
+    OverflowError,
+    # Metadata that are nested too deeply, and what ONNX Runtime has no name for.
+    RuntimeError,
+)
+SUFFIX = "ExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of n images: logits and probabilities (n, classes), the guard's scores (n, scores)."""
+
+    logits: Floats
+    probabilities: Floats
+    guard: Floats
+
+
+class Classifier:
+    """An exported model, ready to answer, with what its metadata say of it in `facts`.
+
+    `optimisation` is "none", "basic" or "all": with "all" ONNX Runtime lays the weights out anew, which takes as much
+    memory again, and is faster from the eighth image or so on.
+
+    Raises:
+        FileError: the file is missing, damaged, not an export of busi-tune, or holds what is never loaded.
+        ConfigError: this ONNX Runtime has no such provider.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 0, optimisation: str = "all", provider: str = "cpu") -> None:
+        check_structure(path)
+        self.path = path
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        options.graph_optimization_level = OPTIMISATION[optimisation]
+        # Both keep memory for each shape that was seen, and images come in many.
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+        # By its name a file could be of another format, that was not checked.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        chosen = provider_name(provider)
+        try:
+            # From bytes it would take their size in memory again.
+            self.session = ort.InferenceSession(str(path), options, providers=[chosen])
+            # It would go on elsewhere, and say so on stdout.
+            self.session.disable_fallback()
+            self.fixed_size = self._checked_size()
+            self.facts = facts_of(self.session.get_modelmeta().custom_metadata_map, self.fixed_size)
+        except (*REFUSALS, ValueError) as error:
+            raise self._refused(error) from error
+        if chosen not in self.session.get_providers():
+            raise ConfigError(f"--provider {provider} could not be started on this machine; use --provider cpu.")
+        if self.facts.preprocessing not in {None, images.VERSION}:
+            raise FileError(
+                f"{path} was made for preprocessing {self.facts.preprocessing}, and this busi-tune does "
+                f"{images.VERSION}; export it again or install the matching version."
+            )
+        outputs = {entry.name for entry in self.session.get_outputs()}
+        self.outputs = ["logits", "probabilities", *(["guard"] if "guard" in outputs and self.facts.guards else [])]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the probabilities."""
+        return self.facts.classes
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of what the network sees."""
+        return self.facts.image_size
+
+    def run(self, pixels: Pixels) -> Answers:
+        """All answers for images (n, height, width, 3), uint8 RGB.
+
+        Raises:
+            FileError: the model fails on them, or answers something else than n rows of finite numbers.
+        """
+        try:
+            found = self.session.run(self.outputs, {"images": pixels})
+        except REFUSALS as error:
+            raise self._refused(error) from error
+        widths = [len(self.classes), len(self.classes), len(self.facts.guards)]
+        found += [np.zeros((len(pixels), len(self.facts.guards)), np.float32)] * (3 - len(found))
+        for name, array, width in zip(("logits", "probabilities", "guard"), found, widths, strict=True):
+            if not isinstance(array, np.ndarray) or array.shape != (len(pixels), width):
+                raise self._refused(ValueError(f"it does not answer {width} numbers an image as its {name}"))
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise self._refused(ValueError(f"its {name} are not finite numbers"))
+        return Answers(*found)
+
+    def logits_and_probabilities(self, pixels: Pixels) -> tuple[Floats, Floats]:
+        """Both for images (n, height, width, 3) uint8 RGB: two arrays of shape (n, classes)."""
+        answers = self.run(pixels)
+        return answers.logits, answers.probabilities
+
+    def _checked_size(self) -> int | None:
+        """The height and width that the input is fixed to, or None where it takes any."""
+        inputs = [(entry.name, entry.type, entry.shape) for entry in self.session.get_inputs()]
+        outputs = {entry.name for entry in self.session.get_outputs()}
+        fits = len(inputs) == 1 and inputs[0][:2] == ("images", "tensor(uint8)") and len(inputs[0][2]) == 4
+        if not fits or not {"logits", "probabilities"} <= outputs:
+            raise ValueError("it does not take `images` of uint8 and give `logits` and `probabilities`")
+        height, width = (side if isinstance(side, int) else None for side in inputs[0][2][1:3])
+        if height != width:
+            raise ValueError("its input is not square")
+        return height
+
+    def _refused(self, error: Exception) -> FileError:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].encode("unicode_escape").decode()
+        return FileError(f"{self.path} is not a model that busi-tune can use ({reason[:300]}); export it again.")
+
+
+def provider_name(provider: str) -> str:
+    """ONNX Runtime's name of "cpu", "cuda", ...
+
+    Raises:
+        ConfigError: this ONNX Runtime has it not.
+    """
+    known: dict[str, str] = {name.removesuffix(SUFFIX).lower(): name for name in ort.get_available_providers()}
+    # It calls a service and has none of our operators.
+    known.pop("azure", None)
+    if provider.lower() not in known:
+        raise ConfigError(f"--provider must be one that this ONNX Runtime has ({', '.join(known)}), not {provider!r}.")
+    return known[provider.lower()]
