@@ -1,7 +1,8 @@
 """The input guard: how far an image lies from those that the network was trained on, as part of the exported graph.
 
-Four scores of each image, and a limit for each: colour, blank, statistics (what the picture is like: layout, brightness,
-texture at three scales) and features (what the network makes of it). Only ONNX Runtime computes them, here as in use.
+Four scores of each image, and a limit for each: colour, blank, statistics (what the picture is like: brightness,
+layout, texture at three scales) and features (what the network makes of it). ONNX Runtime computes
+them, here as in use.
 """
 
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ RATES = {"colour": 0.005, "blank": 0.005, "statistics": 0.01, "features": 0.01}
 # Mean difference of the strongest and the weakest channel that is no colour yet: what JPEG's rounding makes of grey.
 LEAST_COLOUR = 2.0
 COMPONENTS = 32
+FOLDS = 10
 # The measures are taken on a grid of every STEP-th pixel, of 64 to 127 rows: they cost the same for any network.
 GRID = 64
 BATCH = 32
@@ -157,22 +159,22 @@ def fit_guard(
     """
     size = train_pixels.shape[1]
     (statistics,) = _run(_model(MEASURES, ("statistics",), size, FIXED), {"pixels": train_pixels})
-    statistics_tensors, shrinkage = _fit_statistics(statistics)
-    guard = Guard(size, (), FIXED | statistics_tensors | _fit_features(train_features))
-    model = guard_graph(guard)
+    measured = statistics.astype(np.float64)
+    tensors = FIXED | _Statistics(measured).tensors() | _fit_features(train_features)
+    model = guard_graph(Guard(size, (), tensors))
     (known,) = _run(model, {"pixels": train_pixels, "features": train_features})
     (new,) = _run(model, {"pixels": held_out_pixels, "features": held_out_features})
     both = np.concatenate([known, new])
-    # Colour and contrast know nothing of the training images, so these serve as well as new ones; a distance must be
-    # of images that were left out; the network's features know the training images by heart.
-    left_out = np.concatenate([_left_out(known[:, 2], shrinkage), new[:, 2]])
+    # Colour and contrast were fitted to nothing, so the training images serve as well as new ones. The network's
+    # features know the training images by heart.
+    left_out = np.concatenate([_left_out(measured), new[:, 2]])
     samples = dict(zip(WARNINGS, (both[:, 0], both[:, 1], left_out, new[:, 3]), strict=True))
     limits = {name: _conformal(values, RATES[name]) for name, values in samples.items()}
     least = {"colour": LEAST_COLOUR, "blank": limits["blank"][0] / 2}
     scores = (
         Score(name, max(limit, least.get(name, 0.0)), WARNINGS[name], rate) for name, (limit, rate) in limits.items()
     )
-    return Guard(size, tuple(scores), guard.tensors)
+    return Guard(size, tuple(scores), tensors)
 
 
 def guard_graph(guard: Guard) -> onnx.ModelProto:
@@ -212,43 +214,55 @@ def _run(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]]) -> list[Flo
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-def _fit_statistics(statistics: Floats) -> tuple[dict[str, Floats], float]:
-    """The mean and the whitening matrix of the training images, and how far their covariance was shrunk."""
-    values = statistics.astype(np.float64)
-    # All statistics are of the order of 1; one that is the same in all training images may change a little.
-    scale = np.maximum(values.std(axis=0), 0.01)
-    mean = values.mean(axis=0)
-    covariance = LedoitWolf(assume_centered=True).fit((values - mean) / scale)
-    whitening = np.linalg.cholesky(covariance.precision_) / scale[:, None]
-    tensors = {"statistics_mean": mean, "statistics_whitening": whitening}
-    return {name: value.astype(np.float32) for name, value in tensors.items()}, float(covariance.shrinkage_)
+class _Statistics:
+    """Where the statistics of images lie: their mean, their scale and the covariance of what is left."""
+
+    def __init__(self, statistics: Doubles) -> None:
+        self.mean = statistics.mean(axis=0)
+        # All statistics are of the order of 1; one that is the same in all training images may change a little.
+        self.scale = np.maximum(statistics.std(axis=0), 0.01)
+        self.covariance = LedoitWolf(assume_centered=True).fit((statistics - self.mean) / self.scale)
+
+    def tensors(self) -> dict[str, Floats]:
+        """What the graph computes the distances with."""
+        whitening = np.linalg.cholesky(self.covariance.precision_) / self.scale[:, None]
+        return _single({"statistics_mean": self.mean, "statistics_whitening": whitening})
+
+    def distances(self, statistics: Doubles) -> Doubles:
+        """Mahalanobis distances."""
+        squares: Doubles = self.covariance.mahalanobis((statistics - self.mean) / self.scale)
+        return np.sqrt(squares)
 
 
-def _left_out(distances: Floats, shrinkage: float) -> Doubles:
-    """Each training image's distance, had mean and covariance been fitted without it.
+def _left_out(statistics: Doubles) -> Doubles:
+    """The distance of each training image from the others without its fold (Vovk, 2015: cross-conformal predictors).
 
-    Sherman and Morrison's formula; exact but for the shrinkage, which is taken to stay as it is.
+    The folds are dealt by the distance from all images, so that they are alike and the images' order does not count.
     """
-    count = len(distances)
-    squares = distances.astype(np.float64) ** 2
-    remaining = 1 - (1 - shrinkage) * squares / (count - 1)
-    return np.sqrt(count / (count - 1) * squares / np.maximum(remaining, 1e-9))
+    order = np.argsort(_Statistics(statistics).distances(statistics))
+    distances = np.empty(len(statistics))
+    for fold in (order[start::FOLDS] for start in range(min(FOLDS, len(order)))):
+        distances[fold] = _Statistics(np.delete(statistics, fold, axis=0)).distances(statistics[fold])
+    return distances
 
 
 def _fit_features(features: Floats) -> dict[str, Floats]:
     values = features.astype(np.float64)
     count, width = values.shape
     kept = max(1, min(COMPONENTS, count // 4, width - 1))
-    pca = PCA(kept, svd_solver="full").fit(values)
+    # Features that never change leave it a ratio of nothing to nothing, which is not used.
+    with np.errstate(invalid="ignore"):
+        pca = PCA(kept, svd_solver="full").fit(values)
     # A layer whose units are nearly all dead leaves no noise to divide by, and single precision bears no more.
     noise = max(float(pca.noise_variance_), 1e-6 * float(pca.explained_variance_[0]), 1e-12)
     variances = np.maximum(pca.explained_variance_, noise)
     directions = pca.components_.T * np.sqrt(1 / noise - 1 / variances)
-    tensors = {
-        "features_mean": pca.mean_,
-        "features_precision": np.array([1 / noise]),
-        "features_directions": directions,
-    }
+    return _single(
+        {"features_mean": pca.mean_, "features_precision": np.array([1 / noise]), "features_directions": directions}
+    )
+
+
+def _single(tensors: Mapping[str, Doubles]) -> dict[str, Floats]:
     return {name: value.astype(np.float32) for name, value in tensors.items()}
 
 
