@@ -1,0 +1,96 @@
+"""A tiny model in the form that exports have, made without PyTorch: a convolution, its mean, a linear layer."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+CLASSES = ["benign", "malignant", "normal"]
+SIZE = 16
+POINT = {"class": "malignant", "threshold": 0.3, "sensitivity": 0.95}
+GUARD = [
+    {"name": "colour", "limit": 20.0, "warning": "colour where the training data is grey"},
+    {"name": "brightness", "limit": 250.0, "warning": "brighter than the training data"},
+]
+FACTS = {
+    "classes": json.dumps(CLASSES),
+    "image_size": str(SIZE),
+    "preprocessing_version": "1",
+    "operating_point": json.dumps(POINT),
+    "guard": json.dumps(GUARD),
+}
+
+
+def small_model(facts: dict[str, str] | None = None, *, side: int | None = None, seed: int = 0) -> onnx.ModelProto:
+    """The model; with `side` for ready images of that size, otherwise for images of any."""
+    generator = np.random.default_rng(seed)
+
+    def tensor(name: str, value: Any, kind: Any = np.float32) -> onnx.TensorProto:
+        return numpy_helper.from_array(np.asarray(value, dtype=kind), name)
+
+    node = helper.make_node
+    nodes = [
+        node("Transpose", ["images"], ["planes"], perm=[0, 3, 1, 2]),
+        node("Cast", ["planes"], ["floats"], to=TensorProto.FLOAT),
+        node("Resize", ["floats", "", "", "size"], ["wide"], axes=[2, 3], mode="linear"),
+        node("Clip", ["wide", "zero", "top"], ["clipped"]),
+        node("Cast", ["clipped"], ["pixels"], to=TensorProto.UINT8),
+        node("Cast", ["pixels"], ["seen"], to=TensorProto.FLOAT),
+        node("Div", ["seen", "top"], ["scaled"]),
+        node("Conv", ["scaled", "conv.weight", "conv.bias"], ["maps"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Relu", ["maps"], ["active"]),
+        node("ReduceMean", ["active", "axes"], ["features"], keepdims=0),
+        node("Gemm", ["features", "fc.weight", "fc.bias"], ["logits"], transB=1),
+        node("Softmax", ["logits"], ["probabilities"], axis=1),
+        node("ReduceMax", ["seen", "channel"], ["high"]),
+        node("ReduceMin", ["seen", "channel"], ["low"]),
+        node("Sub", ["high", "low"], ["spread"]),
+        node("ReduceMean", ["spread", "places"], ["colour"], keepdims=0),
+        node("ReduceMean", ["seen", "places"], ["bright"], keepdims=0),
+        node("ReduceMean", ["bright", "channel"], ["brightness"]),
+        node("Concat", ["colour", "brightness"], ["guard"], axis=1),
+    ]
+    weights = [
+        tensor("conv.weight", generator.normal(size=(4, 3, 3, 3))),
+        tensor("conv.bias", generator.normal(size=4)),
+        tensor("fc.weight", generator.normal(size=(3, 4)) * 2),
+        tensor("fc.bias", np.zeros(3)),
+        tensor("size", [SIZE, SIZE], np.int64),
+        tensor("zero", 0),
+        tensor("top", 255),
+        tensor("axes", [2, 3], np.int64),
+        tensor("places", [2, 3], np.int64),
+        tensor("channel", [1], np.int64),
+    ]
+    shape: list[int | str] = ["batch", side or "height", side or "width", 3]
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3]) for n in ("logits", "probabilities")]
+    outputs.append(helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 3, SIZE, SIZE]))
+    outputs.append(helper.make_tensor_value_info("guard", TensorProto.FLOAT, ["batch", 2]))
+    entry = helper.make_tensor_value_info("images", TensorProto.UINT8, shape)
+    graph = helper.make_graph(nodes, "export", [entry], outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, FACTS if facts is None else facts)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def without(*names: str) -> dict[str, str]:
+    """The metadata but these."""
+    return {name: value for name, value in FACTS.items() if name not in names}
+
+
+def write_export(folder: Path, models: dict[str, onnx.ModelProto | bytes], failed: Sequence[str] = ()) -> Path:
+    """An export folder that holds these models and their certificates."""
+    folder.mkdir(parents=True, exist_ok=True)
+    certificates = {}
+    for name, model in models.items():
+        data = model if isinstance(model, bytes) else model.SerializeToString()
+        (folder / name).write_bytes(data)
+        certificates[name] = {"passed": name not in failed, "model_sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "verification.json").write_text(json.dumps({"models": certificates}))
+    return folder
