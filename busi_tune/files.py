@@ -59,7 +59,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, atomically; floats keep every digit."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: object) -> str:
+    """The text that `write_json` writes."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

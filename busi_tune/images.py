@@ -35,6 +35,8 @@ SIGNATURES = (
 )
 MASK = re.compile(r".*_mask(_\d+)?", re.IGNORECASE)
 MOST_PIXELS = 50_000_000
+# A JPEG's longest side.
+MOST_SIDE = 65_535
 TO_8_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)
 # Any change that alters a single output pixel gets a new version: caches and exports carry it.
 VERSION = 1
@@ -110,6 +112,20 @@ def read(path: Path, size: int) -> Pixels:
     return resized(decode(path), size)
 
 
+def picture(path: Path) -> Pixels:
+    """Decode `path` to its pixels as they are: (height, width, 3), uint8 RGB.
+
+    Raises:
+        ImageError: with the bare reason.
+    """
+    return np.asarray(decode(path))
+
+
+def resize(pixels: Pixels, size: int) -> Pixels:
+    """A picture (height, width, 3) as `read` would resize it."""
+    return resized(Image.fromarray(pixels), size)
+
+
 def resized(image: Image.Image, size: int) -> Pixels:
     """An RGB image as (size, size, 3), uint8.
 
@@ -154,6 +170,10 @@ def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
             if image.width * image.height > MOST_PIXELS:
                 raise ImageError(
                     f"{image.width} x {image.height} pixels are more than the {MOST_PIXELS:,} that are read"
+                )
+            if max(image.width, image.height) > MOST_SIDE:
+                raise ImageError(
+                    f"{image.width} x {image.height} pixels are longer than the {MOST_SIDE:,} that are read"
                 )
             yield image
     except UnidentifiedImageError:

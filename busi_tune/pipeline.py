@@ -17,6 +17,7 @@ from busi_tune.data.find import SPLITS, find_images, find_names
 from busi_tune.data.phantoms import PLANTED, make_phantoms
 from busi_tune.data.split import read_split, refuse_to_replace
 from busi_tune.errors import ConfigError, FileError, RunError
+from busi_tune.export.options import ExportOptions
 from busi_tune.metrics import numbers
 from busi_tune.progress import Progress
 from busi_tune.search.options import SearchOptions
@@ -237,7 +238,15 @@ def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:
     return open_dataset(place, store.read_identity(run).config, progress, saved=read_split(run / store.SPLIT))
 
 
-def export(run: Path, folder: Path, root: Path | None, progress: Progress, *, overwrite: bool = False) -> Result:
+def export(
+    run: Path,
+    folder: Path,
+    root: Path | None,
+    progress: Progress,
+    *,
+    options: ExportOptions | None = None,
+    overwrite: bool = False,
+) -> Result:
     """Export a finished run and verify it on its test split; the certificate.
 
     Raises:
@@ -249,7 +258,7 @@ def export(run: Path, folder: Path, root: Path | None, progress: Progress, *, ov
     with files.only_writer(folder):
         if overwrite:
             clear(folder)
-        return export_run(run, folder, dataset, progress)
+        return export_run(run, folder, dataset, options or ExportOptions(), progress)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The commands that make and check an exported model: export, verify."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,34 +12,53 @@ from busi_tune.cli.options import FOLDER, common_options, json_option
 @click.argument("run", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="The export's folder, as in exports/NAME.")
 @click.option("--data", type=FOLDER, help="The images that the run was trained on, where they have moved.")
+@click.option("--int8", is_flag=True, help="Also model.int8.onnx, where it passes its gate on the validation split.")
+@click.option("--float16", is_flag=True, help="Also model.float16.onnx, likewise.")
+@click.option(
+    "--max-drop",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help="What these may lose of validation accuracy and malignant sensitivity.",
+)
+@click.option("--sensitivity", type=float, help="Find the threshold of malignant for this sensitivity, as in 0.95.")
 @common_options
-def export(run: Path, out: Path, data: Path | None, as_json: bool, overwrite: bool) -> None:
+def export(run: Path, out: Path, data: Path | None, as_json: bool, overwrite: bool, **asked: Any) -> None:
     """Export the finished run RUN to ONNX, verified against PyTorch on its test split."""
     from busi_tune import pipeline
+    from busi_tune.cli.exports import show_export
     from busi_tune.cli.screen import print_json, screen
-    from busi_tune.cli.tables import show_certificate
+    from busi_tune.export.options import ExportOptions
 
+    options = ExportOptions(**asked)
     with screen() as progress:
-        certificate = pipeline.export(run, out, data, progress, overwrite=overwrite)
+        certificate = pipeline.export(run, out, data, progress, options=options, overwrite=overwrite)
     if as_json:
         print_json(certificate)
     else:
-        show_certificate(certificate, out)
+        show_export(certificate, out)
 
 
 @click.command()
 @click.argument("export_folder", type=FOLDER, metavar="EXPORT")
-@click.option("--data", type=FOLDER, required=True, help="The folder of images that the model was evaluated on.")
+@click.option("--data", type=FOLDER, help="The images that it was evaluated on, to be answered here and now.")
 @json_option
-def verify(export_folder: Path, data: Path, as_json: bool) -> None:
-    """Repeat the check of EXPORT on its test images, here and now."""
-    from busi_tune.cli.screen import print_json, screen
-    from busi_tune.cli.tables import show_certificate
-    from busi_tune.export.check import check_again
+def verify(export_folder: Path, data: Path | None, as_json: bool) -> None:
+    """Check that EXPORT is what was certified; with --data, also that it answers its test images as it did."""
+    from busi_tune.cli.exports import show_certificate
+    from busi_tune.cli.screen import print_json, print_line, screen
+    from busi_tune.inference.seal import check_folder
 
-    with screen() as progress:
-        certificate = check_again(export_folder, data, progress)
+    if data is None:
+        certificate = check_folder(export_folder)
+        if not as_json:
+            print_line(f"{export_folder}: every file is the one that was certified.")
+    else:
+        from busi_tune.export.check import check_again
+
+        with screen() as progress:
+            certificate = check_again(export_folder, data, progress)
+        if not as_json:
+            show_certificate(certificate, export_folder)
     if as_json:
         print_json(certificate)
-    else:
-        show_certificate(certificate, export_folder)

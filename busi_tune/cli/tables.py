@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from busi_tune.cli.answers import table
+from busi_tune.cli.exports import show_certificate
 from busi_tune.cli.screen import print_line, print_table
 from busi_tune.metrics import Name, numbers
 from busi_tune.report.summary import summary
@@ -171,20 +172,6 @@ def _show_audit_of_pruning(audited: list[Result]) -> None:
         f"{len(lost)} of {len(audited)} would have been better than the best; mean regret "
         f"{sum(lost) / len(audited):.4f}."
     )
-
-
-def show_certificate(certificate: Result, folder: Path) -> None:
-    """An export: what was compared, and how far the answers are apart."""
-    rows = [
-        ["test images", certificate["images"]],
-        ["largest logit error, ONNX Runtime", f"{certificate['max_error']:.3g}"],
-        ["largest logit error, PyTorch float32", f"{certificate['pytorch_float32_error']:.3g}"],
-        ["tolerance", f"{certificate['tolerance']:.3g}"],
-        ["ways to run it that were compared", len(certificate["errors"])],
-        ["answers changed", certificate["answers_changed"]],
-        ["confusion matrices", "equal"],
-    ]
-    print_table(f"{folder}: verified" if certificate["passed"] else f"{folder}: FAILED", ["check", "value"], rows)
 
 
 def show_all(result: Result, places: dict[str, Path]) -> None:

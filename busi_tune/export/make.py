@@ -1,8 +1,7 @@
-"""Make an export: a model that is there only when it passed, its certificate, and the answers behind it."""
+"""Make an export: models that are there only when they passed, their certificate, and the answers behind it."""
 
-import json
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,66 +10,198 @@ import numpy as np
 import onnx
 
 from busi_tune import files, images
-from busi_tune.data.dataset import Dataset, Part
+from busi_tune.data.dataset import Dataset
 from busi_tune.errors import ParityError, RunError
-from busi_tune.export.check import PREDICTIONS, failure, read_all
-from busi_tune.export.parity import Reference, make_reference, verify
-from busi_tune.inference import MODEL, VERIFICATION
+from busi_tune.export import assemble, resize
+from busi_tune.export.calibration import at_threshold, calibration_figures
+from busi_tune.export.check import PREDICTIONS, failure, images_sha256
+from busi_tune.export.detection import detection_rates
+from busi_tune.export.guard import guard_graph
+from busi_tune.export.options import ExportOptions
+from busi_tune.export.parity import Reference, Shown, Way, make_reference, outputs_of, verify, ways
+from busi_tune.export.source import Fitted, Source, fit
+from busi_tune.images import Pixels
+from busi_tune.inference import MODEL, VERIFICATION, Classifier
 from busi_tune.metrics import softmax
 from busi_tune.progress import Progress
+from busi_tune.report.card import CARD, model_card
 from busi_tune.training import serving
-from busi_tune.training.folder import METRICS, Identity, read_identity
+from busi_tune.training.folder import METRICS
+from busi_tune.training.hardware import abilities, environment
 from busi_tune.training.run import prediction_rows
 
-IR_VERSION = 10
+Result = dict[str, Any]
+PACKAGES = ("busi-tune", "torch", "torchvision", "onnx", "onnxruntime", "pillow", "numpy")
+# What verification.json says of the model that takes pictures as they are, at its top.
+HEADLINES = ("passed", "reasons", "images", "max_error", "tolerance", "answers_changed", "model_sha256")
 
 
-def export_run(run: Path, folder: Path, dataset: Dataset, progress: Progress) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Made:
+    """A model file that has been verified: its graph, what it says of itself, and its certificate."""
+
+    graph: onnx.ModelProto
+    facts: Result
+    certificate: Result
+
+
+def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions, progress: Progress) -> Result:
     """Export the finished `run` into `folder` and verify it on the test split of `dataset`; the certificate.
 
-    An export of the same run that is already there is not made again. The caller holds the folder's lock.
+    An export of the same run that was asked for the same is not made again. The caller holds the folder's lock.
 
     Raises:
         RunError: the folder holds an export of another run, or something that is no export.
         ParityError: the exported model does not answer as PyTorch does; no model is left behind.
     """
-    source = files.read_json(run / METRICS)["model_sha256"]
-    if (folder / VERIFICATION).exists():
-        known = files.read_json(folder / VERIFICATION)
-        if known.get("source_sha256") != source:
-            raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
-        model_file = folder / MODEL
-        if known.get("passed") and model_file.exists() and files.sha256(model_file) == known.get("model_sha256"):
-            return known
-    else:
-        files.refuse_foreign(folder, "an export", {PREDICTIONS})
-    identity = read_identity(run)
-    model = serving.served(run, identity)
-    part = dataset.part("test", identity.config.image_size, progress)
-    candidate = files.temporary_for(folder / MODEL)
-    files.write_bytes(candidate, finish_graph(serving.to_onnx(model, identity.config.image_size), identity))
-    pixels = part.pixels()
-    reference = make_reference(partial(serving.served_logits, model), pixels, part.labels)
-    digests = dict(zip(dataset.split.used["path"], dataset.split.used["sha256"], strict=True))
-    _write_predictions(folder, part, reference, identity.classes, digests)
-    # From the files once more, not from the array that PyTorch saw: decoding is part of what is verified.
-    again = read_all(dataset.listing.root, part.paths, identity.config.image_size)
-    result = verify(candidate, again, part.labels, reference, progress)
-    certificate = result.to_dict() | {
-        "source_sha256": source,
-        "split": identity.split,
-        "probe_logits": np.nan_to_num(reference.probe).tolist(),
-        "predictions_sha256": files.sha256(folder / PREDICTIONS),
-        "preprocessing": images.DESCRIPTION,
-        "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "pillow", "busi-tune")},
+    origin = files.read_json(run / METRICS)["model_sha256"]
+    known = _known(folder, origin, options)
+    if known is not None:
+        return known
+    source = Source.of(run, dataset, progress)
+    fitted = fit(source, options.sensitivity)
+    network = serving.to_onnx(source.model, source.size)
+    shown = Shown.of(source.pictures("test"), source.size)
+    reference = make_reference(
+        lambda *given: serving.served_answers(source.model, *given)[0], shown, source.labels("test")
+    )
+    facts = facts_of(source, fitted)
+    _write_predictions(folder, source, reference)
+    # The way that a graph is run makes no difference before its network, so one is enough for the second of the two.
+    plain = dict(list(ways(1).items())[:1])
+    made = {}
+    for name, front, seen, how in (
+        (f"model-{source.size}.onnx", resize.ready(source.size), shown.resized(), plain),
+        (MODEL, resize.any_size(source.size), shown, ways(len(shown.pictures))),
+    ):
+        graph = assemble.assemble(front, network, guard_graph(fitted.guard))
+        made[name] = Made(graph, facts, certify(folder / name, graph, facts, source, seen, reference, how))
+    common = {"source_sha256": origin, "options": options.to_dict()} | _evidence(folder, source, fitted, reference)
+    return _publish(folder, source, made, common)
+
+
+def certify(
+    place: Path,
+    graph: onnx.ModelProto,
+    facts: Mapping[str, Any],
+    source: Source,
+    shown: Shown,
+    reference: Reference,
+    how: Mapping[str, Way],
+) -> Result:
+    """The certificate of `graph`, which is left beside `place` under a temporary name.
+
+    It passes when it answers as PyTorch does (see `parity.verify`) and holds the run's own tensors, bit for bit.
+    """
+    candidate = files.temporary_for(place)
+    files.write_bytes(candidate, assemble.finish(graph, facts))
+    result = verify(candidate, shown, source.labels("test"), reference, source.progress, how=how)
+    foreign = assemble.foreign_tensors(graph, serving.tensors(source.model))
+    reasons = result.reasons + ([f"tensors are not those of the run: {', '.join(foreign[:3])}"] if foreign else [])
+    return result.to_dict() | {
+        "passed": not reasons,
+        "reasons": reasons,
+        "graph_sha256": assemble.graph_sha256(graph),
+        "weights_sha256": assemble.weights_sha256(graph),
     }
+
+
+def _known(folder: Path, origin: str, options: ExportOptions) -> Result | None:
+    """The certificate of an export that is already what is asked for, or None where it is to be made.
+
+    Raises:
+        RunError: the folder holds something else.
+    """
+    if not (folder / VERIFICATION).exists():
+        files.refuse_foreign(folder, "an export", {PREDICTIONS, CARD})
+        return None
+    known = files.read_json(folder / VERIFICATION)
+    if known.get("source_sha256") != origin:
+        raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
+    if known.get("passed") is not True or known.get("options") != options.to_dict():
+        return None
+    hashes = {name: entry["model_sha256"] for name, entry in known["models"].items()} | known["files"]
+    whole = all((folder / name).exists() and files.sha256(folder / name) == sha for name, sha in hashes.items())
+    return known if whole else None
+
+
+def facts_of(source: Source, fitted: Fitted) -> Result:
+    """What a model says of itself in its metadata."""
+    config = source.identity.config
+    facts: Result = {
+        "classes": list(source.classes),
+        "image_size": str(source.size),
+        "input": "images: uint8 RGB, (batch, height, width, 3); resize and normalisation are in the graph",
+        "preprocessing": images.DESCRIPTION,
+        "preprocessing_version": str(images.VERSION),
+        "mean": list(config.mean),
+        "std": list(config.std),
+        "arch": config.arch,
+        "split": source.identity.split,
+        "temperature": repr(fitted.temperature),
+        "guard": fitted.guard.to_metadata(),
+    }
+    return facts | ({"operating_point": fitted.point.to_dict()} if fitted.point else {})
+
+
+def _evidence(folder: Path, source: Source, fitted: Fitted, reference: Reference) -> Result:
+    """What the certificates share: what was verified on what, with what, and what it gives on the test split."""
+    labels, groups = source.labels("test"), source.groups("test")
+    answers = source.answers("test", reference.logits)
+    ready = Classifier(files.temporary_for(folder / f"model-{source.size}.onnx"))
+
+    def scores(pixels: Pixels) -> Any:
+        return outputs_of(ready, list(pixels), ("guard",))[0]
+
+    evidence: Result = {
+        "split": source.identity.split,
+        "test_images_sha256": images_sha256(source.dataset.split.rows("test")),
+        "predictions_sha256": files.sha256(folder / PREDICTIONS),
+        "probe_logits": np.nan_to_num(reference.probe).tolist(),
+        "temperature": fitted.temperature,
+        "calibration": {
+            "validation": fitted.calibration,
+            "test": calibration_figures(
+                reference.logits * fitted.temperature, fitted.temperature, labels, source.classes
+            ),
+        },
+        "guard": {"scores": fitted.guard.to_metadata()}
+        | {"test": detection_rates(scores, fitted.guard, source.part("test").pixels())},
+        "versions": {name: version(name) for name in PACKAGES},
+        "machine": environment() | {"abilities": abilities()},
+    }
+    if fitted.point:
+        evidence["operating_point"] = fitted.point.to_dict() | {
+            "test": at_threshold(answers, groups, fitted.point.threshold)
+        }
+    return evidence
+
+
+def _publish(folder: Path, source: Source, made: Mapping[str, Made], common: Result) -> Result:
+    """Write the certificates, and only then the models: none that did not pass, nor one that is not asked for now.
+
+    Raises:
+        ParityError: one did not pass.
+    """
+    passed = all(model.certificate["passed"] for model in made.values())
+    models = {}
+    for name, model in made.items():
+        whole = assemble.finish(model.graph, model.facts | {"certificate": model.certificate | common})
+        models[name] = model.certificate | {"model_sha256": files.sha256_bytes(whole)}
+        files.write_bytes(files.temporary_for(folder / name), whole)
+    certificate = {key: models[MODEL][key] for key in HEADLINES} | common | {"models": models}
+    files.write_text(folder / CARD, model_card(source.run, certificate))
+    certificate |= {"files": {name: files.sha256(folder / name) for name in (PREDICTIONS, CARD)}, "passed": passed}
     files.write_json(folder / VERIFICATION, certificate)
-    if not result.passed:
-        candidate.unlink()
-        (folder / MODEL).unlink(missing_ok=True)
-        raise ParityError(failure(folder, result))
-    candidate.replace(folder / MODEL)
+    for old in folder.glob("*.onnx"):
+        if old.name not in made or not passed:
+            old.unlink()
+    for name in made:
+        candidate = files.temporary_for(folder / name)
+        candidate.replace(folder / name) if passed else candidate.unlink()
     files.sync_folder(folder)
+    if not passed:
+        raise ParityError(failure(folder, [reason for model in models.values() for reason in model["reasons"]]))
     return certificate
 
 
@@ -79,37 +210,12 @@ def clear(folder: Path) -> None:
     files.clear_folder(folder, VERIFICATION)
 
 
-def finish_graph(graph: bytes, identity: Identity) -> bytes:
-    """Put what a consumer needs to know into the graph's metadata, take out paths of this machine, and check it."""
-    model = onnx.load_from_string(graph)
-    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.functions):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    model.ir_version = IR_VERSION
-    model.producer_name, model.producer_version = "busi-tune", version("busi-tune")
-    config = identity.config
-    facts = {
-        "classes": json.dumps(identity.classes),
-        "image_size": str(config.image_size),
-        "input": "images: uint8 RGB, (batch, height, width, 3); normalisation is in the graph",
-        "preprocessing": images.DESCRIPTION,
-        "preprocessing_version": str(images.VERSION),
-        "mean": json.dumps(config.mean),
-        "std": json.dumps(config.std),
-        "arch": config.arch,
-        "split": identity.split,
-    }
-    onnx.helper.set_model_props(model, facts)
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString())
-
-
-def _write_predictions(
-    folder: Path, part: Part, reference: Reference, classes: tuple[str, ...], digests: Mapping[str, str]
-) -> None:
+def _write_predictions(folder: Path, source: Source, reference: Reference) -> None:
     """The test split's rows with PyTorch's float64 logits and the files' hashes: all that a later check needs."""
-    rows = prediction_rows(part, softmax(reference.logits), classes)
+    used = source.dataset.split.used
+    digests = dict(zip(used["path"], used["sha256"], strict=True))
+    rows = prediction_rows(source.part("test"), softmax(reference.logits), source.classes)
     for row, logits in zip(rows, reference.logits.tolist(), strict=True):
-        row |= {f"logit_{name}": value for name, value in zip(classes, logits, strict=True)}
+        row |= {f"logit_{name}": value for name, value in zip(source.classes, logits, strict=True)}
         row["sha256"] = digests[str(row["path"])]
     files.write_csv(folder / PREDICTIONS, rows)

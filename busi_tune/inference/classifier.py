@@ -76,7 +76,8 @@ class Classifier:
             # It would go on elsewhere, and say so on stdout.
             self.session.disable_fallback()
             self.fixed_size = self._checked_size()
-            self.facts = facts_of(self.session.get_modelmeta().custom_metadata_map, self.fixed_size)
+            self.metadata = dict(self.session.get_modelmeta().custom_metadata_map)
+            self.facts = facts_of(self.metadata, self.fixed_size)
         except (*REFUSALS, ValueError) as error:
             raise self._refused(error) from error
         if chosen not in self.session.get_providers():

@@ -82,6 +82,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def abilities() -> list[str]:
+    """The instructions that this machine's CPU has for fast arithmetic, as PyTorch names them."""
+    return sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True)
+
+
 def keep_memory() -> None:
     """Let glibc reuse freed activations instead of asking the kernel for zeroed pages in every step.
 

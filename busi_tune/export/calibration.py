@@ -1,0 +1,127 @@
+"""What is fitted on the validation split: the temperature of the probabilities, and the operating point."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+from sklearn.metrics import log_loss
+
+from busi_tune.errors import ConfigError
+from busi_tune.intervals import with_intervals
+from busi_tune.metrics import Answers, Labels, softmax, summarise
+
+Logits = NDArray[np.float64]
+CONFIDENCE = 0.95
+MALIGNANT = "malignant"
+
+
+def fit_temperature(logits: Logits, labels: Labels) -> float:
+    """The temperature by which logits (n, classes) are to be divided for the lowest log loss.
+
+    Guo et al., "On calibration of modern neural networks", 2017; the optimum of scikit-learn's temperature method,
+    whose own interface takes classifiers, not logits. Where every answer is right there is none, and it stays 1.
+    """
+    if (logits.argmax(axis=1) == labels).all():
+        return 1.0
+    names = range(logits.shape[1])
+    found = optimize.minimize_scalar(
+        lambda log_sharpness: log_loss(labels, softmax(math.exp(log_sharpness) * logits), labels=names),
+        bounds=(-10, 10),
+        method="bounded",
+        options={"xatol": 1e-12},
+    )
+    return math.exp(-float(found.x))
+
+
+def calibration_figures(logits: Logits, temperature: float, labels: Labels, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Brier score, log loss and expected calibration error at temperature 1 and at `temperature`."""
+    result = {}
+    for name, value in (("before", 1.0), ("after", temperature)):
+        probabilities = softmax(logits / value)
+        figures = summarise(Answers(labels, probabilities, classes))
+        result[name] = {
+            "brier": figures["brier"],
+            "log_loss": float(log_loss(labels, probabilities, labels=range(len(classes)))),
+            "calibration_error": figures["calibration_error"],
+        }
+    return result
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The probability of malignant from which on an image is flagged, and what supports it.
+
+    `cases` are groups of near-duplicates with malignant images in the validation split; `needed`, how many of them a
+    claim of this sensitivity takes at least; `supported`, whether it holds with 95 % confidence.
+    """
+
+    sensitivity: float
+    threshold: float
+    cases: int
+    missed: int
+    needed: int
+    supported: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the class that it is of, and in words what it rests on."""
+        return {"class": MALIGNANT} | asdict(self) | {"sentence": self._sentence()}
+
+    def _sentence(self) -> str:
+        rest = f"{self.missed} of {self.cases} malignant cases of the validation split below it"
+        if self.supported:
+            return f"Threshold {self.threshold:.4f}: {rest}; sensitivity {self.sensitivity:g} with 95 % confidence."
+        return (
+            f"Threshold {self.threshold:.4f}: {rest}, too few to support a sensitivity of {self.sensitivity:g}: that "
+            f"takes at least {self.needed} cases."
+        )
+
+
+def operating_point(answers: Answers, groups: NDArray[Any], sensitivity: float) -> OperatingPoint:
+    """The highest threshold at which the cases of `answers`, of the validation split, reach `sensitivity`.
+
+    Where there are enough cases it is the one that new cases reach as well with 95 % confidence, whatever their
+    distribution (Wilks, "Determination of sample sizes for setting tolerance limits", 1941). A case is a group with
+    malignant images, and is missed where one of them is.
+
+    Raises:
+        ConfigError: there is no malignant image.
+    """
+    positive = _malignant(answers)
+    score = answers.probabilities[:, answers.classes.index(MALIGNANT)] if positive.any() else np.zeros(0)
+    if not positive.any():
+        raise ConfigError("sensitivity is of the class malignant, of which the validation split has no image.")
+    lowest = np.sort([score[positive & (groups == group)].min() for group in np.unique(groups[positive])])
+    cases = len(lowest)
+    miss = 1 - sensitivity
+    needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(sensitivity))
+    supported = cases >= needed
+    missed = int(stats.binom.ppf(1 - CONFIDENCE, cases, miss)) if supported else math.floor(cases * miss + 1e-9)
+    while supported and stats.binom.cdf(missed, cases, miss) > 1 - CONFIDENCE:
+        missed -= 1
+    edge = float(lowest[missed])
+    # Between two images' probabilities, so that rounding elsewhere changes no answer.
+    below = float(score[score < edge].max(initial=0.0))
+    return OperatingPoint(sensitivity, (edge + below) / 2, cases, missed, needed, supported)
+
+
+def _malignant(answers: Answers) -> NDArray[np.bool_]:
+    if MALIGNANT not in answers.classes:
+        raise ConfigError(f"sensitivity is of the class malignant, and the classes are {', '.join(answers.classes)}.")
+    return np.asarray(answers.labels == answers.classes.index(MALIGNANT))
+
+
+def at_threshold(answers: Answers, groups: NDArray[Any], threshold: float) -> dict[str, Any]:
+    """Sensitivity and specificity of the flag on a test split, with intervals over groups and Wilson's."""
+    positive = _malignant(answers)
+    flagged = answers.probabilities[:, answers.classes.index(MALIGNANT)] >= threshold
+    flags = Answers(positive.astype(np.int64), np.stack([~flagged, flagged], axis=1).astype(float), ("rest", MALIGNANT))
+    figures, spread = summarise(flags), with_intervals(flags, groups)
+    name = f"{MALIGNANT}_vs_rest"
+    return {
+        metric: {"value": figures[name][metric], "images": int(chosen.sum())}
+        | {kind: spread[kind].get(name, {}).get(metric) for kind in ("intervals", "wilson")}
+        for metric, chosen in (("sensitivity", positive), ("specificity", ~positive))
+    }
