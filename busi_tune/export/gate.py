@@ -1,0 +1,123 @@
+"""May a smaller form of a network stand in for it? Judged on the validation split; the test split is not seen."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from busi_tune.errors import BusiTuneError
+from busi_tune.export.quantise import Logits, quantiser
+from busi_tune.images import Pixels
+from busi_tune.metrics import Labels, accuracy, class_scores, confusion_matrix
+
+MAX_DROP = 0.01
+AGREEMENT = 0.98
+POSITIVE = "malignant"
+ROUNDS = 20
+WARM_UP = 3
+
+
+class GateError(BusiTuneError):
+    """A smaller form of a network that loses more than may be lost."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A figure of the float32 network, and that of the form that may replace it."""
+
+    float32: float
+    candidate: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a smaller form of a network loses on the validation split; the sensitivity is that for malignant."""
+
+    passed: bool
+    reasons: list[str]
+    images: int
+    accuracy: Pair
+    sensitivity: Pair | None
+    agreement: float
+    answers_changed: int
+
+
+def compare(
+    float32: Logits, candidate: Logits, labels: Labels, classes: Sequence[str], max_drop: float = MAX_DROP
+) -> Gate:
+    """Compare the logits (n, classes) of a form of a network with the float32 network's.
+
+    It passes when accuracy and malignant sensitivity are lower by at most `max_drop`, and 98 % of the answers agree.
+    """
+    answers = float32.argmax(axis=1), candidate.argmax(axis=1)
+    matrices = np.stack([confusion_matrix(labels, answer, len(classes)) for answer in answers])
+    figures = {"accuracy": Pair(*accuracy(matrices).tolist())}
+    if POSITIVE in classes:
+        place = list(classes).index(POSITIVE)
+        figures["sensitivity"] = Pair(*class_scores(matrices)[1][:, place].tolist())
+    changed = int((answers[0] != answers[1]).sum())
+    agreement = 1 - changed / len(labels)
+    reasons = [
+        f"its {name} falls by {pair.float32 - pair.candidate:.1%} from {pair.float32:.1%}, more than {max_drop:.1%}"
+        for name, pair in figures.items()
+        # A drop of just the limit passes, whatever the last bit says.
+        if pair.float32 - pair.candidate > max_drop + 1e-9
+    ]
+    if not np.isfinite(candidate).all():
+        reasons.append("its answers are not finite")
+    if agreement < AGREEMENT:
+        reasons.append(f"it gives {agreement:.1%} of the answers that float32 gives, less than {AGREEMENT:.0%}")
+    return Gate(
+        passed=not reasons,
+        reasons=reasons,
+        images=len(labels),
+        accuracy=figures["accuracy"],
+        sensitivity=figures.get("sensitivity"),
+        agreement=agreement,
+        answers_changed=changed,
+    )
+
+
+def failure(form: str, gate: Gate) -> str:
+    """The sentence for a form, such as "int8", that did not pass."""
+    return (
+        f"The {form} model does not pass its gate on {gate.images} validation images: {'; '.join(gate.reasons)}; "
+        "allow more with --max-drop, or use the float32 model."
+    )
+
+
+def through_gate(network: bytes, calibration: Pixels, judge: Callable[[bytes], Gate]) -> tuple[bytes, Gate, list[str]]:
+    """The network in int8, with the layers that hurt most left in float32, as many as `judge` demands.
+
+    Gives what passed, its gate, and the names of the layers in float32 (the last layer, always in float32, is none).
+
+    Raises:
+        GateError: it does not pass, not even with most of the layers in float32.
+    """
+    with quantiser(network, calibration) as maker:
+        candidate, kept = maker.int8(), list[str]()
+        first = gate = judge(candidate)
+        ranking = [] if gate.passed else maker.ranking()
+        count = 1
+        while not gate.passed and count <= len(ranking) // 2:
+            kept = [name for stretch in ranking[:count] for name in stretch]
+            candidate = maker.int8(keep=kept)
+            gate = judge(candidate)
+            count *= 2
+    if not gate.passed:
+        raise GateError(failure("int8", first))
+    return candidate, gate, kept
+
+
+def latency(models: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
+    """The median milliseconds that each of `models` takes for a call, measured in turn, round by round."""
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(WARM_UP + rounds):
+        for name, call in models.items():
+            started = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: 1000 * statistics.median(values[WARM_UP:]) for name, values in seconds.items()}

@@ -1,0 +1,161 @@
+"""A network in smaller numbers: int8 by ONNX Runtime's static quantiser, or float16; inputs and outputs stay."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxscript import optimizer
+
+from busi_tune.images import Pixels
+
+Logits = NDArray[np.float64]
+IR_VERSION = 10
+BATCH = 8
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+STRETCHES = 16
+RANKING_IMAGES = 16
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc]
+    """The calibration images as the network takes them, in batches."""
+
+    def __init__(self, images: Pixels) -> None:
+        self.batches = batches(images)
+
+    def get_next(self) -> dict[str, Pixels] | None:
+        """The next batch, or None at the end."""
+        return next(self.batches, None)
+
+
+def batches(images: Pixels) -> Iterator[dict[str, Pixels]]:
+    """What a session of a network is fed with, for images (n, size, size, 3)."""
+    for start in range(0, len(images), BATCH):
+        yield {"pixels": np.ascontiguousarray(images[start : start + BATCH].transpose(0, 3, 1, 2))}
+
+
+def session(network: bytes, threads: int = 0) -> ort.InferenceSession:
+    """A session of a network on the CPU, whose threads rest between runs, so that they take no time from another's."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return ort.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+
+
+def logits(network: bytes, images: Pixels) -> Logits:
+    """A network's logits (n, classes) of images (n, size, size, 3)."""
+    running = session(network)
+    return np.concatenate([running.run(["logits"], batch)[0] for batch in batches(images)]).astype(np.float64)
+
+
+class Quantiser:
+    """One network, calibrated once on training images (n, size, size, 3); makes its int8 forms."""
+
+    def __init__(self, network: bytes, calibration: Pixels, place: Path) -> None:
+        self.calibration, self.place, self.network = calibration, place, folded(network)
+        source, self.prepared, self.ranges = place / "network.onnx", place / "prepared.onnx", place / "ranges.json"
+        source.write_bytes(self.network)
+        # Its symbolic shapes fail on constants that the exporter writes; ONNX's own inference finds all shapes.
+        quant_pre_process(source, self.prepared, skip_symbolic_shape=True)
+        nodes = onnx.load(self.prepared).graph.node
+        # The last layer costs next to nothing, and 256 different logits are too few to tell classes apart.
+        self.always = [node.name for node in nodes if node.op_type in WEIGHTED][-1:]
+        quantised = {*QDQRegistry, *QLinearOpsRegistry}
+        self.layers = [node.name for node in nodes if node.op_type in quantised and node.name not in self.always]
+
+    def int8(self, keep: Sequence[str] = (), only: Sequence[str] = ()) -> bytes:
+        """The network with the layers of `keep` in float32, or with all but the layers of `only` in float32."""
+        target = self.place / "int8.onnx"
+        with quiet():
+            quantize_static(
+                self.prepared,
+                target,
+                _Images(self.calibration),
+                calibration_cache_path=self.ranges,
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                calibrate_method=CalibrationMethod.MinMax,
+                nodes_to_quantize=list(only),
+                nodes_to_exclude=[*self.always, *keep],
+            )
+        return finished(onnx.load(target))
+
+    def ranking(self) -> list[list[str]]:
+        """Stretches of neighbouring layers by what int8 in them alone does to the logits, the worst first.
+
+        Neighbours, because a tensor stays in float32 only where all the layers that touch it do.
+        """
+        length = math.ceil(len(self.layers) / STRETCHES)
+        stretches = [self.layers[start : start + length] for start in range(0, len(self.layers), length)]
+        images = self.calibration[:: math.ceil(len(self.calibration) / RANKING_IMAGES)]
+        exact = logits(self.network, images)
+        harm = [float(np.abs(logits(self.int8(only=names), images) - exact).mean()) for names in stretches]
+        return [stretches[number] for number in np.argsort(harm)[::-1]]
+
+
+@contextmanager
+def quantiser(network: bytes, calibration: Pixels) -> Iterator[Quantiser]:
+    """A `Quantiser` whose files are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="busi-tune-int8-") as place:
+        yield Quantiser(network, calibration, Path(place))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the quantiser's warnings on the root logger; it has no logger of its own."""
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.getLogger().setLevel(level)
+
+
+def int8(network: bytes, calibration: Pixels, *, keep: Sequence[str] = ()) -> bytes:
+    """The network in int8, calibrated on training images (n, size, size, 3); the layers of `keep` stay in float32."""
+    with quantiser(network, calibration) as maker:
+        return maker.int8(keep)
+
+
+def float16(network: bytes) -> bytes:
+    """The network in half precision, from the first layer's input to the last layer's output."""
+    return finished(convert_float_to_float16(onnx.load_from_string(folded(network)), keep_io_types=True))
+
+
+def folded(network: bytes) -> bytes:
+    """The network with its constant expressions computed: as such, they keep ONNX Runtime from fusing layers."""
+    model = onnx.load_from_string(network)
+    optimizer.fold_constants(model)
+    optimizer.remove_unused_nodes(model)
+    return bytes(model.SerializeToString())
+
+
+def finished(model: onnx.ModelProto) -> bytes:
+    """The model with the standard operators alone, checked, without its makers' marks."""
+    del model.metadata_props[:]
+    standard = [entry for entry in model.opset_import if not entry.domain]
+    del model.opset_import[:]
+    model.opset_import.extend(standard)
+    model.ir_version = IR_VERSION
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
