@@ -36,7 +36,27 @@ def show_export(certificate: Result, folder: Path) -> None:
     if "operating_point" in certificate:
         _show_point(certificate["operating_point"])
     shares = [[kind, f"{share:.3f}"] for kind, share in certificate["guard"]["test"].items()]
+    for name, model in certificate["models"].items():
+        if "gate" in model:
+            _show_variant(name, model)
     print_table("Share of the test images that the input guard warns of", ["images", "warned of"], shares)
+
+
+def _show_variant(name: str, model: Result) -> None:
+    gate, form = model["gate"], model["precision"]
+    test, latency = model["test"], model["latency_ms"]
+    rows = [
+        ["agreement on validation", f"{gate['agreement']:.3f}"],
+        ["validation accuracy, float32", f"{gate['accuracy']['float32']:.3f}"],
+        [f"validation accuracy, {form}", f"{gate['accuracy']['candidate']:.3f}"],
+        ["layers left in float32", len(model["kept_in_float32"])],
+        ["test accuracy", f"{test['accuracy']:.3f} ({_interval(test['intervals'].get('accuracy'))})"],
+        ["agreement on test", f"{model['agreement']:.3f}, {len(model['changed'])} answers changed"],
+        ["one picture, float32", f"{latency['float32']:.1f} ms"],
+        [f"one picture, {form}", f"{latency[form]:.1f} ms"],
+        ["megabytes", f"{model['bytes'] / 1e6:.1f}"],
+    ]
+    print_table(f"{name}: passed its gate", ["check", "value"], rows)
 
 
 def _show_point(point: Result) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -18,6 +19,15 @@ probabilities (float[batch, classes] logits) => (float[batch, classes] probabili
 {
   probabilities = Softmax <axis = -1> (logits)
 }"""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model file that has been verified: its graph, what it says of itself, and its certificate."""
+
+    graph: onnx.ModelProto
+    facts: dict[str, Any]
+    certificate: dict[str, Any]
 
 
 def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto | None = None) -> onnx.ModelProto:

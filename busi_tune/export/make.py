@@ -1,7 +1,6 @@
 """Make an export: models that are there only when they passed, their certificate, and the answers behind it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,16 @@ from busi_tune import files, images
 from busi_tune.data.dataset import Dataset
 from busi_tune.errors import ParityError, RunError
 from busi_tune.export import assemble, resize
+from busi_tune.export.assemble import Made
 from busi_tune.export.calibration import at_threshold, calibration_figures
 from busi_tune.export.check import PREDICTIONS, failure, images_sha256
 from busi_tune.export.detection import detection_rates
+from busi_tune.export.gate import GateError
 from busi_tune.export.guard import guard_graph
 from busi_tune.export.options import ExportOptions
 from busi_tune.export.parity import Reference, Shown, Way, make_reference, outputs_of, verify, ways
 from busi_tune.export.source import Fitted, Source, fit
+from busi_tune.export.variants import FORMS, make_variant, variant_name
 from busi_tune.images import Pixels
 from busi_tune.inference import MODEL, VERIFICATION, Classifier
 from busi_tune.metrics import softmax
@@ -36,15 +38,6 @@ PACKAGES = ("busi-tune", "torch", "torchvision", "onnx", "onnxruntime", "pillow"
 HEADLINES = ("passed", "reasons", "images", "max_error", "tolerance", "answers_changed", "model_sha256")
 
 
-@dataclass(frozen=True)
-class Made:
-    """A model file that has been verified: its graph, what it says of itself, and its certificate."""
-
-    graph: onnx.ModelProto
-    facts: Result
-    certificate: Result
-
-
 def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions, progress: Progress) -> Result:
     """Export the finished `run` into `folder` and verify it on the test split of `dataset`; the certificate.
 
@@ -53,6 +46,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
     Raises:
         RunError: the folder holds an export of another run, or something that is no export.
         ParityError: the exported model does not answer as PyTorch does; no model is left behind.
+        GateError: an int8 or float16 model does not pass its gate; the others are there.
     """
     origin = files.read_json(run / METRICS)["model_sha256"]
     known = _known(folder, origin, options)
@@ -76,8 +70,23 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
     ):
         graph = assemble.assemble(front, network, guard_graph(fitted.guard))
         made[name] = Made(graph, facts, certify(folder / name, graph, facts, source, seen, reference, how))
-    common = {"source_sha256": origin, "options": options.to_dict()} | _evidence(folder, source, fitted, reference)
-    return _publish(folder, source, made, common)
+    refused: list[GateError] = []
+    asked = options.to_dict()
+    for form in FORMS:
+        try:
+            if asked[form]:
+                made[variant_name(form)] = make_variant(
+                    form, folder, source, network, options, facts, reference.logits, shown
+                )
+        except GateError as error:
+            refused.append(error)
+            # Asked for again, it is made again, and refused again.
+            asked[form] = False
+    common = {"source_sha256": origin, "options": asked} | _evidence(folder, source, fitted, reference)
+    certificate = _publish(folder, source, made, common)
+    if refused:
+        raise refused[0]
+    return certificate
 
 
 def certify(

@@ -177,11 +177,11 @@ def verify(
         answers.append(logits.argmax(axis=1))
         errors[name] = _distance(logits, reference.logits)
         moved[name] = answers[-1] != reference.logits.argmax(axis=1)
-        different = max(different, _differing(pixels, shown.pixels))
+        different = max(different, differing(pixels, shown.pixels))
         progress.step("verifying", done, len(how), name)
     progress.close("verifying")
     probe, pixels = outputs_of(Classifier(model), shown.probes, ("logits", "pixels"))
-    different += _differing(pixels, shown.probe_pixels)
+    different += differing(pixels, shown.probe_pixels)
     matrix = confusion_matrix(labels, answers[0], classes).tolist()
     # Not `max`: it drops a NaN that does not come first.
     max_error = float(np.max(list(errors.values())))
@@ -212,7 +212,8 @@ def verify(
     )
 
 
-def _differing(pixels: Pixels, expected: Pixels) -> int:
+def differing(pixels: Pixels, expected: Pixels) -> int:
+    """How many of a model's `pixels` (n, 3, size, size) are not the `expected` (n, size, size, 3)."""
     return int((pixels != expected.transpose(0, 3, 1, 2)).any(axis=(1, 2, 3)).sum())
 
 

@@ -60,10 +60,15 @@ def session(network: bytes, threads: int = 0) -> ort.InferenceSession:
     return ort.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
 
+def outputs(network: bytes, images: Pixels, name: str) -> NDArray[np.float32]:
+    """The output `name` of a network for images (n, size, size, 3)."""
+    running = session(network)
+    return np.concatenate([running.run([name], batch)[0] for batch in batches(images)])
+
+
 def logits(network: bytes, images: Pixels) -> Logits:
     """A network's logits (n, classes) of images (n, size, size, 3)."""
-    running = session(network)
-    return np.concatenate([running.run(["logits"], batch)[0] for batch in batches(images)]).astype(np.float64)
+    return outputs(network, images, "logits").astype(np.float64)
 
 
 class Quantiser:
