@@ -14,7 +14,8 @@ from busi_tune import images, pipeline
 from busi_tune.config import Config
 from busi_tune.progress import Silent
 
-EXPORT_FILES = {".lock", "model.onnx", "predictions.csv", "verification.json"}
+MODELS = {"model.onnx", "model-32.onnx"}
+EXPORT_FILES = MODELS | {".lock", "README.md", "predictions.csv", "verification.json"}
 
 
 @dataclass(frozen=True)

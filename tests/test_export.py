@@ -12,14 +12,17 @@ import onnx
 import pandas as pd
 import pytest
 from onnx import numpy_helper
+from safetensors.numpy import load_file
 
 from busi_tune import files, images, pipeline
 from busi_tune.cli import exit_code
 from busi_tune.config import Config
 from busi_tune.errors import BusiTuneError, DataError, FileError, ParityError, RunError
+from busi_tune.export import assemble
 from busi_tune.export.check import check_again
 from busi_tune.export.make import clear
 from busi_tune.inference import Classifier
+from busi_tune.inference.seal import check_folder
 from busi_tune.progress import Silent
 from exported import EXPORT_FILES, Exported, flip_a_bit, linked, names, replace
 
@@ -28,7 +31,9 @@ pytest_plugins = ["exported"]
 
 def without_last_digits(certificate: dict[str, Any]) -> dict[str, Any]:
     """A certificate but for the measured errors, whose last digits may depend on what else the machine does."""
-    return {key: value for key, value in certificate.items() if key not in ("errors", "max_error", "probe_error")}
+    models = {name: without_last_digits(entry) for name, entry in certificate.get("models", {}).items()}
+    measured = ("errors", "max_error", "probe_error", "models")
+    return {key: value for key, value in certificate.items() if key not in measured} | models
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +48,12 @@ def test_the_file_is_valid_and_whole(exported: Exported, model: onnx.ModelProto)
     assert model.ir_version == 10
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
     assert {tensor.data_location for tensor in model.graph.initializer} == {onnx.TensorProto.DEFAULT}
-    floats = {numpy_helper.to_array(tensor).dtype for tensor in model.graph.initializer} - {np.dtype(np.int64)}
-    assert floats == {np.dtype(np.float32)}
+    weights = load_file(next((exported.run / "checkpoints").glob("best-*.safetensors")))
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    floats = {name: value for name, value in weights.items() if value.dtype == np.float32}
+    assert len(floats) > 100
+    for name, value in floats.items():
+        np.testing.assert_array_equal(held[f"model.{name}"], value)
 
 
 def test_input_and_outputs(exported: Exported, model: onnx.ModelProto) -> None:
@@ -54,14 +63,16 @@ def test_input_and_outputs(exported: Exported, model: onnx.ModelProto) -> None:
     (given,) = model.graph.input
     batch = shape(given)[0]
     assert isinstance(batch, str)
-    assert (given.name, shape(given)) == ("images", [batch, 32, 32, 3])
+    assert (given.name, shape(given)) == ("images", [batch, "height", "width", 3])
     assert given.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert [(value.name, shape(value)) for value in model.graph.output] == [
         ("logits", [batch, 3]),
         ("probabilities", [batch, 3]),
+        ("pixels", [batch, 3, 32, 32]),
+        ("guard", [batch, "k"]),
     ]
     classifier = Classifier(exported.folder / "model.onnx")
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 50, 40, 3), dtype=np.uint8)
     logits, probabilities = classifier.logits_and_probabilities(pixels)
     assert logits.dtype == probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
@@ -86,6 +97,12 @@ def test_metadata_says_what_a_consumer_needs(exported: Exported, model: onnx.Mod
     assert facts["preprocessing"] == images.DESCRIPTION
     assert facts["arch"] == "resnet18"
     assert facts["split"] == exported.certificate["split"]
+    assert float(facts["temperature"]) == exported.certificate["temperature"]
+    assert [score["name"] for score in json.loads(facts["guard"])] == ["colour", "blank", "statistics", "features"]
+    inside = json.loads(facts["certificate"])
+    outside = exported.certificate | exported.certificate["models"]["model.onnx"]
+    assert {"graph_sha256", "weights_sha256", "test_images_sha256", "source_sha256", "errors", "machine"} <= set(inside)
+    assert {key: outside[key] for key in inside} == inside
     assert (model.producer_name, model.producer_version) == ("busi-tune", exported.certificate["versions"]["busi-tune"])
 
 
@@ -111,7 +128,9 @@ def test_predictions_hold_pytorchs_answers(exported: Exported) -> None:
     assert list(table["predicted"]) == list(of_run["predicted"])
     assert list(of_run.columns) == list(table.columns)[: len(of_run.columns)]
     columns = [name for name in of_run.columns if name.startswith("p_")]
-    np.testing.assert_allclose(table[columns], of_run[columns], atol=1e-4)
+    # The run's probabilities are those before calibration.
+    powers = of_run[columns].to_numpy() ** (1 / exported.certificate["temperature"])
+    np.testing.assert_allclose(table[columns], powers / powers.sum(axis=1, keepdims=True), atol=1e-4)
 
 
 def test_an_export_is_made_once(exported: Exported) -> None:
@@ -172,7 +191,8 @@ def test_the_check_can_be_repeated(elsewhere: bool, exported: Exported, tmp_path
     root = linked(exported.data, tmp_path / "moved" / "images") if elsewhere else exported.data
     certificate = check_again(exported.folder, root, Silent())
     assert certificate["passed"]
-    assert set(certificate["errors"]) == set(exported.certificate["errors"])
+    again, before = (entry["models"]["model.onnx"] for entry in (certificate, exported.certificate))
+    assert set(again["errors"]) == set(before["errors"])
     assert without_last_digits(certificate) == without_last_digits(exported.certificate)
 
 
@@ -183,9 +203,9 @@ def test_images_beyond_the_test_split_may_go(exported: Exported, tmp_path: Path)
     assert check_again(exported.folder, root, Silent())["passed"]
 
 
-def flip_model(folder: Path, _: Path) -> None:
-    """One bit of the model."""
-    flip_a_bit(folder / "model.onnx")
+def flip(name: str) -> Callable[[Path, Path], None]:
+    """One bit of a file."""
+    return lambda folder, _: flip_a_bit(folder / name)
 
 
 def drop_model(folder: Path, _: Path) -> None:
@@ -215,25 +235,54 @@ def drop_image(folder: Path, root: Path) -> None:
     first_image(folder, root).unlink()
 
 
+def rewrite(folder: Path, certificate: dict[str, Any], facts: dict[str, Any], model: onnx.ModelProto) -> None:
+    """Put another model, and a verification.json and a certificate inside that go with it."""
+    onnx.helper.set_model_props(model, facts)
+    replace(folder / "model.onnx", model.SerializeToString())
+    sha = files.sha256(folder / "model.onnx")
+    certificate["model_sha256"] = certificate["models"]["model.onnx"]["model_sha256"] = sha
+    replace(folder / "verification.json", files.json_text(certificate).encode())
+
+
 def forge(folder: Path, _: Path) -> None:
     """Another model, with a certificate that names it: only running it shows that it answers otherwise."""
-    graph = onnx.load(folder / "model.onnx")
-    last = next(node for node in graph.graph.node if node.op_type == "Gemm").input[1]
-    tensor = next(entry for entry in graph.graph.initializer if entry.name == last)
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.001), last))
-    replace(folder / "model.onnx", graph.SerializeToString())
+    model = onnx.load(folder / "model.onnx")
+    tensor = next(entry for entry in model.graph.initializer if entry.name == "model.fc.weight")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.001), tensor.name))
     certificate = json.loads((folder / "verification.json").read_text())
-    certificate["model_sha256"] = files.sha256(folder / "model.onnx")
-    replace(folder / "verification.json", json.dumps(certificate).encode())
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    inside = json.loads(facts["certificate"])
+    sha = assemble.weights_sha256(model)
+    inside["weights_sha256"] = certificate["models"]["model.onnx"]["weights_sha256"] = sha
+    rewrite(folder, certificate, facts | {"certificate": json.dumps(inside)}, model)
+
+
+def another_certificate(folder: Path, _: Path) -> None:
+    """A model whose inner certificate is of another split than the one beside it."""
+    model = onnx.load(folder / "model.onnx")
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    inside = json.loads(facts["certificate"]) | {"split": "another"}
+    certificate = json.loads((folder / "verification.json").read_text())
+    rewrite(folder, certificate, facts | {"certificate": json.dumps(inside)}, model)
+
+
+def loose_certificate(folder: Path, _: Path) -> None:
+    """A certificate with a blank more."""
+    path = folder / "verification.json"
+    replace(path, path.read_bytes().replace(b": ", b":  ", 1))
 
 
 @pytest.mark.parametrize(
     ("damage", "error", "reason"),
     [
-        (flip_model, ParityError, "model.onnx is not the file that was certified"),
+        (flip("model.onnx"), ParityError, "model.onnx is not the file that was certified"),
+        (flip("model-32.onnx"), ParityError, "model-32.onnx is not the file that was certified"),
+        (flip("README.md"), ParityError, "README.md is not the file that was certified"),
+        (loose_certificate, ParityError, "verification.json is not the file that was certified"),
+        (another_certificate, ParityError, "verification.json does not say what the certificate inside"),
         (change_predictions, ParityError, "predictions.csv is not the file that was certified"),
         (forge, ParityError, "a logit is off by"),
-        (drop_model, FileError, "holds no model.onnx"),
+        (drop_model, FileError, "model.onnx could not be read"),
         (change_image, DataError, "1 of 12 test images in .* are missing or have changed: .*/"),
         (drop_image, DataError, "1 of 12 test images in .* are missing or have changed: .*/"),
     ],
@@ -254,6 +303,18 @@ def test_the_check_notices_damage(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.splitlines()[-1] == f"busi-tune: {caught.value}"
+
+
+SEALED = ("model.onnx", "model-32.onnx", "README.md", "predictions.csv", "verification.json")
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_verify_without_data_notices_one_byte(name: str, exported: Exported, tmp_path: Path) -> None:
+    folder = linked(exported.folder, tmp_path / "export")
+    assert check_folder(folder) == exported.certificate
+    flip_a_bit(folder / name)
+    with pytest.raises((ParityError, FileError), match=name):
+        check_folder(folder)
 
 
 VERIFY = """

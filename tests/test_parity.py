@@ -4,8 +4,8 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,110 +17,142 @@ from torch import Tensor, nn
 
 from busi_tune import images, pipeline
 from busi_tune.errors import DataError, FileError, ParityError
-from busi_tune.export.make import finish_graph
-from busi_tune.export.parity import Reference, Verification, make_reference, verify
+from busi_tune.export import assemble, quantise, resize
+from busi_tune.export.guard import guard_graph
+from busi_tune.export.make import certify, facts_of
+from busi_tune.export.parity import Reference, Shown, Verification, make_reference, verify, ways
+from busi_tune.export.source import Fitted, Source, fit
 from busi_tune.images import Pixels
+from busi_tune.metrics import Labels
 from busi_tune.progress import Silent
 from busi_tune.training import serving
-from busi_tune.training.folder import Identity, read_identity
 from busi_tune.training.serving import ServedModel
-from exported import EXPORT_FILES, Exported, flip_a_bit, linked, names, replace
+from exported import EXPORT_FILES, MODELS, Exported, flip_a_bit, linked, names, replace
 
 pytest_plugins = ["exported"]
+ONE_WAY = dict(list(ways(1).items())[:1])
 
 
 @dataclass(frozen=True)
 class Case:
-    """What verification starts from: an export, the test images, and what PyTorch answers on them."""
+    """What verification starts from: an export, its run, the test pictures, and what PyTorch answers on them."""
 
     exported: Exported
-    identity: Identity
-    root: Path
-    paths: tuple[str, ...]
-    pixels: Pixels
-    labels: NDArray[np.int64]
+    source: Source
+    fitted: Fitted
+    shown: Shown
+    labels: Labels
     reference: Reference
-
-    @property
-    def size(self) -> int:
-        """Height and width of the model's input."""
-        return self.identity.config.image_size
 
     def model(self) -> ServedModel:
         """The trained model, loaded anew."""
-        return serving.served(self.exported.run, self.identity)
+        model = serving.served(self.exported.run, self.source.identity)
+        model.temperature.fill_(self.fitted.temperature)
+        return model
 
-    def export(self, model: ServedModel) -> bytes:
-        """An ONNX file of `model`, made as every export is."""
-        return finish_graph(serving.to_onnx(model, self.size), self.identity)
+    def export(self, model: ServedModel, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
+        """The graph of `model`, made as every export is."""
+        network = serving.to_onnx(model, self.source.size)
+        front = front or resize.any_size(self.source.size)
+        return assemble.assemble(front, network, guard_graph(self.fitted.guard))
 
-    def verify(self, model: Path) -> Verification:
-        """The verdict on an ONNX file."""
-        return verify(model, self.pixels, self.labels, self.reference, Silent())
+    def verify(self, model: onnx.ModelProto | Path, place: Path) -> Verification:
+        """The verdict on a model, run in one way."""
+        path = model if isinstance(model, Path) else place / "model.onnx"
+        if isinstance(model, onnx.ModelProto):
+            path.write_bytes(assemble.finish(model, facts_of(self.source, self.fitted)))
+        return verify(path, self.shown, self.labels, self.reference, Silent(), how=ONE_WAY)
 
 
-def reference_of(model: ServedModel, pixels: Pixels, labels: NDArray[np.int64]) -> Reference:
+def reference_of(model: ServedModel, shown: Shown, labels: Labels) -> Reference:
     """What PyTorch answers, in both precisions."""
-    return make_reference(partial(serving.served_logits, model), pixels, labels)
+    return make_reference(lambda *given: serving.served_answers(model, *given)[0], shown, labels)
 
 
 @pytest.fixture(scope="module")
 def case(exported: Exported) -> Case:
     """The shared export, and its reference computed anew."""
-    identity = read_identity(exported.run)
-    part = pipeline.run_data(exported.run, exported.data, Silent()).part("test", identity.config.image_size, Silent())
-    reference = reference_of(serving.served(exported.run, identity), part.pixels(), part.labels)
-    return Case(exported, identity, exported.data, part.paths, part.pixels(), part.labels, reference)
+    source = Source.of(exported.run, pipeline.run_data(exported.run, exported.data, Silent()), Silent())
+    fitted = fit(source, None)
+    shown = Shown.of(source.pictures("test"), source.size)
+    labels = source.labels("test")
+    return Case(exported, source, fitted, shown, labels, reference_of(source.model, shown, labels))
 
 
 def test_a_correct_export_passes(case: Case) -> None:
-    result = case.verify(case.exported.folder / "model.onnx")
-    assert (result.passed, result.reasons, result.answers_changed) == (True, [], 0)
-    assert set(result.errors) == {
-        "batch 32, all optimisations",
-        "batch 1",
-        "batch 2",
-        "batch 7",
-        f"batch {len(case.pixels)} (all)",
-        "optimisation none",
-        "optimisation basic",
-        "threads 1",
-        "threads 2",
-    }
+    count = len(case.shown.pictures)
+    result = verify(case.exported.folder / "model.onnx", case.shown, case.labels, case.reference, Silent())
+    assert (result.passed, result.reasons, result.answers_changed, result.resized_differently) == (True, [], 0, 0)
+    assert (
+        set(result.errors)
+        == set(result.changed)
+        == {
+            "batch 32, all optimisations",
+            "batch 1",
+            "batch 2",
+            "batch 7",
+            f"batch {count} (all)",
+            "optimisation none",
+            "optimisation basic",
+            "threads 1",
+            "threads 2",
+        }
+    )
     assert max(result.errors.values()) == result.max_error
     assert result.max_error <= result.tolerance == 4 * result.pytorch_float32_error
     assert result.confusion_matrix["pytorch"] == result.confusion_matrix["onnxruntime"]
-    assert np.sum(result.confusion_matrix["onnxruntime"]) == result.images == len(case.pixels)
+    assert np.sum(result.confusion_matrix["onnxruntime"]) == result.images == count
     recorded = json.loads((case.exported.folder / "verification.json").read_text())
     assert recorded == case.exported.certificate
-    assert recorded["model_sha256"] == result.model_sha256
+
+
+def test_ready_images_are_answered_alike(case: Case) -> None:
+    path = case.exported.folder / f"model-{case.source.size}.onnx"
+    result = verify(path, case.shown.resized(), case.labels, case.reference, Silent(), how=ONE_WAY)
+    assert (result.passed, result.resized_differently) == (True, 0)
 
 
 class Swapped(ServedModel):
     """A consumer that reads BGR: what comes in as RGB is taken for BGR."""
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and probabilities."""
-        return super().forward(images.flip(3))
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and features."""
+        return super().forward(pixels.flip(1))
 
 
-def bgr(case: Case) -> bytes:
+def served(case: Case, mean: tuple[float, ...], std: tuple[float, ...], kind: type[ServedModel] = ServedModel) -> Any:
+    """The trained network behind another normalisation, or with its channels swapped."""
+    return case.export(kind(case.model().model, mean, std, case.fitted.temperature).eval())
+
+
+def bgr(case: Case) -> onnx.ModelProto:
     """The channels in the wrong order."""
-    config = case.identity.config
-    return case.export(Swapped(case.model().model, config.mean, config.std).eval())
+    config = case.source.identity.config
+    graph: onnx.ModelProto = served(case, config.mean, config.std, Swapped)
+    return graph
 
 
-def unnormalised(case: Case) -> bytes:
+def unnormalised(case: Case) -> onnx.ModelProto:
     """Pixels in 0..1, mean and deviation forgotten."""
-    return case.export(ServedModel(case.model().model, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval())
+    graph: onnx.ModelProto = served(case, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return graph
 
 
-def raw_pixels(case: Case) -> bytes:
+def raw_pixels(case: Case) -> onnx.ModelProto:
     """Pixels in 0..255, nothing done to them."""
-    return case.export(ServedModel(case.model().model, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)).eval())
+    graph: onnx.ModelProto = served(case, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
+    return graph
 
 
-def batch_statistics(case: Case) -> bytes:
+def without_temperature(case: Case) -> onnx.ModelProto:
+    """The temperature left out."""
+    assert case.fitted.temperature != 1
+    model = case.model()
+    model.temperature.fill_(1.0)
+    return case.export(model)
+
+
+def batch_statistics(case: Case) -> onnx.ModelProto:
     """Batch norm as in training: with the statistics of the batch that it is given."""
     model = case.model()
     for layer in model.modules():
@@ -130,84 +162,144 @@ def batch_statistics(case: Case) -> bytes:
     return case.export(model)
 
 
-def with_weight(case: Case, kinds: set[str], change: Callable[[NDArray[np.float32]], float]) -> bytes:
-    """The export with one number changed: the largest weight of the last layer of one of these kinds."""
+def int8(case: Case) -> onnx.ModelProto:
+    """An int8 network where the certificate is a float32 one's."""
+    network = serving.to_onnx(case.model(), case.source.size)
+    small = quantise.int8(network, case.source.part("train").pixels())
+    return assemble.assemble(resize.any_size(case.source.size), small, guard_graph(case.fitted.guard))
+
+
+def with_weight(case: Case, name: str, change: Callable[[NDArray[np.float32]], float]) -> onnx.ModelProto:
+    """The export with one number changed: the largest weight of one layer."""
     graph = onnx.load(case.exported.folder / "model.onnx")
-    layers = [node for node in graph.graph.node if node.op_type in kinds]
-    name = (layers[0] if "Conv" in kinds else layers[-1]).input[1]
     tensor = next(entry for entry in graph.graph.initializer if entry.name == name)
     weights = numpy_helper.to_array(tensor).copy()
     position = np.unravel_index(np.abs(weights).argmax(), weights.shape)
     weights[position] = change(weights)
     tensor.CopyFrom(numpy_helper.from_array(weights, name))
-    return bytes(graph.SerializeToString())
+    return graph
 
 
-def first_weight(case: Case) -> bytes:
+def first_weight(case: Case) -> onnx.ModelProto:
     """One weight of the first convolution, off by the layer's standard deviation."""
-    return with_weight(case, {"Conv"}, lambda weights: float(weights.flat[np.abs(weights).argmax()] + weights.std()))
-
-
-def last_weight(case: Case) -> bytes:
-    """One weight of the last layer, off by a thousandth."""
     return with_weight(
-        case, {"Gemm", "MatMul"}, lambda weights: float(weights.flat[np.abs(weights).argmax()] * (1 + 1e-3))
+        case, "model.conv1.weight", lambda weights: float(weights.flat[np.abs(weights).argmax()] + weights.std())
     )
 
 
-def not_a_number(case: Case) -> bytes:
+def last_weight(case: Case) -> onnx.ModelProto:
+    """One weight of the last layer, off by a thousandth."""
+    return with_weight(
+        case, "model.fc.weight", lambda weights: float(weights.flat[np.abs(weights).argmax()] * (1 + 1e-3))
+    )
+
+
+def not_a_number(case: Case) -> onnx.ModelProto:
     """One weight of the last layer that is NaN."""
-    return with_weight(case, {"Gemm", "MatMul"}, lambda _: float("nan"))
+    return with_weight(case, "model.fc.weight", lambda _: float("nan"))
 
 
-@pytest.mark.parametrize(
-    "mutant", [bgr, unnormalised, raw_pixels, batch_statistics, first_weight, last_weight, not_a_number]
-)
-def test_a_wrong_graph_fails(mutant: Callable[[Case], bytes], case: Case, tmp_path: Path) -> None:
-    model = tmp_path / "model.onnx"
-    model.write_bytes(mutant(case))
-    result = case.verify(model)
-    model.unlink()
+MUTANTS = [bgr, unnormalised, raw_pixels, without_temperature, batch_statistics, int8, first_weight, last_weight]
+
+
+@pytest.mark.parametrize("mutant", [*MUTANTS, not_a_number])
+def test_a_wrong_graph_fails(mutant: Callable[[Case], onnx.ModelProto], case: Case, tmp_path: Path) -> None:
+    result = case.verify(mutant(case), tmp_path)
+    (tmp_path / "model.onnx").unlink()
     assert not result.passed
     assert any("a logit is off by" in reason for reason in result.reasons)
 
 
+@pytest.mark.parametrize("layer", ["model.layer2.0.conv1.weight", "model.layer4.1.bn2.running_var", "model.fc.bias"])
+def test_one_weight_moved_by_a_thousandth_of_its_layers_scale_fails(layer: str, case: Case, tmp_path: Path) -> None:
+    graph = with_weight(
+        case, layer, lambda weights: float(weights.flat[np.abs(weights).argmax()] + 1e-3 * weights.std())
+    )
+    facts = facts_of(case.source, case.fitted)
+    given = (case.source, case.shown, case.reference, ONE_WAY)
+    certificate = certify(tmp_path / "model.onnx", graph, facts, *given)
+    assert not certificate["passed"]
+    assert f"tensors are not those of the run: {layer}" in certificate["reasons"]
+    assert certify(tmp_path / "model.onnx", case.export(case.model()), facts, *given)["passed"]
+
+
+def height_first(size: int) -> onnx.ModelProto:
+    """A front whose two passes come in the other order: a picture turned, resized and turned back."""
+    front = resize.any_size(size)
+    for node in front.graph.node:
+        for names_ in (node.input, node.output):
+            for place, name in enumerate(names_):
+                names_[place] = {"images": "turned", "pixels": "turned_back"}.get(name, name)
+    front.graph.node.insert(0, helper.make_node("Transpose", ["images"], ["turned"], perm=[0, 2, 1, 3]))
+    front.graph.node.append(helper.make_node("Transpose", ["turned_back"], ["pixels"], perm=[0, 1, 3, 2]))
+    return front
+
+
+def resized_by_onnx(size: int, mode: str, antialias: int) -> onnx.ModelProto:
+    """A front that leaves the resize to ONNX's own operator."""
+    model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["": 20]>
+    front (uint8[batch, height, width, 3] images) => (uint8[batch, 3, {size}, {size}] pixels)
+    <int64[2] wanted = {{{size}, {size}}}, float least = {{0}}, float most = {{255}}> {{
+      planes = Transpose <perm = [0, 3, 1, 2]> (images)
+      levels = Cast <to = 1> (planes)
+      wide = Resize <axes = [2, 3], mode = "{mode}", antialias = {antialias}> (levels, , , wanted)
+      clipped = Clip (wide, least, most)
+      round = Round (clipped)
+      pixels = Cast <to = 2> (round)
+    }}""")
+    return onnx.compose.add_prefix(model, "resize.", rename_inputs=False, rename_outputs=False)
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        pytest.param(height_first, id="height first"),
+        pytest.param(lambda size: resized_by_onnx(size, "cubic", 1), id="bicubic"),
+        pytest.param(lambda size: resized_by_onnx(size, "linear", 1), id="ONNX's bilinear"),
+        pytest.param(lambda size: resized_by_onnx(size, "linear", 0), id="without antialiasing"),
+    ],
+)
+def test_another_resize_fails(front: Callable[[int], onnx.ModelProto], case: Case, tmp_path: Path) -> None:
+    result = case.verify(case.export(case.model(), front(case.source.size)), tmp_path)
+    assert not result.passed
+    assert result.resized_differently
+    assert any("not resized as they were for training" in reason for reason in result.reasons)
+
+
 def test_channels_in_the_wrong_order_fail_on_grey_images_too(case: Case, tmp_path: Path) -> None:
-    pixels = np.repeat(case.pixels[..., :1], 3, axis=3)
-    reference = reference_of(case.model(), pixels, case.labels)
-    model = tmp_path / "model.onnx"
-    model.write_bytes(bgr(case))
-    wrong = verify(model, pixels, case.labels, reference, Silent())
-    model.unlink()
+    shown = Shown.of([np.repeat(picture[..., :1], 3, axis=2) for picture in case.shown.pictures], case.source.size)
+    grey = dataclasses.replace(case, shown=shown, reference=reference_of(case.model(), shown, case.labels))
+    wrong = grey.verify(bgr(case), tmp_path)
     assert not wrong.passed
     assert wrong.probe_error > wrong.probe_tolerance
     assert wrong.max_error <= wrong.tolerance
-    assert verify(case.exported.folder / "model.onnx", pixels, case.labels, reference, Silent()).passed
+    assert grey.verify(case.exported.folder / "model.onnx", tmp_path).passed
 
 
-def test_a_model_left_in_training_mode_fails(case: Case) -> None:
-    reference = reference_of(case.model().train(), case.pixels, case.labels)
-    result = verify(case.exported.folder / "model.onnx", case.pixels, case.labels, reference, Silent())
+def test_a_model_left_in_training_mode_fails(case: Case, tmp_path: Path) -> None:
+    reference = reference_of(case.model().train(), case.shown, case.labels)
+    training = dataclasses.replace(case, reference=reference)
+    result = training.verify(case.exported.folder / "model.onnx", tmp_path)
     assert not result.passed
     assert result.max_error > 100 * result.tolerance
 
 
-def resized(case: Case, resample: Image.Resampling) -> Pixels:
-    """The test images read from their files with some filter."""
-    size = (case.size, case.size)
-    return np.stack([np.asarray(images.decode(case.root / path).resize(size, resample)) for path in case.paths])
+def resized(case: Case, resample: Image.Resampling) -> list[Pixels]:
+    """The test pictures resized with some filter."""
+    size = (case.source.size, case.source.size)
+    return [np.asarray(Image.fromarray(picture).resize(size, resample)) for picture in case.shown.pictures]
 
 
-def squeezed(case: Case) -> Pixels:
+def squeezed(case: Case) -> list[Pixels]:
     """Bilinear without the widening of the filter that a reduction needs: what OpenCV and most GPU code do."""
     found = []
-    for path in case.paths:
-        image = images.decode(case.root / path)
-        across, down = image.width / case.size, image.height / case.size
-        matrix = (across, 0.0, 0.0, 0.0, down, 0.0)
-        small = image.transform((case.size, case.size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    size = case.source.size
+    for picture in case.shown.pictures:
+        image = Image.fromarray(picture)
+        matrix = (image.width / size, 0.0, 0.0, 0.0, image.height / size, 0.0)
+        small = image.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
         found.append(np.asarray(small))
-    return np.stack(found)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -216,25 +308,25 @@ def squeezed(case: Case) -> Pixels:
         pytest.param(lambda case: resized(case, Image.Resampling.BICUBIC), id="bicubic"),
         pytest.param(lambda case: resized(case, Image.Resampling.NEAREST), id="nearest"),
         pytest.param(squeezed, id="bilinear without antialiasing"),
-        pytest.param(lambda case: case.pixels[..., ::-1].copy(), id="BGR"),
-        pytest.param(lambda case: np.roll(case.pixels, 1, axis=0), id="another image's pixels"),
+        pytest.param(lambda case: [picture[..., ::-1] for picture in case.shown.pictures], id="BGR"),
+        pytest.param(lambda case: [*case.shown.pictures[1:], case.shown.pictures[0]], id="another image's pixels"),
     ],
 )
-def test_wrong_pixels_fail(wrong: Callable[[Case], Pixels], case: Case) -> None:
-    pixels = wrong(case)
-    assert pixels.shape == case.pixels.shape
-    result = verify(case.exported.folder / "model.onnx", pixels, case.labels, case.reference, Silent())
+def test_wrong_pictures_fail(wrong: Callable[[Case], list[Pixels]], case: Case) -> None:
+    given = Shown(wrong(case), case.shown.probes, case.source.size)
+    path = case.exported.folder / "model.onnx"
+    result = verify(path, given, case.labels, case.reference, Silent(), how=ONE_WAY)
     assert not result.passed
     assert result.reasons[0].startswith("a logit is off by")
 
 
-def test_an_answer_that_flips_within_rounding_is_counted_but_passes(case: Case) -> None:
+def test_an_answer_that_flips_within_rounding_is_counted_but_passes(case: Case, tmp_path: Path) -> None:
     # Two classes whose logits PyTorch holds apart by less than its own error: either answer is right.
     given = case.reference.logits.copy()
     first, second = np.argsort(given[0])[-2:][::-1]
-    close = dataclasses.replace(case.reference, logits=given, float32_error=1.0)
     given[0, [first, second]] = given[0, [first, second]].mean() + np.array([-1e-9, 1e-9])
-    result = verify(case.exported.folder / "model.onnx", case.pixels, case.labels, close, Silent())
+    close = dataclasses.replace(case, reference=dataclasses.replace(case.reference, logits=given, float32_error=1.0))
+    result = close.verify(case.exported.folder / "model.onnx", tmp_path)
     assert (result.passed, result.answers_changed) == (True, 1)
     assert result.smallest_margin == pytest.approx(2e-9, rel=1e-3)
 
@@ -266,10 +358,9 @@ def test_nan_in_one_way_of_running_fails(case: Case, tmp_path: Path) -> None:
     column = int(case.reference.logits[0].argmax())
     model = tmp_path / "model.onnx"
     model.write_bytes(nan_for_batches_of_seven(case, column))
-    chosen = np.zeros(14, dtype=np.int64)
-    labels = case.labels[chosen]
-    reference = reference_of(case.model(), case.pixels[chosen], labels)
-    result = verify(model, case.pixels[chosen], labels, reference, Silent())
+    shown = Shown([case.shown.pictures[0]] * 14, case.shown.probes, case.source.size)
+    labels = case.labels[np.zeros(14, dtype=np.int64)]
+    result = verify(model, shown, labels, reference_of(case.model(), shown, labels), Silent())
     model.unlink()
     assert np.isnan(result.errors["batch 7"])
     assert not result.passed
@@ -302,7 +393,7 @@ def test_a_failed_verification_leaves_no_model(
         patch.setattr("busi_tune.export.parity.FACTOR", 1e-6)
         with pytest.raises(ParityError, match="a logit is off by"):
             pipeline.export(exported.run, folder, exported.data, Silent())
-    assert names(folder) == EXPORT_FILES - {"model.onnx"}
+    assert names(folder) == EXPORT_FILES - MODELS
     certificate = json.loads((folder / "verification.json").read_text())
     assert certificate["passed"] is False
     assert certificate["reasons"]
