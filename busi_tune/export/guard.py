@@ -1,18 +1,18 @@
 """The input guard: how far an image lies from those that the network was trained on, as part of the exported graph.
 
 Four scores of each image, and a limit for each: colour, blank, statistics (what the picture is like: brightness,
-layout, texture at three scales) and features (what the network makes of it). ONNX Runtime computes
-them, here as in use.
+layout, texture at three scales) and features (what the network makes of it). ONNX Runtime alone
+computes them, here as in use.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime import InferenceSession, SessionOptions
+from onnxruntime import InferenceSession
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
@@ -28,7 +28,7 @@ WARNINGS = {
 }
 # The expected share of false alarms of each score.
 RATES = {"colour": 0.005, "blank": 0.005, "statistics": 0.01, "features": 0.01}
-# Mean difference of the strongest and the weakest channel that is no colour yet: what JPEG's rounding makes of grey.
+# A mean difference of the strongest and the weakest channel that is no colour yet: a few annotations make as much.
 LEAST_COLOUR = 2.0
 COMPONENTS = 32
 FOLDS = 10
@@ -36,6 +36,7 @@ FOLDS = 10
 GRID = 64
 BATCH = 32
 IR_VERSION = 10
+STATISTICS = 23
 
 # One row for each image: its colour, its contrast (negated) and the statistics.
 MEASURES = """
@@ -142,7 +143,7 @@ class Guard:
 
     def to_metadata(self) -> list[dict[str, Any]]:
         """What a consumer needs to know of each column."""
-        return [vars(score) for score in self.scores]
+        return [asdict(score) for score in self.scores]
 
     def warned(self, values: Floats) -> NDArray[np.bool_]:
         """Which of an image's scores (images, k) exceed their limits."""
@@ -158,12 +159,12 @@ def fit_guard(
     Pixels are (n, size, size, 3), features (n, d): what the exported network makes of them.
     """
     size = train_pixels.shape[1]
-    (statistics,) = _run(_model(MEASURES, ("statistics",), size, FIXED), {"pixels": train_pixels})
+    statistics = _run(_model(MEASURES, f"float[batch, {STATISTICS}] statistics", size, FIXED), {"pixels": train_pixels})
     measured = statistics.astype(np.float64)
     tensors = FIXED | _Statistics(measured).tensors() | _fit_features(train_features)
     model = guard_graph(Guard(size, (), tensors))
-    (known,) = _run(model, {"pixels": train_pixels, "features": train_features})
-    (new,) = _run(model, {"pixels": held_out_pixels, "features": held_out_features})
+    known = _run(model, {"pixels": train_pixels, "features": train_features})
+    new = _run(model, {"pixels": held_out_pixels, "features": held_out_features})
     both = np.concatenate([known, new])
     # Colour and contrast were fitted to nothing, so the training images serve as well as new ones. The network's
     # features know the training images by heart.
@@ -179,12 +180,12 @@ def fit_guard(
 
 def guard_graph(guard: Guard) -> onnx.ModelProto:
     """`pixels` uint8 (n, 3, size, size) and `features` float32 (n, d) to `guard` (n, k), one column for each score."""
-    model = _model(MEASURES + DISTANCES, ("guard",), guard.image_size, guard.tensors)
+    model = _model(MEASURES + DISTANCES, f"float[batch, {len(WARNINGS)}] guard", guard.image_size, guard.tensors)
     onnx.compose.add_prefix(model, "guard.", rename_inputs=False, rename_outputs=False, inplace=True)
     return model
 
 
-def _model(body: str, outputs: tuple[str, ...], size: int, tensors: Mapping[str, Floats]) -> onnx.ModelProto:
+def _model(body: str, output: str, size: int, tensors: Mapping[str, Floats]) -> onnx.ModelProto:
     given = [f"uint8[batch, 3, {size}, {size}] pixels"]
     if "features_mean" in tensors:
         given.append(f"float[batch, {tensors['features_mean'].size}] features")
@@ -193,25 +194,22 @@ def _model(body: str, outputs: tuple[str, ...], size: int, tensors: Mapping[str,
     for name, value in (("SIZE", size), ("STEP", step), ("TILE", -(-size // step) // 4)):
         body = body.replace(name, str(value))
     model = onnx.parser.parse_model(
-        f'<ir_version: {IR_VERSION}, opset_import: ["": 20]>\n'
-        f"guard ({', '.join(given)}) => ({', '.join(f'float[batch, k] {name}' for name in outputs)}) {{{body}}}"
+        f'<ir_version: {IR_VERSION}, opset_import: ["": 20]>\nguard ({", ".join(given)}) => ({output}) {{{body}}}'
     )
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in tensors.items())
     return model
 
 
-def _run(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]]) -> list[Floats]:
-    """The outputs for all images; pixels are (n, size, size, 3)."""
-    options = SessionOptions()
-    options.log_severity_level = 3
-    session = InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+def _run(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]]) -> Floats:
+    """The output for all images; pixels are (n, size, size, 3)."""
+    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     count = len(inputs["pixels"])
     parts = []
     for start in range(0, count, BATCH):
         batch = {name: values[start : start + BATCH] for name, values in inputs.items()}
         batch["pixels"] = np.ascontiguousarray(batch["pixels"].transpose(0, 3, 1, 2))
-        parts.append(session.run(None, batch))
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+        parts.append(session.run(None, batch)[0])
+    return np.concatenate(parts)
 
 
 class _Statistics:
