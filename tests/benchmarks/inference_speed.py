@@ -1,0 +1,90 @@
+"""How fast a network answers here: eager PyTorch beside ONNX Runtime in float32, int8 and float16.
+
+    python tests/benchmarks/inference_speed.py [--arch resnet50] [--size 224] [--threads 2] [--rounds 15]
+
+All forms are measured in turn, round by round, in one process, so that a machine whose speed drifts is fair to all; a
+session's threads rest while another is measured. The weights are random, for the time does not depend on them.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from busi_tune.config import Config
+from busi_tune.export import quantise
+from busi_tune.export.gate import latency
+from busi_tune.training.model import untrained
+from busi_tune.training.serving import ServedModel, to_onnx
+
+BATCHES = (1, 32)
+EAGER, CHANNELS_LAST = "PyTorch", "PyTorch channels_last"
+FLOAT32, INT8, FLOAT16 = "ONNX Runtime float32", "ONNX Runtime int8", "ONNX Runtime float16"
+RATIOS = ((FLOAT32, CHANNELS_LAST), (INT8, FLOAT32), (INT8, EAGER), (INT8, CHANNELS_LAST), (FLOAT16, FLOAT32))
+
+
+class Eager:
+    """A served model as PyTorch runs it, in one memory format."""
+
+    def __init__(self, model: ServedModel, memory_format: torch.memory_format) -> None:
+        self.model, self.memory_format = model, memory_format
+
+    @torch.inference_mode()
+    def __call__(self, pixels: torch.Tensor) -> Any:
+        """The answers to uint8 images (n, 3, size, size)."""
+        return self.model(pixels.contiguous(memory_format=self.memory_format))
+
+
+def served(config: Config) -> ServedModel:
+    """A model with the same random weights each time."""
+    torch.manual_seed(0)
+    return ServedModel(untrained(config, 3), config.mean, config.std).eval()
+
+
+def calls(config: Config, threads: int) -> dict[str, Callable[[Any], Any]]:
+    """Each form of the network, as a function of uint8 images (n, 3, size, size)."""
+    size = config.image_size
+    network = to_onnx(served(config), size)
+    noise = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
+    forms = {
+        FLOAT32: quantise.folded(network),
+        INT8: quantise.int8(network, noise),
+        FLOAT16: quantise.float16(network),
+    }
+    eager = {
+        EAGER: Eager(served(config), torch.contiguous_format),
+        CHANNELS_LAST: Eager(served(config).to(memory_format=torch.channels_last), torch.channels_last),
+    }
+    sessions = {name: quantise.session(data, threads) for name, data in forms.items()}
+    return eager | {
+        name: lambda pixels, running=running: running.run(None, {"pixels": pixels.numpy()})
+        for name, running in sessions.items()
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="resnet50")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    forms = calls(Config(arch=options.arch, weights="none", image_size=options.size), options.threads)
+    for batch in BATCHES:
+        pixels = torch.randint(0, 256, (batch, 3, options.size, options.size), dtype=torch.uint8)
+        rounds = options.rounds if batch == 1 else max(3, options.rounds // 5)
+        times = latency({name: partial(call, pixels) for name, call in forms.items()}, rounds)
+        print(f"batch {batch}, {options.threads} threads, {options.arch} at {options.size}, median of {rounds} rounds:")
+        for name, milliseconds in times.items():
+            print(f"  {name:24} {milliseconds:8.1f} ms {1000 * batch / milliseconds:8.1f} images/s")
+        for fast, slow in RATIOS:
+            print(f"  {fast} is {times[slow] / times[fast]:.2f} times {slow}")
+
+
+if __name__ == "__main__":
+    main()
