@@ -21,7 +21,7 @@ format: .venv/installed-for-tests
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "busi-tune needs Python 3.11 or newer; run make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable '.[train]'
 	touch $@
 
 .venv/installed-for-tests: .venv/installed

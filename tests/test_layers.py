@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import busi_tune
+from busi_tune.cli.extras import TRAINING
 
 PACKAGE = Path(busi_tune.__file__).parent
 LAYERS = ("cli", "pipeline", "search", "export", "report", "training", "data", "inference", "images")
@@ -68,3 +69,9 @@ def test_imports_go_down_and_libraries_stay_in_their_rooms(path: Path) -> None:
 
 def test_every_room_is_known() -> None:
     assert {room(path) for path in SOURCES} == {*LAYERS, *BOTTOM}
+
+
+def test_what_inference_needs_is_installed_always_and_the_rest_is_named_when_it_is_missing() -> None:
+    plain = {"click", "rich", "numpy", "PIL", "onnxruntime"}
+    assert set(ROOMS) - plain - {"ray", "sqlalchemy"} <= TRAINING
+    assert not TRAINING & plain

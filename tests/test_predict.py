@@ -1,51 +1,60 @@
-"""Predictions with ONNX Runtime alone are those of the run; a bad file is a row, and PyTorch is never loaded."""
+"""`busi-tune predict`: an answer for each file, in order, in every form; a bad file is a row, and the rest goes on."""
 
 import csv
+import io
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+from PIL import Image
 
 from busi_tune import images
 from busi_tune.cli import exit_code
-from busi_tune.inference import image_paths, open_export, predict_files
-from exported import Exported, flip_a_bit, linked, replace
+from busi_tune.errors import FileError
+from busi_tune.inference import open_export, predict_files
+from busi_tune.inference.inputs import image_paths
+from small_export import CLASSES, SIZE, small_model, without, write_export
 
-pytest_plugins = ["exported"]
-
-CLASSES = ["benign", "malignant", "normal"]
 COLUMNS = [f"p_{name}" for name in CLASSES]
+GREY, COLOUR, LARGE, OTHER = "grey.png", "colour.png", "large.png", "other.png"
 
 
 @pytest.fixture(scope="module")
-def answers(exported: Exported) -> pd.DataFrame:
-    """What the run itself answered on its test split."""
-    return pd.read_csv(exported.run / "predictions.csv")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of three models: for images of any size, for ready ones, and one without guard and operating point."""
+    models = {
+        "model.onnx": small_model(),
+        f"model-{SIZE}.onnx": small_model(side=SIZE),
+        "model-plain.onnx": small_model(without("guard", "operating_point")),
+    }
+    return write_export(tmp_path_factory.mktemp("small") / "export", models)
 
 
-@pytest.fixture
-def spoilt(exported: Exported, answers: pd.DataFrame, tmp_path: Path) -> list[Path]:
-    """Five files in a folder: the first, third and last are good, the others are not images."""
-    good = [exported.data / path for path in answers["path"][:3]]
-    contents = [
-        good[0].read_bytes(),
-        good[1].read_bytes()[:400],
-        good[1].read_bytes(),
-        b"hello\n",
-        good[2].read_bytes(),
-    ]
-    folder = tmp_path / "spoilt"
-    folder.mkdir()
-    paths = [folder / f"{number}.png" for number in range(len(contents))]
-    for path, content in zip(paths, contents, strict=True):
-        path.write_bytes(content)
-    return paths
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images, of three sizes, with two that are none among them, a mask, and a folder within."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+
+    def save(name: str, height: int, width: int, *, grey: bool = True) -> None:
+        pixels = generator.integers(0, 256, (height, width) if grey else (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+
+    (folder / "below").mkdir()
+    for number in range(9):
+        save(f"below/{number}.png", *((30, 40) if number % 2 else (25, 25)))
+    save(GREY, 30, 40)
+    save(f"{GREY[:4]}_mask.png", 30, 40)
+    save(COLOUR, 30, 40, grey=False)
+    save(LARGE, 20, 1500)
+    (folder / "hello.png").write_bytes(b"hello\n")
+    (folder / "short.png").write_bytes((folder / GREY).read_bytes()[:300])
+    return folder
 
 
 def predict_json(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> list[dict[str, Any]]:
@@ -56,208 +65,247 @@ def predict_json(arguments: list[str], capsys: pytest.CaptureFixture[str], code:
     return answers
 
 
-@pytest.mark.parametrize("batch_size", ["1", "5", "32"])
-def test_answers_are_those_of_the_run(
-    batch_size: str, exported: Exported, answers: pd.DataFrame, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # Backwards, so that an answer that goes with the sorted files shows.
-    expected = answers[::-1]
-    paths = [str(exported.data / path) for path in expected["path"]]
-    given = predict_json([str(exported.folder), *paths, "--batch-size", batch_size], capsys)
-    assert [entry["path"] for entry in given] == paths
-    assert [entry["class"] for entry in given] == list(expected["predicted"])
-    assert all(list(entry) == ["path", "class", "probabilities"] for entry in given)
-    assert all(list(entry["probabilities"]) == CLASSES for entry in given)
-    probabilities = [list(entry["probabilities"].values()) for entry in given]
-    np.testing.assert_allclose(probabilities, expected[COLUMNS], atol=1e-4)
+def give_stdin(text: str | bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put `text` on stdin."""
+    data = text if isinstance(text, bytes) else text.encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
 
-def test_the_confusion_matrix_is_the_runs(exported: Exported, answers: pd.DataFrame) -> None:
-    classifier = open_export(exported.folder)
-    assert list(classifier.classes) == CLASSES
-    given = [p.predicted for p in predict_files(classifier, [exported.data / path for path in answers["path"]])]
-    matrix = np.zeros((3, 3), dtype=int)
-    for truth, predicted in zip(answers["class"], given, strict=True):
-        matrix[CLASSES.index(truth), CLASSES.index(predicted)] += 1
-    figures = json.loads((exported.run / "metrics.json").read_text())
-    assert matrix.tolist() == figures["test"]["confusion_matrix"]
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_every_image_gets_the_answer_it_gets_alone(batch_size: int, export: Path, pictures: Path) -> None:
+    classifier = open_export(export)
+    paths = list(image_paths([str(pictures / "below"), str(pictures)]))
+    given = list(predict_files(classifier, paths, batch_size))
+    assert [found.path for found in given] == [str(path) for path in paths]
+    for found in given:
+        path = Path(found.path)
+        if path.name in {"hello.png", "short.png"}:
+            assert found.error
+            continue
+        image = images.decode(path)
+        pixels = images.resized(image, SIZE) if path.name == LARGE else np.asarray(image)
+        (row,) = classifier.run(pixels[None]).probabilities.tolist()
+        np.testing.assert_allclose(found.probabilities, row, rtol=1e-5, atol=1e-7)
+        assert found.predicted == CLASSES[int(np.argmax(row))]
+        assert found.malignant == (row[1] >= 0.3)
+        assert found.warning == ("colour where the training data is grey" if path.name == COLOUR else "")
 
 
-def test_a_table_by_default(
-    exported: Exported, answers: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(exported.data)
-    assert exit_code(["predict", str(exported.folder), *answers["path"]]) == 0
-    shown = capsys.readouterr()
-    assert shown.err == ""
-    header, *rows = [line.split() for line in shown.out.splitlines() if "─" not in line and line.strip()]
-    assert header == ["file", "predicted", *(f"p({name})" for name in CLASSES)]
-    # A path holds a blank: `normal/normal (1).png`.
-    assert [" ".join(row[:2]) for row in rows] == list(answers["path"])
-    assert [row[2] for row in rows] == list(answers["predicted"])
-    np.testing.assert_allclose([[float(cell) for cell in row[3:]] for row in rows], answers[COLUMNS], atol=2e-4)
+def test_a_model_for_ready_images_gets_them_ready(export: Path, pictures: Path) -> None:
+    classifier = open_export(export / f"model-{SIZE}.onnx")
+    (found,) = predict_files(classifier, [pictures / GREY])
+    row = classifier.run(images.read(pictures / GREY, SIZE)[None]).probabilities[0]
+    np.testing.assert_allclose(found.probabilities, row, rtol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", ["1", "2", "32"])
-def test_an_unreadable_file_is_a_row(
-    batch_size: str,
-    exported: Exported,
-    answers: pd.DataFrame,
-    spoilt: list[Path],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    arguments = [str(exported.folder), *map(str, spoilt), "--batch-size", batch_size]
-    given = predict_json(arguments, capsys, code=1)
-    assert [entry["path"] for entry in given] == [str(path) for path in spoilt]
-    good = [entry for entry in given if "error" not in entry]
-    assert good == [given[0], given[2], given[4]]
-    assert [entry["class"] for entry in good] == list(answers["predicted"][:3])
-    assert [list(entry) for entry in given if "error" in entry] == [["path", "error"]] * 2
-    assert given[1]["error"].startswith("damaged or unreadable")
-    assert given[3]["error"] == "not a PNG, JPEG, BMP, TIFF, WEBP image"
+def test_json(export: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [COLOUR, "hello.png", GREY]
+    colour, hello, grey = predict_json([str(export), *(str(pictures / name) for name in names)], capsys, code=1)
+    assert list(colour) == ["path", "class", "probabilities", "malignant", "warning"]
+    assert list(grey) == ["path", "class", "probabilities", "malignant"]
+    assert list(grey["probabilities"]) == CLASSES
+    assert hello == {"path": str(pictures / "hello.png"), "error": "not a PNG, JPEG, BMP, TIFF, WEBP image"}
+    plain = predict_json([str(export / "model-plain.onnx"), str(pictures / COLOUR)], capsys)
+    assert [list(entry) for entry in plain] == [["path", "class", "probabilities"]]
 
 
-def test_only_unreadable_files(exported: Exported, spoilt: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code(["predict", str(exported.folder), str(spoilt[3])]) == 1
-    assert "not a PNG" in capsys.readouterr().out
+def test_json_lines(export: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = predict_json([str(export), str(pictures)], capsys, code=1)
+    assert exit_code(["predict", str(export), str(pictures), "--jsonl"]) == 1
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == expected
 
 
-def test_csv(exported: Exported, spoilt: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv(export: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "answers.csv"
-    given = predict_json([str(exported.folder), str(spoilt[0].parent), "--csv", str(target)], capsys, code=1)
+    given = predict_json([str(export), str(pictures), "--csv", str(target)], capsys, code=1)
     with target.open(newline="") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
-    assert reader.fieldnames == ["path", "class", *COLUMNS, "error"]
-    assert [row["path"] for row in rows] == [str(path) for path in spoilt]
+    assert reader.fieldnames == ["path", "class", *COLUMNS, "malignant", "warning", "error"]
+    assert len(rows) == len(given) == 14
     for row, entry in zip(rows, given, strict=True):
-        assert row["error"] == entry.get("error", "")
-        assert row["class"] == entry.get("class", "")
+        assert [row["path"], row["class"]] == [entry["path"], entry.get("class", "")]
+        assert [row["warning"], row["error"]] == [entry.get("warning", ""), entry.get("error", "")]
+        assert row["malignant"] == str(entry.get("malignant", ""))
         expected = entry.get("probabilities", {})
         assert [row[column] for column in COLUMNS] == [repr(expected[n]) if expected else "" for n in CLASSES]
+    assert list(tmp_path.iterdir()) == [target]
 
 
-def test_folders_leave_masks_out(exported: Exported, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = exported.data / "benign"
-    given = [entry["path"] for entry in predict_json([str(exported.folder), str(folder)], capsys)]
-    assert any(images.is_mask(path) for path in folder.iterdir())
-    assert given == sorted(str(path) for path in folder.iterdir() if not images.is_mask(path))
+def test_a_csv_has_the_columns_that_the_model_has(export: Path, pictures: Path, tmp_path: Path) -> None:
+    target = tmp_path / "answers.csv"
+    assert exit_code(["predict", str(export / "model-plain.onnx"), str(pictures / GREY), "--csv", str(target)]) == 0
+    assert target.read_text().splitlines()[0] == ",".join(["path", "class", *COLUMNS, "error"])
 
 
-def test_folders_and_files_keep_their_order(exported: Exported) -> None:
-    mask = exported.data / "benign" / "benign (1)_mask.png"
-    found = image_paths([exported.data / "normal", mask, exported.data / "benign"])
-    of_normal = [path for path in found if path.parent.name == "normal"]
-    assert found[: len(of_normal)] == of_normal
-    # Whoever names a mask himself gets it.
-    assert found[len(of_normal)] == mask
-    assert not any(images.is_mask(path) for path in found[len(of_normal) + 1 :])
+def test_a_table_by_default(
+    export: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(pictures)
+    names = [COLOUR, "hello.png", "below/1.png"]
+    rows = [list(entry.get("probabilities", {}).values()) for entry in predict_json([str(export), *names], capsys, 1)]
+    assert exit_code(["predict", str(export), *names]) == 1
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    header, rule, *lines = shown.out.splitlines()
+    assert header == " predicted  p(benign)  p(malignant)  p(normal)  malignant  file"
+    assert rule == " " + "─" * (len(header) - 1)
+    ends = [
+        f"{COLOUR}: warning: colour where the training data is grey",
+        "hello.png: not a PNG, JPEG, BMP, TIFF, WEBP image",
+        "below/1.png",
+    ]
+    for line, row, end in zip(lines, rows, ends, strict=True):
+        assert line[header.index("file") :] == end
+        words = line[: header.index("file")].split()
+        assert words == (
+            [CLASSES[int(np.argmax(row))], *(f"{p:.4f}" for p in row), "yes" if row[1] >= 0.3 else "no"] if row else []
+        )
 
 
-def spoil_model(folder: Path) -> None:
-    """One bit of the model."""
-    flip_a_bit(folder / "model.onnx")
+def test_a_name_cannot_command_the_terminal(
+    export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pictures: Path
+) -> None:
+    path = tmp_path / "a\x1b[2J\n.png"
+    path.write_bytes((pictures / GREY).read_bytes())
+    assert exit_code(["predict", str(export), str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert out.splitlines()[-1].endswith("a\\x1b[2J\\n.png")
 
 
-def drop_model(folder: Path) -> None:
-    """No model."""
-    (folder / "model.onnx").unlink()
+def test_a_list_on_stdin(
+    export: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(pictures)
+    name = os.fsencode("umlaut-") + b"\xfc.png"
+    give_stdin(f"{GREY}\r\n\nmissing.png\nbelow\n".encode() + name + b"\n" + COLOUR.encode(), monkeypatch)
+    given = predict_json([str(export), "-"], capsys, code=1)
+    assert [entry["path"] for entry in given] == [GREY, "missing.png", "below", os.fsdecode(name), COLOUR]
+    missing = "no such file or directory"
+    assert [entry.get("error") for entry in given] == [None, missing, "is a directory", missing, None]
 
 
-def drop_certificate(folder: Path) -> None:
-    """No certificate."""
-    (folder / "verification.json").unlink()
-
-
-def break_certificate(folder: Path) -> None:
-    """Half a certificate."""
-    path = folder / "verification.json"
-    replace(path, path.read_bytes()[:100])
-
-
-def fail_certificate(folder: Path) -> None:
-    """A certificate that says no."""
-    path = folder / "verification.json"
-    replace(path, json.dumps(json.loads(path.read_text()) | {"passed": False}).encode())
+def test_folders_and_files_keep_their_order(pictures: Path) -> None:
+    found = list(image_paths([str(pictures / OTHER.replace("other", "grey")), str(pictures), str(pictures / GREY)]))
+    assert found[0] == found[-1] == pictures / GREY
+    assert found[1:-1] == [path for path in images.walk(pictures) if not images.is_mask(path)]
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"),
+    ("pattern", "expected"),
     [
-        (spoil_model, "is not the file that was verified"),
-        (drop_model, "holds no model.onnx"),
-        (drop_certificate, "verification.json could not be read"),
-        (break_certificate, "verification.json is not valid JSON"),
-        (fail_certificate, "did not pass its verification"),
+        ("*.png", [COLOUR, GREY, "hello.png", LARGE, "short.png"]),
+        ("gr*", [GREY]),
+        ("below/[0-2].png", ["below/0.png", "below/1.png", "below/2.png"]),
+        ("**/1.png", ["below/1.png"]),
+        ("bel*", [f"below/{number}.png" for number in range(9)]),
     ],
 )
-def test_an_export_that_is_not_certified_is_refused(
-    damage: Callable[[Path], None],
-    reason: str,
-    exported: Exported,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder = linked(exported.folder, tmp_path / "export")
-    damage(folder)
-    assert exit_code(["predict", str(folder), str(exported.data / "benign")]) == 1
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.startswith("busi-tune: ")
-    assert reason in shown.err
-    assert len(shown.err.splitlines()) == 1
+def test_patterns(pattern: str, expected: list[str], pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(image_paths([str(pictures / pattern)])) == [pictures / name for name in expected]
+    monkeypatch.chdir(pictures)
+    assert list(image_paths([pattern])) == [Path(name) for name in expected]
+
+
+def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    path = tmp_path / "scan [1]*.png"
+    path.write_bytes(b"x")
+    assert list(image_paths([str(path)])) == [path]
+
+
+def test_a_mask_is_taken_where_it_is_named(pictures: Path) -> None:
+    mask = pictures / "grey_mask.png"
+    assert list(image_paths([str(mask)])) == [mask]
+    with pytest.raises(FileError, match="matches no image"):
+        image_paths([str(pictures / "*_mask.png")])
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
         (["{empty}", "{image}"], 1, "holds no model.onnx"),
-        (["{missing}", "{image}"], 1, "holds no model.onnx"),
-        (["{export}", "{missing}"], 1, "does not exist"),
+        (["{missing}", "{image}"], 1, "missing does not exist"),
+        (["{export}", "{missing}"], 1, "does not exist; name image files or folders"),
         (["{export}", "{empty}"], 1, "holds no image"),
+        (["{export}", "{empty}/*.png"], 1, "matches no image"),
+        (["{export}", "-"], 1, "The list on stdin names no file"),
         (["{export}", "{image}", "--csv", "{empty}"], 1, "is a folder"),
         (["{export}", "{image}", "--csv", "{missing}/a.csv"], 1, "could not be written"),
+        (["{export}", "{image}", "--provider", "tpu"], 2, "--provider must be one that"),
         (["{export}"], 2, "Missing argument"),
         (["{export}", "{image}", "--batch-size", "0"], 2, "--batch-size"),
         (["{export}", "{image}", "--threads", "-1"], 2, "--threads"),
+        (["{image}", "{image}"], 1, "has no certificate"),
+        (["{image}", "{image}", "--allow-unverified"], 1, "is not an ONNX file"),
     ],
 )
 def test_wrong_arguments(
     arguments: list[str],
     code: int,
     reason: str,
-    exported: Exported,
+    export: Path,
+    pictures: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    places = {
-        "empty": str(tmp_path),
-        "missing": str(tmp_path / "missing"),
-        "export": str(exported.folder),
-        "image": str(exported.data / "benign" / "benign (1).png"),
-    }
+    give_stdin("\n", monkeypatch)
+    image, missing = str(pictures / GREY), str(tmp_path / "missing")
+    places = {"empty": str(tmp_path), "missing": missing, "export": str(export), "image": image}
     assert exit_code(["predict", *(argument.format(**places) for argument in arguments)]) == code
     shown = capsys.readouterr()
     assert shown.out == ""
     assert reason in shown.err
+    assert len(shown.err.splitlines()) == 1 or code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_csv_that_cannot_be_written_to_its_end_is_not_there(export: Path, pictures: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from busi_tune.cli import exit_code;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300)); sys.exit(exit_code(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "predict", str(export), str(pictures), "--csv", str(tmp_path / "a.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"busi-tune: {tmp_path / 'a.csv'} could not be written: File too large; ")
     assert list(tmp_path.iterdir()) == []
 
 
 PREDICT = """
-import sys
-from collections.abc import Callable
+import resource, sys
 from busi_tune.cli import exit_code
-code = exit_code(["predict", *sys.argv[1:], "--json"])
-heavy = {"torch", "torchvision", "optuna", "pandas", "sklearn", "matplotlib", "onnx"} & set(sys.modules)
+code = exit_code(["predict", *sys.argv[1:]])
+from busi_tune.cli.extras import TRAINING
+heavy = TRAINING & set(sys.modules)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 sys.exit(f"loaded {heavy}" if heavy else code)
 """
 
 
-def test_nothing_heavy_is_loaded(exported: Exported, answers: pd.DataFrame) -> None:
-    image = str(exported.data / answers["path"][0])
-    command = [sys.executable, "-c", PREDICT, str(exported.folder), image]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def in_a_fresh_interpreter(arguments: list[str], given: str = "") -> tuple[list[str], int]:
+    """The lines that predict prints, and its peak memory in kB; it must succeed and load nothing heavy."""
+    command = [sys.executable, "-c", PREDICT, *arguments]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    (given,) = json.loads(done.stdout)
-    assert given["class"] == answers["predicted"][0]
+    unit = 1024 if sys.platform == "darwin" else 1
+    return done.stdout.splitlines(), int(done.stderr) // unit
+
+
+def test_nothing_heavy_is_loaded(export: Path, pictures: Path) -> None:
+    (line,), _ = in_a_fresh_interpreter([str(export), str(pictures / GREY), "--jsonl"])
+    assert json.loads(line)["class"] in CLASSES
+
+
+def test_memory_does_not_grow_with_the_number_of_files(export: Path, pictures: Path) -> None:
+    few, many = 200, 6000
+    arguments = [str(export), "-", "--jsonl", "--threads", "1"]
+    peaks = []
+    for count in (few, many):
+        names = [str(pictures / "below" / f"{number % 9}.png") for number in range(count)]
+        lines, peak = in_a_fresh_interpreter(arguments, "\n".join(names))
+        assert [json.loads(line)["path"] for line in lines] == names
+        peaks.append(peak)
+    assert peaks[1] - peaks[0] < 8000

@@ -9,6 +9,7 @@ import click
 
 from busi_tune import __version__
 from busi_tune.cli.data import data
+from busi_tune.cli.extras import TRAINING, missing
 from busi_tune.cli.predict import predict
 from busi_tune.cli.serve import export, verify
 from busi_tune.cli.train import baseline, run, search
@@ -51,9 +52,13 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
     except BusiTuneError as error:
         click.echo(f"busi-tune: {error}", err=True)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in TRAINING:
+            raise
+        click.echo(f"busi-tune: {missing(error.name)}", err=True)
+        return 1
     except OSError as error:
-        if error.errno == errno.EPIPE:
-            return 1
-        click.echo(f"busi-tune: {error}; mend that and run the same command again.", err=True)
+        if error.errno != errno.EPIPE:
+            click.echo(f"busi-tune: {error}; mend that and run the same command again.", err=True)
         return 1
     return result if isinstance(result, int) else 0

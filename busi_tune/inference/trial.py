@@ -13,17 +13,18 @@ import numpy as np
 
 from busi_tune.errors import BusiTuneError, FileError
 from busi_tune.images import Pixels
+from busi_tune.inference.answers import LARGEST_SIDE
 from busi_tune.inference.classifier import Classifier
 
 # Of processor time, and for a large model more: 100 MB load in less than a second.
 SECONDS = 4
 BYTES_A_SECOND = 100_000_000
 MOST_BYTES = 4_000_000_000
-SIZES = ((1, 41, 53), (2, 320, 256))
+SIZES = ((1, 41, 53), (2, 320, 256), (1, LARGEST_SIDE, LARGEST_SIDE))
 
 
 def try_in_a_child(model: Path, optimisation: str) -> None:
-    """Load `model` and run it on two small batches, in a child process with limits.
+    """Load `model` and run it on three batches, in a child process with limits.
 
     Raises:
         FileError: it is refused there, crashes, or takes too long or too much memory.
@@ -53,7 +54,7 @@ def try_in_a_child(model: Path, optimisation: str) -> None:
 
 
 def examples(classifier: Classifier) -> list[Pixels]:
-    """Small batches of noise that the model takes."""
+    """Batches of noise that the model takes, up to the largest image that is given to it."""
     generator = np.random.default_rng(0)
     side = classifier.fixed_size
     shapes = [(n, side or height, side or width, 3) for n, height, width in SIZES]

@@ -1,0 +1,29 @@
+"""What predict answers with a run's export is what the run answered itself."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from busi_tune.inference import open_export, predict_files
+from exported import Exported
+
+pytest_plugins = ["exported"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
+def test_answers_are_those_of_the_run(batch_size: int, exported: Exported) -> None:
+    # Backwards, so that an answer that goes with the sorted files shows.
+    expected = pd.read_csv(exported.run / "predictions.csv")[::-1]
+    classifier = open_export(exported.folder)
+    given = list(predict_files(classifier, [exported.data / path for path in expected["path"]], batch_size))
+    assert [found.path for found in given] == [str(exported.data / path) for path in expected["path"]]
+    assert [found.predicted for found in given] == list(expected["predicted"])
+    figures = json.loads((exported.run / "metrics.json").read_text())
+    classes = list(figures["test"]["per_class"])
+    assert list(classifier.classes) == classes
+    matrix = np.zeros((3, 3), dtype=int)
+    for truth, found in zip(expected["class"], given, strict=True):
+        matrix[classes.index(truth), classes.index(found.predicted)] += 1
+    assert matrix.tolist() == figures["test"]["confusion_matrix"]

@@ -1,0 +1,84 @@
+"""Installed without what training needs, the package predicts; any other command says what to install."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from small_export import CLASSES, small_model, write_export
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command `busi-tune` in an environment of its own, installed with pip and without extras."""
+    place = tmp_path_factory.mktemp("installed")
+    source, environment = place / "source", place / "environment"
+    source.mkdir()
+    # A copy, because a build leaves files behind.
+    shutil.copytree(ROOT / "busi_tune", source / "busi_tune", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    command = [environment / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", source]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = f"pip cannot install the package here: {done.stderr[-300:]}"
+        # CI must not pass on a test that it has not run.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    return environment / "bin" / "busi-tune"
+
+
+def run(command: Path, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the installed command, out of sight of this checkout."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [command, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=environment
+    )
+
+
+@pytest.mark.parametrize("options", [[], ["--allow-unverified"]])
+def test_predict_works(installed: Path, options: list[str], tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export", {"model.onnx": small_model()})
+    if options:
+        (export / "verification.json").unlink()
+    Image.fromarray(np.full((30, 40), 99, np.uint8)).save(tmp_path / "image.png")
+    done = run(installed, ["predict", str(export), "image.png", "--jsonl", *options], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["class"] in CLASSES
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["baseline", "--data", "."],
+        ["search", "--data", ".", "--out", "s"],
+        ["export", ".", "--out", "e"],
+        ["run", "--demo"],
+        ["data", "audit", "."],
+        ["data", "split", ".", "--out", "split.csv"],
+        ["data", "demo", "d"],
+    ],
+    ids=" ".join,
+)
+def test_another_command_says_what_to_install(installed: Path, arguments: list[str], tmp_path: Path) -> None:
+    done = run(installed, arguments, tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("busi-tune: This command needs ")
+    assert line.endswith(", which is not installed; pip install 'busi-tune[train]' installs all it takes.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_works(installed: Path, tmp_path: Path) -> None:
+    for command in ("", "baseline", "predict", "verify"):
+        done = run(installed, [*command.split(), "--help"], tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("Usage: busi-tune")
