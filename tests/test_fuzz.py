@@ -1,79 +1,28 @@
-"""2,000 mutated files through `images`: an image or a reason, within 2 s and 500 MB each, and no crash."""
+"""Mutated files: through `images` an image or a reason, through `predict` an answer or a sentence, and no crash."""
 
 import multiprocessing
 import resource
 import signal
-import struct
 import sys
-import zlib
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 from typing import Any, NoReturn
 
 import numpy as np
-from PIL import Image
+import pytest
 
 from busi_tune import images
 from busi_tune.errors import ImageError
-from conftest import encoded
+from commands import judge, outcome
+from hostile import mutated, mutated_model, seeds
+from small_export import small_model, write_export
 
 FILES = 2000
 MOST_SECONDS = 2
 MOST_BYTES = 500_000_000
-
-
-def seeds() -> list[bytes]:
-    generator = np.random.default_rng(0)
-    colour = Image.fromarray(generator.integers(0, 256, (40, 50, 3), dtype=np.uint8))
-    deep = Image.fromarray(generator.integers(0, 65536, (40, 50), dtype=np.uint16))
-    return [
-        encoded(colour, "PNG"),
-        encoded(colour.convert("P"), "PNG", transparency=3),
-        encoded(deep, "PNG"),
-        encoded(colour, "JPEG"),
-        encoded(colour, "JPEG", progressive=True, exif=b"Exif\0\0" + bytes(40)),
-        encoded(colour.convert("CMYK"), "JPEG"),
-        encoded(colour, "TIFF"),
-        encoded(colour, "TIFF", compression="tiff_lzw"),
-        encoded(colour, "TIFF", compression="jpeg"),
-        encoded(colour.convert("1"), "TIFF", compression="group4"),
-        encoded(deep, "TIFF", compression="tiff_deflate"),
-    ]
-
-
-def mutated(data: bytes, generator: np.random.Generator) -> bytes:
-    """One to four changes: bytes, 32-bit numbers at a border, pieces cut out or doubled, the end cut off."""
-    content = bytearray(data)
-    for _ in range(generator.integers(1, 5)):
-        place = int(generator.integers(0, min(len(content), generator.choice([40, 400, 10**6]))))
-        kind = generator.integers(0, 5)
-        if kind == 0:
-            content[place] = generator.integers(0, 256)
-        elif kind == 1:
-            content[place : place + 4] = int(generator.choice([0, 1, 0x7FFFFFFF, 0xFFFFFFFF, 65536])).to_bytes(4, "big")
-        elif kind == 2:
-            content[place : place + 4] = int(generator.choice([0, 1, 0x7FFFFFFF, 5000])).to_bytes(4, "little")
-        elif kind == 3:
-            content[place:place] = content[place : place + 30]
-        elif len(content) > 60:
-            del content[max(place, 30) :: int(generator.choice([1, len(content)]))]
-    return mended(bytes(content)) if generator.random() < 0.5 else bytes(content)
-
-
-def mended(data: bytes) -> bytes:
-    """A PNG with the checksums of its chunks made right, so that what is inside them is reached."""
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return data
-    content, place = bytearray(data), 8
-    while place + 12 <= len(content):
-        (size,) = struct.unpack_from(">I", content, place)
-        end = place + 8 + size
-        if end + 4 > len(content):
-            break
-        struct.pack_into(">I", content, end, zlib.crc32(content[place + 4 : end]))
-        place = end + 4
-    return bytes(content)
 
 
 class TooLong(BaseException):
@@ -141,3 +90,52 @@ def test_the_unchanged_files_are_read(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.png"
         path.write_bytes(data)
         assert images.read(path, 16).shape == (16, 16, 3)
+
+
+@dataclass
+class Place:
+    """A folder with a certified export, where commands are run, and one for their output."""
+
+    folder: Path
+    export: Path
+    report: Path
+
+    def predict(self, *arguments: str) -> str:
+        """What came of a command; it must leave nothing behind but its output."""
+        before = contents(self.folder)
+        found = judge(outcome(["predict", *arguments, "--jsonl"], self.folder, self.report, patience=120))
+        assert contents(self.folder) == before
+        return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    (tmp_path / "here").mkdir()
+    export = write_export(tmp_path / "here" / "export", {"model.onnx": small_model()})
+    (tmp_path / "here" / "image.png").write_bytes(seeds()[0])
+    return Place(tmp_path / "here", export, tmp_path / "report")
+
+
+def test_mutated_models_are_used_or_refused(place: Place) -> None:
+    original, generator = (place.export / "model.onnx").read_bytes(), np.random.default_rng(0)
+    found: Counter[str] = Counter()
+    for number in range(25):
+        (place.folder / "elsewhere.onnx").write_bytes(mutated_model(original, generator))
+        found[place.predict("elsewhere.onnx", "image.png", "--allow-unverified")] += 1
+        if number < 5:
+            place.export.joinpath("model.onnx").write_bytes(mutated_model(original, generator))
+            assert place.predict("export", "image.png") == "refusal"
+    assert set(found) == {"answer", "refusal"}
+
+
+def test_mutated_images_are_answered_or_refused(place: Place) -> None:
+    originals, generator = seeds(), np.random.default_rng(0)
+    found: Counter[str] = Counter()
+    for number in range(30):
+        (place.folder / "image.png").write_bytes(mutated(originals[number % len(originals)], generator))
+        found[place.predict("export", "image.png")] += 1
+    assert set(found) == {"answer", "row with an error"}

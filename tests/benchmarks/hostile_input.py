@@ -1,0 +1,104 @@
+"""Many mutated models and images through `predict`: how many were answered or refused, the slowest, the largest.
+
+    PYTHONPATH=tests python tests/benchmarks/hostile_input.py --models 1000 --images 1000 [EXPORT...]
+
+Without an EXPORT the tiny model of the tests is mutated; with several they take turns.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+import commands
+import hostile
+from small_export import small_model, write_export
+
+MOST_SECONDS = 5
+
+
+def report(what: str, outcomes: Iterator[commands.Outcome]) -> bool:
+    """Print what came of the commands; whether all is well."""
+    verdicts: Counter[str] = Counter()
+    slowest, largest = 0.0, 0
+    for number, found in enumerate(outcomes):
+        verdict = commands.judge(found)
+        if found.seconds > MOST_SECONDS:
+            verdict = f"{verdict}, after {found.seconds:.1f} s"
+        if verdict not in {"answer", "row with an error", "refusal"}:
+            print(f"{what} {number}: {verdict}", flush=True)
+        verdicts[verdict if len(verdict) < 40 else "FAILED"] += 1
+        slowest, largest = max(slowest, found.seconds), max(largest, found.memory)
+    print(f"{what}: {dict(verdicts)}; the slowest {slowest:.2f} s, the largest {largest / 1e6:.0f} MB", flush=True)
+    return set(verdicts) <= {"answer", "row with an error", "refusal"}
+
+
+def run(arguments: list[str], folder: Path) -> commands.Outcome:
+    """One command; nothing in the folder may change but the output."""
+    before = snapshot(folder)
+    found = commands.outcome(["predict", *arguments, "--jsonl"], folder, folder.parent / "report", patience=60)
+    if snapshot(folder) != before:
+        sys.exit(f"{arguments} changed the folder: {snapshot(folder) ^ before}")
+    return found
+
+
+def snapshot(folder: Path) -> set[tuple[str, int, int]]:
+    """Name, size and time of each file."""
+    return {(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+def models(
+    count: int, seed: int, folder: Path, originals: list[bytes], write: Callable[[bytes], list[str]]
+) -> Iterator[commands.Outcome]:
+    """Mutated models."""
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        yield run(write(hostile.mutated_model(originals[number % len(originals)], generator)), folder)
+
+
+def pictures(count: int, seed: int, folder: Path) -> Iterator[commands.Outcome]:
+    """Mutated images."""
+    generator, originals = np.random.default_rng(seed), hostile.seeds()
+    for number in range(count):
+        (folder / "mutant.png").write_bytes(hostile.mutated(originals[number % len(originals)], generator))
+        yield run(["sound", "mutant.png"], folder)
+
+
+def main() -> None:
+    """Run all, and say whether all is well."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("exports", nargs="*", type=Path)
+    parser.add_argument("--models", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "here")
+        write_export(folder / "sound", {"model.onnx": small_model()})
+        shutil.copytree(folder / "sound", folder / "spoilt")
+        (folder / "image.png").write_bytes(hostile.seeds()[0])
+        originals = [path.joinpath("model.onnx").read_bytes() for path in options.exports or [folder / "sound"]]
+
+        def from_elsewhere(data: bytes) -> list[str]:
+            (folder / "elsewhere.onnx").write_bytes(data)
+            return ["elsewhere.onnx", "image.png", "--allow-unverified"]
+
+        def certified(data: bytes) -> list[str]:
+            (folder / "spoilt" / "model.onnx").write_bytes(data)
+            return ["spoilt", "image.png"]
+
+        well = [
+            report("images", pictures(options.images, options.seed, folder)),
+            report("models beside a certificate", models(options.models, options.seed, folder, originals, certified)),
+            report("models from elsewhere", models(options.models, options.seed, folder, originals, from_elsewhere)),
+        ]
+    sys.exit(not all(well))
+
+
+if __name__ == "__main__":
+    main()
