@@ -182,6 +182,13 @@ def one_answer() -> onnx.ModelProto:
     return model
 
 
+def no_guard() -> onnx.ModelProto:
+    """A model that promises a guard and has none."""
+    model = small_model()
+    del model.graph.output[3]
+    return model
+
+
 USE = "is not a model that busi-tune can use"
 
 
@@ -211,6 +218,7 @@ USE = "is not a model that busi-tune can use"
         (renamed(small_model(), "probabilities", "chances"), "does not take `images`"),
         (not_a_number(), "its logits are not finite numbers"),
         (one_answer(), USE),
+        (no_guard(), USE),
     ],
 )
 def test_a_model_that_is_not_of_our_form_is_refused(

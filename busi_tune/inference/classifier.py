@@ -87,8 +87,8 @@ class Classifier:
                 f"{path} was made for preprocessing {self.facts.preprocessing}, and this busi-tune does "
                 f"{images.VERSION}; export it again or install the matching version."
             )
-        outputs = {entry.name for entry in self.session.get_outputs()}
-        self.outputs = ["logits", "probabilities", *(["guard"] if "guard" in outputs and self.facts.guards else [])]
+        # A guard that is promised and not there is an error when it is asked.
+        self.outputs = ["logits", "probabilities", *(["guard"] if self.facts.guards else [])]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -108,16 +108,16 @@ class Classifier:
         """
         try:
             found = self.session.run(self.outputs, {"images": pixels})
-        except REFUSALS as error:
+        except (*REFUSALS, ValueError) as error:
             raise self._refused(error) from error
         widths = [len(self.classes), len(self.classes), len(self.facts.guards)]
-        found += [np.zeros((len(pixels), len(self.facts.guards)), np.float32)] * (3 - len(found))
-        for name, array, width in zip(("logits", "probabilities", "guard"), found, widths, strict=True):
+        for name, array, width in zip(self.outputs, found, widths, strict=False):
             if not isinstance(array, np.ndarray) or array.shape != (len(pixels), width):
                 raise self._refused(ValueError(f"it does not answer {width} numbers an image as its {name}"))
             if array.dtype != np.float32 or not np.isfinite(array).all():
                 raise self._refused(ValueError(f"its {name} are not finite numbers"))
-        return Answers(*found)
+        logits, probabilities, *guard = found
+        return Answers(logits, probabilities, guard[0] if guard else np.zeros((len(pixels), 0), np.float32))
 
     def logits_and_probabilities(self, pixels: Pixels) -> tuple[Floats, Floats]:
         """Both for images (n, height, width, 3) uint8 RGB: two arrays of shape (n, classes)."""
