@@ -69,7 +69,7 @@ def test_input_and_outputs(exported: Exported, model: onnx.ModelProto) -> None:
         ("logits", [batch, 3]),
         ("probabilities", [batch, 3]),
         ("pixels", [batch, 3, 32, 32]),
-        ("guard", [batch, "k"]),
+        ("guard", [batch, 4]),
     ]
     classifier = Classifier(exported.folder / "model.onnx")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 50, 40, 3), dtype=np.uint8)

@@ -23,10 +23,10 @@ ROOMS = {
     "torch": {"training"},
     "torchvision": {"training"},
     "safetensors": {"training"},
-    "sklearn": {"data"},
-    "scipy": {"data", "intervals", "search"},
+    "sklearn": {"data", "export"},
+    "scipy": {"data", "export", "intervals", "search"},
     "jinja2": {"report"},
-    "pandas": {"data", "export", "search"},
+    "pandas": {"data", "export", "report", "search"},
     "onnxruntime": {"inference", "export"},
     # The phantoms write images; everything else only reads them.
     "PIL": {"images", "data"},

@@ -45,7 +45,7 @@ def show_export(certificate: Result, folder: Path) -> None:
 def _show_variant(name: str, model: Result) -> None:
     gate, form = model["gate"], model["precision"]
     test, latency = model["test"], model["latency_ms"]
-    rows = [
+    rows: list[list[Any]] = [
         ["agreement on validation", f"{gate['agreement']:.3f}"],
         ["validation accuracy, float32", f"{gate['accuracy']['float32']:.3f}"],
         [f"validation accuracy, {form}", f"{gate['accuracy']['candidate']:.3f}"],

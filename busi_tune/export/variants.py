@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def _calibration(source: Source) -> Pixels:
     generator = np.random.default_rng(source.identity.config.seed)
     share = CALIBRATION_IMAGES // len(source.classes)
     chosen = [generator.permutation(np.flatnonzero(part.labels == k))[:share] for k in range(len(source.classes))]
-    return part.pixels()[np.sort(np.concatenate(chosen))]
+    pixels: Pixels = part.pixels()[np.sort(np.concatenate(chosen))]
+    return pixels
 
 
 def _guard(network: bytes, source: Source) -> Guard:
@@ -146,4 +148,4 @@ def _latency(form: str, folder: Path, place: Path, source: Source) -> dict[str, 
     picture = source.pictures("test")[0][None]
     places = {"float32": files.temporary_for(folder / "model.onnx"), form: place}
     models = {name: Classifier(path) for name, path in places.items()}
-    return gate.latency({name: lambda model=model: model.run(picture) for name, model in models.items()})
+    return gate.latency({name: partial(model.run, picture) for name, model in models.items()})
