@@ -1,0 +1,83 @@
+"""Is the resize in the graph Pillow's, to the pixel, and what does it cost beside the network?
+
+python tests/benchmarks/resize_exact.py --data DIR --sizes 2000
+python tests/benchmarks/resize_exact.py --cost EXPORT
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from busi_tune import images
+from busi_tune.export import resize
+from busi_tune.images import Pixels
+
+SIZE = 224
+
+
+def session(model: bytes | str, threads: int = 2) -> onnxruntime.InferenceSession:
+    """A session on the CPU, whose threads rest between runs and take no time from another's."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def exactness(data: Path, sizes: int) -> None:
+    """Count pixels that differ: on every image of a folder, and on noise of random sizes up to 4,000 x 3,000."""
+    running = session(resize.any_size(SIZE).SerializeToString())
+
+    def differing(picture: Pixels) -> int:
+        (found,) = running.run(["pixels"], {"images": picture[None]})
+        return int((found[0].transpose(1, 2, 0) != images.resize(picture, SIZE)).sum())
+
+    paths = [path for path in images.walk(data) if not images.is_mask(path)]
+    print(f"{len(paths)} images of {data}: {sum(differing(images.picture(path)) for path in paths)} values differ")
+    generator = np.random.default_rng(0)
+    wrong = total = 0
+    for number in range(sizes):
+        # As many small ones as large ones: logarithms are uniform.
+        width, height = (int(np.exp(generator.uniform(0, np.log(most + 1)))) for most in (4000, 3000))
+        noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        wrong += differing(noise if number % 2 else np.where(noise > 127, 255, 0).astype(np.uint8))
+        total += SIZE * SIZE * 3
+    print(f"{sizes} random sizes from 1 x 1 to 4,000 x 3,000: {wrong} of {total:,} values differ")
+
+
+def cost(folder: Path, rounds: int = 60) -> None:
+    """The share of the resize of a picture of 500 x 500 in the time of the model for ready images, in turn."""
+    ready = next(folder.glob("model-*.onnx"))
+    size = int(ready.stem.partition("-")[2])
+    front, network = session(resize.any_size(size).SerializeToString()), session(str(ready))
+    generator = np.random.default_rng(0)
+    inputs = [generator.integers(0, 256, (1, side, side, 3), dtype=np.uint8) for side in (500, size)]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for place, (running, picture) in enumerate(zip((front, network), inputs, strict=True)):
+            started = time.perf_counter()
+            running.run(None, {"images": picture})
+            seconds[place].append(time.perf_counter() - started)
+    small, large = (statistics.median(values[5:]) * 1000 for values in seconds)
+    print(f"resize of 500 x 500: {small:.2f} ms; network at {size}: {large:.2f} ms; {small / large:.1%}")
+
+
+def main() -> None:
+    """Measure what the arguments say."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--sizes", type=int, default=2000)
+    parser.add_argument("--cost", type=Path)
+    options = parser.parse_args()
+    if options.data:
+        exactness(options.data, options.sizes)
+    if options.cost:
+        cost(options.cost)
+
+
+if __name__ == "__main__":
+    main()
