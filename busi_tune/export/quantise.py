@@ -32,6 +32,7 @@ IR_VERSION = 10
 BATCH = 8
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 STRETCHES = 16
+SHORTEST_STRETCH = 4
 RANKING_IMAGES = 16
 
 
@@ -108,9 +109,10 @@ class Quantiser:
     def ranking(self) -> list[list[str]]:
         """Stretches of neighbouring layers by what int8 in them alone does to the logits, the worst first.
 
-        Neighbours, because a tensor stays in float32 only where all the layers that touch it do.
+        Neighbours, because a tensor stays in float32 only where all the layers that touch it do, and because ONNX Runtime
+        computes a single convolution between two int8 tensors in int8, whatever its weights are.
         """
-        length = math.ceil(len(self.layers) / STRETCHES)
+        length = max(SHORTEST_STRETCH, math.ceil(len(self.layers) / STRETCHES))
         stretches = [self.layers[start : start + length] for start in range(0, len(self.layers), length)]
         images = self.calibration[:: math.ceil(len(self.calibration) / RANKING_IMAGES)]
         exact = logits(self.network, images)
