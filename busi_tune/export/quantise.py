@@ -109,8 +109,8 @@ class Quantiser:
     def ranking(self) -> list[list[str]]:
         """Stretches of neighbouring layers by what int8 in them alone does to the logits, the worst first.
 
-        Neighbours, because a tensor stays in float32 only where all the layers that touch it do, and because ONNX Runtime
-        computes a single convolution between two int8 tensors in int8, whatever its weights are.
+        Neighbours, because a tensor stays in float32 only where all the layers that touch it do, and because
+        ONNX Runtime computes a single convolution between two int8 tensors in int8, whatever its weights are.
         """
         length = max(SHORTEST_STRETCH, math.ceil(len(self.layers) / STRETCHES))
         stretches = [self.layers[start : start + length] for start in range(0, len(self.layers), length)]
