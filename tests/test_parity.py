@@ -52,7 +52,7 @@ class Case:
 
     def export(self, model: ServedModel, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
         """The graph of `model`, made as every export is."""
-        network = serving.to_onnx(model, self.source.size)
+        network = assemble.folded(serving.to_onnx(model, self.source.size))
         front = front or resize.any_size(self.source.size)
         return assemble.assemble(front, network, guard_graph(self.fitted.guard))
 

@@ -16,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 from busi_tune import pipeline
 from busi_tune.config import Config
 from busi_tune.export import quantise
+from busi_tune.export.assemble import folded
 from busi_tune.export.gate import Gate, GateError, Pair, compare, failure, latency, through_gate
 from busi_tune.images import Pixels
 from busi_tune.progress import Silent
@@ -145,7 +146,7 @@ def test_layers_that_are_kept_stay_in_float32(trained: Trained, tmp_path: Path) 
 
 
 def test_folding_leaves_every_tensor_as_it_was_and_lets_layers_fuse(trained: Trained, tmp_path: Path) -> None:
-    data = quantise.folded(trained.network)
+    data = folded(trained.network)
     before, after = (
         {
             tensor.name: numpy_helper.to_array(tensor).tobytes()

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnxscript import optimizer
 
 from busi_tune import __version__
 
@@ -50,6 +51,14 @@ def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto | No
     model = onnx.helper.make_model(graph, opset_imports=list(front.opset_import), ir_version=IR_VERSION)
     model.producer_name, model.producer_version = "busi-tune", __version__
     return model
+
+
+def folded(network: bytes) -> bytes:
+    """The network with its constant expressions computed: as such, they keep ONNX Runtime from fusing layers."""
+    model = onnx.load_from_string(network)
+    optimizer.fold_constants(model)
+    optimizer.remove_unused_nodes(model)
+    return bytes(model.SerializeToString())
 
 
 def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -54,7 +54,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
         return known
     source = Source.of(run, dataset, progress)
     fitted = fit(source, options.sensitivity)
-    network = serving.to_onnx(source.model, source.size)
+    network = assemble.folded(serving.to_onnx(source.model, source.size))
     shown = Shown.of(source.pictures("test"), source.size)
     reference = make_reference(
         lambda *given: serving.served_answers(source.model, *given)[0], shown, source.labels("test")

@@ -23,8 +23,8 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
-from onnxscript import optimizer
 
+from busi_tune.export.assemble import folded
 from busi_tune.images import Pixels
 
 Logits = NDArray[np.float64]
@@ -147,14 +147,6 @@ def int8(network: bytes, calibration: Pixels, *, keep: Sequence[str] = ()) -> by
 def float16(network: bytes) -> bytes:
     """The network in half precision, from the first layer's input to the last layer's output."""
     return finished(convert_float_to_float16(onnx.load_from_string(folded(network)), keep_io_types=True))
-
-
-def folded(network: bytes) -> bytes:
-    """The network with its constant expressions computed: as such, they keep ONNX Runtime from fusing layers."""
-    model = onnx.load_from_string(network)
-    optimizer.fold_constants(model)
-    optimizer.remove_unused_nodes(model)
-    return bytes(model.SerializeToString())
 
 
 def finished(model: onnx.ModelProto) -> bytes:

@@ -16,6 +16,7 @@ import torch
 
 from busi_tune.config import Config
 from busi_tune.export import quantise
+from busi_tune.export.assemble import folded
 from busi_tune.export.gate import latency
 from busi_tune.training.model import untrained
 from busi_tune.training.serving import ServedModel, to_onnx
@@ -50,7 +51,7 @@ def calls(config: Config, threads: int) -> dict[str, Callable[[Any], Any]]:
     network = to_onnx(served(config), size)
     noise = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
     forms = {
-        FLOAT32: quantise.folded(network),
+        FLOAT32: folded(network),
         INT8: quantise.int8(network, noise),
         FLOAT16: quantise.float16(network),
     }
