@@ -41,19 +41,14 @@ def _found(argument: str) -> Iterator[Path]:
     elif path.exists():
         yield path
     elif glob.has_magic(argument):
-        for match in _matches(path):
+        # Sorted, because a system gives them in any order of its own; as text, because there may be very many.
+        for name in sorted(glob.iglob(argument, recursive=True)):
+            match = Path(name)
             if match.is_dir():
                 # What is in it comes by itself where the pattern goes down.
                 yield from () if "**" in argument else _unmasked(match)
             elif not images.is_mask(match):
                 yield match
-
-
-def _matches(pattern: Path) -> list[Path]:
-    """What a pattern matches, sorted, hidden names left out as a shell does."""
-    start = Path(pattern.anchor)
-    found = start.glob(str(pattern.relative_to(start)))
-    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _unmasked(folder: Path) -> Iterator[Path]:
