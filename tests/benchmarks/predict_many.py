@@ -6,7 +6,6 @@ With the tiny model of the tests, so that what is measured is everything but the
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,17 +17,23 @@ from PIL import Image
 
 from small_export import small_model, write_export
 
+PREDICT = """
+import sys
+from pathlib import Path
+from busi_tune.cli import exit_code
+code = exit_code(["predict", *sys.argv[1:]])
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0], file=sys.stderr)
+sys.exit(code)
+"""
 
-def peak(command: list[str], listed: Path | None) -> tuple[float, float]:
-    """Peak memory in MB, and seconds."""
+
+def peak(arguments: list[str], listed: Path) -> tuple[float, float]:
+    """Peak memory in MB, as Linux says it, and seconds."""
     started = time.perf_counter()
-    with (listed or Path(os.devnull)).open() as given:
-        process = subprocess.Popen(command, stdin=given, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        sys.exit(f"{command} failed")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return usage.ru_maxrss * unit / 1e6, time.perf_counter() - started
+    command = [sys.executable, "-c", PREDICT, *arguments]
+    with listed.open() as given:
+        done = subprocess.run(command, stdin=given, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
+    return int(done.stderr) * 1024 / 1e6, time.perf_counter() - started
 
 
 def main() -> None:
@@ -52,8 +57,8 @@ def main() -> None:
             listed.write_text("".join(f"{path}\n" for path in sorted(folder.rglob("*.png"))))
             ways = {"folder": [str(folder)], "pattern": [f"{folder}/**/*.png"], "stdin": ["-"]}
             for way, arguments in ways.items():
-                command = [sys.executable, "-m", "busi_tune", "predict", str(export), *arguments, "--csv"]
-                memory, seconds = peak([*command, str(place / "answers.csv"), "--jsonl"], listed)
+                options_of_all = ["--jsonl", "--csv", str(place / "answers.csv")]
+                memory, seconds = peak([str(export), *arguments, *options_of_all], listed)
                 print(f"{count:,} files, {way}: {memory:.0f} MB, {seconds:.1f} s", flush=True)
 
 
