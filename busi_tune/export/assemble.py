@@ -16,7 +16,7 @@ from busi_tune import __version__
 IR_VERSION = 10
 OUTPUTS = ("logits", "probabilities", "pixels", "guard")
 PROBABILITIES = """<ir_version: 10, opset_import: ["": 20]>
-probabilities (float[batch, classes] logits) => (float[batch, classes] probabilities)
+probabilities (float[batch, COUNT] logits) => (float[batch, COUNT] probabilities)
 {
   probabilities = Softmax <axis = -1> (logits)
 }"""
@@ -37,7 +37,8 @@ def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto | No
     Without a guard it ends in the features that one is fitted to.
     """
     middle = cleaned(onnx.load_from_string(network))
-    last = onnx.parser.parse_model(PROBABILITIES)
+    classes = next(value for value in middle.graph.output if value.name == "logits").type.tensor_type.shape.dim[1]
+    last = onnx.parser.parse_model(PROBABILITIES.replace("COUNT", str(classes.dim_value)))
     outputs = OUTPUTS if guard else (*OUTPUTS[:-1], "features")
     parts = [front, middle, last, *([guard] if guard else [])]
     known = {value.name: value for part in parts for value in part.graph.output}

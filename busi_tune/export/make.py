@@ -195,7 +195,7 @@ def _publish(folder: Path, source: Source, made: Mapping[str, Made], common: Res
     passed = all(model.certificate["passed"] for model in made.values())
     models = {}
     for name, model in made.items():
-        whole = assemble.finish(model.graph, model.facts | {"certificate": model.certificate | common})
+        whole = assemble.finish(model.graph, model.facts | {"certificate": common | model.certificate})
         models[name] = model.certificate | {"model_sha256": files.sha256_bytes(whole)}
         files.write_bytes(files.temporary_for(folder / name), whole)
     certificate = {key: models[MODEL][key] for key in HEADLINES} | common | {"models": models}
