@@ -103,7 +103,7 @@ class Place:
     def predict(self, *arguments: str) -> str:
         """What came of a command; it must leave nothing behind but its output."""
         before = contents(self.folder)
-        found = judge(outcome(["predict", *arguments, "--jsonl"], self.folder, self.report, patience=120))
+        found = judge(outcome(["predict", *arguments, "--jsonl"], self.folder, self.report, patience=500))
         assert contents(self.folder) == before
         return found
 

@@ -1,6 +1,7 @@
 """Files in, an answer for each out: decoding runs ahead of the model, and no more than that is in memory."""
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,11 +50,13 @@ def predict_files(
     """
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
     loaded = _loaded_ahead(pool, classifier, iter(paths), 2 * batch_size)
-    try:
-        while batch := list(islice(loaded, batch_size)):
-            yield from _answered(classifier, batch)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    # `images` silences Pillow's warnings for each file, but threads undo that for each other.
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            while batch := list(islice(loaded, batch_size)):
+                yield from _answered(classifier, batch)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _loaded_ahead(
