@@ -15,7 +15,7 @@ LIBTIFF = re.compile(r"[\w.]+: ")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did: its exit code (below 0: the signal that ended it), what it printed, and took with its children."""
+    """What a command did: its exit code (below 0: the signal that ended it), what it printed, and what it took."""
 
     code: int | None
     out: str
