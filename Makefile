@@ -12,6 +12,7 @@ test: .venv/installed-for-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	.ci/postgres
+	.ci/node
 	$(BIN)/pytest
 
 format: .venv/installed-for-tests

@@ -1,38 +1,59 @@
 """The model card: README.md of an export, which says what the model is, how good, and how to use it."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from busi_tune import files
+from busi_tune.data.split import excluded_file
 from busi_tune.metrics import numbers
 from busi_tune.training.folder import IDENTITY, METRICS, SPLIT
 
 CARD = "README.md"
 VERDICT = "verdict.json"
+WIDTH = 120
 
 
 def model_card(run: Path, certificate: Mapping[str, Any]) -> str:
     """The card of the export of a finished run, as Markdown."""
-    loader = PackageLoader("busi_tune.report", ".")
-    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=select_autoescape())
-    environment.filters["figure"] = _figure
-    split = pd.read_csv(run / SPLIT, dtype=str, keep_default_na=False)
-    test = files.read_json(run / METRICS)["test"]
+    split, excluded = (
+        pd.read_csv(path, dtype=str, keep_default_na=False) for path in (run / SPLIT, excluded_file(run / SPLIT))
+    )
+    figures = files.read_json(run / METRICS)
     # The best run of a study has its verdict beside it.
     verdict = run.parent / VERDICT
-    return environment.get_template("card.md.jinja").render(
-        identity=files.read_json(run / IDENTITY),
-        test=test,
-        metrics=_metrics(test),
-        counts=split.groupby(["split", "class"]).size().unstack(fill_value=0),
-        groups=split.groupby("split")["group"].nunique(),
-        verdict=files.read_json(verdict) if run.name == "best" and verdict.exists() else None,
-        certificate=certificate,
+    return (
+        _environment()
+        .get_template("card.md.jinja")
+        .render(
+            identity=files.read_json(run / IDENTITY),
+            test=figures["test"],
+            metrics=_metrics(figures["test"]),
+            leaked=figures["leaked_test_images"],
+            clean=figures.get("test_clean"),
+            counts=split.groupby(["split", "class"]).size().unstack(fill_value=0),
+            groups=split.groupby("split")["group"].nunique(),
+            left_out=excluded["reason"].value_counts(),
+            verdict=files.read_json(verdict) if run.name == "best" and verdict.exists() else None,
+            certificate=certificate,
+        )
     )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("busi_tune.report", "."),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": _figure, "interval": _interval, "paragraph": _paragraph}
+    return environment
 
 
 def _metrics(test: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -43,10 +64,23 @@ def _metrics(test: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         for key in path:
             interval = interval.get(key, {})
         if path[-1] not in ("brier", "calibration_error"):
-            title = " ".join(part.replace("_", " ") for part in path if part != "per_class")
-            rows.append((title, _figure(value), " to ".join(_figure(edge) for edge in interval)))
+            rows.append((_title(path), _figure(value), _interval(interval)))
     return rows
+
+
+def _title(path: Sequence[str]) -> str:
+    words = " ".join(part.replace("_", " ") for part in path if part != "per_class")
+    return words.replace("roc auc", "ROC AUC").replace(" f1", " F1")
 
 
 def _figure(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
+
+
+def _interval(edges: Sequence[float] | None) -> str:
+    return " to ".join(_figure(edge) for edge in edges) if edges else "none"
+
+
+def _paragraph(text: str) -> str:
+    """One paragraph and its line's end, whatever the lines it came in."""
+    return textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False) + "\n"
