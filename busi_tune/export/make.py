@@ -24,7 +24,8 @@ from busi_tune.export.source import Fitted, Source, fit
 from busi_tune.export.variants import FORMS, make_variant, variant_name
 from busi_tune.images import Pixels
 from busi_tune.inference import MODEL, VERIFICATION, Classifier
-from busi_tune.metrics import softmax
+from busi_tune.intervals import with_intervals
+from busi_tune.metrics import softmax, summarise
 from busi_tune.progress import Progress
 from busi_tune.report.card import CARD, model_card
 from busi_tune.training import serving
@@ -167,6 +168,8 @@ def _evidence(folder: Path, source: Source, fitted: Fitted, reference: Reference
         "test_images_sha256": images_sha256(source.dataset.split.rows("test")),
         "predictions_sha256": files.sha256(folder / PREDICTIONS),
         "probe_logits": np.nan_to_num(reference.probe).tolist(),
+        # Of the calibrated probabilities, with which more than argmax changes: the area of one class against the rest.
+        "test": summarise(answers) | with_intervals(answers, groups),
         "temperature": fitted.temperature,
         "calibration": {
             "validation": fitted.calibration,

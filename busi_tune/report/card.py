@@ -20,27 +20,24 @@ WIDTH = 120
 
 def model_card(run: Path, certificate: Mapping[str, Any]) -> str:
     """The card of the export of a finished run, as Markdown."""
+    template = _environment().get_template("card.md.jinja")
     split, excluded = (
         pd.read_csv(path, dtype=str, keep_default_na=False) for path in (run / SPLIT, excluded_file(run / SPLIT))
     )
     figures = files.read_json(run / METRICS)
     # The best run of a study has its verdict beside it.
     verdict = run.parent / VERDICT
-    return (
-        _environment()
-        .get_template("card.md.jinja")
-        .render(
-            identity=files.read_json(run / IDENTITY),
-            test=figures["test"],
-            metrics=_metrics(figures["test"]),
-            leaked=figures["leaked_test_images"],
-            clean=figures.get("test_clean"),
-            counts=split.groupby(["split", "class"]).size().unstack(fill_value=0),
-            groups=split.groupby("split")["group"].nunique(),
-            left_out=excluded["reason"].value_counts(),
-            verdict=files.read_json(verdict) if run.name == "best" and verdict.exists() else None,
-            certificate=certificate,
-        )
+    return template.render(
+        identity=files.read_json(run / IDENTITY),
+        test=certificate["test"],
+        metrics=_metrics(certificate["test"]),
+        leaked=figures["leaked_test_images"],
+        clean=figures.get("test_clean"),
+        counts=split.groupby(["split", "class"]).size().unstack(fill_value=0),
+        groups=split.groupby("split")["group"].nunique(),
+        left_out=excluded["reason"].value_counts(),
+        verdict=files.read_json(verdict) if run.name == "best" and verdict.exists() else None,
+        certificate=certificate,
     )
 
 
@@ -57,20 +54,19 @@ def _environment() -> Environment:
 
 
 def _metrics(test: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Each metric's name, value and interval; probabilities are calibrated after them, so theirs are left out."""
+    """Each metric's name, value and interval."""
     rows = []
     for path, value in numbers(dict(test)).items():
         interval = test["intervals"]
         for key in path:
             interval = interval.get(key, {})
-        if path[-1] not in ("brier", "calibration_error"):
-            rows.append((_title(path), _figure(value), _interval(interval)))
+        rows.append((_title(path), _figure(value), _interval(interval)))
     return rows
 
 
 def _title(path: Sequence[str]) -> str:
     words = " ".join(part.replace("_", " ") for part in path if part != "per_class")
-    return words.replace("roc auc", "ROC AUC").replace(" f1", " F1")
+    return words.replace("roc auc", "ROC AUC").replace(" f1", " F1").replace("brier", "Brier score")
 
 
 def _figure(value: float | None) -> str:

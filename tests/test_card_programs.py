@@ -1,0 +1,186 @@
+"""The programs of the model card give the answers of `predict`, where there is neither PyTorch nor anything of ours."""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from busi_tune import images
+from busi_tune.inference import Prediction, open_export, predict_files
+from exported import Exported, linked
+
+pytest_plugins = ["exported"]
+
+
+def cannot_be_run(reason: str) -> NoReturn:
+    # CI must not pass on a test that it has not run.
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    raise AssertionError
+
+
+def install(command: Sequence[str | Path], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+        cannot_be_run(f"{Path(command[0]).name} could not install what the program needs: {said[-1]}")
+
+
+def named(card: str, installer: str) -> list[str]:
+    """The packages that the card says to install."""
+    found = re.search(rf"`{installer} install ([^`]+)`", card)
+    assert found
+    return found[1].split()
+
+
+def program(card: str, language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", card, re.DOTALL)
+    assert found
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def folder(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the export that programs are put into."""
+    return linked(exported.folder, tmp_path_factory.mktemp("card") / "export")
+
+
+@pytest.fixture(scope="module")
+def card(folder: Path) -> str:
+    return (folder / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def python(card: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has what the card says to install, and nothing else."""
+    place = tmp_path_factory.mktemp("python")
+    venv.create(place, with_pip=True, symlinks=True)
+    program = place / "bin" / "python"
+    install([program, "-I", "-m", "pip", "install", "--quiet", "--retries=1", *named(card, "pip")], place)
+    return program
+
+
+@pytest.fixture(scope="module")
+def node(card: str, folder: Path) -> Path:
+    """Node.js, with what the card says to install in the folder of the export."""
+    found, npm = shutil.which("node"), shutil.which("npm")
+    if found is None or npm is None:
+        cannot_be_run("Node.js and npm are not both installed; apt-get install nodejs npm")
+    # Without a package.json npm goes looking for one in the folders above.
+    (folder / "package.json").write_text("{}")
+    options = [
+        "--ignore-scripts",
+        "--engine-strict",
+        "--prefer-offline",
+        "--fetch-retries=1",
+        "--no-audit",
+        "--no-fund",
+    ]
+    install([npm, "install", *options, *named(card, "npm")], folder)
+    return Path(found)
+
+
+def red_is_blue() -> bytes:
+    """A colour profile that a program must not apply: sRGB with two of its colours exchanged."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, blue = profile.find(b"rXYZ"), profile.find(b"bXYZ")
+    profile[red : red + 4], profile[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    return bytes(profile)
+
+
+@pytest.fixture(scope="module")
+def pictures(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Images of the export, and more of them in the kinds and sizes that image files come in."""
+    place = tmp_path_factory.mktemp("pictures")
+    with (exported.folder / "predictions.csv").open() as file:
+        own = [exported.data / row["path"] for row in csv.DictReader(file)]
+    colour = images.decode(own[0]).resize((301, 187))
+    grey = colour.convert("L")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    see_through = colour.convert("RGBA")
+    see_through.putalpha(grey)
+    colour.save(place / "colour.png")
+    colour.resize((90, 333)).save(place / "tall picture.png")
+    colour.resize((1, 1)).save(place / "dot.png")
+    # Larger than `predict` gives to the graph as it is.
+    colour.resize((1300, 700)).save(place / "large.png")
+    grey.save(place / "grey.png")
+    grey.save(place / "100%d.png", transparency=90)
+    grey.convert("1").save(place / "black and white.png")
+    colour.quantize(50).save(place / "palette.png")
+    see_through.save(place / "see-through.png")
+    see_through.convert("LA").save(place / "grey see-through.png")
+    colour.save(place / "profile.png", icc_profile=red_is_blue())
+    colour.save(place / "turned.jpg", exif=turned, icc_profile=red_is_blue())
+    for quality, subsampling in ((30, 2), (75, 1), (95, 0)):
+        colour.save(place / f"colour-{quality}.jpg", quality=quality, subsampling=subsampling)
+    colour.save(place / "progressive.jpg", progressive=True)
+    grey.save(place / "grey.jpg")
+    return own[:6] + sorted(place.iterdir())
+
+
+@pytest.fixture(scope="module")
+def expected(exported: Exported, pictures: list[Path]) -> list[Prediction]:
+    """The answers of `predict`."""
+    answers = list(predict_files(open_export(exported.folder), pictures))
+    assert not [answer for answer in answers if answer.error]
+    # The answers must differ, or a program that mixes them up would pass.
+    assert np.ptp([answer.probabilities for answer in answers], axis=0).max() > 0.01
+    return answers
+
+
+@pytest.fixture(scope="module")
+def grey_of_16_bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that `predict` reads and image decoders make different things of."""
+    path = tmp_path_factory.mktemp("refused") / "grey.png"
+    Image.fromarray(np.full((40, 50), 40_000, dtype=np.uint16)).save(path)
+    return path
+
+
+def same_answers(printed: str, expected: Sequence[Prediction]) -> None:
+    rows = [line.split("\t") for line in printed.splitlines()]
+    assert [row[:2] for row in rows] == [[answer.path, answer.predicted] for answer in expected]
+    found = [[float(value) for value in row[2:]] for row in rows]
+    np.testing.assert_allclose(found, [answer.probabilities for answer in expected], rtol=0, atol=1e-5)
+
+
+def run(command: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_python_program(
+    folder: Path, card: str, python: Path, pictures: list[Path], expected: list[Prediction], grey_of_16_bits: Path
+) -> None:
+    (folder / "classify.py").write_text(program(card, "python"))
+    looked_for = "import importlib.util as u; print([n for n in ('torch', 'busi_tune') if u.find_spec(n)])"
+    assert run([python, "-I", "-c", looked_for], folder).stdout == "[]\n"
+    done = run([python, "-I", "classify.py", *pictures], folder)
+    assert done.returncode == 0, done.stderr
+    same_answers(done.stdout, expected)
+    done = run([python, "-I", "classify.py", grey_of_16_bits], folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{grey_of_16_bits} has more than 8 bits a channel\n"
+
+
+def test_the_javascript_program(
+    folder: Path, card: str, node: Path, pictures: list[Path], expected: list[Prediction], grey_of_16_bits: Path
+) -> None:
+    (folder / "classify.mjs").write_text(program(card, "js"))
+    done = run([node, "classify.mjs", *pictures], folder)
+    assert done.returncode == 0, done.stderr
+    same_answers(done.stdout, expected)
+    with Image.open(pictures[0]) as image:
+        image.convert("CMYK").save(folder / "cmyk.jpg")
+    for path in (grey_of_16_bits, folder / "cmyk.jpg"):
+        done = run([node, "classify.mjs", path], folder)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"{path} is not a picture of 8-bit grey or RGB" in done.stderr
