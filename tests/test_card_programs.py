@@ -30,8 +30,9 @@ def cannot_be_run(reason: str) -> NoReturn:
 def install(command: Sequence[str | Path], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
-        cannot_be_run(f"{Path(command[0]).name} could not install what the program needs: {said[-1]}")
+        said = f"{done.stdout}\n{done.stderr}".splitlines()
+        reason = next((line for line in said if "error" in line.lower()), f"exit code {done.returncode}")
+        cannot_be_run(f"{Path(command[0]).name} could not install what the program needs: {reason}")
 
 
 def named(card: str, installer: str) -> list[str]:
@@ -73,7 +74,7 @@ def node(card: str, folder: Path) -> Path:
     """Node.js, with what the card says to install in the folder of the export."""
     found, npm = shutil.which("node"), shutil.which("npm")
     if found is None or npm is None:
-        cannot_be_run("Node.js and npm are not both installed; apt-get install nodejs npm")
+        cannot_be_run("Node.js and npm are not both installed; install Node.js 20.9 or newer")
     # Without a package.json npm goes looking for one in the folders above.
     (folder / "package.json").write_text("{}")
     options = [
