@@ -14,7 +14,7 @@ from busi_tune.data.find import Listing
 from busi_tune.data.split import Split
 from busi_tune.errors import BusiTuneError, TrainingDiverged, WorkerLost
 from busi_tune.progress import Progress, Silent
-from busi_tune.search.workers import MOST_DEATHS, Ended, Job, Processes, Trained, work_through
+from busi_tune.search.workers import MOST_DEATHS, Ended, Events, Job, Processes, Trained, work_through
 from busi_tune.training.state import Epoch
 
 
@@ -22,7 +22,7 @@ def epoch(number: int) -> Epoch:
     return Epoch(number, 1.0, 1.0, 0.5, 0.5, 0.1, float(os.getpid()), 1.0)
 
 
-def task(job: Job, _: Dataset, progress: Progress) -> Iterator[Trained | Ended]:
+def task(job: Job, _: Dataset, progress: Progress) -> Events:
     """Counts epochs in a file, and does what the job's name says in its third one."""
     state = job.folder / job.name.replace(" ", "_")
     records = [epoch(1)] * (len(state.read_text()) if state.exists() else 0)
@@ -38,7 +38,9 @@ def task(job: Job, _: Dataset, progress: Progress) -> Iterator[Trained | Ended]:
             file.write("x")
         records = [*records, epoch(number)]
         progress.notice(f"{job.name} has epoch {number}")
-        yield Trained(job, records)
+        if not (yield Trained(job, records)):
+            yield Ended(job, "stopped")
+            return
     yield Ended(job, "all epochs done")
 
 
@@ -73,10 +75,7 @@ def outcome(
     ends: dict[str, str | BusiTuneError] = {}
 
     def trained(event: Trained) -> bool:
-        if len(event.records) < stop_at:
-            return True
-        ends[event.job.name] = "stopped"
-        return False
+        return len(event.records) < stop_at
 
     def ended(event: Ended) -> None:
         ends[event.job.name] = event.error or event.reason

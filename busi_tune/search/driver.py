@@ -15,7 +15,7 @@ from busi_tune.data.dataset import Dataset
 from busi_tune.errors import ConfigError, OutOfMemory, TrainingDiverged, WorkerLost
 from busi_tune.progress import Progress
 from busi_tune.search import study as studies
-from busi_tune.search.storage import Database
+from busi_tune.search.ledger import Ledger
 from busi_tune.search.study import Plan
 from busi_tune.search.workers import Ended, Job, Trained, Workers, work_through
 from busi_tune.training import folder as store
@@ -25,6 +25,8 @@ from busi_tune.training.state import Epoch
 FAILURES = (TrainingDiverged, ConfigError, OutOfMemory, WorkerLost)
 # A table of many trials is not written anew for each of them.
 OFTEN = 100
+# Seconds that the database may lag behind while workers wait for answers.
+LAG = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,7 @@ class Search:
     plan: Plan
     dataset: Dataset
     progress: Progress
-    database: Database
-    study: optuna.Study
+    ledger: Ledger
     workers: Workers
 
     def trial_folder(self, number: int) -> Path:
@@ -45,7 +46,7 @@ class Search:
 
     def finished(self) -> list[FrozenTrial]:
         """The trials that have ended, in the order of their numbers."""
-        return self.database.call(lambda: studies.finished(self.study))
+        return self.ledger.finished
 
     def ranked(self) -> list[FrozenTrial]:
         """The completed trials, the best first."""
@@ -70,12 +71,12 @@ class Budget:
 
 @dataclass
 class _Open:
-    """A trial that is being trained: the lock that says so to other drivers, the epochs that the study knows."""
+    """A trial that is being trained, and the last of its epochs that the study knows."""
 
     trial: optuna.Trial
-    claim: int
-    known: set[int]
+    known: int
     records: Sequence[Epoch] | None = None
+    pruned: bool = False
 
 
 @dataclass
@@ -87,7 +88,11 @@ class Driver:
     keep: int
     started: float = field(default_factory=time.monotonic)
     open_trials: dict[str, _Open] = field(default_factory=dict)
+    # The locks of the trials that are trained here, held until the database knows that they have ended.
+    claims: dict[int, int] = field(default_factory=dict)
     holding: set[int] = field(default_factory=set)
+    flushed: float = 0.0
+    tabled: int = 0
 
     def run(self) -> None:
         """Run the study; every trial that has been begun here has ended when this returns.
@@ -102,38 +107,51 @@ class Driver:
         }
         self._show()
         try:
-            work_through(search.workers, self._next_job, self._trained, self._ended, search.progress)
+            work_through(
+                search.workers, self._next_job, self._trained, self._ended, search.progress, waiting=self._write_behind
+            )
         finally:
-            for trial in self.open_trials.values():
-                os.close(trial.claim)
+            for claim in self.claims.values():
+                os.close(claim)
+        search.ledger.read()
         self._tidy(last=True)
         search.progress.close("trials")
 
     def _next_job(self) -> Job | None:
         """A trial that nobody trains any more, or a new one where the budget allows; nobody else asks meanwhile."""
-        search = self.search
-        with files.locked(search.folder / ".ask.lock"):
-            begun = search.database.call(lambda: studies.begun(search.study))
-            for trial in begun:
-                claim = self._claim(trial.number) if trial.state == TrialState.RUNNING else None
-                if claim is not None:
-                    return self._open(trial._trial_id, trial.number, claim, set(trial.intermediate_values))
+        ledger = self.search.ledger
+        self._flush()
+        with files.locked(self.search.folder / ".ask.lock"):
+            if ledger.database.shared:
+                ledger.read()
+            begun = ledger.trials
+            for known in begun:
+                if known.state == TrialState.RUNNING and self._claim(known.number):
+                    trial = ledger.take(known.number)
+                    if trial is not None:
+                        return self._open(trial)
+                    os.close(self.claims.pop(known.number))
             if not self.budget.allows(begun, time.monotonic() - self.started):
                 return None
-            asked = search.database.call(search.study.ask)
-            claim = self._claim(asked.number)
-            assert claim is not None, f"trial {asked.number} is new, and held by another"
-            return self._open(asked._trial_id, asked.number, claim, set())
+            trial = ledger.ask()
+            claimed = self._claim(trial.number)
+            assert claimed, f"trial {trial.number} is new, and held by another"
+            return self._open(trial)
 
-    def _claim(self, number: int) -> int | None:
-        return files.take_lock(self.search.folder / "trials" / f".{number:04d}.lock", wait=False)
+    def _claim(self, number: int) -> bool:
+        if number in self.claims:
+            return False
+        claim = files.take_lock(self.search.folder / "trials" / f".{number:04d}.lock", wait=False)
+        if claim is not None:
+            self.claims[number] = claim
+        return claim is not None
 
-    def _open(self, trial_id: int, number: int, claim: int, known: set[int]) -> Job:
-        search = self.search
-        trial = search.database.call(lambda: studies.draw(search.study, search.plan, trial_id, number))
-        config = studies.trial_config(search.plan, trial)
-        job = Job(f"trial {number}", search.trial_folder(number), config, search.plan.trial_epochs)
-        self.open_trials[job.name] = _Open(trial, claim, known)
+    def _open(self, trial: optuna.Trial) -> Job:
+        plan = self.search.plan
+        known = max(self.search.ledger.own[trial.number].intermediate_values, default=0)
+        folder, config = self.search.trial_folder(trial.number), studies.trial_config(plan, trial)
+        job = Job(f"trial {trial.number}", folder, config, plan.trial_epochs)
+        self.open_trials[job.name] = _Open(trial, known)
         return job
 
     def _trained(self, event: Trained) -> bool:
@@ -144,23 +162,17 @@ class Driver:
         search, trial = self.search, self.open_trials[event.job.name]
         new, trial.records = trial.records is not None, event.records
         records = event.records[: search.plan.trial_epochs]
-        if not records:
-            return True
-        if new:
+        if new and records:
             show_epoch(search, event)
-        for count in range(1, len(records) + 1):
-            self._report(trial, count, best_so_far(records[:count], search.plan.metric)[0])
-        if len(records) < max(trial.known):
-            return True
-        if not search.database.call(lambda: studies.should_prune(trial.trial, search.plan, len(records))):
-            return True
-        self._tell(event.job, TrialState.PRUNED, "pruned")
-        return False
+        for epoch in range(max(trial.known, 1), len(records) + 1):
+            self._report(trial, epoch, best_so_far(records[:epoch], search.plan.metric)[0])
+            trial.pruned = studies.should_prune(trial.trial, search.plan, epoch)
+        return not trial.pruned
 
     def _report(self, trial: _Open, epoch: int, value: float) -> None:
-        if epoch not in trial.known:
-            self.search.database.call(lambda: trial.trial.report(value, epoch))
-            trial.known.add(epoch)
+        if epoch > trial.known:
+            trial.trial.report(value, epoch)
+            trial.known = epoch
 
     def _ended(self, event: Ended) -> None:
         search, trial = self.search, self.open_trials[event.job.name]
@@ -170,12 +182,15 @@ class Driver:
             search.progress.notice(f"{event.job.name.capitalize()} failed: {event.error}")
             self._tell(event.job, TrialState.FAIL, str(event.error))
             return
+        if trial.pruned:
+            self._tell(event.job, TrialState.PRUNED, "pruned")
+            return
         records = trial.records or ()
         epochs = len(records)
         # A trial that stopped by itself stands at its best for all later epochs, as others are judged by.
         for epoch in range(epochs + 1, search.plan.trial_epochs + 1):
             self._report(trial, epoch, best_so_far(records, search.plan.metric)[0])
-            search.database.call(trial.trial.should_prune)
+            trial.trial.should_prune()
         own_end = epochs <= search.plan.trial_epochs and event.reason
         self._tell(event.job, TrialState.COMPLETE, own_end or "trial epochs done")
 
@@ -190,18 +205,25 @@ class Driver:
             "stop_reason": reason,
         }
 
-        def told() -> None:
-            for key, fact in facts.items():
-                trial.trial.set_user_attr(key, fact)
-            complete = value if state == TrialState.COMPLETE else None
-            search.study.tell(trial.trial.number, complete, state=state, skip_if_finished=True)
-
-        search.database.call(told)
-        os.close(trial.claim)
+        for key, fact in facts.items():
+            trial.trial.set_user_attr(key, fact)
+        search.ledger.memory.tell(trial.trial.number, value if state == TrialState.COMPLETE else None, state=state)
         search.progress.close(job.name)
-        self.holding.add(trial.trial.number)
         self._show()
-        self._tidy()
+
+    def _write_behind(self) -> None:
+        """Let the database catch up: when no worker waits for an answer, and else once in a while."""
+        if not self.search.workers.waiting() or time.monotonic() > self.flushed + LAG:
+            self._flush()
+
+    def _flush(self) -> None:
+        ended = self.search.ledger.flush()
+        self.flushed = time.monotonic()
+        for number in ended:
+            os.close(self.claims.pop(number))
+            self.holding.add(number)
+        if ended:
+            self._tidy()
 
     def _show(self) -> None:
         finished = self.search.finished()
@@ -213,7 +235,8 @@ class Driver:
         """Write trials.csv, and delete the checkpoints of ended trials but the best and the baseline."""
         search = self.search
         finished = search.finished()
-        if finished and (last or len(finished) < OFTEN or not len(finished) % OFTEN):
+        if finished and (last or len(finished) < OFTEN or len(finished) >= self.tabled + OFTEN):
+            self.tabled = len(finished)
             with files.locked(search.folder / ".ask.lock"):
                 files.write_csv(search.folder / "trials.csv", studies.trial_rows(finished, search.plan.space))
         best = {trial.number for trial in studies.ranked(finished, search.plan.metric)[: self.keep]}

@@ -94,6 +94,11 @@ class RayActors:
             )
         return self.parts[size]
 
+    def waiting(self) -> bool:
+        """Whether a busy actor has something to say already."""
+        said = [actor.said for actor in self.actors if actor.said is not None]
+        return bool(said) and bool(ray.wait(said, timeout=0)[0])
+
     def next(self) -> Event:
         """Wait for the first of the busy actors that has something to say."""
         busy = [actor for actor in self.actors if actor.said is not None]
@@ -126,12 +131,9 @@ class RayActors:
         return Trained(job, actor.records)
 
     def answer(self, job: Job, go_on: bool) -> None:
-        """Let the actor train the next epoch, or wait for another job."""
+        """Let the actor train the next epoch, or end the job."""
         actor = next(actor for actor in self.actors if actor.job == job)
-        if go_on:
-            actor.said = actor.handle.epoch.remote()
-        else:
-            actor.job = None
+        actor.said = actor.handle.epoch.remote() if go_on else ray.put(None)
 
     def close(self) -> None:
         """End all actors."""

@@ -17,6 +17,7 @@ from busi_tune.progress import Progress
 from busi_tune.search import finals, space, study
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.importance import importances, never_acted
+from busi_tune.search.ledger import Ledger
 from busi_tune.search.options import SearchOptions
 from busi_tune.search.storage import Database
 from busi_tune.search.verdict import verdict_of
@@ -62,11 +63,11 @@ def search(
                 split=dataset.split.fingerprint(),
                 pruner=options.pruner,
             )
-            opened = study.open_study(database, study.check_plan(folder, plan, dataset.split, database), plan)
+            ledger = Ledger(database, study.check_plan(folder, plan, dataset.split, database), plan)
             # Decoded here, once, and not by every worker.
             dataset.part("train", resolved.image_size, progress)
             workers = stack.enter_context(_workers(options, dataset, progress))
-            session = Search(folder, plan, dataset, progress, database, opened, workers)
+            session = Search(folder, plan, dataset, progress, ledger, workers)
             baseline = baseline_run or folder.parent / "baseline"
             finals.adopt_baseline(session, baseline, required=baseline_run is not None)
         budget = Budget(trials=options.trials, seconds=options.timeout, epochs=options.epochs_total)
@@ -109,12 +110,12 @@ def _workers(options: SearchOptions, dataset: Dataset, progress: Progress) -> It
 
 def _finish(session: Search, options: SearchOptions) -> Result:
     """What follows the trials, done by the last driver to end: the others say who is still at work."""
-    rows = study.trial_rows(session.finished(), session.plan.space)
-    result: Result = {"metric": session.plan.metric, "trials": rows}
     claim = files.take_lock(session.folder / ".finals.lock", wait=False)
     try:
-        begun = session.database.call(lambda: study.begun(session.study))
-        if claim is None or any(trial.state == TrialState.RUNNING for trial in begun):
+        session.ledger.read()
+        rows = study.trial_rows(session.finished(), session.plan.space)
+        result: Result = {"metric": session.plan.metric, "trials": rows}
+        if claim is None or any(trial.state == TrialState.RUNNING for trial in session.ledger.trials):
             at_work = f"Another driver is still at work on {session.folder}; the last to end trains the best."
             session.progress.notice(at_work)
         else:

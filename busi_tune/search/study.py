@@ -73,29 +73,6 @@ def should_prune(trial: optuna.Trial, plan: Plan, epoch: int) -> bool:
     return wanted and epoch > trial_config(plan, trial).scheduler_patience + 1 and len(complete) >= N_MIN_TRIALS
 
 
-def open_study(database: Database, name: str, plan: Plan) -> optuna.Study:
-    """Open the study of `plan`, or create it with the baseline as its first trial.
-
-    Raises:
-        FileError: the database cannot be used.
-    """
-
-    def opened() -> optuna.Study:
-        study = optuna.create_study(
-            storage=database.open(),
-            study_name=name,
-            direction=METRICS[plan.metric],
-            pruner=make_pruner(plan),
-            load_if_exists=True,
-        )
-        if not study.get_trials(deepcopy=False):
-            study.enqueue_trial({field: getattr(plan.config, field) for field in plan.space})
-        return study
-
-    # A wrong address or password would not come right by waiting.
-    return database.call(opened, patient=False)
-
-
 def check_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str:
     """Write study.json and the split into a new folder; refuse a folder that holds another study; its name.
 
@@ -128,11 +105,6 @@ def saved_split(folder: Path) -> Split | None:
 def clear(folder: Path) -> None:
     """Delete the study in `folder`, so that it can start anew; a folder that is no study is left as it is."""
     files.clear_folder(folder, IDENTITY)
-
-
-def begun(study: optuna.Study) -> list[FrozenTrial]:
-    """All trials that are running or have ended."""
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
 
 
 def draw(study: optuna.Study, plan: Plan, trial_id: int, number: int) -> optuna.Trial:
@@ -168,11 +140,6 @@ def ranked(trials: Sequence[FrozenTrial], metric: str) -> list[FrozenTrial]:
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     sign = 1 if METRICS[metric] == StudyDirection.MINIMIZE else -1
     return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
-
-
-def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that have ended, in the order of their numbers."""
-    return study.get_trials(deepcopy=False, states=FINISHED)
 
 
 def trial_rows(trials: Sequence[FrozenTrial], space: Space) -> list[dict[str, object]]:

@@ -74,31 +74,37 @@ class Workers(Protocol):
     def start(self, job: Job) -> None:
         """Begin a job, or go on with it."""
 
+    def waiting(self) -> bool:
+        """Whether a job has something to say already."""
+
     def next(self) -> Event:
         """Wait until one of the jobs has something to say."""
 
     def answer(self, job: Job, go_on: bool) -> None:
-        """Let the worker of a `Trained` job go on, or leave it."""
+        """Let the worker of a `Trained` job go on, or end it."""
 
     def close(self) -> None:
         """End all workers; what they have saved is kept."""
 
 
-Work = Callable[[Job, Dataset, Progress], Generator[Trained | Ended, None, None]]
+Events = Generator[Trained | Ended, bool | None, None]
+Work = Callable[[Job, Dataset, Progress], Events]
 
 
-def work(job: Job, dataset: Dataset, progress: Progress) -> Generator[Trained | Ended, None, None]:
-    """Train a job, with its folder held; say what was known at first, and then every epoch."""
+def work(job: Job, dataset: Dataset, progress: Progress) -> Events:
+    """Train a job, with its folder held; say what was known at first, then every epoch, and hear whether to go on."""
     try:
         # Another worker may be finishing its last epoch there, its driver gone.
         with files.only_writer(job.folder, wait=True):
             run = runs.begin(job.folder, job.config, dataset, progress)
             records = runs.history(job.folder)
-            yield Trained(job, records)
-            for record in runs.train(run, job.until, progress):
-                # A run whose checkpoints were given up is trained again from its first epoch.
-                records = [*records[: record.epoch - 1], record]
-                yield Trained(job, records)
+            if (yield Trained(job, records)):
+                with contextlib.closing(runs.train(run, job.until, progress)) as epochs:
+                    for record in epochs:
+                        # A run whose checkpoints were given up is trained again from its first epoch.
+                        records = [*records[: record.epoch - 1], record]
+                        if not (yield Trained(job, records)):
+                            break
         yield Ended(job, runs.stop_reason(job.folder))
     except BusiTuneError as error:
         yield Ended(job, "", error)
@@ -109,7 +115,8 @@ class Here:
 
     def __init__(self, dataset: Dataset, progress: Progress) -> None:
         self.dataset, self.progress = dataset, progress
-        self.events: Generator[Trained | Ended, None, None] | None = None
+        self.events: Events | None = None
+        self.said: bool | None = None
 
     @property
     def idle(self) -> int:
@@ -118,20 +125,23 @@ class Here:
 
     def start(self, job: Job) -> None:
         """Begin a job, or go on with it."""
-        self.events = work(job, self.dataset, self.progress)
+        self.events, self.said = work(job, self.dataset, self.progress), None
+
+    def waiting(self) -> bool:
+        """Never: an epoch is trained when it is asked for."""
+        return False
 
     def next(self) -> Event:
         """Train an epoch."""
         assert self.events is not None
-        event = next(self.events)
+        event = self.events.send(self.said)
         if isinstance(event, Ended):
             self.events = None
         return event
 
     def answer(self, job: Job, go_on: bool) -> None:  # noqa: ARG002
-        """Go on with the next epoch, or leave the job."""
-        if not go_on:
-            self.close()
+        """Go on with the next epoch, or end the job."""
+        self.said = go_on
 
     def close(self) -> None:
         """Leave the job."""
@@ -190,6 +200,10 @@ class Processes:
         worker.job = job
         _send(worker.pipe, job)
 
+    def waiting(self) -> bool:
+        """Whether a busy process has something to say already."""
+        return bool(wait([worker.pipe for worker in self.workers if worker.job], timeout=0))
+
     def next(self) -> Event:
         """Wait for the first of the busy processes that has something to say."""
         while True:
@@ -216,11 +230,8 @@ class Processes:
         return Died(job, f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
 
     def answer(self, job: Job, go_on: bool) -> None:
-        """Let the process go on, or wait for another job."""
-        worker = next(worker for worker in self.workers if worker.job == job)
-        _send(worker.pipe, go_on)
-        if not go_on:
-            worker.job = None
+        """Let the process go on, or end the job."""
+        _send(next(worker.pipe for worker in self.workers if worker.job == job), go_on)
 
     def close(self) -> None:
         """End all processes, now."""
@@ -259,11 +270,12 @@ def _serve(pipe: Connection, dataset: Dataset, threads: int, gpu: str | None, ta
     hardware.confine(threads, gpu)
     try:
         while True:
-            job = pipe.recv()
-            for event in task(job, dataset, _Told(pipe)):
+            events = task(pipe.recv(), dataset, _Told(pipe))
+            event = next(events)
+            while isinstance(event, Trained):
                 pipe.send(event)
-                if isinstance(event, Trained) and not pipe.recv():
-                    break
+                event = events.send(pipe.recv())
+            pipe.send(event)
     except (EOFError, OSError):
         return
 
@@ -274,21 +286,28 @@ def work_through(
     trained: Callable[[Trained], bool],
     ended: Callable[[Ended], None],
     progress: Progress,
+    *,
+    waiting: Callable[[], None] = lambda: None,
 ) -> None:
     """Train all that `next_job` gives, as many at a time as there are workers.
 
-    `trained` hears of each epoch and says whether to go on; `ended` hears of a job's end, unless that was its answer.
+    `trained` hears of each epoch and says whether to go on; `ended` hears of a job's end.
+    `waiting` is called when all workers have been answered, before the next event is waited for.
     A job whose worker dies is started again; one that has lost `MOST_DEATHS` workers in one epoch ends with an error.
     """
     deaths: Counter[tuple[Job, int]] = Counter()
     reached: Counter[Job] = Counter()
-    open_jobs = 0
+    open_jobs, more = 0, True
     while True:
-        while workers.idle and (job := next_job()) is not None:
-            workers.start(job)
-            open_jobs += 1
+        while more and workers.idle:
+            job = next_job()
+            more = job is not None
+            if job is not None:
+                workers.start(job)
+                open_jobs += 1
         if not open_jobs:
             return
+        waiting()
         event = workers.next()
         if isinstance(event, Died):
             deaths[event.job, reached[event.job]] += 1
@@ -301,10 +320,8 @@ def work_through(
             )
             event = Ended(event.job, "", error)
         if isinstance(event, Ended):
-            open_jobs -= 1
+            open_jobs, more = open_jobs - 1, True
             ended(event)
             continue
         reached[event.job] = max(reached[event.job], len(event.records))
-        go_on = trained(event)
-        workers.answer(event.job, go_on)
-        open_jobs -= not go_on
+        workers.answer(event.job, trained(event))

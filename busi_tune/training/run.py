@@ -1,6 +1,7 @@
 """One run: a configuration trained in a folder, epoch by epoch, and its figures once it has ended."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,19 +132,35 @@ def epochs(state: TrainingState, train_part: Part, validation: Part, until: int)
         yield Saved(record, values, save(state.tensors()), best)
 
 
-def train(run: Run, until: int, progress: Progress) -> Iterator[Epoch]:
-    """Train to epoch `until` or the run's own end; yield each new epoch's record once it is saved.
+def train(run: Run, until: int, progress: Progress) -> Generator[Epoch, None, None]:
+    """Train to epoch `until` or the run's own end; yield each new epoch's record, while it is being saved.
+
+    An epoch is saved while the next one is trained, and all are once this has ended or was closed.
 
     Raises:
         TrainingDiverged: the loss is no longer finite.
+        FileError: an epoch cannot be saved.
     """
     state = state_from(run.config, len(run.dataset.classes), saved_state(run.folder))
     # Weights that cannot be had must not leave a run behind, so this comes after them.
     identify(run, environment())
     parts = run.part("train", progress), run.part("validation", progress)
-    for saved in epochs(state, *parts, until):
-        store.commit(run.folder, saved.values, last=saved.last, best=saved.best)
-        yield saved.record
+    yield from save_behind(run.folder, epochs(state, *parts, until))
+
+
+def save_behind(folder: Path, epochs: Iterator[Saved]) -> Generator[Epoch, None, None]:
+    """Save each of `epochs` while the next one is trained; yield their records."""
+    saving: Future[None] | None = None
+    with ThreadPoolExecutor(1) as saver:
+        try:
+            for saved in epochs:
+                if saving is not None:
+                    saving.result()
+                saving = saver.submit(store.commit, folder, saved.values, last=saved.last, best=saved.best)
+                yield saved.record
+        finally:
+            if saving is not None:
+                saving.result()
 
 
 def history(folder: Path) -> list[Epoch]:

@@ -25,9 +25,11 @@ from busi_tune.data.split import Split
 from busi_tune.progress import Progress, Silent
 from busi_tune.search import study as studies
 from busi_tune.search.driver import Budget, Driver, Search
-from busi_tune.search.storage import Database
-from busi_tune.search.workers import Ended, Job, Processes, Trained
+from busi_tune.search.ledger import Ledger
+from busi_tune.search.storage import Database, together
+from busi_tune.search.workers import Ended, Events, Job, Processes, Trained
 from busi_tune.training import folder as store
+from busi_tune.training.run import Saved, history, save_behind
 from busi_tune.training.state import Epoch
 from postgres import Server
 
@@ -41,20 +43,38 @@ SPACE = {
 CHECKPOINT = b"\0" * 1_000_000
 
 
-def asleep(job: Job, _: Dataset, __: Progress) -> Iterator[Trained | Ended]:
+# When this process last awoke from training.
+awoke: float | None = None
+
+
+def asleep(job: Job, _: Dataset, __: Progress) -> Events:
     """What `work` does, with sleep for training: `job.config.min_learning_rate` says how long."""
-    records: list[Epoch] = []
     with files.only_writer(job.folder, wait=True):
         files.write_json(job.folder / store.IDENTITY, job.config.to_dict())
+        records: list[Epoch] = []
         yield Trained(job, records)
-        for number in range(1, job.until + 1):
-            time.sleep(job.config.min_learning_rate * 1e3)
-            loss = 1 / number + abs(np.log10(job.config.learning_rate) + 3.5) / 10
-            records = [*records, Epoch(number, loss, loss, 0.5, 0.5, 0.1, 1.0, 1.0)]
-            values = {"history": [vars(record) for record in records], "stop_reason": ""}
-            store.commit(job.folder, values, last=CHECKPOINT, best=None)
+        for record in save_behind(job.folder, _epochs(job)):
+            records = [*records, record]
             yield Trained(job, records)
     yield Ended(job, "")
+
+
+def _epochs(job: Job) -> Iterator[Saved]:
+    """Epochs that sleep.
+
+    A record's `seconds` says by how much the time since the last epoch, be it another trial's, was longer than that; it
+    is below 0 where there was none.
+    """
+    global awoke
+    seconds = job.config.min_learning_rate * 1e3
+    history: list[dict[str, float]] = []
+    for number in range(1, job.until + 1):
+        time.sleep(seconds)
+        before, awoke = awoke, time.monotonic()
+        # All trials are equally good, so that none is pruned and each takes all of its time.
+        record = Epoch(number, 1 / number, 1 / number, 0.5, 0.5, 0.1, awoke - before - seconds if before else -1.0, 1.0)
+        history = [*history, vars(record)]
+        yield Saved(record, {"history": history, "stop_reason": ""}, CHECKPOINT, None)
 
 
 @contextmanager
@@ -70,54 +90,61 @@ def database(kind: str, folder: Path) -> Iterator[Database]:
         server.remove()
 
 
-def measure(workers: int, trials: int, seconds: float, kind: str) -> None:
-    """Run a study of sleeping trials; how much longer than its sleep it took."""
+def measure(workers: int, trials: int, seconds: float, kind: str, known: int) -> None:
+    """Run a study of sleeping trials, on top of `known` ones; how much of the workers' time was not sleep.
+
+    What counts is the time of each worker from its first epoch to its last: neither the start of its process nor the
+    end of the study, when there is no trial left for some.
+    """
     config = Config(min_learning_rate=seconds / EPOCHS / 1e3)
     empty = Dataset(Listing(Path(), (), (), 0), Split(pd.DataFrame(), pd.DataFrame()))
     plan = studies.Plan(config=config, space=SPACE, metric="val_loss", trial_epochs=EPOCHS, split="")
     with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as place:
-        study = studies.open_study(place, "overhead", plan)
+        ledger = Ledger(place, "overhead", plan)
+        fill(ledger, known)
         crew = Processes(workers, empty, Silent(), asleep)
         try:
-            search = Search(Path(name), plan, empty, Silent(), place, study, crew)
-            # The first trials wait for the processes to import PyTorch, once.
-            Driver(search, Budget(trials=workers), 5).run()
+            search = Search(Path(name), plan, empty, Silent(), ledger, crew)
             started = time.monotonic()
-            Driver(search, Budget(trials=workers + trials), 5).run()
+            Driver(search, Budget(trials=known + trials), 5).run()
             wall = time.monotonic() - started
         finally:
             crew.close()
-        done = search.finished()[workers:]
-    slept = sum(trial.user_attrs["epochs_run"] for trial in done) * seconds / EPOCHS
+        done = search.finished()[known:]
+        lost = np.array([record.seconds for trial in done for record in history(search.trial_folder(trial.number))])
+    lost = lost[lost >= 0]
     pruned = sum(trial.state == TrialState.PRUNED for trial in done)
-    # The last trials do not fill all workers, which is no cost of ours.
-    ideal = slept / workers
     print(
-        f"{kind}, {workers} workers, {len(done)} trials ({pruned} pruned) of at most {seconds:g} s: "
-        f"{wall:.1f} s, {slept / wall / workers:.1%} of the workers' time was training; "
-        f"overhead {wall / ideal - 1:.1%}, {(wall - ideal) * workers / len(done) * 1e3:.0f} ms a trial"
+        f"{kind}, {workers} workers, {len(done)} trials ({pruned} pruned) of at most {seconds:g} s after {known}: "
+        f"{wall:.0f} s; overhead {lost.mean() / (seconds / EPOCHS):.2%}, {lost.sum() / len(done) * 1e3:.0f} ms a trial"
     )
 
 
-def asks() -> None:
+def fill(ledger: Ledger, count: int) -> None:
+    """Write ended trials into an empty study."""
+    generator = np.random.default_rng(0)
+    for begun in range(0, count, 100):
+        with together(ledger.storage):
+            ledger.stored.add_trials([_ended(generator) for _ in range(min(100, count - begun))])
+    ledger.read()
+
+
+def asks(kind: str) -> None:
     """How the cost of one ask grows with the number of trials."""
     plan = studies.Plan(config=Config(), space=SPACE, metric="val_loss", trial_epochs=EPOCHS, split="")
-    with tempfile.TemporaryDirectory() as name, database("postgres", Path(name)) as place:
-        study = studies.open_study(place, "asks", plan)
-        generator = np.random.default_rng(0)
-        known = 0
-        for count in (100, 1_000, 3_000, 10_000):
-            study.add_trials([_ended(generator) for _ in range(count - known)])
-            known = count
+    for count in (100, 300, 1_000, 3_000, 10_000):
+        with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as place:
+            ledger = Ledger(place, "asks", plan)
+            fill(ledger, count)
             times = []
-            for _ in range(10):
+            for _ in range(11):
                 started = time.perf_counter()
-                asked = study.ask()
-                studies.draw(study, plan, asked._trial_id, asked.number)
+                ledger.read()
+                asked = ledger.ask()
                 times.append(time.perf_counter() - started)
-                study.tell(asked, 1.0)
-                known += 1
-            print(f"ask with {count} trials: {np.median(times) * 1e3:.0f} ms")
+                ledger.memory.tell(asked.number, 1.0)
+                ledger.flush()
+            print(f"{kind}: ask with {count} trials: {np.median(times) * 1e3:.0f} ms", flush=True)
 
 
 def _ended(generator: np.random.Generator) -> optuna.trial.FrozenTrial:
@@ -126,7 +153,12 @@ def _ended(generator: np.random.Generator) -> optuna.trial.FrozenTrial:
         "weight_decay": 10 ** generator.uniform(-5, -1),
         "scheduler_patience": int(generator.integers(2, 10)),
     }
-    return create_trial(params=params, distributions=SPACE, value=generator.uniform())
+    value = generator.uniform()
+    reports = {epoch: value + 1 / epoch for epoch in range(1, EPOCHS + 1)}
+    facts = {"epochs_run": EPOCHS, "best_epoch": EPOCHS, "seconds": 0.0, "stop_reason": "trial epochs done"}
+    return create_trial(
+        params=params, distributions=SPACE, value=reports[EPOCHS], intermediate_values=reports, user_attrs=facts
+    )
 
 
 def main() -> None:
@@ -135,13 +167,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--trials", type=int, default=80)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--known", type=int, default=0, help="trials that the study has already")
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--asks", action="store_true")
     options = parser.parse_args()
     if options.asks:
-        asks()
+        asks(options.database)
     else:
-        measure(options.workers, options.trials, options.seconds, options.database)
+        measure(options.workers, options.trials, options.seconds, options.database, options.known)
 
 
 if __name__ == "__main__":
