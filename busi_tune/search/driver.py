@@ -25,7 +25,7 @@ from busi_tune.training.state import Epoch
 FAILURES = (TrainingDiverged, ConfigError, OutOfMemory, WorkerLost)
 # A table of many trials is not written anew for each of them.
 OFTEN = 100
-# Seconds that the database may lag behind while workers wait for answers.
+# Seconds that the database may lag behind.
 LAG = 1.0
 
 
@@ -122,8 +122,7 @@ class Driver:
         ledger = self.search.ledger
         self._flush()
         with files.locked(self.search.folder / ".ask.lock"):
-            if ledger.database.shared:
-                ledger.read()
+            ledger.read()
             begun = ledger.trials
             for known in begun:
                 if known.state == TrialState.RUNNING and self._claim(known.number):
@@ -212,8 +211,9 @@ class Driver:
         self._show()
 
     def _write_behind(self) -> None:
-        """Let the database catch up: when no worker waits for an answer, and else once in a while."""
-        if not self.search.workers.waiting() or time.monotonic() > self.flushed + LAG:
+        """Let the database catch up once in a while, and where nothing can happen before that is due."""
+        due = self.flushed + LAG - time.monotonic()
+        if due <= 0 or not self.search.workers.waiting(due):
             self._flush()
 
     def _flush(self) -> None:

@@ -94,10 +94,10 @@ class RayActors:
             )
         return self.parts[size]
 
-    def waiting(self) -> bool:
-        """Whether a busy actor has something to say already."""
+    def waiting(self, seconds: float) -> bool:
+        """Whether a busy actor has something to say within so many seconds."""
         said = [actor.said for actor in self.actors if actor.said is not None]
-        return bool(said) and bool(ray.wait(said, timeout=0)[0])
+        return bool(said) and bool(ray.wait(said, timeout=seconds)[0])
 
     def next(self) -> Event:
         """Wait for the first of the busy actors that has something to say."""

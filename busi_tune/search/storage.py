@@ -2,8 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +11,6 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.orm import scoped_session, sessionmaker
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from busi_tune.errors import ConfigError, FileError
@@ -122,21 +120,6 @@ class Database:
                 f"The study's database {self.name} does not answer ({_reason(state.outcome.exception())}); "
                 f"waiting for it, up to {PATIENCE:.0f} s."
             )
-
-
-@contextmanager
-def together(storage: RDBStorage) -> Iterator[None]:
-    """Make all that Optuna writes inside one transaction: all of it or nothing, and the disk is waited for once.
-
-    See "Joining a Session into an External Transaction" in SQLAlchemy's documentation.
-    """
-    own = storage.scoped_session
-    with storage.engine.begin() as connection:
-        storage.scoped_session = scoped_session(sessionmaker(connection))
-        try:
-            yield
-        finally:
-            storage.scoped_session = own
 
 
 def _reason(error: BaseException | None) -> str:

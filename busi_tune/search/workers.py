@@ -74,8 +74,8 @@ class Workers(Protocol):
     def start(self, job: Job) -> None:
         """Begin a job, or go on with it."""
 
-    def waiting(self) -> bool:
-        """Whether a job has something to say already."""
+    def waiting(self, seconds: float) -> bool:
+        """Whether a job has something to say within so many seconds, without being asked for it."""
 
     def next(self) -> Event:
         """Wait until one of the jobs has something to say."""
@@ -127,7 +127,7 @@ class Here:
         """Begin a job, or go on with it."""
         self.events, self.said = work(job, self.dataset, self.progress), None
 
-    def waiting(self) -> bool:
+    def waiting(self, seconds: float) -> bool:  # noqa: ARG002
         """Never: an epoch is trained when it is asked for."""
         return False
 
@@ -200,9 +200,9 @@ class Processes:
         worker.job = job
         _send(worker.pipe, job)
 
-    def waiting(self) -> bool:
-        """Whether a busy process has something to say already."""
-        return bool(wait([worker.pipe for worker in self.workers if worker.job], timeout=0))
+    def waiting(self, seconds: float) -> bool:
+        """Whether a busy process has something to say within so many seconds."""
+        return bool(wait([worker.pipe for worker in self.workers if worker.job], timeout=seconds))
 
     def next(self) -> Event:
         """Wait for the first of the busy processes that has something to say."""

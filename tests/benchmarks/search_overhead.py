@@ -24,9 +24,10 @@ from busi_tune.data.find import Listing
 from busi_tune.data.split import Split
 from busi_tune.progress import Progress, Silent
 from busi_tune.search import study as studies
+from busi_tune.search import tables
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.ledger import Ledger
-from busi_tune.search.storage import Database, together
+from busi_tune.search.storage import Database
 from busi_tune.search.workers import Ended, Events, Job, Processes, Trained
 from busi_tune.training import folder as store
 from busi_tune.training.run import Saved, history, save_behind
@@ -123,9 +124,9 @@ def measure(workers: int, trials: int, seconds: float, kind: str, known: int) ->
 def fill(ledger: Ledger, count: int) -> None:
     """Write ended trials into an empty study."""
     generator = np.random.default_rng(0)
-    for begun in range(0, count, 100):
-        with together(ledger.storage):
-            ledger.stored.add_trials([_ended(generator) for _ in range(min(100, count - begun))])
+    for first in range(0, count, 1_000):
+        numbers = range(first, min(first + 1_000, count))
+        tables.write(*ledger.place, {number: (None, _ended(generator)) for number in numbers})
     ledger.read()
 
 
