@@ -47,7 +47,7 @@ def _with_ids(
     """The changes with the trials' ids; those that the database does not have are made, those that wait are begun."""
     trials = models.TrialModel
     known = select(trials.number, trials.trial_id).where(trials.study_id == study_id, trials.number.in_(changes))
-    ids: dict[int, int] = dict(connection.execute(known).tuples().all())
+    ids = {row.number: row.trial_id for row in connection.execute(known)}
     for number, (old, new) in changes.items():
         if number not in ids:
             begun = insert(trials).returning(trials.trial_id)

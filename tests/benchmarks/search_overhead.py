@@ -1,21 +1,25 @@
 """What a study costs beside training: real driver, real processes, a real database, and epochs that sleep.
 
 python tests/benchmarks/search_overhead.py --workers 8 --trials 80 --seconds 3 --database sqlite
+python tests/benchmarks/search_overhead.py --trials 500 --seconds 0.5 --dashboard
 python tests/benchmarks/search_overhead.py --asks
 """
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pandas as pd
 from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import create_trial
 
 from busi_tune import files
 from busi_tune.config import Config
@@ -35,6 +39,7 @@ from busi_tune.training.state import Epoch
 from postgres import Server
 
 EPOCHS = 20
+NAME = "overhead"
 SPACE = {
     "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
     "weight_decay": FloatDistribution(1e-5, 1e-1, log=True),
@@ -44,6 +49,20 @@ SPACE = {
 CHECKPOINT = b"\0" * 1_000_000
 
 
+WATCH = """
+import sys, threading
+from optuna import load_study
+from optuna.storages import RDBStorage
+study = load_study(study_name=sys.argv[2], storage=RDBStorage(sys.argv[1]))
+ended, reads = threading.Event(), 0
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set())).start()
+print("ready", flush=True)
+while not ended.is_set():
+    trials = study.trials
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    reads += 1
+print(reads)
+"""
 # When this process last awoke from training.
 awoke: float | None = None
 
@@ -91,8 +110,19 @@ def database(kind: str, folder: Path) -> Iterator[Database]:
         server.remove()
 
 
-def measure(workers: int, trials: int, seconds: float, kind: str, known: int) -> None:
-    """Run a study of sleeping trials, on top of `known` ones; how much of the workers' time was not sleep.
+@dataclass(frozen=True)
+class Measured:
+    """What a study of sleeping trials has cost: the share of the workers' time that was not sleep, and seconds."""
+
+    trials: int
+    wall: float
+    overhead: float
+    a_trial: float
+    reads: int
+
+
+def measure(workers: int, trials: int, seconds: float, kind: str, *, known: int = 0, watched: bool = False) -> Measured:
+    """Run a study of sleeping trials, on top of `known` ones, beside a dashboard if `watched`.
 
     What counts is the time of each worker from its first epoch to its last: neither the start of its process nor the
     end of the study, when there is no trial left for some.
@@ -101,24 +131,41 @@ def measure(workers: int, trials: int, seconds: float, kind: str, known: int) ->
     empty = Dataset(Listing(Path(), (), (), 0), Split(pd.DataFrame(), pd.DataFrame()))
     plan = studies.Plan(config=config, space=SPACE, metric="val_loss", trial_epochs=EPOCHS, split="")
     with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as place:
-        ledger = Ledger(place, "overhead", plan)
+        ledger = Ledger(place, NAME, plan)
         fill(ledger, known)
         crew = Processes(workers, empty, Silent(), asleep)
         try:
             search = Search(Path(name), plan, empty, Silent(), ledger, crew)
-            started = time.monotonic()
-            Driver(search, Budget(trials=known + trials), 5).run()
-            wall = time.monotonic() - started
+            with dashboard(place.url.render_as_string(hide_password=False)) if watched else nullcontext([]) as reads:
+                started = time.monotonic()
+                Driver(search, Budget(trials=known + trials), 5).run()
+                wall = time.monotonic() - started
         finally:
             crew.close()
         done = search.finished()[known:]
         lost = np.array([record.seconds for trial in done for record in history(search.trial_folder(trial.number))])
     lost = lost[lost >= 0]
-    pruned = sum(trial.state == TrialState.PRUNED for trial in done)
-    print(
-        f"{kind}, {workers} workers, {len(done)} trials ({pruned} pruned) of at most {seconds:g} s after {known}: "
-        f"{wall:.0f} s; overhead {lost.mean() / (seconds / EPOCHS):.2%}, {lost.sum() / len(done) * 1e3:.0f} ms a trial"
+    return Measured(len(done), wall, lost.mean() / (seconds / EPOCHS), lost.mean() * EPOCHS, sum(reads))
+
+
+@contextmanager
+def dashboard(url: str) -> Iterator[list[int]]:
+    """Another process that reads all trials again and again, as a dashboard does; how often, once it has ended.
+
+    Raises:
+        RuntimeError: it met an error, a locked database above all.
+    """
+    watcher = subprocess.Popen(
+        [sys.executable, "-c", WATCH, url, NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    assert watcher.stdout is not None
+    assert watcher.stdout.readline() == "ready\n"
+    counted: list[int] = []
+    yield counted
+    said, _ = watcher.communicate()
+    if watcher.returncode != 0:
+        raise RuntimeError(f"The dashboard ended with code {watcher.returncode}.")
+    counted.append(int(said))
 
 
 def fill(ledger: Ledger, count: int) -> None:
@@ -170,12 +217,25 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--known", type=int, default=0, help="trials that the study has already")
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
-    parser.add_argument("--asks", action="store_true")
+    parser.add_argument("--dashboard", action="store_true", help="another process reads all trials all the time")
+    parser.add_argument("--asks", action="store_true", help="measure how the cost of one ask grows, and nothing else")
     options = parser.parse_args()
     if options.asks:
         asks(options.database)
     else:
-        measure(options.workers, options.trials, options.seconds, options.database, options.known)
+        found = measure(
+            options.workers,
+            options.trials,
+            options.seconds,
+            options.database,
+            known=options.known,
+            watched=options.dashboard,
+        )
+        print(
+            f"{options.database}, {options.workers} workers, {found.trials} trials of {options.seconds:g} s in "
+            f"{EPOCHS} epochs, after {options.known}: {found.wall:.0f} s; overhead {found.overhead:.2%}, "
+            f"{found.a_trial * 1e3:.0f} ms a trial" + f"; {found.reads} reads by a dashboard" * options.dashboard
+        )
 
 
 if __name__ == "__main__":

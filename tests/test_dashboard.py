@@ -1,0 +1,13 @@
+"""A study on SQLite beside a process that reads along: nobody meets a locked database, and no trial is missing."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent / "benchmarks"))
+from search_overhead import measure
+
+
+def test_no_lock_errors_beside_a_dashboard() -> None:
+    measured = measure(8, 40, 0.2, "sqlite", watched=True)
+    assert measured.trials == 40
+    assert measured.reads > 0
