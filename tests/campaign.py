@@ -1,7 +1,9 @@
 """Kills a search again and again at random moments, driver and workers, and says what was lost.
 
     python tests/campaign.py --kills 100 --workers 4 --database postgres
+    python tests/campaign.py --kills 10 --workers 2 --ray
 
+On Ray, nodes are killed, too, and others take their places.
 Each study runs until it has ended between the kills; then the next one begins, until there were enough kills.
 """
 
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import optuna
 import psutil
+from ray.cluster_utils import Cluster
 
 import crashes
 from busi_tune.data.phantoms import make_phantoms
@@ -29,6 +32,8 @@ from postgres import Server
 
 SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--batch-size", "16", "--device", "cpu"]
 TRIALS, TRIAL_EPOCHS = 8, 6
+REFERENCE = "reference"
+MEMORY = 200_000_000
 Row = dict[str, str]
 
 
@@ -52,21 +57,22 @@ class Campaign:
     server: Server | None
     random: random.Random
     longest: float
+    cluster: Cluster | None = None
     report: Report = field(default_factory=Report)
 
     def command(self, out: str) -> list[str]:
         epochs = ["--epochs", "8", "--trial-epochs", str(TRIAL_EPOCHS), "--trials", str(TRIALS)]
         storage = ["--storage", self.server.url] if self.server else []
-        own = ["--workers", str(self.workers), "--out", f"studies/{out}", *storage]
+        ray = ["--ray", self.cluster.address] if self.cluster and out != REFERENCE else []
+        own = ["--workers", str(self.workers if out != REFERENCE else 1), "--out", f"studies/{out}", *storage, *ray]
         return ["search", "--data", "data", *SMALL, *epochs, *own]
 
     def run(self, kills: int) -> Report:
         """Kill so many times."""
         make_phantoms(self.folder / "data", Silent(), {"benign": 26, "malignant": 22, "normal": 20}, seed=1)
-        reference = None
-        if self.workers == 1:
-            assert crashes.run(self.command("reference"), self.folder)[0] == 0
-            reference = told(self.folder / "studies/reference")
+        # Fewer trials than the sampler draws at random: they are the same, however many workers there are.
+        assert crashes.run(self.command(REFERENCE), self.folder)[0] == 0
+        reference = told(self.folder / "studies" / REFERENCE)
         while self.report.kills.total() < kills:
             out = f"study-{self.report.studies}"
             self._one_study(out, kills)
@@ -92,24 +98,45 @@ class Campaign:
                 return
 
     def _kill(self, driver: BaseProcess, study: Path) -> None:
-        """Kill the driver or one of its workers, and check later that no committed epoch was trained again."""
-        assert driver.pid is not None
-        try:
-            process = psutil.Process(driver.pid)
-            victim = self.random.choice([process, *process.children(recursive=True)])
-            before = epochs(study)
-            victim.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
+        """Kill something, and check that no committed epoch is gone, and no more than one that was reported."""
+        before = epochs(study)
+        kind = self._strike(driver)
+        if kind is None:
             return
-        kind = "driver" if victim.pid == driver.pid else "worker or fork server"
         self.report.kills[kind] += 1
         if kind == "driver":
             driver.join()
+        reported = {f"{trial.number:04d}": trial.last_step or 0 for trial in self._running(study)} if before else {}
+        after = epochs(study)
         for name, rows in before.items():
-            if epochs(study).get(name, [])[: len(rows)] != rows:
+            if after.get(name, [])[: len(rows)] != rows:
                 self.report.problems.append(f"{study.name}/{name}: an epoch that was committed is gone")
+        for name, epoch in reported.items():
+            if epoch > len(after.get(name, [])) + 1:
+                self.report.problems.append(f"{study.name}/{name}: epoch {epoch} was reported, {len(after[name])} kept")
 
-    def _check(self, out: str, reference: list[Row] | None) -> None:
+    def _running(self, study: Path) -> list[optuna.trial.FrozenTrial]:
+        return [trial for trial in stored(study, self.server) if not trial.state.is_finished()]
+
+    def _strike(self, driver: BaseProcess) -> str | None:
+        """Kill the driver, one of its workers or, on Ray, an actor or a node; what it was."""
+        assert driver.pid is not None
+        if self.cluster and self.random.random() < 0.4:
+            self.cluster.remove_node(next(iter(self.cluster.worker_nodes)), allow_graceful=False)
+            self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+            return "node"
+        try:
+            process = psutil.Process(driver.pid)
+            others = process.children(recursive=True)
+            if self.cluster:
+                others = [one for one in psutil.process_iter() if "ray::Trainer" in " ".join(one.cmdline()[:1])]
+            victim = self.random.choice([process, *others])
+            victim.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            return None
+        return "driver" if victim.pid == driver.pid else "actor" if self.cluster else "worker or fork server"
+
+    def _check(self, out: str, reference: list[Row]) -> None:
         folder = self.folder / "studies" / out
         trials = stored(folder, self.server)
         self.report.trials += len(trials)
@@ -119,7 +146,7 @@ class Campaign:
         unended = [trial.number for trial in trials if not trial.state.is_finished()]
         if unended:
             self.report.problems.append(f"{out}: trials {unended} have not ended")
-        if reference is not None and told(folder) != reference:
+        if told(folder) != reference:
             self.report.problems.append(f"{out}: differs from a study that was never killed")
 
 
@@ -145,20 +172,34 @@ def stored(folder: Path, server: Server | None) -> list[optuna.trial.FrozenTrial
     return optuna.load_study(study_name=names[-1], storage=url).trials
 
 
+def three_nodes() -> Cluster:
+    """A Ray cluster on this host, with one node more than two workers need."""
+    head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    return cluster
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
+    parser.add_argument("--ray", action="store_true", help="on a Ray cluster of three nodes on this host")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    cluster = three_nodes() if options.ray else None
     server = Server() if options.database == "postgres" else None
     folder = Path(tempfile.mkdtemp(prefix="busi-tune-kills-"))
     begun = time.monotonic()
     try:
-        longest = 3.0 if options.workers == 1 else 8.0
-        report = Campaign(folder, options.workers, server, random.Random(options.seed), longest).run(options.kills)
+        longest = 30.0 if options.ray else 3.0 if options.workers == 1 else 8.0
+        campaign = Campaign(folder, options.workers, server, random.Random(options.seed), longest, cluster)
+        report = campaign.run(options.kills)
     finally:
+        if cluster:
+            cluster.shutdown()
         if server:
             server.remove()
     shutil.rmtree(folder)
