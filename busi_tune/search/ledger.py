@@ -3,6 +3,7 @@
 import copy
 
 import optuna
+from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -35,6 +36,7 @@ class Ledger:
         self.memory = optuna.create_study(
             storage=InMemoryStorage(), study_name=name, direction=direction, pruner=studies.make_pruner(plan)
         )
+        self.searched = IntersectionSearchSpace(include_pruned=True)
         # The trials that this driver trains, as the database knows them.
         self.own: dict[int, FrozenTrial] = {}
         self.read()
@@ -67,7 +69,7 @@ class Ledger:
         if not self.memory.get_trials(deepcopy=False):
             self.memory.enqueue_trial({field: getattr(self.plan.config, field) for field in self.plan.space})
         asked = self.memory.ask()
-        trial = studies.draw(self.memory, self.plan, asked._trial_id, asked.number)
+        trial = studies.draw(self.memory, self.plan, asked._trial_id, asked.number, self.searched)
         known = self._copy(trial.number)
         self.database.call(lambda: tables.write(*self.place, {trial.number: (None, known)}))
         self.own[trial.number] = known

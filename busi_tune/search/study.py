@@ -11,6 +11,7 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
+from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -67,10 +68,10 @@ def should_prune(trial: optuna.Trial, plan: Plan, epoch: int) -> bool:
     It may not before the trial's scheduler could have acted once, nor while fewer than `N_MIN_TRIALS` trials are
     complete.
     """
+    may = epoch > trial_config(plan, trial).scheduler_patience + 1
     # Hyperband learns by being asked, so it is asked even where its answer does not count.
-    wanted = trial.should_prune()
-    complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return wanted and epoch > trial_config(plan, trial).scheduler_patience + 1 and len(complete) >= N_MIN_TRIALS
+    wanted = (may or plan.pruner == "hyperband") and trial.should_prune()
+    return may and wanted and len(trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) >= N_MIN_TRIALS
 
 
 def check_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str:
@@ -107,13 +108,16 @@ def clear(folder: Path) -> None:
     files.clear_folder(folder, IDENTITY)
 
 
-def draw(study: optuna.Study, plan: Plan, trial_id: int, number: int) -> optuna.Trial:
-    """The trial of this id, with all its parameters drawn, whoever began that.
+def draw(
+    study: optuna.Study, plan: Plan, trial_id: int, number: int, searched: IntersectionSearchSpace
+) -> optuna.Trial:
+    """The trial of this id, with all its parameters drawn; `searched` spares a look at all earlier trials.
 
     What the sampler draws is a function of the seed, the trial's number and the finished trials, so that a
     study that was interrupted goes on as if it had not been.
     """
     study.sampler = _sampler(plan, number, 0)
+    study.sampler._search_space = searched
     trial = optuna.Trial(study, trial_id)
     # Jointly drawn parameters are drawn here, all at once; the rest one by one, each from a seed of its own, so
     # that a kill between two of them leaves the later ones what they would have been.
