@@ -87,7 +87,7 @@ class Campaign:
         while code != 0:
             driver = crashes.begin(self.command(out), self.folder)
             while driver.is_alive() and self.report.kills.total() < kills:
-                driver.join(self.random.uniform(0.1, self.longest))
+                self._wait(driver, study)
                 self._kill(driver, study)
             driver.join(300)
             code = driver.exitcode if driver.exitcode is not None else 1
@@ -96,6 +96,14 @@ class Campaign:
                     f"{out}: exit code {code}; {(self.folder / 'output.txt').read_text()[-500:]}"
                 )
                 return
+
+    def _wait(self, driver: BaseProcess, study: Path) -> None:
+        """Until a random moment: now and then of the driver's start, mostly after another epoch was trained."""
+        if self.random.random() < 0.8:
+            known = trained(study)
+            while driver.is_alive() and trained(study) == known:
+                driver.join(0.1)
+        driver.join(self.random.uniform(0.0, self.longest))
 
     def _kill(self, driver: BaseProcess, study: Path) -> None:
         """Kill something, and check that no committed epoch is gone, and no more than one that was reported."""
@@ -159,6 +167,11 @@ def epochs(study: Path) -> dict[str, list[Row]]:
     return found
 
 
+def trained(study: Path) -> int:
+    """How many epochs of trials are committed."""
+    return sum(len(rows) for rows in epochs(study).values())
+
+
 def told(study: Path) -> list[Row]:
     """What a study says of its trials, without timings."""
     with (study / "trials.csv").open(newline="") as file:
@@ -194,7 +207,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="busi-tune-kills-"))
     begun = time.monotonic()
     try:
-        longest = 30.0 if options.ray else 3.0 if options.workers == 1 else 8.0
+        longest = 15.0 if options.ray else 2.0
         campaign = Campaign(folder, options.workers, server, random.Random(options.seed), longest, cluster)
         report = campaign.run(options.kills)
     finally:

@@ -1,0 +1,124 @@
+"""The study in memory and in the database: what is written is what Optuna reads, and drivers see each other."""
+
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from busi_tune.config import Config
+from busi_tune.progress import Silent
+from busi_tune.search import tables
+from busi_tune.search.ledger import Ledger
+from busi_tune.search.storage import Database
+from busi_tune.search.study import Plan
+from postgres import Server
+
+SPACE = {
+    "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
+    "scheduler_patience": IntDistribution(2, 9),
+}
+PLAN = Plan(config=Config(), space=SPACE, metric="val_loss", trial_epochs=3, split="")
+
+
+def ledger(folder: Path, plan: Plan = PLAN) -> Ledger:
+    return Ledger(Database.of(folder, None, Silent()), "study", plan)
+
+
+def read(opened: Ledger) -> list[FrozenTrial]:
+    """The trials, as Optuna alone reads them."""
+    return optuna.load_study(study_name="study", storage=optuna.storages.RDBStorage(str(opened.place[0].url))).trials
+
+
+def same(trial: FrozenTrial) -> dict[str, object]:
+    """All of a trial but its id and its times."""
+    names = ("number", "state", "value", "params", "distributions", "user_attrs", "system_attrs", "intermediate_values")
+    return {name: getattr(trial, name) for name in names}
+
+
+def end(opened: Ledger, trial: optuna.Trial, *values: float, state: TrialState = TrialState.COMPLETE) -> None:
+    for epoch, value in enumerate(values, start=1):
+        trial.report(value, epoch)
+    trial.set_user_attr("epochs_run", len(values))
+    opened.memory.tell(trial.number, values[-1] if state == TrialState.COMPLETE else None, state=state)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_what_is_written_is_what_optuna_reads(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    server: Server | None = request.getfixturevalue("postgres") if kind == "postgres" else None
+    opened = Ledger(Database.of(tmp_path, server.url if server else None, Silent()), f"written in {kind}", PLAN)
+    end(opened, opened.ask(), 0.5, 0.1 + 0.2)
+    end(opened, opened.ask(), 1.0, math.inf, state=TrialState.PRUNED)
+    end(opened, opened.ask(), state=TrialState.FAIL)
+    opened.ask().report(-math.inf, 1)
+    assert opened.flush() == [0, 1, 2]
+    there = optuna.load_study(
+        study_name=f"written in {kind}", storage=server.url if server else f"sqlite:///{tmp_path / 'study.db'}"
+    ).trials
+    assert [same(trial) for trial in there] == [same(trial) for trial in opened.trials]
+    assert all((trial.datetime_complete is not None) == trial.state.is_finished() for trial in there)
+    assert all(trial.datetime_start is not None for trial in there)
+    assert there[0].params == {"learning_rate": PLAN.config.learning_rate, "scheduler_patience": 5}
+
+
+def test_a_new_trial_is_written_at_once_and_what_becomes_of_it_with_flush(tmp_path: Path) -> None:
+    opened = ledger(tmp_path)
+    trial = opened.ask()
+    end(opened, trial, 1.0)
+    [there] = read(opened)
+    assert there.state == TrialState.RUNNING
+    assert there.params == trial.params
+    assert there.intermediate_values == {}
+    assert opened.flush() == [0]
+    assert read(opened)[0].state == TrialState.COMPLETE
+    assert opened.flush() == []
+
+
+def test_to_write_twice_is_to_write_once(tmp_path: Path) -> None:
+    opened = ledger(tmp_path)
+    trial = opened.ask()
+    new = opened.own[trial.number]
+    tables.write(*opened.place, {0: (None, new)})
+    end(opened, trial, 1.0, 0.5)
+    ended = opened.trials[0]
+    for _ in range(2):
+        tables.write(*opened.place, {0: (new, ended)})
+    assert [same(trial) for trial in read(opened)] == [same(ended)]
+
+
+def test_drivers_see_each_others_trials(tmp_path: Path) -> None:
+    one, other = ledger(tmp_path), ledger(tmp_path)
+    first = one.ask()
+    other.read()
+    second = other.ask()
+    assert (first.number, second.number) == (0, 1)
+    end(one, first, 0.5)
+    assert one.flush() == [0]
+    other.read()
+    assert same(other.trials[0]) == same(one.trials[0])
+    assert other.take(0) is None
+    second.report(0.25, 1)
+    other.flush()
+    # `other` is gone, and `one` goes on with its trial.
+    taken = one.take(1)
+    assert taken is not None
+    assert one.own[1].intermediate_values == {1: 0.25}
+    taken.report(0.2, 2)
+    one.memory.tell(taken.number, 0.2)
+    assert one.flush() == [1]
+    assert [same(trial) for trial in read(one)] == [same(trial) for trial in one.trials]
+
+
+def test_a_trial_that_was_enqueued_by_hand_is_the_next(tmp_path: Path) -> None:
+    end(opened := ledger(tmp_path), opened.ask(), 1.0)
+    opened.flush()
+    study = optuna.load_study(study_name="study", storage=str(opened.place[0].url))
+    study.enqueue_trial({"learning_rate": 0.005})
+    opened.read()
+    trial = opened.ask()
+    assert (trial.number, trial.params["learning_rate"]) == (1, 0.005)
+    end(opened, trial, 0.5)
+    opened.flush()
+    assert [same(trial) for trial in read(opened)] == [same(trial) for trial in opened.trials]
