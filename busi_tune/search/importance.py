@@ -1,8 +1,9 @@
 """How much each parameter mattered in a study, how sure that is, and which parameters never acted."""
 
+import copy
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 import optuna
@@ -46,9 +47,24 @@ def importances(
     return result
 
 
+class _Sample(optuna.Study):
+    """A study of given trials, some of them more than once; to add them to one would copy all that they hold."""
+
+    def __init__(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> None:
+        empty = optuna.create_study(direction=direction)
+        super().__init__(empty.study_name, empty._storage)
+        self.sample = [copy.copy(trial) for trial in trials]
+        # They are told apart by this.
+        for number, trial in enumerate(self.sample):
+            trial._trial_id = number
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        assert not deepcopy
+        return [trial for trial in self.sample if states is None or trial.state in states]
+
+
 def _shares(trials: Sequence[FrozenTrial], names: list[str], direction: StudyDirection) -> dict[str, float]:
-    study = optuna.create_study(direction=direction)
-    study.add_trials(trials)
+    study = _Sample(trials, direction)
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST)
     with warnings.catch_warnings():
         # Trials of equal value have equal shares, which is what the warning says.
