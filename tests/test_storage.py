@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from busi_tune import pipeline
@@ -137,13 +138,21 @@ def test_a_shown_url_has_no_password() -> None:
 def test_the_process_list_shows_no_password(postgres: Server, phantoms: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "busi_tune", "search", "--data", str(phantoms), "--out", str(tmp_path / "study")]
     small = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--device", "cpu", "--trials", "2"]
+    small += ["--workers", "2"]
     driver = subprocess.Popen(
         [*command, *small, "--storage", postgres.url], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
     assert driver.stderr is not None
     said = driver.stderr.readline()
-    title = Path(f"/proc/{driver.pid}/cmdline").read_text()
+    process = psutil.Process(driver.pid)
+    title = process.cmdline()
+    # Two workers, the server that forks them, and Python's tracker of what they share.
+    while driver.poll() is None and len(process.children(recursive=True)) < 4:
+        time.sleep(0.05)
+    others = [child.cmdline() for child in process.children(recursive=True)]
     driver.kill()
     driver.communicate()
     assert said, "it has not begun"
-    assert title.rstrip("\0") == "busi-tune"
+    assert "".join(title) == "busi-tune"
+    assert len(others) == 4
+    assert postgres.password not in str(others)
