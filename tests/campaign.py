@@ -137,7 +137,8 @@ class Campaign:
             process = psutil.Process(driver.pid)
             others = process.children(recursive=True)
             if self.cluster:
-                others = [one for one in psutil.process_iter() if "ray::Trainer" in " ".join(one.cmdline()[:1])]
+                running = psutil.process_iter(["cmdline"])
+                others = [one for one in running if "ray::Trainer" in "".join((one.info["cmdline"] or [])[:1])]
             victim = self.random.choice([process, *others])
             victim.send_signal(signal.SIGKILL)
         except psutil.NoSuchProcess:

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -42,7 +43,7 @@ def end(opened: Ledger, trial: optuna.Trial, *values: float, state: TrialState =
     for epoch, value in enumerate(values, start=1):
         trial.report(value, epoch)
     trial.set_user_attr("epochs_run", len(values))
-    opened.memory.tell(trial.number, values[-1] if state == TrialState.COMPLETE else None, state=state)
+    opened.tell(trial, state, values[-1] if state == TrialState.COMPLETE else None)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
@@ -106,7 +107,7 @@ def test_drivers_see_each_others_trials(tmp_path: Path) -> None:
     assert taken is not None
     assert one.own[1].intermediate_values == {1: 0.25}
     taken.report(0.2, 2)
-    one.memory.tell(taken.number, 0.2)
+    one.tell(taken, TrialState.COMPLETE, 0.2)
     assert one.flush() == [1]
     assert [same(trial) for trial in read(one)] == [same(trial) for trial in one.trials]
 
@@ -122,3 +123,25 @@ def test_a_trial_that_was_enqueued_by_hand_is_the_next(tmp_path: Path) -> None:
     end(opened, trial, 0.5)
     opened.flush()
     assert [same(trial) for trial in read(opened)] == [same(trial) for trial in opened.trials]
+
+
+def test_what_is_pruned_is_what_optunas_pruner_prunes(tmp_path: Path) -> None:
+    """Curves drawn at random, each epoch's decision beside that of the study in memory, as Optuna sees it."""
+    plan = Plan(config=Config(), space=SPACE, metric="val_loss", trial_epochs=6, split="")
+    opened = ledger(tmp_path, plan)
+    generator = np.random.default_rng(0)
+    decisions = []
+    for _ in range(40):
+        trial = opened.ask()
+        best = math.inf
+        for epoch in range(1, plan.trial_epochs + 1):
+            best = min(best, float(generator.uniform()) / epoch)
+            trial.report(best, epoch)
+            complete = opened.memory.get_trials(states=(TrialState.COMPLETE,))
+            may = epoch > trial.params["scheduler_patience"] + 1 and len(complete) >= 3
+            decisions.append(opened.should_prune(trial, epoch))
+            assert decisions[-1] == (may and trial.should_prune())
+        opened.tell(trial, TrialState.PRUNED if decisions[-1] else TrialState.COMPLETE, None if decisions[-1] else best)
+    assert {True, False} == set(decisions)
+    opened.flush()
+    assert len(ledger(tmp_path, plan).completed.trials) == len(opened.completed.trials)

@@ -68,7 +68,8 @@ class Killer(Silent):
 
 def kill_an_actor() -> None:
     """A SIGKILL for one of the processes that train."""
-    trainers = [process for process in psutil.process_iter() if "ray::Trainer" in " ".join(process.cmdline()[:1])]
+    running = psutil.process_iter(["cmdline"])
+    trainers = [process for process in running if "ray::Trainer" in "".join((process.info["cmdline"] or [])[:1])]
     assert len(trainers) == 2
     trainers[0].kill()
 

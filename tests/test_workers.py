@@ -14,7 +14,8 @@ from busi_tune.data.find import Listing
 from busi_tune.data.split import Split
 from busi_tune.errors import BusiTuneError, TrainingDiverged, WorkerLost
 from busi_tune.progress import Progress, Silent
-from busi_tune.search.workers import MOST_DEATHS, Ended, Events, Job, Processes, Trained, work_through
+from busi_tune.search.processes import Processes
+from busi_tune.search.workers import MOST_DEATHS, Ended, Events, Job, Trained, work_through
 from busi_tune.training.state import Epoch
 
 

@@ -165,7 +165,7 @@ class Driver:
             show_epoch(search, event)
         for epoch in range(max(trial.known, 1), len(records) + 1):
             self._report(trial, epoch, best_so_far(records[:epoch], search.plan.metric)[0])
-            trial.pruned = studies.should_prune(trial.trial, search.plan, epoch)
+            trial.pruned = search.ledger.should_prune(trial.trial, epoch)
         return not trial.pruned
 
     def _report(self, trial: _Open, epoch: int, value: float) -> None:
@@ -203,10 +203,9 @@ class Driver:
             "seconds": round(sum(record.seconds for record in records), 3),
             "stop_reason": reason,
         }
-
         for key, fact in facts.items():
             trial.trial.set_user_attr(key, fact)
-        search.ledger.memory.tell(trial.trial.number, value if state == TrialState.COMPLETE else None, state=state)
+        search.ledger.tell(trial.trial, state, value if state == TrialState.COMPLETE else None)
         search.progress.close(job.name)
         self._show()
 

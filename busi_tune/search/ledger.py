@@ -1,16 +1,34 @@
 """A study's trials, kept twice: in memory, where they are read and decided on, and in the database, written behind."""
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import optuna
 from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune.search import study as studies
 from busi_tune.search import tables
 from busi_tune.search.storage import Database
 from busi_tune.search.study import Plan
+
+
+@dataclass
+class _Completed:
+    """The completed trials, as a pruner looks at them at each epoch: Optuna's own are slow to see by the thousand."""
+
+    direction: StudyDirection
+    trials: list[SimpleNamespace] = field(default_factory=list)
+
+    def get_trials(self, deepcopy: bool, states: Sequence[TrialState]) -> list[SimpleNamespace]:
+        """What the median pruner asks of a study."""
+        assert not deepcopy
+        assert states == (TrialState.COMPLETE,)
+        return self.trials
 
 
 class Ledger:
@@ -37,6 +55,7 @@ class Ledger:
             storage=InMemoryStorage(), study_name=name, direction=direction, pruner=studies.make_pruner(plan)
         )
         self.searched = IntersectionSearchSpace(include_pruned=True)
+        self.completed = _Completed(direction)
         # The trials that this driver trains, as the database knows them.
         self.own: dict[int, FrozenTrial] = {}
         self.read()
@@ -63,6 +82,8 @@ class Ledger:
             _bring(self.memory._storage, trial, stored[trial.number])
         for trial in stored[known:]:
             self.memory._storage.create_new_trial(self.memory._study_id, trial)
+        for number in [*(trial.number for trial in others), *range(known, len(stored))]:
+            self._note(stored[number])
 
     def ask(self) -> optuna.Trial:
         """A new trial with all its parameters; nobody else may ask meanwhile."""
@@ -74,6 +95,29 @@ class Ledger:
         self.database.call(lambda: tables.write(*self.place, {trial.number: (None, known)}))
         self.own[trial.number] = known
         return trial
+
+    def should_prune(self, trial: optuna.Trial, epoch: int) -> bool:
+        """Whether the pruner wants to stop `trial` after `epoch`, and may.
+
+        It may not before the trial's scheduler could have acted once, nor while fewer than `N_MIN_TRIALS` trials are
+        complete.
+        """
+        may = epoch > studies.trial_config(self.plan, trial).scheduler_patience + 1
+        may = may and len(self.completed.trials) >= studies.N_MIN_TRIALS
+        if self.plan.pruner == "hyperband":
+            # It learns by being asked, so it is asked even where its answer does not count.
+            return trial.should_prune() and may
+        known = self.memory._storage.get_trial(trial._trial_id)
+        return may and self.memory.pruner.prune(self.completed, known)  # type: ignore[arg-type]
+
+    def tell(self, trial: optuna.Trial, state: TrialState, value: float | None) -> None:
+        """Say how a trial has ended."""
+        self.memory.tell(trial.number, value, state=state)
+        self._note(self.memory._storage.get_trial(trial._trial_id))
+
+    def _note(self, trial: FrozenTrial) -> None:
+        if trial.state == TrialState.COMPLETE:
+            self.completed.trials.append(SimpleNamespace(intermediate_values=trial.intermediate_values))
 
     def take(self, number: int) -> optuna.Trial | None:
         """A running trial whose driver is gone, or None where it has ended meanwhile; the caller holds its lock."""

@@ -19,9 +19,10 @@ from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.importance import importances, never_acted
 from busi_tune.search.ledger import Ledger
 from busi_tune.search.options import SearchOptions
+from busi_tune.search.processes import Processes
 from busi_tune.search.storage import Database
 from busi_tune.search.verdict import verdict_of
-from busi_tune.search.workers import Here, Processes, Workers
+from busi_tune.search.workers import Here, Workers
 from busi_tune.training import run as runs
 from busi_tune.training.hardware import resolve
 from busi_tune.training.model import untrained

@@ -62,18 +62,6 @@ def make_pruner(plan: Plan) -> BasePruner:
     return MedianPruner(n_startup_trials=5, n_min_trials=N_MIN_TRIALS)
 
 
-def should_prune(trial: optuna.Trial, plan: Plan, epoch: int) -> bool:
-    """Whether the pruner wants to stop `trial` after `epoch`, and may.
-
-    It may not before the trial's scheduler could have acted once, nor while fewer than `N_MIN_TRIALS` trials are
-    complete.
-    """
-    may = epoch > trial_config(plan, trial).scheduler_patience + 1
-    # Hyperband learns by being asked, so it is asked even where its answer does not count.
-    wanted = (may or plan.pruner == "hyperband") and trial.should_prune()
-    return may and wanted and len(trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) >= N_MIN_TRIALS
-
-
 def check_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str:
     """Write study.json and the split into a new folder; refuse a folder that holds another study; its name.
 

@@ -1,24 +1,17 @@
-"""Who trains: this process, or several others; workers know runs and epochs, and nothing of Optuna."""
+"""Who trains: what is asked of workers, and the one that is this process; they know runs and epochs, not Optuna."""
 
 import contextlib
-import multiprocessing
-import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
-
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
+from typing import Protocol
 
 from busi_tune import files
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset
 from busi_tune.errors import BusiTuneError, WorkerLost
 from busi_tune.progress import Progress
-from busi_tune.training import hardware
 from busi_tune.training import run as runs
 from busi_tune.training.state import Epoch
 
@@ -148,136 +141,6 @@ class Here:
         if self.events is not None:
             self.events.close()
         self.events = None
-
-
-@dataclass
-class _Process:
-    process: BaseProcess
-    pipe: Connection
-    job: Job | None = None
-
-
-class Processes:
-    """Several workers, each a process of its own; they share the decoded images through the page cache.
-
-    `task` is what they do with a job.
-    """
-
-    def __init__(self, count: int, dataset: Dataset, progress: Progress, task: Work = work) -> None:
-        self.dataset, self.progress, self.task = dataset, progress, task
-        # Forked from a server that has imported PyTorch once: a worker that died is back at once.
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([__name__])
-        self.threads, self.gpus = max(1, hardware.threads() // count), hardware.gpus()
-        self.workers = [self._begin(number) for number in range(count)]
-
-    # The server that forks may be killed, too; the next try starts another.
-    @retry(
-        retry=retry_if_exception_type((EOFError, OSError)),
-        stop=stop_after_attempt(5),
-        wait=wait_fixed(0.5),
-        reraise=True,
-    )
-    def _begin(self, number: int) -> _Process:
-        ours, theirs = self.context.Pipe()
-        gpu = self.gpus[number % len(self.gpus)] if self.gpus else None
-        process = self.context.Process(target=_serve, args=(theirs, self.dataset, self.threads, gpu, self.task))
-        process.start()
-        theirs.close()
-        return _Process(process, ours)
-
-    @property
-    def idle(self) -> int:
-        """How many processes have no job."""
-        return sum(worker.job is None for worker in self.workers)
-
-    def start(self, job: Job) -> None:
-        """Send a job to a free process; one that has died in the meantime is replaced."""
-        number = next(number for number, worker in enumerate(self.workers) if worker.job is None)
-        if not self.workers[number].process.is_alive():
-            self.workers[number] = self._begin(number)
-        worker = self.workers[number]
-        worker.job = job
-        _send(worker.pipe, job)
-
-    def waiting(self, seconds: float) -> bool:
-        """Whether a busy process has something to say within so many seconds."""
-        return bool(wait([worker.pipe for worker in self.workers if worker.job], timeout=seconds))
-
-    def next(self) -> Event:
-        """Wait for the first of the busy processes that has something to say."""
-        while True:
-            busy = [worker for worker in self.workers if worker.job]
-            ready = wait([worker.pipe for worker in busy])
-            worker = next(worker for worker in busy if worker.pipe in ready)
-            assert worker.job is not None
-            try:
-                said: Trained | Ended | str = worker.pipe.recv()
-            except (EOFError, OSError):
-                return self._buried(worker)
-            if isinstance(said, str):
-                self.progress.notice(said)
-                continue
-            if isinstance(said, Ended):
-                worker.job = None
-            return said
-
-    def _buried(self, worker: _Process) -> Died:
-        worker.process.join()
-        job, worker.job = worker.job, None
-        assert job is not None
-        code = worker.process.exitcode or 0
-        return Died(job, f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
-
-    def answer(self, job: Job, go_on: bool) -> None:
-        """Let the process go on, or end the job."""
-        _send(next(worker.pipe for worker in self.workers if worker.job == job), go_on)
-
-    def close(self) -> None:
-        """End all processes, now."""
-        for worker in self.workers:
-            worker.process.kill()
-            worker.process.join()
-            worker.pipe.close()
-
-
-def _send(pipe: Connection, value: Any) -> None:
-    """Send; where the other side is gone, whoever reads from it next finds out."""
-    with contextlib.suppress(OSError):
-        pipe.send(value)
-
-
-class _Told:
-    """A worker's progress: notices go to the driver, bars are the driver's own."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe = pipe
-
-    def notice(self, text: str) -> None:
-        _send(self.pipe, text)
-
-    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
-        pass
-
-    def close(self, task: str) -> None:
-        pass
-
-
-def _serve(pipe: Connection, dataset: Dataset, threads: int, gpu: str | None, task: Work) -> None:
-    """A worker process: jobs in, events out. When its driver is gone it saves the epoch at hand, and ends."""
-    # Ctrl-C is the driver's to answer.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    hardware.confine(threads, gpu)
-    try:
-        while True:
-            events = task(pipe.recv(), dataset, _Told(pipe))
-            event = next(events)
-            while isinstance(event, Trained):
-                pipe.send(event)
-                event = events.send(pipe.recv())
-            pipe.send(event)
-    except (EOFError, OSError):
-        return
 
 
 def work_through(

@@ -19,7 +19,7 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 
 from busi_tune import files
 from busi_tune.config import Config
@@ -31,8 +31,9 @@ from busi_tune.search import study as studies
 from busi_tune.search import tables
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.ledger import Ledger
+from busi_tune.search.processes import Processes
 from busi_tune.search.storage import Database
-from busi_tune.search.workers import Ended, Events, Job, Processes, Trained
+from busi_tune.search.workers import Ended, Events, Job, Trained
 from busi_tune.training import folder as store
 from busi_tune.training.run import Saved, history, save_behind
 from busi_tune.training.state import Epoch
@@ -178,21 +179,38 @@ def fill(ledger: Ledger, count: int) -> None:
 
 
 def asks(kind: str) -> None:
-    """How the cost of one ask grows with the number of trials."""
+    """How the driver's work for one trial grows with the number of trials: to ask for it, and all that follows."""
     plan = studies.Plan(config=Config(), space=SPACE, metric="val_loss", trial_epochs=EPOCHS, split="")
     for count in (100, 300, 1_000, 3_000, 10_000):
         with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as place:
-            ledger = Ledger(place, "asks", plan)
+            ledger = Ledger(place, NAME, plan)
             fill(ledger, count)
-            times = []
+            asked: list[tuple[float, float]] = []
+            followed: list[tuple[float, float]] = []
             for _ in range(11):
-                started = time.perf_counter()
                 ledger.read()
-                asked = ledger.ask()
-                times.append(time.perf_counter() - started)
-                ledger.memory.tell(asked.number, 1.0)
-                ledger.flush()
-            print(f"{kind}: ask with {count} trials: {np.median(times) * 1e3:.0f} ms", flush=True)
+                with timed(asked):
+                    trial = ledger.ask()
+                with timed(followed):
+                    for epoch in range(1, EPOCHS + 1):
+                        trial.report(1.0, epoch)
+                        ledger.should_prune(trial, epoch)
+                    ledger.tell(trial, TrialState.COMPLETE, 1.0)
+                    ledger.flush()
+            (ask, ask_cpu), (rest, rest_cpu) = np.median(asked, axis=0) * 1e3, np.median(followed, axis=0) * 1e3
+            print(
+                f"{kind}, {count} trials: one ask {ask:.0f} ms ({ask_cpu:.0f} of the processor), {EPOCHS} reports and "
+                f"the end {rest:.0f} ms ({rest_cpu:.0f})",
+                flush=True,
+            )
+
+
+@contextmanager
+def timed(found: list[tuple[float, float]]) -> Iterator[None]:
+    """Note the seconds that pass, and those of this process's processor time."""
+    started = time.perf_counter(), time.process_time()
+    yield
+    found.append((time.perf_counter() - started[0], time.process_time() - started[1]))
 
 
 def _ended(generator: np.random.Generator) -> optuna.trial.FrozenTrial:
