@@ -149,14 +149,21 @@ def train(run: Run, until: int, progress: Progress) -> Generator[Epoch, None, No
 
 
 def save_behind(folder: Path, epochs: Iterator[Saved]) -> Generator[Epoch, None, None]:
-    """Save each of `epochs` while the next one is trained; yield their records."""
+    """Save each of `epochs` while the next one is trained; yield their records.
+
+    Where saving has once taken longer than an epoch, it is waited for, so that a kill costs no more than one epoch.
+    """
     saving: Future[None] | None = None
+    slow = False
     with ThreadPoolExecutor(1) as saver:
         try:
             for saved in epochs:
                 if saving is not None:
+                    slow = slow or not saving.done()
                     saving.result()
                 saving = saver.submit(store.commit, folder, saved.values, last=saved.last, best=saved.best)
+                if slow:
+                    saving.result()
                 yield saved.record
         finally:
             if saving is not None:
