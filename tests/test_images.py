@@ -407,6 +407,13 @@ def test_walk_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_tall_image_that_would_grow_beyond_all_memory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tall.png"
-    Image.new("1", (1, 2_000_000)).save(path)
-    with pytest.raises(ImageError, match="1 x 2000000 pixels are too narrow to be resized to 224 x 224"):
-        images.read(path, 224)
+    Image.new("1", (1, 65_000)).save(path)
+    with pytest.raises(ImageError, match="1 x 65000 pixels are too narrow to be resized to 1024 x 1024"):
+        images.read(path, 1024)
+
+
+def test_an_image_that_is_longer_than_any_jpeg_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "long.png"
+    Image.new("1", (65_536, 1)).save(path)
+    with pytest.raises(ImageError, match="65536 x 1 pixels are longer than the 65,535 that are read"):
+        images.picture(path)
