@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from exported import Exported, flip_a_bit, linked
 from small_export import CLASSES, small_model, write_export
+
+pytest_plugins = ["exported"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,6 +64,7 @@ def test_predict_works(installed: Path, options: list[str], tmp_path: Path) -> N
         ["baseline", "--data", "."],
         ["search", "--data", ".", "--out", "s"],
         ["export", ".", "--out", "e"],
+        ["verify", ".", "--data", "."],
         ["run", "--demo"],
         ["data", "audit", "."],
         ["data", "split", ".", "--out", "split.csv"],
@@ -75,6 +79,17 @@ def test_another_command_says_what_to_install(installed: Path, arguments: list[s
     assert line.startswith("busi-tune: This command needs ")
     assert line.endswith(", which is not installed; pip install 'busi-tune[train]' installs all it takes.")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_without_data_works(installed: Path, exported: Exported, tmp_path: Path) -> None:
+    done = run(installed, ["verify", str(exported.folder)], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{exported.folder}: every file is the one that was certified.\n"
+    folder = linked(exported.folder, tmp_path / "export")
+    flip_a_bit(folder / "model.onnx")
+    done = run(installed, ["verify", str(folder)], tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("model.onnx is not the file that was certified (it has changed); export it again.\n")
 
 
 def test_help_works(installed: Path, tmp_path: Path) -> None:
