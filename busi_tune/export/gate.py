@@ -83,8 +83,9 @@ def compare(
 
 def failure(form: str, gate: Gate) -> str:
     """The sentence for a form, such as "int8", that did not pass."""
+    half = ", not even with half of its layers in float32" if form == "int8" else ""
     return (
-        f"The {form} model does not pass its gate on {gate.images} validation images: {'; '.join(gate.reasons)}; "
+        f"The {form} model does not pass its gate on {gate.images} validation images{half}: {'; '.join(gate.reasons)}; "
         "allow more with --max-drop, or use the float32 model."
     )
 

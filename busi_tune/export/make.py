@@ -55,7 +55,6 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
         return known
     source = Source.of(run, dataset, progress)
     fitted = fit(source, options.sensitivity)
-    network = assemble.folded(serving.to_onnx(source.model, source.size))
     shown = Shown.of(source.pictures("test"), source.size)
     reference = make_reference(
         lambda *given: serving.served_answers(source.model, *given)[0], shown, source.labels("test")
@@ -69,7 +68,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
         (f"model-{source.size}.onnx", resize.ready(source.size), shown.resized(), plain),
         (MODEL, resize.any_size(source.size), shown, ways(len(shown.pictures))),
     ):
-        graph = assemble.assemble(front, network, guard_graph(fitted.guard))
+        graph = assemble.assemble(front, fitted.network, guard_graph(fitted.guard))
         made[name] = Made(graph, facts, certify(folder / name, graph, facts, source, seen, reference, how))
     refused: list[GateError] = []
     asked = options.to_dict()
@@ -77,7 +76,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
         try:
             if asked[form]:
                 made[variant_name(form)] = make_variant(
-                    form, folder, source, network, options, facts, reference.logits, shown
+                    form, folder, source, fitted.network, options, facts, reference.logits, shown
                 )
         except GateError as error:
             refused.append(error)
@@ -213,7 +212,8 @@ def _publish(folder: Path, source: Source, made: Mapping[str, Made], common: Res
         candidate.replace(folder / name) if passed else candidate.unlink()
     files.sync_folder(folder)
     if not passed:
-        raise ParityError(failure(folder, [reason for model in models.values() for reason in model["reasons"]]))
+        reasons = [f"{reason} ({name})" for name, model in models.items() for reason in model["reasons"]]
+        raise ParityError(failure(folder, reasons))
     return certificate
 
 

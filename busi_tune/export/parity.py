@@ -193,7 +193,8 @@ def verify(
         "tolerance": FACTOR * reference.float32_error,
         "answers_changed": int(changed.sum()),
         "probe_error": probe_error,
-        "probe_tolerance": FACTOR * reference.probe_float32_error,
+        # The probes are few, and PyTorch may happen to be near on all of them.
+        "probe_tolerance": FACTOR * max(reference.float32_error, reference.probe_float32_error),
         "resized_differently": different,
         "confusion_matrix": {"pytorch": reference.confusion_matrix, "onnxruntime": matrix},
     }

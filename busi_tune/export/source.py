@@ -1,14 +1,12 @@
 """What an export is made of: a finished run with its data, and what is fitted on the validation split."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from busi_tune import images
 from busi_tune.data.dataset import Dataset, Part
+from busi_tune.export import assemble, quantise
 from busi_tune.export.calibration import OperatingPoint, calibration_figures, fit_temperature, operating_point
 from busi_tune.export.guard import Guard, fit_guard
 from busi_tune.export.parity import Logits
@@ -65,26 +63,22 @@ class Source:
         """The class numbers of a split's images."""
         return self.dataset.labels(name)
 
-    @cached_property
-    def validation(self) -> tuple[Logits, Logits]:
-        """PyTorch's logits at temperature 1, and features, of the validation split."""
-        assert self.model.temperature == 1, "the temperature has been set"
-        return serving.served_answers(self.model, self.part("validation").pixels(), "float32")
-
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was fitted on the validation split; none of it has seen a test image."""
+    """What was fitted on the validation split, and the network with its temperature; none has seen a test image."""
 
     temperature: float
     calibration: dict[str, Any]
     point: OperatingPoint | None
+    network: bytes
     guard: Guard
 
 
 def fit(source: Source, sensitivity: float | None) -> Fitted:
     """Fit temperature, operating point and guard; the model has the temperature from now on."""
-    logits, features = source.validation
+    assert source.model.temperature == 1, "the temperature has been set"
+    logits, _ = serving.served_answers(source.model, source.part("validation").pixels(), "float32")
     labels = source.labels("validation")
     temperature = fit_temperature(logits, labels)
     point = None
@@ -92,9 +86,13 @@ def fit(source: Source, sensitivity: float | None) -> Fitted:
         answers = source.answers("validation", logits / temperature)
         point = operating_point(answers, source.groups("validation"), sensitivity)
     source.model.temperature.fill_(temperature)
-    training = source.part("train").pixels()
-    _, known = serving.served_answers(source.model, training, "float32")
-    seen = source.part("validation").pixels()
-    guard = fit_guard(training, known.astype(np.float32), seen, features.astype(np.float32))
+    network = assemble.folded(serving.to_onnx(source.model, source.size))
     figures = calibration_figures(logits, temperature, labels, source.classes)
-    return Fitted(temperature, figures, point, guard)
+    return Fitted(temperature, figures, point, network, guard_of(network, source))
+
+
+def guard_of(network: bytes, source: Source) -> Guard:
+    """The guard of a network, from what ONNX Runtime makes of the training and the validation images."""
+    known, new = (source.part(name).pixels() for name in ("train", "validation"))
+    features = [quantise.outputs(network, pixels, "features") for pixels in (known, new)]
+    return fit_guard(known, features[0], new, features[1])

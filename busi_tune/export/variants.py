@@ -14,10 +14,10 @@ from busi_tune.export import assemble, gate, quantise, resize
 from busi_tune.export.assemble import Made
 from busi_tune.export.calibration import at_threshold, operating_point
 from busi_tune.export.detection import detection_rates
-from busi_tune.export.guard import Guard, fit_guard, guard_graph
+from busi_tune.export.guard import Guard, guard_graph
 from busi_tune.export.options import ExportOptions
 from busi_tune.export.parity import Logits, Shown, differing, outputs_of
-from busi_tune.export.source import Source
+from busi_tune.export.source import Source, guard_of
 from busi_tune.images import Pixels
 from busi_tune.inference import Classifier
 from busi_tune.intervals import with_intervals
@@ -51,7 +51,7 @@ def make_variant(
         return gate.compare(exact, quantise.logits(candidate, validation), labels, source.classes, options.max_drop)
 
     small, passed, kept = _shrunk(form, network, source, judge)
-    guard = _guard(small, source)
+    guard = guard_of(small, source)
     facts = dict(facts) | {"precision": form, "guard": guard.to_metadata()}
     if options.sensitivity is not None:
         answers = source.answers("validation", quantise.logits(small, validation))
@@ -95,13 +95,6 @@ def _calibration(source: Source) -> Pixels:
     chosen = [generator.permutation(np.flatnonzero(part.labels == k))[:share] for k in range(len(source.classes))]
     pixels: Pixels = part.pixels()[np.sort(np.concatenate(chosen))]
     return pixels
-
-
-def _guard(network: bytes, source: Source) -> Guard:
-    """The guard of a network whose features are no longer the float32 network's."""
-    parts = [source.part(name).pixels() for name in ("train", "validation")]
-    known, new = (quantise.outputs(network, part, "features") for part in parts)
-    return fit_guard(parts[0], known, parts[1], new)
 
 
 def _certificate(
