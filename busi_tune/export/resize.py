@@ -11,7 +11,7 @@ import onnx
 IR_VERSION = 10
 OPSET = 20
 # Rows of the weights are multiplied in blocks, each with the window of the picture that it needs: the rest are zeros.
-BLOCK = 32
+BLOCK = 8
 
 # Weights of one axis, and their product with the picture along its second axis; AXIS and EXTENT are replaced.
 AXIS = """
