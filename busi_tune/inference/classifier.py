@@ -71,10 +71,9 @@ class Classifier:
         options.add_session_config_entry("session.load_model_format", "ONNX")
         chosen = provider_name(provider)
         try:
-            # From bytes it would take their size in memory again.
-            self.session = ort.InferenceSession(str(path), options, providers=[chosen])
-            # It would go on elsewhere, and say so on stdout.
-            self.session.disable_fallback()
+            # From bytes it would take their size in memory again. Where it fails it would go on elsewhere, and say so
+            # on stdout.
+            self.session = ort.InferenceSession(str(path), options, providers=[chosen], enable_fallback=0)
             self.fixed_size = self._checked_size()
             self.metadata = dict(self.session.get_modelmeta().custom_metadata_map)
             self.facts = facts_of(self.metadata, self.fixed_size)
