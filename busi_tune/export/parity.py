@@ -17,6 +17,9 @@ from busi_tune.progress import Progress
 
 Logits = NDArray[np.float64]
 FACTOR = 4.0
+# Probes are few, and far from what the network was trained on, where rounding weighs more (4.7 times the yardstick on a
+# ResNet50); what they are there to tell apart is thousands of times as large.
+PROBE_FACTOR = 16.0
 BATCH = 32
 TINTED = 8
 TINT = (1.0, 0.7, 0.4)
@@ -193,8 +196,7 @@ def verify(
         "tolerance": FACTOR * reference.float32_error,
         "answers_changed": int(changed.sum()),
         "probe_error": probe_error,
-        # The probes are few, and PyTorch may happen to be near on all of them.
-        "probe_tolerance": FACTOR * max(reference.float32_error, reference.probe_float32_error),
+        "probe_tolerance": PROBE_FACTOR * max(reference.float32_error, reference.probe_float32_error),
         "resized_differently": different,
         "confusion_matrix": {"pytorch": reference.confusion_matrix, "onnxruntime": matrix},
     }
