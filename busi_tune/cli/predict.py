@@ -13,7 +13,7 @@ from busi_tune.cli.options import FOLDER
 if TYPE_CHECKING:
     from busi_tune.inference import Classifier, Prediction
 
-# For so few images, thorough optimisation takes longer than it saves, and twice the memory (docs/predict.md).
+# For so few images optimisation takes longer than it saves, and twice the memory (docs/predict.md).
 FEW = 8
 
 
@@ -50,7 +50,7 @@ def predict(
     classifier = open_export(
         export,
         threads,
-        optimisation="basic" if len(first) <= FEW else "all",
+        optimisation="none" if len(first) <= FEW else "all",
         provider=provider,
         allow_unverified=allow_unverified,
     )

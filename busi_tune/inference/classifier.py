@@ -49,8 +49,8 @@ class Answers:
 class Classifier:
     """An exported model, ready to answer, with what its metadata say of it in `facts`.
 
-    `optimisation` is "none", "basic" or "all": with "all" ONNX Runtime lays the weights out anew, which takes as much
-    memory again, and is faster from the eighth image or so on.
+    `optimisation` is "none", "basic" or "all": with "all" ONNX Runtime folds and lays out the weights anew, which takes
+    their memory twice again, and is faster from the eighth image or so on.
 
     Raises:
         FileError: the file is missing, damaged, not an export of busi-tune, or holds what is never loaded.

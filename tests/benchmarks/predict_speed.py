@@ -50,7 +50,7 @@ def cold(export: Path, paths: list[Path], repeats: int) -> None:
     command = [sys.executable, "-m", "busi_tune", "predict", str(export), "--jsonl"]
     print("predict, one image:", measured([*command, str(paths[0])], repeats), flush=True)
     for count in (1, 4, 8, 16, 32):
-        for level, batch in (("basic", 1), ("all", 1), ("all", 8)):
+        for level, batch in (("none", 1), ("all", 1), ("all", 8)):
             names = [str(path) for path in paths[:count]]
             fresh = [sys.executable, "-c", FRESH, str(export), level, str(batch), *names]
             print(f"{count} images, {level}, batch {batch}:", measured(fresh, repeats), flush=True)
