@@ -31,22 +31,18 @@ class Made:
     certificate: dict[str, Any]
 
 
-def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto | None = None) -> onnx.ModelProto:
-    """One graph of what stands before the network (see resize.py), the network, and what follows it.
-
-    Without a guard it ends in the features that one is fitted to.
-    """
+def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto) -> onnx.ModelProto:
+    """One graph of what stands before the network (see resize.py), the network, and what follows it."""
     middle = cleaned(onnx.load_from_string(network))
     classes = next(value for value in middle.graph.output if value.name == "logits").type.tensor_type.shape.dim[1]
     last = onnx.parser.parse_model(PROBABILITIES.replace("COUNT", str(classes.dim_value)))
-    outputs = OUTPUTS if guard else (*OUTPUTS[:-1], "features")
-    parts = [front, middle, last, *([guard] if guard else [])]
+    parts = [front, middle, last, guard]
     known = {value.name: value for part in parts for value in part.graph.output}
     graph = onnx.helper.make_graph(
         nodes=[node for part in parts for node in part.graph.node],
         name="busi-tune",
         inputs=list(front.graph.input),
-        outputs=[known[name] for name in outputs],
+        outputs=[known[name] for name in OUTPUTS],
         initializer=[tensor for part in parts for tensor in part.graph.initializer],
     )
     model = onnx.helper.make_model(graph, opset_imports=list(front.opset_import), ir_version=IR_VERSION)

@@ -90,9 +90,9 @@ def operating_point(answers: Answers, groups: NDArray[Any], sensitivity: float) 
         ConfigError: there is no malignant image.
     """
     positive = _malignant(answers)
-    score = answers.probabilities[:, answers.classes.index(MALIGNANT)] if positive.any() else np.zeros(0)
     if not positive.any():
         raise ConfigError("sensitivity is of the class malignant, of which the validation split has no image.")
+    score = answers.probabilities[:, answers.classes.index(MALIGNANT)]
     lowest = np.sort([score[positive & (groups == group)].min() for group in np.unique(groups[positive])])
     cases = len(lowest)
     miss = 1 - sensitivity

@@ -16,6 +16,7 @@ from onnxruntime import InferenceSession
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
+from busi_tune.export.assemble import IR_VERSION
 from busi_tune.images import Pixels
 
 Floats = NDArray[np.float32]
@@ -35,7 +36,6 @@ FOLDS = 10
 # The measures are taken on a grid of every STEP-th pixel, of 64 to 127 rows: they cost the same for any network.
 GRID = 64
 BATCH = 32
-IR_VERSION = 10
 STATISTICS = 23
 
 # One row for each image: its colour, its contrast (negated) and the statistics.

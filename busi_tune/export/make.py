@@ -15,15 +15,13 @@ from busi_tune.export import assemble, resize
 from busi_tune.export.assemble import Made
 from busi_tune.export.calibration import at_threshold, calibration_figures
 from busi_tune.export.check import PREDICTIONS, failure, images_sha256
-from busi_tune.export.detection import detection_rates
 from busi_tune.export.gate import GateError
 from busi_tune.export.guard import guard_graph
 from busi_tune.export.options import ExportOptions
-from busi_tune.export.parity import Reference, Shown, Way, make_reference, outputs_of, verify, ways
+from busi_tune.export.parity import Reference, Shown, Way, make_reference, verify, ways
 from busi_tune.export.source import Fitted, Source, fit
-from busi_tune.export.variants import FORMS, make_variant, variant_name
-from busi_tune.images import Pixels
-from busi_tune.inference import MODEL, VERIFICATION, Classifier
+from busi_tune.export.variants import FORMS, guard_rates, make_variant, variant_name
+from busi_tune.inference import MODEL, VERIFICATION
 from busi_tune.intervals import with_intervals
 from busi_tune.metrics import softmax, summarise
 from busi_tune.progress import Progress
@@ -157,11 +155,7 @@ def _evidence(folder: Path, source: Source, fitted: Fitted, reference: Reference
     """What the certificates share: what was verified on what, with what, and what it gives on the test split."""
     labels, groups = source.labels("test"), source.groups("test")
     answers = source.answers("test", reference.logits)
-    ready = Classifier(files.temporary_for(folder / f"model-{source.size}.onnx"))
-
-    def scores(pixels: Pixels) -> Any:
-        return outputs_of(ready, list(pixels), ("guard",))[0]
-
+    ready = files.temporary_for(folder / f"model-{source.size}.onnx")
     evidence: Result = {
         "split": source.identity.split,
         "test_images_sha256": images_sha256(source.dataset.split.rows("test")),
@@ -176,8 +170,7 @@ def _evidence(folder: Path, source: Source, fitted: Fitted, reference: Reference
                 reference.logits * fitted.temperature, fitted.temperature, labels, source.classes
             ),
         },
-        "guard": {"scores": fitted.guard.to_metadata()}
-        | {"test": detection_rates(scores, fitted.guard, source.part("test").pixels())},
+        "guard": {"scores": fitted.guard.to_metadata(), "test": guard_rates(ready, fitted.guard, source)},
         "versions": {name: version(name) for name in PACKAGES},
         "machine": environment() | {"abilities": abilities()},
     }

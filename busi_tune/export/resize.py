@@ -8,8 +8,6 @@ in double precision, in which every sum of 8-bit pixels times 22-bit weights is 
 import numpy as np
 import onnx
 
-IR_VERSION = 10
-OPSET = 20
 # Rows of the weights are multiplied in blocks, each with the window of the picture that it needs: the rest are zeros.
 BLOCK = 8
 

@@ -67,8 +67,8 @@ def make_variant(
         "weights_sha256": assemble.weights_sha256(graph),
         "bytes": place.stat().st_size,
     }
-    certificate["guard"] = {"scores": guard.to_metadata(), "test": _rates(place, guard, source)}
-    certificate["latency_ms"] = _latency(form, folder, place, source)
+    certificate["guard"] = {"scores": guard.to_metadata(), "test": guard_rates(place, guard, source)}
+    certificate["latency_ms"] = _latency(form, folder, place, shown.pictures[0][None])
     return Made(graph, facts, certificate)
 
 
@@ -106,7 +106,7 @@ def _certificate(
     different = differing(pixels, shown.pixels)
     answers = source.answers("test", found.astype(np.float64))
     before, after = float32.argmax(axis=1), answers.predicted
-    names = source.classes
+    names, paths = source.classes, source.part("test").paths
     result: Result = {
         "passed": not different,
         "reasons": [f"{different} pictures are not resized as they were for training"] if different else [],
@@ -114,8 +114,7 @@ def _certificate(
         "images": len(labels),
         "agreement": float((before == after).mean()),
         "changed": [
-            {"path": source.part("test").paths[row], "class": names[labels[row]]}
-            | {"float32": names[before[row]], form: names[after[row]]}
+            {"path": paths[row], "class": names[labels[row]]} | {"float32": names[before[row]], form: names[after[row]]}
             for row in np.flatnonzero(before != after)
         ],
         "test": summarise(answers) | with_intervals(answers, groups),
@@ -126,8 +125,11 @@ def _certificate(
     return result
 
 
-def _rates(place: Path, guard: Guard, source: Source) -> dict[str, float]:
-    """The guard's rates; the pictures have the network's size, which the resize leaves as they are."""
+def guard_rates(place: Path, guard: Guard, source: Source) -> dict[str, float]:
+    """How often the guard of the model at `place` warns; see detection.py.
+
+    The test images have the network's size here, which the resize leaves as they are.
+    """
     model = Classifier(place)
 
     def scores(pixels: Pixels) -> NDArray[np.float32]:
@@ -136,9 +138,8 @@ def _rates(place: Path, guard: Guard, source: Source) -> dict[str, float]:
     return detection_rates(scores, guard, source.part("test").pixels())
 
 
-def _latency(form: str, folder: Path, place: Path, source: Source) -> dict[str, float]:
-    """Median milliseconds of one picture, of the float32 model and of this one, in turn."""
-    picture = source.pictures("test")[0][None]
+def _latency(form: str, folder: Path, place: Path, picture: Pixels) -> dict[str, float]:
+    """Median milliseconds of a batch of one picture, of the float32 model and of this one, in turn."""
     places = {"float32": files.temporary_for(folder / "model.onnx"), form: place}
     models = {name: Classifier(path) for name, path in places.items()}
     return gate.latency({name: partial(model.run, picture) for name, model in models.items()})
