@@ -73,13 +73,14 @@ def test_input_and_outputs(exported: Exported, model: onnx.ModelProto) -> None:
     ]
     classifier = Classifier(exported.folder / "model.onnx")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 50, 40, 3), dtype=np.uint8)
-    logits, probabilities = classifier.logits_and_probabilities(pixels)
+    found = classifier.run(pixels)
+    logits, probabilities = found.logits, found.probabilities
     assert logits.dtype == probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(probabilities, powers / powers.sum(axis=1, keepdims=True), atol=1e-6)
     for row in range(5):
-        alone = classifier.logits_and_probabilities(pixels[row : row + 1])[0][0]
+        alone = classifier.run(pixels[row : row + 1]).logits[0]
         np.testing.assert_allclose(alone, logits[row], atol=1e-5)
 
 

@@ -118,11 +118,6 @@ class Classifier:
         logits, probabilities, *guard = found
         return Answers(logits, probabilities, guard[0] if guard else np.zeros((len(pixels), 0), np.float32))
 
-    def logits_and_probabilities(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """Both for images (n, height, width, 3) uint8 RGB: two arrays of shape (n, classes)."""
-        answers = self.run(pixels)
-        return answers.logits, answers.probabilities
-
     def _checked_size(self) -> int | None:
         """The height and width that the input is fixed to, or None where it takes any."""
         inputs = [(entry.name, entry.type, entry.shape) for entry in self.session.get_inputs()]
