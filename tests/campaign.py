@@ -11,6 +11,7 @@ import argparse
 import csv
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -45,6 +46,7 @@ class Report:
     studies: int = 0
     trials: int = 0
     epochs: int = 0
+    epochs_again: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -75,14 +77,16 @@ class Campaign:
         reference = told(self.folder / "studies" / REFERENCE)
         while self.report.kills.total() < kills:
             out = f"study-{self.report.studies}"
+            before = self.report.kills.total()
             self._one_study(out, kills)
-            self._check(out, reference)
+            self._check(out, reference, self.report.kills.total() - before)
             shutil.rmtree(self.folder / "studies" / out)
             self.report.studies += 1
         return self.report
 
     def _one_study(self, out: str, kills: int) -> None:
         study = self.folder / "studies" / out
+        (self.folder / "output.txt").unlink()
         code = -9
         while code != 0:
             driver = crashes.begin(self.command(out), self.folder)
@@ -145,7 +149,7 @@ class Campaign:
             return None
         return "driver" if victim.pid == driver.pid else "actor" if self.cluster else "worker or fork server"
 
-    def _check(self, out: str, reference: list[Row]) -> None:
+    def _check(self, out: str, reference: list[Row], kills: int) -> None:
         folder = self.folder / "studies" / out
         trials = stored(folder, self.server)
         self.report.trials += len(trials)
@@ -155,6 +159,10 @@ class Campaign:
         unended = [trial.number for trial in trials if not trial.state.is_finished()]
         if unended:
             self.report.problems.append(f"{out}: trials {unended} have not ended")
+        again = trained_again((self.folder / "output.txt").read_text())
+        self.report.epochs_again += again
+        if again > kills:
+            self.report.problems.append(f"{out}: {again} epochs were trained again after {kills} kills")
         if told(folder) != reference:
             self.report.problems.append(f"{out}: differs from a study that was never killed")
 
@@ -171,6 +179,12 @@ def epochs(study: Path) -> dict[str, list[Row]]:
 def trained(study: Path) -> int:
     """How many epochs of trials are committed."""
     return sum(len(rows) for rows in epochs(study).values())
+
+
+def trained_again(output: str) -> int:
+    """How many epochs of trials were trained more than once: each is said as soon as it is trained."""
+    said = Counter(re.findall(rf"^(trial \d+ \d+)/{TRIAL_EPOCHS}: ", output, re.MULTILINE))
+    return said.total() - len(said)
 
 
 def told(study: Path) -> list[Row]:

@@ -100,8 +100,13 @@ def test_drivers_see_each_others_trials(tmp_path: Path) -> None:
     other.read()
     assert same(other.trials[0]) == same(one.trials[0])
     assert other.take(0) is None
+    one.read()
     second.report(0.25, 1)
     other.flush()
+    one.read()
+    assert one.trials[1].intermediate_values == {}
+    one.read(epochs=True)
+    assert one.trials[1].intermediate_values == {1: 0.25}
     # `other` is gone, and `one` goes on with its trial.
     taken = one.take(1)
     assert taken is not None
@@ -144,4 +149,4 @@ def test_what_is_pruned_is_what_optunas_pruner_prunes(tmp_path: Path) -> None:
         opened.tell(trial, TrialState.PRUNED if decisions[-1] else TrialState.COMPLETE, None if decisions[-1] else best)
     assert {True, False} == set(decisions)
     opened.flush()
-    assert len(ledger(tmp_path, plan).completed.trials) == len(opened.completed.trials)
+    assert len(ledger(tmp_path, plan).completed.newest) == len(opened.completed.newest)

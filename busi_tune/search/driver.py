@@ -27,6 +27,8 @@ FAILURES = (TrainingDiverged, ConfigError, OutOfMemory, WorkerLost)
 OFTEN = 100
 # Seconds that the database may lag behind.
 LAG = 1.0
+# Seconds until a driver looks again for trials that others have left behind: on a shared disk each look has its price.
+LOOK = 10.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Search:
 
     def ranked(self) -> list[FrozenTrial]:
         """The completed trials, the best first."""
-        return studies.ranked(self.finished(), self.plan.metric)
+        return self.ledger.ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,10 @@ class Budget:
         """Whether one more trial may be begun, `elapsed` seconds after the command's start."""
         if len(begun) >= self.trials or (self.seconds is not None and elapsed >= self.seconds):
             return False
+        if self.epochs is None:
+            return True
         spent = [int(trial.user_attrs.get("epochs_run", len(trial.intermediate_values))) for trial in begun]
-        return self.epochs is None or sum(spent) < self.epochs
+        return sum(spent) < self.epochs
 
 
 @dataclass
@@ -92,6 +96,7 @@ class Driver:
     claims: dict[int, int] = field(default_factory=dict)
     holding: set[int] = field(default_factory=set)
     flushed: float = 0.0
+    looked: float = -LOOK
     tabled: int = 0
 
     def run(self) -> None:
@@ -122,20 +127,26 @@ class Driver:
         ledger = self.search.ledger
         self._flush()
         with files.locked(self.search.folder / ".ask.lock"):
-            ledger.read()
-            begun = ledger.trials
-            for known in begun:
-                if known.state == TrialState.RUNNING and self._claim(known.number):
-                    trial = ledger.take(known.number)
-                    if trial is not None:
-                        return self._open(trial)
-                    os.close(self.claims.pop(known.number))
-            if not self.budget.allows(begun, time.monotonic() - self.started):
-                return None
+            ledger.read(epochs=self.budget.epochs is not None)
+            allowed = self.budget.allows(ledger.trials, time.monotonic() - self.started)
+            left = self._left_behind() if not allowed or time.monotonic() >= self.looked + LOOK else None
+            if left is not None or not allowed:
+                return left
             trial = ledger.ask()
             claimed = self._claim(trial.number)
             assert claimed, f"trial {trial.number} is new, and held by another"
             return self._open(trial)
+
+    def _left_behind(self) -> Job | None:
+        """A trial whose driver is gone: nobody holds its lock."""
+        for known in self.search.ledger.trials:
+            if known.state == TrialState.RUNNING and self._claim(known.number):
+                trial = self.search.ledger.take(known.number)
+                if trial is not None:
+                    return self._open(trial)
+                os.close(self.claims.pop(known.number))
+        self.looked = time.monotonic()
+        return None
 
     def _claim(self, number: int) -> bool:
         if number in self.claims:
@@ -226,7 +237,7 @@ class Driver:
 
     def _show(self) -> None:
         finished = self.search.finished()
-        best = studies.ranked(finished, self.search.plan.metric)[:1]
+        best = self.search.ranked()[:1]
         text = "".join(f"best {self.search.plan.metric} {trial.value:.4f} (trial {trial.number})" for trial in best)
         self.search.progress.step("trials", len(finished), max(self.budget.trials, len(finished)), text)
 
@@ -238,7 +249,7 @@ class Driver:
             self.tabled = len(finished)
             with files.locked(search.folder / ".ask.lock"):
                 files.write_csv(search.folder / "trials.csv", studies.trial_rows(finished, search.plan.space))
-        best = {trial.number for trial in studies.ranked(finished, search.plan.metric)[: self.keep]}
+        best = {trial.number for trial in search.ranked()[: self.keep]}
         for number in self.holding - best - {0}:
             store.forget(search.trial_folder(number))
             self.holding.remove(number)

@@ -1,34 +1,18 @@
 """A study's trials, kept twice: in memory, where they are read and decided on, and in the database, written behind."""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from collections.abc import Collection
 
 import optuna
 from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune.search import study as studies
 from busi_tune.search import tables
+from busi_tune.search.recent import Completed, Recent
 from busi_tune.search.storage import Database
 from busi_tune.search.study import Plan
-
-
-@dataclass
-class _Completed:
-    """The completed trials, as a pruner looks at them at each epoch: Optuna's own are slow to see by the thousand."""
-
-    direction: StudyDirection
-    trials: list[SimpleNamespace] = field(default_factory=list)
-
-    def get_trials(self, deepcopy: bool, states: Sequence[TrialState]) -> list[SimpleNamespace]:
-        """What the median pruner asks of a study."""
-        assert not deepcopy
-        assert states == (TrialState.COMPLETE,)
-        return self.trials
 
 
 class Ledger:
@@ -54,11 +38,13 @@ class Ledger:
         self.memory = optuna.create_study(
             storage=InMemoryStorage(), study_name=name, direction=direction, pruner=studies.make_pruner(plan)
         )
+        self.recent = Recent(name, self.memory._storage, pruner=self.memory.pruner)
         self.searched = IntersectionSearchSpace(include_pruned=True)
-        self.completed = _Completed(direction)
+        self.completed = Completed(direction)
         # The trials that this driver trains, as the database knows them.
         self.own: dict[int, FrozenTrial] = {}
-        self.read()
+        for trial in database.call(lambda: self.stored.get_trials(deepcopy=False)):
+            self._take_in(trial)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -70,31 +56,51 @@ class Ledger:
         """The trials that have ended, in the order of their numbers."""
         return self.memory.get_trials(deepcopy=False, states=studies.FINISHED)
 
-    def read(self) -> None:
-        """Take in what other drivers have written."""
-        running = self.memory.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
-        others = [trial for trial in running if trial.number not in self.own]
-        known = len(self.memory.get_trials(deepcopy=False))
-        if not others and self.database.call(lambda: tables.count(*self.place)) == known:
+    @property
+    def ranked(self) -> list[FrozenTrial]:
+        """The completed trials, the best first; a tie goes to the earlier trial."""
+        return self.completed.ranking
+
+    def read(self, *, epochs: bool = False) -> None:
+        """Take in what other drivers have begun and ended; the epochs of what they train now only where asked for."""
+        trials = self.memory.get_trials(deepcopy=False)
+        others = {trial.number for trial in trials if not trial.state.is_finished() and trial.number not in self.own}
+        if epochs and others:
+            for trial in self.database.call(lambda: self.stored.get_trials(deepcopy=False)):
+                if trial.number in others or trial.number >= len(trials):
+                    self._take_in(trial)
             return
-        stored = self.database.call(lambda: self.stored.get_trials(deepcopy=False))
-        for trial in others:
-            _bring(self.memory._storage, trial, stored[trial.number])
-        for trial in stored[known:]:
-            self.memory._storage.create_new_trial(self.memory._study_id, trial)
-        for number in [*(trial.number for trial in others), *range(known, len(stored))]:
-            self._note(stored[number])
+        for number, (trial_id, state) in self._states(others, len(trials)).items():
+            if number >= len(trials) or state != trials[number].state:
+                self._take_in(self._stored(trial_id))
+
+    def _states(self, numbers: Collection[int], since: int) -> dict[int, tuple[int, TrialState]]:
+        return self.database.call(lambda: tables.states(*self.place, numbers, since))
+
+    def _stored(self, trial_id: int) -> FrozenTrial:
+        return self.database.call(lambda: self.stored._storage.get_trial(trial_id))
+
+    def _take_in(self, trial: FrozenTrial) -> None:
+        """Bring the study in memory to what the database knows of a trial."""
+        known, storage = self.memory.get_trials(deepcopy=False), self.memory._storage
+        if trial.number < len(known):
+            _bring(storage, known[trial.number], trial)
+        else:
+            storage.create_new_trial(self.memory._study_id, trial)
+        if trial.state == TrialState.COMPLETE:
+            self.completed.add(trial)
 
     def ask(self) -> optuna.Trial:
         """A new trial with all its parameters; nobody else may ask meanwhile."""
         if not self.memory.get_trials(deepcopy=False):
             self.memory.enqueue_trial({field: getattr(self.plan.config, field) for field in self.plan.space})
         asked = self.memory.ask()
-        trial = studies.draw(self.memory, self.plan, asked._trial_id, asked.number, self.searched)
-        known = self._copy(trial.number)
-        self.database.call(lambda: tables.write(*self.place, {trial.number: (None, known)}))
-        self.own[trial.number] = known
-        return trial
+        self.recent.look(self.memory.get_trials(deepcopy=False), self.ranked)
+        studies.draw(self.recent, self.plan, asked._trial_id, asked.number, self.searched)
+        known = self._copy(asked.number)
+        self.database.call(lambda: tables.write(*self.place, {asked.number: (None, known)}))
+        self.own[asked.number] = known
+        return optuna.Trial(self.memory, asked._trial_id)
 
     def should_prune(self, trial: optuna.Trial, epoch: int) -> bool:
         """Whether the pruner wants to stop `trial` after `epoch`, and may.
@@ -103,7 +109,7 @@ class Ledger:
         complete.
         """
         may = epoch > studies.trial_config(self.plan, trial).scheduler_patience + 1
-        may = may and len(self.completed.trials) >= studies.N_MIN_TRIALS
+        may = may and len(self.ranked) >= studies.N_MIN_TRIALS
         if self.plan.pruner == "hyperband":
             # It learns by being asked, so it is asked even where its answer does not count.
             return trial.should_prune() and may
@@ -113,15 +119,14 @@ class Ledger:
     def tell(self, trial: optuna.Trial, state: TrialState, value: float | None) -> None:
         """Say how a trial has ended."""
         self.memory.tell(trial.number, value, state=state)
-        self._note(self.memory._storage.get_trial(trial._trial_id))
-
-    def _note(self, trial: FrozenTrial) -> None:
-        if trial.state == TrialState.COMPLETE:
-            self.completed.trials.append(SimpleNamespace(intermediate_values=trial.intermediate_values))
+        if state == TrialState.COMPLETE:
+            self.completed.add(self.memory._storage.get_trial(trial._trial_id))
 
     def take(self, number: int) -> optuna.Trial | None:
         """A running trial whose driver is gone, or None where it has ended meanwhile; the caller holds its lock."""
-        self.read()
+        if not self._copy(number).state.is_finished():
+            trial_id, _ = self._states([number], number)[number]
+            self._take_in(self._stored(trial_id))
         trial = self._copy(number)
         if trial.state != TrialState.RUNNING:
             return None

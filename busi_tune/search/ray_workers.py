@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,10 +60,20 @@ class _Actor:
     said: Any = None
     run: runs.Run | None = None
     records: tuple[Epoch, ...] = ()
+    saving: Future[None] | None = None
+
+    def settle(self) -> None:
+        """Wait until the last epoch is saved."""
+        if self.saving is not None:
+            saving, self.saving = self.saving, None
+            saving.result()
 
 
 class RayActors:
-    """Several actors; the driver keeps all files, so that no file system need be shared."""
+    """Several actors; the driver keeps all files, so that no file system need be shared.
+
+    An epoch is saved while the next one is trained, by threads of the driver's.
+    """
 
     def __init__(self, count: int, dataset: Dataset, progress: Progress) -> None:
         self.dataset, self.progress = dataset, progress
@@ -70,6 +81,7 @@ class RayActors:
         needs = _needs(count)
         actor = ray.remote(**needs, max_restarts=-1)(Trainer)
         self.actors = [_Actor(actor.remote(needs["num_cpus"])) for _ in range(count)]
+        self.savers = ThreadPoolExecutor(count)
 
     @property
     def idle(self) -> int:
@@ -106,6 +118,7 @@ class RayActors:
         actor = next(actor for actor in busy if actor.said == ready)
         assert actor.job is not None
         actor.said = None
+        actor.settle()
         try:
             return self._heard(actor, actor.job, ray.get(ready))
         except RayActorError as error:
@@ -126,7 +139,7 @@ class RayActors:
             actor.job = None
             return Ended(job, runs.stop_reason(job.folder))
         else:
-            store.commit(job.folder, said.values, last=said.last, best=said.best)
+            actor.saving = self.savers.submit(store.commit, job.folder, said.values, last=said.last, best=said.best)
             actor.records = (*actor.records[: said.record.epoch - 1], said.record)
         return Trained(job, actor.records)
 
@@ -136,9 +149,10 @@ class RayActors:
         actor.said = actor.handle.epoch.remote() if go_on else ray.put(None)
 
     def close(self) -> None:
-        """End all actors."""
+        """End all actors; what they have said is saved."""
         for actor in self.actors:
             ray.kill(actor.handle)
+        self.savers.shutdown()
 
 
 @contextmanager

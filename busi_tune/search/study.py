@@ -96,10 +96,8 @@ def clear(folder: Path) -> None:
     files.clear_folder(folder, IDENTITY)
 
 
-def draw(
-    study: optuna.Study, plan: Plan, trial_id: int, number: int, searched: IntersectionSearchSpace
-) -> optuna.Trial:
-    """The trial of this id, with all its parameters drawn; `searched` spares a look at all earlier trials.
+def draw(study: optuna.Study, plan: Plan, trial_id: int, number: int, searched: IntersectionSearchSpace) -> None:
+    """Draw all parameters of the trial of this id; `searched` spares a look at all earlier trials.
 
     What the sampler draws is a function of the seed, the trial's number and the finished trials, so that a
     study that was interrupted goes on as if it had not been.
@@ -107,14 +105,12 @@ def draw(
     study.sampler = _sampler(plan, number, 0)
     study.sampler._search_space = searched
     trial = optuna.Trial(study, trial_id)
-    # Jointly drawn parameters are drawn here, all at once; the rest one by one, each from a seed of its own, so
-    # that a kill between two of them leaves the later ones what they would have been.
+    # Jointly drawn parameters are drawn here, all at once; the rest one by one, each from a seed of its own.
     joint = trial.relative_params
     for index, (name, distribution) in enumerate(plan.space.items(), start=1):
         study.sampler = _sampler(plan, number, 0 if name in joint else index)
         # What `ask(fixed_distributions)` does; parameters that are already drawn stay as they are.
         trial._suggest(name, distribution)
-    return trial
 
 
 def _sampler(plan: Plan, trial: int, parameter: int) -> TPESampler:
@@ -125,13 +121,6 @@ def _sampler(plan: Plan, trial: int, parameter: int) -> TPESampler:
 def trial_config(plan: Plan, trial: FrozenTrial | optuna.Trial) -> Config:
     """The configuration of a trial."""
     return plan.config.replace(**trial.params)
-
-
-def ranked(trials: Sequence[FrozenTrial], metric: str) -> list[FrozenTrial]:
-    """The completed trials, the best first; a tie goes to the earlier trial."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    sign = 1 if METRICS[metric] == StudyDirection.MINIMIZE else -1
-    return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
 
 def trial_rows(trials: Sequence[FrozenTrial], space: Space) -> list[dict[str, object]]:

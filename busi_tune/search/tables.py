@@ -1,24 +1,26 @@
 """Writes trials into Optuna's tables, many rows in one transaction: its own calls take a transaction for each row."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from optuna.distributions import distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 Change = tuple[FrozenTrial | None, FrozenTrial]
 
 
-def count(engine: Engine, study_id: int) -> int:
-    """How many trials a study has."""
+def states(engine: Engine, study_id: int, numbers: Collection[int], since: int) -> dict[int, tuple[int, TrialState]]:
+    """Ids and states of the trials with these numbers and of those from `since` on, by their numbers."""
     trials = models.TrialModel
+    columns = select(trials.number, trials.trial_id, trials.state).where(trials.study_id == study_id)
+    asked = columns.where(or_(trials.number >= since, trials.number.in_(numbers))).order_by(trials.number)
     with engine.connect() as connection:
-        return int(connection.execute(select(func.count()).where(trials.study_id == study_id)).scalar_one())
+        return {row.number: (row.trial_id, row.state) for row in connection.execute(asked)}
 
 
 def write(engine: Engine, study_id: int, changes: Mapping[int, Change]) -> None:

@@ -162,7 +162,8 @@ def work_through(
     reached: Counter[Job] = Counter()
     open_jobs, more = 0, True
     while True:
-        while more and workers.idle:
+        # Who waits for an answer has it first: a next job may take its time to be thought of.
+        while more and workers.idle and not (open_jobs and workers.waiting(0.0)):
             job = next_job()
             more = job is not None
             if job is not None:

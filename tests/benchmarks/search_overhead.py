@@ -132,8 +132,7 @@ def measure(workers: int, trials: int, seconds: float, kind: str, *, known: int 
     empty = Dataset(Listing(Path(), (), (), 0), Split(pd.DataFrame(), pd.DataFrame()))
     plan = studies.Plan(config=config, space=SPACE, metric="val_loss", trial_epochs=EPOCHS, split="")
     with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as place:
-        ledger = Ledger(place, NAME, plan)
-        fill(ledger, known)
+        ledger = filled(place, plan, known)
         crew = Processes(workers, empty, Silent(), asleep)
         try:
             search = Search(Path(name), plan, empty, Silent(), ledger, crew)
@@ -169,13 +168,14 @@ def dashboard(url: str) -> Iterator[list[int]]:
     counted.append(int(said))
 
 
-def fill(ledger: Ledger, count: int) -> None:
-    """Write ended trials into an empty study."""
+def filled(place: Database, plan: studies.Plan, count: int) -> Ledger:
+    """A new study of ended trials."""
     generator = np.random.default_rng(0)
+    empty = Ledger(place, NAME, plan)
     for first in range(0, count, 1_000):
         numbers = range(first, min(first + 1_000, count))
-        tables.write(*ledger.place, {number: (None, _ended(generator)) for number in numbers})
-    ledger.read()
+        tables.write(*empty.place, {number: (None, _ended(generator)) for number in numbers})
+    return Ledger(place, NAME, plan)
 
 
 def asks(kind: str) -> None:
@@ -183,8 +183,7 @@ def asks(kind: str) -> None:
     plan = studies.Plan(config=Config(), space=SPACE, metric="val_loss", trial_epochs=EPOCHS, split="")
     for count in (100, 300, 1_000, 3_000, 10_000):
         with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as place:
-            ledger = Ledger(place, NAME, plan)
-            fill(ledger, count)
+            ledger = filled(place, plan, count)
             asked: list[tuple[float, float]] = []
             followed: list[tuple[float, float]] = []
             for _ in range(11):
