@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from busi_tune.errors import BusiTuneError
+from busi_tune.export.calibration import MALIGNANT
 from busi_tune.export.quantise import Logits, quantiser
 from busi_tune.images import Pixels
 from busi_tune.metrics import Labels, accuracy, class_scores, confusion_matrix
 
 MAX_DROP = 0.01
 AGREEMENT = 0.98
-POSITIVE = "malignant"
 ROUNDS = 20
 WARM_UP = 3
 
@@ -55,8 +55,8 @@ def compare(
     answers = float32.argmax(axis=1), candidate.argmax(axis=1)
     matrices = np.stack([confusion_matrix(labels, answer, len(classes)) for answer in answers])
     figures = {"accuracy": Pair(*accuracy(matrices).tolist())}
-    if POSITIVE in classes:
-        place = list(classes).index(POSITIVE)
+    if MALIGNANT in classes:
+        place = list(classes).index(MALIGNANT)
         figures["sensitivity"] = Pair(*class_scores(matrices)[1][:, place].tolist())
     changed = int((answers[0] != answers[1]).sum())
     agreement = 1 - changed / len(labels)

@@ -132,7 +132,6 @@ def main() -> None:
     """Replay every strategy, and print, write and draw what it spent."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--repetitions", type=int, default=200)
-    parser.add_argument("--gp-repetitions", type=int, default=30, help="GP takes seconds a study")
     parser.add_argument("--curves", type=Path, default=TABLE)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -149,7 +148,7 @@ def main() -> None:
         "random, an oracle prunes": (lambda seed: RandomSampler(seed=seed), lambda: Oracle(curves))
     }
     for name, (sampler, pruner) in strategies.items():
-        seeds = range(options.gp_repetitions if name.startswith("GP") else options.repetitions)
+        seeds = range(options.repetitions)
         spent[name] = [study_epochs(curves, sampler(seed), pruner(), f"{name} {seed}") for seed in seeds]
         mean = np.mean(spent[name]) / np.mean(spent["random, no pruning"])
         resamples = np.random.default_rng(0).choice(spent[name], (2000, len(seeds))).mean(axis=1)
