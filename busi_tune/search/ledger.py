@@ -108,8 +108,8 @@ class Ledger:
         It may not before the trial's scheduler could have acted once, nor while fewer than `N_MIN_TRIALS` trials are
         complete.
         """
-        may = epoch > studies.trial_config(self.plan, trial).scheduler_patience + 1
-        may = may and len(self.ranked) >= studies.N_MIN_TRIALS
+        patience = trial.params.get("scheduler_patience", self.plan.config.scheduler_patience)
+        may = epoch > patience + 1 and len(self.ranked) >= studies.N_MIN_TRIALS
         if self.plan.pruner == "hyperband":
             # It learns by being asked, so it is asked even where its answer does not count.
             return trial.should_prune() and may

@@ -113,12 +113,16 @@ def database(kind: str, folder: Path) -> Iterator[Database]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a study of sleeping trials has cost: the share of the workers' time that was not sleep, and seconds."""
+    """What a study of sleeping trials has cost: the share of the workers' time that was not sleep, and seconds.
+
+    `driver` is the driver's own processor time for a trial.
+    """
 
     trials: int
     wall: float
     overhead: float
     a_trial: float
+    driver: float
     reads: int
 
 
@@ -137,15 +141,15 @@ def measure(workers: int, trials: int, seconds: float, kind: str, *, known: int 
         try:
             search = Search(Path(name), plan, empty, Silent(), ledger, crew)
             with dashboard(place.url.render_as_string(hide_password=False)) if watched else nullcontext([]) as reads:
-                started = time.monotonic()
+                started, worked = time.monotonic(), time.process_time()
                 Driver(search, Budget(trials=known + trials), 5).run()
-                wall = time.monotonic() - started
+                wall, work = time.monotonic() - started, time.process_time() - worked
         finally:
             crew.close()
         done = search.finished()[known:]
         lost = np.array([record.seconds for trial in done for record in history(search.trial_folder(trial.number))])
     lost = lost[lost >= 0]
-    return Measured(len(done), wall, lost.mean() / (seconds / EPOCHS), lost.mean() * EPOCHS, sum(reads))
+    return Measured(len(done), wall, lost.mean() / (seconds / EPOCHS), lost.mean() * EPOCHS, work / trials, sum(reads))
 
 
 @contextmanager
@@ -251,7 +255,9 @@ def main() -> None:
         print(
             f"{options.database}, {options.workers} workers, {found.trials} trials of {options.seconds:g} s in "
             f"{EPOCHS} epochs, after {options.known}: {found.wall:.0f} s; overhead {found.overhead:.2%}, "
-            f"{found.a_trial * 1e3:.0f} ms a trial" + f"; {found.reads} reads by a dashboard" * options.dashboard
+            f"{found.a_trial * 1e3:.0f} ms a trial, {found.driver * 1e3:.0f} of the driver's processor"
+            + f"; {found.reads} reads by a dashboard"
+            * options.dashboard
         )
 
 
