@@ -202,15 +202,16 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def take_lock(path: Path, *, wait: bool) -> int | None:
+def take_lock(path: Path, *, wait: bool, shared: bool = False) -> int | None:
     """Take the lock on `path`, creating the file: a descriptor to close, or None where another process holds it.
 
+    Any number of processes can hold a `shared` one.
     The lock is the kernel's: it goes when the process goes, however it ends.
     """
     with explained(path, "written"):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             os.close(descriptor)
             if isinstance(error, BlockingIOError):

@@ -282,6 +282,10 @@ def run_all(
 ) -> Result:
     """Baseline, search, retrain, export, verify and predict, in order; each one's result by its name."""
     options.check(config)
+    from busi_tune.search.session import dimensions_of
+    from busi_tune.training.hardware import resolve
+
+    dimensions_of(resolve(config), options)
     first = baseline(places.data, places.baseline, config, progress, split_file=split_file, overwrite=overwrite)
     progress.notice(f"Baseline: test accuracy {first['test']['accuracy']:.3f} ({places.baseline}).")
     second = search(

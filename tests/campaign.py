@@ -32,7 +32,7 @@ from busi_tune.progress import Silent
 from postgres import Server
 
 SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--batch-size", "16", "--device", "cpu"]
-TRIALS, TRIAL_EPOCHS = 8, 6
+TRIAL_EPOCHS = 6
 REFERENCE = "reference"
 MEMORY = 200_000_000
 Row = dict[str, str]
@@ -62,8 +62,13 @@ class Campaign:
     cluster: Cluster | None = None
     report: Report = field(default_factory=Report)
 
+    @property
+    def trials(self) -> int:
+        """With several workers fewer than the sampler draws at random: those are the same, however many workers."""
+        return 14 if self.workers == 1 else 8
+
     def command(self, out: str) -> list[str]:
-        epochs = ["--epochs", "8", "--trial-epochs", str(TRIAL_EPOCHS), "--trials", str(TRIALS)]
+        epochs = ["--epochs", "8", "--trial-epochs", str(TRIAL_EPOCHS), "--trials", str(self.trials)]
         storage = ["--storage", self.server.url] if self.server else []
         ray = ["--ray", self.cluster.address] if self.cluster and out != REFERENCE else []
         own = ["--workers", str(self.workers if out != REFERENCE else 1), "--out", f"studies/{out}", *storage, *ray]
@@ -72,7 +77,6 @@ class Campaign:
     def run(self, kills: int) -> Report:
         """Kill so many times."""
         make_phantoms(self.folder / "data", Silent(), {"benign": 26, "malignant": 22, "normal": 20}, seed=1)
-        # Fewer trials than the sampler draws at random: they are the same, however many workers there are.
         assert crashes.run(self.command(REFERENCE), self.folder)[0] == 0
         reference = told(self.folder / "studies" / REFERENCE)
         while self.report.kills.total() < kills:
@@ -154,7 +158,7 @@ class Campaign:
         trials = stored(folder, self.server)
         self.report.trials += len(trials)
         self.report.epochs += sum(trial.user_attrs.get("epochs_run", 0) for trial in trials)
-        if [trial.number for trial in trials] != list(range(TRIALS)):
+        if [trial.number for trial in trials] != list(range(self.trials)):
             self.report.problems.append(f"{out}: trials {[trial.number for trial in trials]}")
         unended = [trial.number for trial in trials if not trial.state.is_finished()]
         if unended:

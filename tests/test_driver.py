@@ -81,10 +81,17 @@ def test_a_trial_that_stopped_early_counts_at_later_steps(trials: list[FrozenTri
 def test_nothing_is_pruned_before_its_scheduler_could_act_nor_against_few(trials: list[FrozenTrial]) -> None:
     for trial in trials:
         if trial.state == TrialState.PRUNED:
-            assert trial.user_attrs["epochs_run"] > trial.params["scheduler_patience"] + 1
+            assert trial.params["scheduler_patience"] + 1 < trial.user_attrs["epochs_run"] < TRIAL_EPOCHS
             assert trial.datetime_complete is not None
             before = [t for t in trials if t.datetime_complete and t.datetime_complete < trial.datetime_complete]
             assert sum(t.state == TrialState.COMPLETE for t in before) >= 3
+
+
+def test_a_trial_that_stopped_by_itself_was_not_pruned(trials: list[FrozenTrial], study: Path) -> None:
+    for trial in trials:
+        if trial.state == TrialState.PRUNED:
+            state = json.loads((study / f"trials/{trial.number:04d}/state.json").read_text())
+            assert state["stop_reason"] == "" or len(state["history"]) > trial.user_attrs["epochs_run"]
 
 
 def test_reports_are_the_best_so_far(trials: list[FrozenTrial], study: Path) -> None:

@@ -51,6 +51,29 @@ def test_run_on_phantoms_and_again(
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--space", "space.toml"], "low of learning_rate must not be above high"),
+        (["--storage", "mysql://host/db"], "storage must be a URL like"),
+        (["--scheduler-patience", "12"], "scheduler_patience must be below early_stopping_patience"),
+    ],
+)
+def test_run_looks_at_the_search_before_it_trains_the_baseline(
+    wrong: list[str],
+    said: str,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("space.toml").write_text("learning_rate = {low = 0.1, high = 0.01}\n")
+    assert exit_code(["run", "--data", str(phantoms), *OPTIONS, *SHORT, *wrong]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("studies").exists()
+
+
 def test_a_baseline_on_the_demos_phantoms_clearly_beats_chance(phantoms: Path, tmp_path: Path, tiny: Config) -> None:
     """By the interval of the mean of the classes' recalls, a third by chance; the demo draws three times as many."""
     config = tiny.replace(epochs=10, fractions=(0.5, 0.2, 0.3))

@@ -11,9 +11,10 @@ from ray.cluster_utils import Cluster
 
 from busi_tune import pipeline
 from busi_tune.config import Config
-from busi_tune.errors import RunError
+from busi_tune.errors import ConfigError, RunError
 from busi_tune.progress import Silent
 from busi_tune.search.options import SearchOptions
+from busi_tune.search.ray_workers import shares
 
 TINY = Config(arch="squeezenet1_1", weights="none", image_size=32, batch_size=16, epochs=4, device="cpu")
 MEMORY = 200_000_000
@@ -99,6 +100,31 @@ def test_a_node_that_dies_is_done_without(cluster: Cluster, phantoms: Path, loca
     pipeline.search(phantoms, tmp_path / "study", TINY, options(cluster.address), seen)
     assert seen.done
     assert told(tmp_path / "study") == told(local)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "count", "share", "gpu"),
+    [
+        ([1, 1], [0, 0], 2, 1, 0),
+        ([5, 5], [0, 0], 3, 2, 0),
+        ([1, 64, 64], [0, 0, 0], 2, 64, 0),
+        ([0, 8], [0, 2], 3, 2, 1 / 2),
+        ([16], [4], 5, 3, 1 / 2),
+        ([16, 16], [1, 1], 1, 16, 1),
+    ],
+)
+def test_the_cluster_has_room_for_all_actors(
+    cpus: list[int], gpus: list[int], count: int, share: int, gpu: float
+) -> None:
+    assert shares(cpus, gpus, count) == {"num_cpus": share, "num_gpus": gpu}
+    assert sum(node // share for node in cpus) >= count
+
+
+def test_more_workers_than_a_cluster_has_cpus_are_refused(cluster: Cluster, phantoms: Path, tmp_path: Path) -> None:
+    too_many = SearchOptions(trials=1, trial_epochs=3, ray=cluster.address, workers=9)
+    with pytest.raises(ConfigError, match=r"workers must be at most \d, the CPUs of the Ray cluster, not 9\."):
+        pipeline.search(phantoms, tmp_path / "study", TINY, too_many, Silent())
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:port"])

@@ -1,6 +1,7 @@
 """A study on a real PostgreSQL: shared by drivers, waited for while it is away, its password nowhere to be seen."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 from busi_tune import pipeline
 from busi_tune.config import Config
 from busi_tune.errors import ConfigError, FileError, RunError
+from busi_tune.files import take_lock
 from busi_tune.progress import Silent
 from busi_tune.search import storage
 from busi_tune.search.options import SearchOptions
@@ -94,6 +96,21 @@ def test_two_drivers_share_one_study_and_its_trials(postgres: Server, phantoms: 
     assert (tmp_path / "shared/best/metrics.json").read_bytes() == (tmp_path / "alone/best/metrics.json").read_bytes()
 
 
+def test_a_study_that_others_are_at_work_on_is_not_overwritten(
+    postgres: Server, phantoms: Path, tmp_path: Path
+) -> None:
+    pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=1), Silent())
+    other = take_lock(tmp_path / "study/.drivers.lock", wait=False, shared=True)
+    assert other is not None
+    with pytest.raises(RunError, match=r"study is in use by another driver; --overwrite it when all of them have"):
+        pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=1), Silent(), overwrite=True)
+    again = pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=2), Silent())
+    os.close(other)
+    assert len(again["trials"]) == 2
+    anew = pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=1), Silent(), overwrite=True)
+    assert len(anew["trials"]) == 1
+
+
 def test_the_password_is_nowhere(postgres: Server, phantoms: Path, tmp_path: Path) -> None:
     result = pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=1), Silent())
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -120,18 +137,19 @@ def test_the_password_is_nowhere(postgres: Server, phantoms: Path, tmp_path: Pat
         "postgresql+psycopg://busi:s3cret@host",
         "postgresql+psycopg://busi:s3cret@host:port/db",
         "mysql+pymysql://busi:s3cret@host/db",
+        "postgresql+psycopg://busi:p@s3cret@host/db",
     ],
 )
 def test_urls_that_are_refused(text: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"storage must be a URL like postgresql\+psycopg://user@host/database"
+        ConfigError, match=r"storage (must be a URL like postgresql\+psycopg://user@host/database|has an @ in its host)"
     ) as error:
         server_url(text)
     assert "s3cret" not in str(error.value)
 
 
 def test_a_shown_url_has_no_password() -> None:
-    url = server_url("postgresql+psycopg://busi:s3cret@host:5433/db?password=s3cret&sslmode=require")
+    url = server_url("postgresql+psycopg://busi:s3cret@host:5433/db?password=s3cret&sslpassword=s3cret&sslmode=require")
     assert shown(url) == "postgresql+psycopg://busi@host:5433/db?sslmode=require"
 
 

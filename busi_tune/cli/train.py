@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def hide_password(storage: str | None) -> None:
         from setproctitle import setproctitle
 
         setproctitle("busi-tune")
+        # Python gives them to the processes that it starts.
+        del sys.argv[1:]
 
 
 def search_options(command: Command) -> Command:

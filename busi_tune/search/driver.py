@@ -118,7 +118,6 @@ class Driver:
         finally:
             for claim in self.claims.values():
                 os.close(claim)
-        search.ledger.read()
         self._tidy(last=True)
         search.progress.close("trials")
 
@@ -192,15 +191,16 @@ class Driver:
             search.progress.notice(f"{event.job.name.capitalize()} failed: {event.error}")
             self._tell(event.job, TrialState.FAIL, str(event.error))
             return
-        if trial.pruned:
-            self._tell(event.job, TrialState.PRUNED, "pruned")
-            return
         records = trial.records or ()
         epochs = len(records)
+        # In its last epoch there is nothing left to save: such a trial is complete.
+        if trial.pruned and epochs < search.plan.trial_epochs and not event.reason:
+            self._tell(event.job, TrialState.PRUNED, "pruned")
+            return
         # A trial that stopped by itself stands at its best for all later epochs, as others are judged by.
         for epoch in range(epochs + 1, search.plan.trial_epochs + 1):
             self._report(trial, epoch, best_so_far(records, search.plan.metric)[0])
-            trial.trial.should_prune()
+            search.ledger.should_prune(trial.trial, epoch)
         own_end = epochs <= search.plan.trial_epochs and event.reason
         self._tell(event.job, TrialState.COMPLETE, own_end or "trial epochs done")
 
@@ -244,15 +244,21 @@ class Driver:
     def _tidy(self, *, last: bool = False) -> None:
         """Write trials.csv, and delete the checkpoints of ended trials but the best and the baseline."""
         search = self.search
-        finished = search.finished()
-        if finished and (last or len(finished) < OFTEN or len(finished) >= self.tabled + OFTEN):
-            self.tabled = len(finished)
+        count = len(search.finished())
+        if last or count < OFTEN or count >= self.tabled + OFTEN:
+            self.tabled = count
             with files.locked(search.folder / ".ask.lock"):
-                files.write_csv(search.folder / "trials.csv", studies.trial_rows(finished, search.plan.space))
+                if last:
+                    search.ledger.read()
+                files.write_csv(search.folder / "trials.csv", studies.trial_rows(search.finished(), search.plan.space))
         best = {trial.number for trial in search.ranked()[: self.keep]}
         for number in self.holding - best - {0}:
-            store.forget(search.trial_folder(number))
-            self.holding.remove(number)
+            # Another driver may be training it on.
+            claim = files.take_lock(search.trial_folder(number) / ".lock", wait=False)
+            if claim is not None:
+                store.forget(search.trial_folder(number))
+                os.close(claim)
+                self.holding.remove(number)
 
 
 def show_epoch(search: Search, event: Trained) -> None:

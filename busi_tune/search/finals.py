@@ -4,6 +4,7 @@ import os
 import shutil
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from busi_tune.config import Config, differences
 from busi_tune.errors import BusiTuneError, RunError
 from busi_tune.report.plots import plot_run
 from busi_tune.search import study as studies
-from busi_tune.search.driver import Search, best_so_far, show_epoch
+from busi_tune.search.driver import FAILURES, Search, best_so_far, show_epoch
 from busi_tune.search.workers import Ended, Job, Trained, work_through
 from busi_tune.training import folder as store
+from busi_tune.training import hardware
 from busi_tune.training import run as runs
 
 Result = dict[str, Any]
@@ -74,14 +76,16 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) -> None:
-    """Train every job to its `until` or its own end; what is known already is not trained again.
+def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) -> dict[Path, BusiTuneError]:
+    """Train every job to its `until` or its own end; the folders of those that failed as trials do, and why.
 
-    With `keep_model`, the trained model is wanted and not its learning curve alone.
+    What is known already is not trained again. With `keep_model`, the trained model is wanted and not its learning
+    curve alone.
 
     Raises:
-        BusiTuneError: one of them failed.
+        BusiTuneError: anything else went wrong.
     """
+    failed: dict[Path, BusiTuneError] = {}
     rest = iter([job for job in jobs if not _is_trained(job, keep_model)])
 
     begun = set()
@@ -94,15 +98,20 @@ def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) 
 
     def ended(event: Ended) -> None:
         search.progress.close(event.job.name)
-        if event.error is not None:
+        if event.error is None:
+            return
+        if not isinstance(event.error, FAILURES):
             raise event.error
+        search.progress.notice(f"{event.job.name.capitalize()} failed: {event.error}")
+        failed[event.job.folder] = event.error
 
     work_through(search.workers, lambda: next(rest, None), trained, ended, search.progress)
+    return failed
 
 
 def _is_trained(job: Job, keep_model: bool) -> bool:
     # Whoever trained it may have been killed in its last step.
-    with files.only_writer(job.folder):
+    with files.only_writer(job.folder, wait=True):
         store.settle(job.folder)
     if keep_model and not (job.folder / store.METRICS).exists() and runs.saved_state(job.folder) is None:
         return False
@@ -118,7 +127,8 @@ def job_of(search: Search, trial: FrozenTrial, until: int) -> Job:
 def confirm(search: Search, count: int, seeds: int) -> list[Result]:
     """Train the `count` best trials to their ends, each with `seeds` seeds; the best mean first.
 
-    The study's own seed is one of them: that run is the trial itself, gone on with.
+    One that fails with any of its seeds is left out. The study's own seed is one of them: that run is the trial itself,
+    gone on with.
     """
     finalists = search.ranked()[:count]
     folders = {
@@ -135,9 +145,11 @@ def confirm(search: Search, count: int, seeds: int) -> list[Result]:
             jobs.append(
                 Job(f"trial {trial.number}, seed {config.seed}", files.make_folder(folder), config, config.epochs)
             )
-    train_all(search, jobs)
+    failed = train_all(search, jobs)
     result = []
     for trial in finalists:
+        if failed.keys() & set(folders[trial.number]):
+            continue
         values = [best_so_far(runs.history(folder), search.plan.metric)[0] for folder in folders[trial.number]]
         result.append(
             {
@@ -154,7 +166,7 @@ def confirm(search: Search, count: int, seeds: int) -> list[Result]:
 def audit_pruning(search: Search, count: int) -> list[Result]:
     """Train `count` pruned trials, drawn at random, on to the end of their trials: what pruning them has cost.
 
-    The regret is by how much such a trial would have been better than the study's best, or 0.
+    The regret is by how much such a trial would have been better than the study's best, or 0. What fails is left out.
     """
     trials = search.finished()
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
@@ -162,11 +174,13 @@ def audit_pruning(search: Search, count: int) -> list[Result]:
     generator = np.random.default_rng((search.plan.config.seed, len(pruned)))
     drawn = sorted(generator.choice(len(pruned), min(count, len(pruned)), replace=False).tolist())
     chosen = [pruned[index] for index in drawn]
-    train_all(search, [job_of(search, trial, search.plan.trial_epochs) for trial in chosen])
+    failed = train_all(search, [job_of(search, trial, search.plan.trial_epochs) for trial in chosen])
     sign = 1 if studies.METRICS[search.plan.metric] == StudyDirection.MINIMIZE else -1
     result = []
     for trial in chosen:
         folder = search.trial_folder(trial.number)
+        if folder in failed:
+            continue
         at_end, _ = best_so_far(runs.history(folder)[: search.plan.trial_epochs], search.plan.metric)
         regret = max(0.0, sign * ((best[0].value or 0.0) - at_end)) if best else None
         result.append(
@@ -193,7 +207,8 @@ def train_best(search: Search, number: int) -> Result:
     trials = {trial.number: trial for trial in search.finished()}
     wanted = [n for n in sorted({0, number}) if trials[n].state != TrialState.FAIL]
     jobs = [job_of(search, trials[n], search.plan.config.epochs) for n in wanted]
-    train_all(search, jobs, keep_model=True)
+    for error in train_all(search, jobs, keep_model=True).values():
+        raise error
     figures = {
         n: _evaluated(search, search.trial_folder(n), studies.trial_config(search.plan, trials[n])) for n in wanted
     }
@@ -203,9 +218,15 @@ def train_best(search: Search, number: int) -> Result:
 
 
 def _evaluated(search: Search, folder: Path, config: Config) -> Result:
-    with files.only_writer(folder):
+    with files.only_writer(folder, wait=True):
         if not (folder / store.METRICS).exists():
-            runs.evaluate(runs.begin(folder, config, search.dataset, search.progress), search.progress)
+            run = runs.begin(folder, config, search.dataset, search.progress)
+            here = hardware.on_this_machine(config)
+            if here != config:
+                search.progress.notice(
+                    f"{folder} was trained on {config.device}; here it is evaluated on {here.device}."
+                )
+            runs.evaluate(replace(run, config=here), search.progress)
         plot_run(folder)
     return files.read_json(folder / store.METRICS)
 

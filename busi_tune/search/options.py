@@ -46,6 +46,8 @@ class SearchOptions:
             problems.append(f"timeout must be above 0 seconds, not {self.timeout:g}")
         if self.pruner not in PRUNERS:
             problems.append(f"pruner must be one of {', '.join(PRUNERS)}, not {self.pruner!r}")
+        if config.device.startswith("cuda:") and (self.workers > 1 or self.ray):
+            problems.append(f"device must be cuda where workers are spread over the GPUs, not {config.device}")
         if self.storage and self.ray:
             problems.append("storage and ray exclude each other: on Ray one driver owns the study")
         if problems:

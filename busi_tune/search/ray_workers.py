@@ -1,8 +1,9 @@
 """Workers that are actors of a Ray cluster: Ray places and restarts them; images go out once, checkpoints come back."""
 
 import logging
+import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from busi_tune import files
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, Part
-from busi_tune.errors import BusiTuneError, RunError
+from busi_tune.errors import BusiTuneError, ConfigError, RunError
 from busi_tune.progress import Progress
 from busi_tune.search.workers import Died, Ended, Event, Job, Trained
 from busi_tune.training import folder as store
@@ -121,14 +122,15 @@ class RayActors:
         actor.settle()
         try:
             return self._heard(actor, actor.job, ray.get(ready))
-        except RayActorError as error:
-            job, actor.job = actor.job, None
-            return Died(job, str(error).splitlines()[0])
         except RayTaskError as error:
             if not isinstance(error.cause, BusiTuneError):
                 raise
             job, actor.job = actor.job, None
             return Ended(job, "", error.cause)
+        except RayError as error:
+            # The actor, its node, or what it had to say is gone.
+            job, actor.job = actor.job, None
+            return Died(job, str(error).splitlines()[0])
 
     def _heard(self, actor: _Actor, job: Job, said: Any) -> Event:
         if actor.run is None:
@@ -178,12 +180,25 @@ def cluster(address: str) -> Iterator[None]:
 
 
 def _needs(count: int) -> dict[str, Any]:
-    """What each of `count` actors asks Ray for: a share of the cluster's CPUs that fits any node, and of its GPUs."""
+    """What each of `count` actors asks Ray for, so that the cluster has room for all of them at once.
+
+    Raises:
+        ConfigError: it has not.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU")]
-    gpus = sum(node.get("GPU", 0) for node in nodes)
-    share = max(1, min(sum(cpus) // count, *cpus))
-    return {"num_cpus": share, "num_gpus": min(1.0, gpus / count)}
+    return shares([int(node.get("CPU", 0)) for node in nodes], [int(node.get("GPU", 0)) for node in nodes], count)
+
+
+def shares(cpus: Sequence[int], gpus: Sequence[int], count: int) -> dict[str, Any]:
+    """The most CPUs that each of `count` actors can have on nodes with so many, and a GPU or an equal part of one.
+
+    Raises:
+        ConfigError: there are fewer CPUs than actors.
+    """
+    if sum(cpus) < count:
+        raise ConfigError(f"workers must be at most {sum(cpus)}, the CPUs of the Ray cluster, not {count}.")
+    share = next(share for share in range(max(cpus), 0, -1) if sum(node // share for node in cpus) >= count)
+    return {"num_cpus": share, "num_gpus": 1 / math.ceil(count / sum(gpus)) if sum(gpus) else 0}
 
 
 def resolve_there(config: Config, count: int) -> Config:

@@ -26,16 +26,13 @@ class Recent(optuna.Study):
     seen: Sequence[FrozenTrial] = ()
 
     def look(self, trials: Sequence[FrozenTrial], ranking: Sequence[FrozenTrial]) -> None:
-        """Take in how it stands: all trials by their numbers, and the completed ones, the best first."""
-        newest: list[FrozenTrial] = []
-        for trial in reversed(trials):
-            if len(newest) == WINDOW:
-                break
-            if trial.state in DRAWN_FROM:
-                newest.append(trial)
-        oldest = newest[-1].number if newest else 0
-        best = sorted((trial for trial in ranking[:BEST] if trial.number < oldest), key=lambda trial: trial.number)
-        self.seen = [*best, *reversed(newest)]
+        """Take in how it stands: all trials by their numbers, and the completed ones, the best first.
+
+        What runs is seen, too: TPE keeps away from it, so that workers do not all try the same (its constant liar).
+        """
+        ended = [trial.number for trial in trials if trial.state in DRAWN_FROM]
+        kept = {*ended[-WINDOW:], *(trial.number for trial in ranking[:BEST])}
+        self.seen = [trial for trial in trials if trial.state == TrialState.RUNNING or trial.number in kept]
 
     def _get_trials(
         self,

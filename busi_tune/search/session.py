@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from busi_tune import files
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, open_dataset
-from busi_tune.errors import ConfigError
+from busi_tune.errors import ConfigError, RunError
 from busi_tune.progress import Progress
 from busi_tune.search import finals, space, study
 from busi_tune.search.driver import Budget, Driver, Search
@@ -20,7 +20,7 @@ from busi_tune.search.importance import importances, never_acted
 from busi_tune.search.ledger import Ledger
 from busi_tune.search.options import SearchOptions
 from busi_tune.search.processes import Processes
-from busi_tune.search.storage import Database
+from busi_tune.search.storage import Database, server_url
 from busi_tune.search.verdict import verdict_of
 from busi_tune.search.workers import Here, Workers
 from busi_tune.training import run as runs
@@ -46,14 +46,15 @@ def search(
         if options.ray is not None:
             stack.enter_context(_cluster(options.ray))
         resolved = _resolved(config, options)
-        dimensions = space.read_space(options.space, resolved) if options.space else space.default_space(resolved)
+        dimensions = dimensions_of(resolved, options)
         database = Database.of(folder, options.storage, progress)
         files.make_folder(folder)
         if not database.shared:
             stack.enter_context(files.only_writer(folder))
         with files.locked(folder / ".begin.lock"):
             if overwrite:
-                study.clear(folder)
+                _clear(folder)
+            stack.callback(os.close, _present(folder))
             dataset = open_dataset(root, resolved, progress, saved=study.saved_split(folder), split_file=split_file)
             untrained(resolved, len(dataset.classes))
             plan = study.Plan(
@@ -74,6 +75,32 @@ def search(
         budget = Budget(trials=options.trials, seconds=options.timeout, epochs=options.epochs_total)
         Driver(session, budget, options.keep_trials).run()
         return _finish(session, options)
+
+
+def dimensions_of(config: Config, options: SearchOptions) -> space.Space:
+    """What the study varies; with the storage's URL, all that can be wrong before anything starts.
+
+    Raises:
+        ConfigError: something is.
+    """
+    if options.storage is not None:
+        server_url(options.storage)
+    return space.read_space(options.space, config) if options.space else space.default_space(config)
+
+
+def _present(folder: Path) -> int:
+    """What each driver holds while it is at work on a study."""
+    claim = files.take_lock(folder / ".drivers.lock", wait=True, shared=True)
+    assert claim is not None
+    return claim
+
+
+def _clear(folder: Path) -> None:
+    claim = files.take_lock(folder / ".drivers.lock", wait=False)
+    if claim is None:
+        raise RunError(f"{folder} is in use by another driver; --overwrite it when all of them have ended.")
+    study.clear(folder)
+    os.close(claim)
 
 
 def _cluster(address: str) -> AbstractContextManager[None]:
@@ -111,20 +138,25 @@ def _workers(options: SearchOptions, dataset: Dataset, progress: Progress) -> It
 
 def _finish(session: Search, options: SearchOptions) -> Result:
     """What follows the trials, done by the last driver to end: the others say who is still at work."""
-    claim = files.take_lock(session.folder / ".finals.lock", wait=False)
-    try:
-        session.ledger.read()
-        rows = study.trial_rows(session.finished(), session.plan.space)
-        result: Result = {"metric": session.plan.metric, "trials": rows}
-        if claim is None or any(trial.state == TrialState.RUNNING for trial in session.ledger.trials):
+    ledger, result, judged = session.ledger, Result(), -1
+    ledger.read()
+    # Whoever ends meanwhile leaves its trials to this driver, so they are looked for again in the end.
+    while judged < len(session.finished()):
+        busy = any(trial.state == TrialState.RUNNING for trial in ledger.trials)
+        claim = None if busy else files.take_lock(session.folder / ".finals.lock", wait=False)
+        if claim is None:
             at_work = f"Another driver is still at work on {session.folder}; the last to end trains the best."
             session.progress.notice(at_work)
-        else:
-            result |= _finals(session, options) | _learnt(session)
-    finally:
-        if claim is not None:
+            break
+        try:
+            judged = len(session.finished())
+            result = _finals(session, options) | _learnt(session)
+        finally:
             os.close(claim)
-    return result | {"disk_bytes": files.disk_bytes(session.folder)}
+        ledger.read()
+    rows = study.trial_rows(session.finished(), session.plan.space)
+    told = {"metric": session.plan.metric, "trials": rows, "disk_bytes": files.disk_bytes(session.folder)}
+    return told | result
 
 
 def _finals(session: Search, options: SearchOptions) -> Result:

@@ -23,6 +23,8 @@ PATIENCE = 45.0
 # Seconds until a connection that does not answer counts as gone; see libpq's connection parameters.
 CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
 
+SECRETS = frozenset({"password", "sslpassword"})
+
 T = TypeVar("T")
 
 
@@ -41,12 +43,15 @@ def server_url(text: str) -> URL:
             f"storage must be a URL like {SERVER}://user@host/database, not one of {url.drivername!r} "
             f"with the database {url.database!r}."
         )
+    # An unescaped @ in the password would move its rest into the host's name, which is shown.
+    if "@" in f"{url.host}{url.database}":
+        raise ConfigError("storage has an @ in its host or database; write one in a password as %40.")
     return url
 
 
 def shown(url: URL) -> str:
     """A URL without its password."""
-    hidden = {key: value for key, value in url.query.items() if key != "password"}
+    hidden = {key: value for key, value in url.query.items() if key not in SECRETS}
     return URL.create(url.drivername, url.username, None, url.host, url.port, url.database, hidden).render_as_string()
 
 

@@ -37,6 +37,11 @@ def resolve(config: Config) -> Config:
     return config.replace(device=device, precision=precision)
 
 
+def on_this_machine(config: Config) -> Config:
+    """The configuration to evaluate a run that another machine has trained: on the CPU where there is no GPU."""
+    return config if torch.cuda.is_available() else config.replace(device="cpu")
+
+
 def _check_cuda(device: str) -> None:
     if not torch.cuda.is_available():
         raise ConfigError(f"device is {device}, but PyTorch sees no CUDA GPU here; use --device cpu.")

@@ -91,7 +91,8 @@ def trained_epochs(study: optuna.Study, trial: optuna.Trial, losses: list[float]
         trial.report(loss, epoch)
         wanted = trial.should_prune()
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if wanted and epoch > patience + 1 and len(complete) >= N_MIN_TRIALS:
+        # In its last epoch there is nothing left to save.
+        if wanted and patience + 1 < epoch < len(losses) and len(complete) >= N_MIN_TRIALS:
             return -epoch
     return len(losses)
 
