@@ -110,6 +110,7 @@ def test_checkpoints_are_kept_of_the_best_and_the_baseline(trials: list[FrozenTr
 def test_finalists_are_ranked_by_their_mean(told: dict[str, list[dict[str, object]]], study: Path) -> None:
     first, second = told["finalists"]
     assert len(list(study.glob("confirm/*/1/history.csv"))) == 2
+    assert list(study.glob("confirm/*/1/checkpoints")) == []
     for entry in (first, second):
         number = entry["trial"]
         folders = [study / f"trials/{number:04d}", study / f"confirm/{number:04d}/1"]

@@ -151,6 +151,8 @@ def confirm(search: Search, count: int, seeds: int) -> list[Result]:
         if failed.keys() & set(folders[trial.number]):
             continue
         values = [best_so_far(runs.history(folder), search.plan.metric)[0] for folder in folders[trial.number]]
+        for folder in folders[trial.number][1:]:
+            store.forget(folder)
         result.append(
             {
                 "trial": trial.number,
