@@ -1,5 +1,6 @@
 """A study on a real PostgreSQL: shared by drivers, waited for while it is away, its password nowhere to be seen."""
 
+import csv
 import json
 import os
 import subprocess
@@ -77,16 +78,38 @@ def test_one_that_stays_away_ends_the_command_and_everything_is_kept(
     assert [(row["number"], row["state"]) for row in result["trials"]] == [(n, "COMPLETE") for n in range(3)]
 
 
-def test_two_drivers_share_one_study_and_its_trials(postgres: Server, phantoms: Path, tmp_path: Path) -> None:
-    alone = pipeline.search(phantoms, tmp_path / "alone", TINY, SearchOptions(trials=6, trial_epochs=2), Silent())
+def two_drivers(postgres: Server, data: Path, out: Path) -> list[subprocess.Popen[bytes]]:
+    """Two processes that run the same command on one study."""
     code = (
         "import sys; from pathlib import Path; from busi_tune import pipeline; from busi_tune.progress import Silent\n"
         "from test_storage import TINY, SearchOptions\n"
         "pipeline.search(Path(sys.argv[1]), Path(sys.argv[2]), TINY, "
         "SearchOptions(trials=6, trial_epochs=2, storage=sys.argv[3]), Silent())"
     )
-    command = [sys.executable, "-c", code, str(phantoms), str(tmp_path / "shared"), postgres.url]
-    drivers = [subprocess.Popen(command, cwd=Path(__file__).parent) for _ in range(2)]
+    command = [sys.executable, "-c", code, str(data), str(out), postgres.url]
+    return [subprocess.Popen(command, cwd=Path(__file__).parent) for _ in range(2)]
+
+
+def test_a_driver_that_is_killed_leaves_its_trial_to_the_other(
+    postgres: Server, phantoms: Path, tmp_path: Path
+) -> None:
+    doomed, other = two_drivers(postgres, phantoms, tmp_path / "study")
+    trials = tmp_path / "study/trials"
+    while len(list(trials.glob("0*/history.csv"))) < 2:
+        assert doomed.poll() is None
+        time.sleep(0.01)
+    doomed.kill()
+    doomed.wait()
+    assert other.wait(timeout=300) == 0
+    with (tmp_path / "study/trials.csv").open(newline="") as file:
+        told = [(row["number"], row["state"]) for row in csv.DictReader(file)]
+    assert told == [(str(number), "COMPLETE") for number in range(6)]
+    assert (tmp_path / "study/best/metrics.json").exists()
+
+
+def test_two_drivers_share_one_study_and_its_trials(postgres: Server, phantoms: Path, tmp_path: Path) -> None:
+    alone = pipeline.search(phantoms, tmp_path / "alone", TINY, SearchOptions(trials=6, trial_epochs=2), Silent())
+    drivers = two_drivers(postgres, phantoms, tmp_path / "shared")
     assert [driver.wait(timeout=300) for driver in drivers] == [0, 0]
     again = pipeline.search(phantoms, tmp_path / "shared", TINY, options(postgres, trials=6), Silent())
     assert [row["number"] for row in again["trials"]] == list(range(6))
