@@ -134,13 +134,22 @@ def _serve(pipe: Connection, dataset: Dataset, threads: int, gpu: str | None, ta
     # Ctrl-C is the driver's to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hardware.confine(threads, gpu)
-    try:
+    with contextlib.suppress(_DriverGone):
         while True:
-            events = task(pipe.recv(), dataset, _Told(pipe))
+            events = task(_heard(pipe), dataset, _Told(pipe))
             event = next(events)
             while isinstance(event, Trained):
-                pipe.send(event)
-                event = events.send(pipe.recv())
-            pipe.send(event)
-    except (EOFError, OSError):
-        return
+                _send(pipe, event)
+                event = events.send(_heard(pipe))
+            _send(pipe, event)
+
+
+class _DriverGone(Exception):
+    """Nobody is left to train for; an error of training is none of this."""
+
+
+def _heard(pipe: Connection) -> Any:
+    try:
+        return pipe.recv()
+    except (EOFError, OSError) as error:
+        raise _DriverGone from error
