@@ -18,7 +18,7 @@ from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, Part
 from busi_tune.errors import BusiTuneError, ConfigError, RunError
 from busi_tune.progress import Progress
-from busi_tune.search.workers import MOST_DEATHS, Died, Ended, Event, Job, Trained
+from busi_tune.search.workers import Died, Ended, Event, Job, Trained
 from busi_tune.training import folder as store
 from busi_tune.training import hardware
 from busi_tune.training import run as runs
@@ -35,7 +35,7 @@ class Trainer:
         self.epochs: Iterator[runs.Saved] = iter(())
 
     # Taking up a job can be done again on an actor that was restarted; training an epoch cannot.
-    @ray.method(max_task_retries=MOST_DEATHS)
+    @ray.method(max_task_retries=-1)
     def begin(self, config: Config, classes: int, kept: Kept | None, parts: tuple[Part, Part], until: int) -> Any:
         """Take up a job where it was left; what, beside its configuration, decides its last bits here.
 
