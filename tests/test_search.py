@@ -163,6 +163,12 @@ def test_a_study_without_a_completed_trial_says_so(phantoms: Path, config: Confi
         pipeline.search(phantoms, tmp_path / "study", hard, SearchOptions(trials=1, trial_epochs=40), Silent())
 
 
+def test_a_study_that_had_no_time_for_a_trial_says_so(phantoms: Path, config: Config, tmp_path: Path) -> None:
+    hurried = SearchOptions(trial_epochs=2, timeout=1e-9)
+    with pytest.raises(BusiTuneError, match="None of the 0 trials"):
+        pipeline.search(phantoms, tmp_path / "study", config, hurried, Silent())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -250,7 +250,10 @@ class Driver:
             with files.locked(search.folder / ".ask.lock"):
                 if last:
                     search.ledger.read()
-                files.write_csv(search.folder / "trials.csv", studies.trial_rows(search.finished(), search.plan.space))
+                rows = studies.trial_rows(search.finished(), search.plan.space)
+                # All that others have begun may still be running.
+                if rows:
+                    files.write_csv(search.folder / "trials.csv", rows)
         best = {trial.number for trial in search.ranked()[: self.keep]}
         for number in self.holding - best - {0}:
             # Another driver may be training it on.
