@@ -1,7 +1,7 @@
 """A study's trials, kept twice: in memory, where they are read and decided on, and in the database, written behind."""
 
 import copy
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import optuna
 from optuna.search_space import IntersectionSearchSpace
@@ -43,8 +43,7 @@ class Ledger:
         self.completed = Completed(direction)
         # The trials that this driver trains, as the database knows them.
         self.own: dict[int, FrozenTrial] = {}
-        for trial in database.call(lambda: self.stored.get_trials(deepcopy=False)):
-            self._take_in(trial)
+        self._take_in(database.call(lambda: self.stored.get_trials(deepcopy=False)))
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -66,29 +65,31 @@ class Ledger:
         trials = self.memory.get_trials(deepcopy=False)
         others = {trial.number for trial in trials if not trial.state.is_finished() and trial.number not in self.own}
         if epochs and others:
-            for trial in self.database.call(lambda: self.stored.get_trials(deepcopy=False)):
-                if trial.number in others or trial.number >= len(trials):
-                    self._take_in(trial)
+            stored = self.database.call(lambda: self.stored.get_trials(deepcopy=False))
+            self._take_in([trial for trial in stored if trial.number in others or trial.number >= len(trials)])
             return
-        for number, (trial_id, state) in self._states(others, len(trials)).items():
-            if number >= len(trials) or state != trials[number].state:
-                self._take_in(self._stored(trial_id))
-
-    def _states(self, numbers: Collection[int], since: int) -> dict[int, tuple[int, TrialState]]:
-        return self.database.call(lambda: tables.states(*self.place, numbers, since))
+        states = self.database.call(lambda: tables.states(*self.place, others, len(trials)))
+        self._take_in(
+            [
+                self._stored(trial_id)
+                for number, (trial_id, state) in states.items()
+                if number >= len(trials) or state != trials[number].state
+            ]
+        )
 
     def _stored(self, trial_id: int) -> FrozenTrial:
         return self.database.call(lambda: self.stored._storage.get_trial(trial_id))
 
-    def _take_in(self, trial: FrozenTrial) -> None:
-        """Bring the study in memory to what the database knows of a trial."""
+    def _take_in(self, trials: Sequence[FrozenTrial]) -> None:
+        """Bring the study in memory to what the database knows of these trials, which have not ended in memory."""
         known, storage = self.memory.get_trials(deepcopy=False), self.memory._storage
-        if trial.number < len(known):
-            _bring(storage, known[trial.number], trial)
-        else:
-            storage.create_new_trial(self.memory._study_id, trial)
-        if trial.state == TrialState.COMPLETE:
-            self.completed.add(trial)
+        for trial in trials:
+            if trial.number < len(known):
+                _bring(storage, known[trial.number], trial)
+            else:
+                storage.create_new_trial(self.memory._study_id, trial)
+            if trial.state == TrialState.COMPLETE:
+                self.completed.add(trial)
 
     def ask(self) -> optuna.Trial:
         """A new trial with all its parameters; nobody else may ask meanwhile."""
@@ -124,9 +125,9 @@ class Ledger:
 
     def take(self, number: int) -> optuna.Trial | None:
         """A running trial whose driver is gone, or None where it has ended meanwhile; the caller holds its lock."""
-        if not self._copy(number).state.is_finished():
-            trial_id, _ = self._states([number], number)[number]
-            self._take_in(self._stored(trial_id))
+        if not self.memory.get_trials(deepcopy=False)[number].state.is_finished():
+            find = self.stored._storage.get_trial_id_from_study_id_trial_number
+            self._take_in([self._stored(self.database.call(lambda: find(self.stored._study_id, number)))])
         trial = self._copy(number)
         if trial.state != TrialState.RUNNING:
             return None

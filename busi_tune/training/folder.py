@@ -61,7 +61,13 @@ def saved_split(folder: Path, config: Config) -> Split | None:
     if not (folder / IDENTITY).exists():
         files.refuse_foreign(folder, "a run", FIRST_FILES)
         return None
-    old = read_identity(folder).config.to_dict()
+    refuse_other(folder, read_identity(folder), config)
+    return read_split(folder / SPLIT)
+
+
+def refuse_other(folder: Path, known: Identity, config: Config) -> None:
+    """Raise RunError where the run in `folder`, which is `known`, is of another configuration than `config`."""
+    old = known.config.to_dict()
     new = {name: old[name] if value == "auto" else value for name, value in config.to_dict().items()}
     different = differences(old, new)
     if different:
@@ -69,7 +75,6 @@ def saved_split(folder: Path, config: Config) -> Split | None:
             f"{folder} holds a run of another configuration ({'; '.join(different)}); "
             "name another --out, or start anew with --overwrite."
         )
-    return read_split(folder / SPLIT)
 
 
 def remember_data(folder: Path, root: Path) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 from safetensors.torch import load, save
 
 from busi_tune import files
-from busi_tune.config import Config, differences
+from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, Part, effective_prior, open_dataset
 from busi_tune.data.split import Split
-from busi_tune.errors import DataError, RunError
+from busi_tune.errors import DataError
 from busi_tune.intervals import with_intervals
 from busi_tune.metrics import Answers, softmax, summarise
 from busi_tune.progress import Progress
@@ -71,9 +71,7 @@ def begin(
     known, here = store.read_identity(folder), here or environment()
     if known.split != dataset.split.fingerprint():
         raise DataError(f"The run in {folder} was made on another split of {dataset.listing.root}; use --overwrite.")
-    if known.config != config:
-        different = differences(known.config.to_dict(), config.to_dict())
-        raise RunError(f"{folder} holds another run ({'; '.join(different)}); name another --out, or use --overwrite.")
+    store.refuse_other(folder, known, config)
     moved = [
         f"{key} {known.environment.get(key)} -> {here[key]}" for key in here if known.environment.get(key) != here[key]
     ]
