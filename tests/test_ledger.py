@@ -58,15 +58,17 @@ def test_what_is_written_is_what_optuna_reads(kind: str, tmp_path: Path, request
     there = optuna.load_study(
         study_name=f"written in {kind}", storage=server.url if server else f"sqlite:///{tmp_path / 'study.db'}"
     ).trials
-    assert [same(trial) for trial in there] == [same(trial) for trial in opened.trials]
+    assert [same(trial) for trial in there] == [same(trial) for trial in opened.memory.trials]
     assert all((trial.datetime_complete is not None) == trial.state.is_finished() for trial in there)
     assert all(trial.datetime_start is not None for trial in there)
     assert there[0].params == {"learning_rate": PLAN.config.learning_rate, "scheduler_patience": 5}
 
 
-def test_a_new_trial_is_written_at_once_and_what_becomes_of_it_with_flush(tmp_path: Path) -> None:
+def test_what_becomes_of_a_trial_is_written_with_flush(tmp_path: Path) -> None:
     opened = ledger(tmp_path)
     trial = opened.ask()
+    assert read(opened) == []
+    assert opened.flush() == []
     end(opened, trial, 1.0)
     [there] = read(opened)
     assert there.state == TrialState.RUNNING
@@ -77,13 +79,57 @@ def test_a_new_trial_is_written_at_once_and_what_becomes_of_it_with_flush(tmp_pa
     assert opened.flush() == []
 
 
+def test_the_books_are_kept_as_the_trials_stand(tmp_path: Path) -> None:
+    """Two drivers in turn: what each counts is what a look at all trials finds."""
+    one, other = ledger(tmp_path), ledger(tmp_path)
+    generator = np.random.default_rng(0)
+    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+    at_work: list[tuple[Ledger, optuna.Trial]] = []
+    for turn in range(60):
+        opened = (one, other)[turn % 2]
+        opened.read(epochs=True)
+        if at_work and (len(at_work) > 4 or generator.uniform() < 0.5):
+            its, trial = at_work.pop(int(generator.integers(len(at_work))))
+            end(its, trial, *generator.uniform(size=int(generator.integers(1, 4))), state=states[turn % 3])
+            its.flush()
+        else:
+            trial = opened.ask()
+            opened.flush()
+            trial.report(1.0, 9)
+            at_work.append((opened, trial))
+        trials = opened.memory.trials
+        assert [trial.number for trial in opened.running] == [
+            trial.number for trial in trials if trial.state == TrialState.RUNNING
+        ]
+        assert opened.ended == len(opened.finished) == sum(trial.state.is_finished() for trial in trials)
+        assert opened.epochs == sum(
+            trial.user_attrs["epochs_run"] if trial.state.is_finished() else len(trial.intermediate_values)
+            for trial in trials
+        )
+        assert opened.learnt == [
+            trial.number for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        ]
+        assert {trial.number for trial in opened.ranked} == {
+            trial.number for trial in trials if trial.state == TrialState.COMPLETE
+        }
+    assert len(one.memory.trials) > 20
+    assert {trial.state for trial in one.memory.trials} >= set(states)
+    one.flush()
+    other.flush()
+    one.read(epochs=True)
+    again = ledger(tmp_path)
+    assert (again.ended, again.epochs, again.learnt) == (one.ended, one.epochs, one.learnt)
+
+
 def test_to_write_twice_is_to_write_once(tmp_path: Path) -> None:
     opened = ledger(tmp_path)
     trial = opened.ask()
+    opened.flush()
     new = opened.own[trial.number]
+    assert new is not None
     tables.write(*opened.place, {0: (None, new)})
     end(opened, trial, 1.0, 0.5)
-    ended = opened.trials[0]
+    ended = opened.memory.trials[0]
     for _ in range(2):
         tables.write(*opened.place, {0: (new, ended)})
     assert [same(trial) for trial in read(opened)] == [same(ended)]
@@ -92,29 +138,32 @@ def test_to_write_twice_is_to_write_once(tmp_path: Path) -> None:
 def test_drivers_see_each_others_trials(tmp_path: Path) -> None:
     one, other = ledger(tmp_path), ledger(tmp_path)
     first = one.ask()
+    one.flush()
     other.read()
     second = other.ask()
+    other.flush()
     assert (first.number, second.number) == (0, 1)
     end(one, first, 0.5)
     assert one.flush() == [0]
     other.read()
-    assert same(other.trials[0]) == same(one.trials[0])
+    assert same(other.memory.trials[0]) == same(one.memory.trials[0])
     assert other.take(0) is None
     one.read()
     second.report(0.25, 1)
     other.flush()
     one.read()
-    assert one.trials[1].intermediate_values == {}
+    assert one.memory.trials[1].intermediate_values == {}
     one.read(epochs=True)
-    assert one.trials[1].intermediate_values == {1: 0.25}
+    assert one.memory.trials[1].intermediate_values == {1: 0.25}
     # `other` is gone, and `one` goes on with its trial.
     taken = one.take(1)
     assert taken is not None
+    assert one.own[1] is not None
     assert one.own[1].intermediate_values == {1: 0.25}
     taken.report(0.2, 2)
     one.tell(taken, TrialState.COMPLETE, 0.2)
     assert one.flush() == [1]
-    assert [same(trial) for trial in read(one)] == [same(trial) for trial in one.trials]
+    assert [same(trial) for trial in read(one)] == [same(trial) for trial in one.memory.trials]
 
 
 def test_a_trial_that_was_enqueued_by_hand_is_the_next(tmp_path: Path) -> None:
@@ -124,10 +173,11 @@ def test_a_trial_that_was_enqueued_by_hand_is_the_next(tmp_path: Path) -> None:
     study.enqueue_trial({"learning_rate": 0.005})
     opened.read()
     trial = opened.ask()
+    opened.flush()
     assert (trial.number, trial.params["learning_rate"]) == (1, 0.005)
     end(opened, trial, 0.5)
     opened.flush()
-    assert [same(trial) for trial in read(opened)] == [same(trial) for trial in opened.trials]
+    assert [same(trial) for trial in read(opened)] == [same(trial) for trial in opened.memory.trials]
 
 
 def test_what_is_pruned_is_what_optunas_pruner_prunes(tmp_path: Path) -> None:

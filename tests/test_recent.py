@@ -43,7 +43,10 @@ def seen(study: optuna.Study) -> tuple[Recent, list[FrozenTrial]]:
     for trial in study.get_trials(states=(TrialState.COMPLETE,)):
         completed.add(trial)
     view = Recent(study.study_name, study._storage)
-    view.look(study.get_trials(deepcopy=False), completed.ranking)
+    trials = study.get_trials(deepcopy=False)
+    running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+    ended = [trial.number for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    view.look(trials, running, ended, completed.ranking)
     return view, completed.ranking
 
 

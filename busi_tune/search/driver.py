@@ -23,8 +23,8 @@ from busi_tune.training.state import Epoch
 
 # A trial with one of these has failed; any other error stops the study.
 FAILURES = (TrainingDiverged, ConfigError, OutOfMemory, WorkerLost)
-# A table of many trials is not written anew for each of them.
-OFTEN = 100
+# A table of many trials is not written anew for each of them, but when it has grown by this share.
+GROWTH = 0.05
 # Seconds that the database may lag behind.
 LAG = 1.0
 # Seconds until a driver looks again for trials that others have left behind: on a shared disk each look has its price.
@@ -63,14 +63,13 @@ class Budget:
     seconds: float | None = None
     epochs: int | None = None
 
-    def allows(self, begun: Sequence[FrozenTrial], elapsed: float) -> bool:
-        """Whether one more trial may be begun, `elapsed` seconds after the command's start."""
-        if len(begun) >= self.trials or (self.seconds is not None and elapsed >= self.seconds):
-            return False
-        if self.epochs is None:
-            return True
-        spent = [int(trial.user_attrs.get("epochs_run", len(trial.intermediate_values))) for trial in begun]
-        return sum(spent) < self.epochs
+    def allows(self, begun: int, epochs: int, elapsed: float) -> bool:
+        """Whether one more trial may be begun, after so many with so many epochs and seconds in all."""
+        return (
+            begun < self.trials
+            and (self.epochs is None or epochs < self.epochs)
+            and (self.seconds is None or elapsed < self.seconds)
+        )
 
 
 @dataclass
@@ -123,23 +122,25 @@ class Driver:
 
     def _next_job(self) -> Job | None:
         """A trial that nobody trains any more, or a new one where the budget allows; nobody else asks meanwhile."""
-        ledger = self.search.ledger
-        self._flush()
+        ledger, budget = self.search.ledger, self.budget
         with files.locked(self.search.folder / ".ask.lock"):
-            ledger.read(epochs=self.budget.epochs is not None)
-            allowed = self.budget.allows(ledger.trials, time.monotonic() - self.started)
+            ledger.read(epochs=budget.epochs is not None)
+            begun = ledger.ended + len(ledger.running)
+            allowed = budget.allows(begun, ledger.epochs, time.monotonic() - self.started)
             left = self._left_behind() if not allowed or time.monotonic() >= self.looked + LOOK else None
-            if left is not None or not allowed:
-                return left
-            trial = ledger.ask()
-            claimed = self._claim(trial.number)
-            assert claimed, f"trial {trial.number} is new, and held by another"
-            return self._open(trial)
+            trial = ledger.ask() if allowed and left is None else None
+            # What has ended before it is written with it.
+            self._flush()
+            if trial is not None:
+                claimed = self._claim(trial.number)
+                assert claimed, f"trial {trial.number} is new, and held by another"
+        self._tidy()
+        return left if trial is None else self._open(trial)
 
     def _left_behind(self) -> Job | None:
         """A trial whose driver is gone: nobody holds its lock."""
-        for known in self.search.ledger.trials:
-            if known.state == TrialState.RUNNING and self._claim(known.number):
+        for known in self.search.ledger.running:
+            if self._claim(known.number):
                 trial = self.search.ledger.take(known.number)
                 if trial is not None:
                     return self._open(trial)
@@ -157,10 +158,11 @@ class Driver:
 
     def _open(self, trial: optuna.Trial) -> Job:
         plan = self.search.plan
-        known = max(self.search.ledger.own[trial.number].intermediate_values, default=0)
+        stored = self.search.ledger.own[trial.number]
+        assert stored is not None
         folder, config = self.search.trial_folder(trial.number), studies.trial_config(plan, trial)
         job = Job(f"trial {trial.number}", folder, config, plan.trial_epochs)
-        self.open_trials[job.name] = _Open(trial, known)
+        self.open_trials[job.name] = _Open(trial, max(stored.intermediate_values, default=0))
         return job
 
     def _trained(self, event: Trained) -> bool:
@@ -225,28 +227,25 @@ class Driver:
         due = self.flushed + LAG - time.monotonic()
         if due <= 0 or not self.search.workers.waiting(due):
             self._flush()
-
-    def _flush(self) -> None:
-        ended = self.search.ledger.flush()
-        self.flushed = time.monotonic()
-        for number in ended:
-            os.close(self.claims.pop(number))
-            self.holding.add(number)
-        if ended:
             self._tidy()
 
+    def _flush(self) -> None:
+        for number in self.search.ledger.flush():
+            os.close(self.claims.pop(number))
+            self.holding.add(number)
+        self.flushed = time.monotonic()
+
     def _show(self) -> None:
-        finished = self.search.finished()
+        ended = self.search.ledger.ended
         best = self.search.ranked()[:1]
         text = "".join(f"best {self.search.plan.metric} {trial.value:.4f} (trial {trial.number})" for trial in best)
-        self.search.progress.step("trials", len(finished), max(self.budget.trials, len(finished)), text)
+        self.search.progress.step("trials", ended, max(self.budget.trials, ended), text)
 
     def _tidy(self, *, last: bool = False) -> None:
         """Write trials.csv, and delete the checkpoints of ended trials but the best and the baseline."""
-        search = self.search
-        count = len(search.finished())
-        if last or count < OFTEN or count >= self.tabled + OFTEN:
-            self.tabled = count
+        search, ended = self.search, self.search.ledger.ended
+        if last or ended >= self.tabled + max(1, GROWTH * ended):
+            self.tabled = ended
             with files.locked(search.folder / ".ask.lock"):
                 if last:
                     search.ledger.read()

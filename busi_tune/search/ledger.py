@@ -1,6 +1,7 @@
 """A study's trials, kept twice: in memory, where they are read and decided on, and in the database, written behind."""
 
 import copy
+from bisect import insort
 from collections.abc import Sequence
 
 import optuna
@@ -18,8 +19,8 @@ from busi_tune.search.study import Plan
 class Ledger:
     """The trials of the study called `name`, which is created where there is none; its first trial is the baseline.
 
-    A new trial is in the database before it is trained. What happens to it then is known here at once, and there after
-    `flush`; what other drivers do to theirs is known here after `read`.
+    What happens to a trial of this driver is known here at once, and in the database after `flush`; what other drivers
+    do to theirs is known here after `read`. Nothing that is asked for each trial or epoch walks through all trials.
 
     Raises:
         FileError: the database cannot be used.
@@ -41,19 +42,34 @@ class Ledger:
         self.recent = Recent(name, self.memory._storage, pruner=self.memory.pruner)
         self.searched = IntersectionSearchSpace(include_pruned=True)
         self.completed = Completed(direction)
-        # The trials that this driver trains, as the database knows them.
-        self.own: dict[int, FrozenTrial] = {}
+        # The trials that this driver trains, as the database knows them; None where it does not yet.
+        self.own: dict[int, FrozenTrial | None] = {}
+        # The numbers of all that run or wait, and in their order those of all that sampling learns from.
+        self.open: set[int] = set()
+        self.learnt: list[int] = []
+        self.epochs_ended = 0
         self._take_in(database.call(lambda: self.stored.get_trials(deepcopy=False)))
-
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        """All trials that are running or have ended, in the order of their numbers."""
-        return self.memory.get_trials(deepcopy=False, states=(TrialState.RUNNING, *studies.FINISHED))
 
     @property
     def finished(self) -> list[FrozenTrial]:
         """The trials that have ended, in the order of their numbers."""
         return self.memory.get_trials(deepcopy=False, states=studies.FINISHED)
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended."""
+        return len(self._known()) - len(self.open)
+
+    @property
+    def running(self) -> list[FrozenTrial]:
+        """The trials that are running, here or anywhere, in the order of their numbers."""
+        known = self._known()
+        return [known[number] for number in sorted(self.open) if known[number].state == TrialState.RUNNING]
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs all trials have had so far."""
+        return self.epochs_ended + sum(studies.epochs_run(trial) for trial in self.running)
 
     @property
     def ranked(self) -> list[FrozenTrial]:
@@ -62,45 +78,57 @@ class Ledger:
 
     def read(self, *, epochs: bool = False) -> None:
         """Take in what other drivers have begun and ended; the epochs of what they train now only where asked for."""
-        trials = self.memory.get_trials(deepcopy=False)
-        others = {trial.number for trial in trials if not trial.state.is_finished() and trial.number not in self.own}
+        known, others = self._known(), self.open - self.own.keys()
         if epochs and others:
             stored = self.database.call(lambda: self.stored.get_trials(deepcopy=False))
-            self._take_in([trial for trial in stored if trial.number in others or trial.number >= len(trials)])
+            self._take_in([trial for trial in stored if trial.number in others or trial.number >= len(known)])
             return
-        states = self.database.call(lambda: tables.states(*self.place, others, len(trials)))
+        states = self.database.call(lambda: tables.states(*self.place, others, len(known)))
         self._take_in(
             [
                 self._stored(trial_id)
                 for number, (trial_id, state) in states.items()
-                if number >= len(trials) or state != trials[number].state
+                if number >= len(known) or state != known[number].state
             ]
         )
 
     def _stored(self, trial_id: int) -> FrozenTrial:
         return self.database.call(lambda: self.stored._storage.get_trial(trial_id))
 
+    def _known(self) -> list[FrozenTrial]:
+        """All trials by their numbers, those that wait, too."""
+        return self.memory.get_trials(deepcopy=False)
+
     def _take_in(self, trials: Sequence[FrozenTrial]) -> None:
         """Bring the study in memory to what the database knows of these trials, which have not ended in memory."""
-        known, storage = self.memory.get_trials(deepcopy=False), self.memory._storage
+        known, storage = self._known(), self.memory._storage
         for trial in trials:
             if trial.number < len(known):
                 _bring(storage, known[trial.number], trial)
             else:
                 storage.create_new_trial(self.memory._study_id, trial)
-            if trial.state == TrialState.COMPLETE:
-                self.completed.add(trial)
+            self.open.add(trial.number)
+            if trial.state.is_finished():
+                self._close(trial)
+
+    def _close(self, trial: FrozenTrial) -> None:
+        self.open.remove(trial.number)
+        self.epochs_ended += studies.epochs_run(trial)
+        if trial.state != TrialState.FAIL:
+            insort(self.learnt, trial.number)
+        if trial.state == TrialState.COMPLETE:
+            self.completed.add(trial)
 
     def ask(self) -> optuna.Trial:
-        """A new trial with all its parameters; nobody else may ask meanwhile."""
-        if not self.memory.get_trials(deepcopy=False):
+        """A new trial with all its parameters; nobody else may ask before it is in the database, too."""
+        if not self._known():
             self.memory.enqueue_trial({field: getattr(self.plan.config, field) for field in self.plan.space})
         asked = self.memory.ask()
-        self.recent.look(self.memory.get_trials(deepcopy=False), self.ranked)
+        self.open.add(asked.number)
+        running = [trial.number for trial in self.running]
+        self.recent.look(self._known(), running, self.learnt, self.ranked)
         studies.draw(self.recent, self.plan, asked._trial_id, asked.number, self.searched)
-        known = self._copy(asked.number)
-        self.database.call(lambda: tables.write(*self.place, {asked.number: (None, known)}))
-        self.own[asked.number] = known
+        self.own[asked.number] = None
         return optuna.Trial(self.memory, asked._trial_id)
 
     def should_prune(self, trial: optuna.Trial, epoch: int) -> bool:
@@ -120,12 +148,11 @@ class Ledger:
     def tell(self, trial: optuna.Trial, state: TrialState, value: float | None) -> None:
         """Say how a trial has ended."""
         self.memory.tell(trial.number, value, state=state)
-        if state == TrialState.COMPLETE:
-            self.completed.add(self.memory._storage.get_trial(trial._trial_id))
+        self._close(self.memory._storage.get_trial(trial._trial_id))
 
     def take(self, number: int) -> optuna.Trial | None:
         """A running trial whose driver is gone, or None where it has ended meanwhile; the caller holds its lock."""
-        if not self.memory.get_trials(deepcopy=False)[number].state.is_finished():
+        if number in self.open:
             find = self.stored._storage.get_trial_id_from_study_id_trial_number
             self._take_in([self._stored(self.database.call(lambda: find(self.stored._study_id, number)))])
         trial = self._copy(number)
@@ -136,8 +163,8 @@ class Ledger:
 
     def flush(self) -> list[int]:
         """Write what the database has not heard of, all of it or nothing; the numbers of the trials that have ended."""
-        trials = self.memory.get_trials(deepcopy=False)
-        changed = {number: self._copy(number) for number, known in self.own.items() if trials[number] != known}
+        known = self._known()
+        changed = {number: self._copy(number) for number, stored in self.own.items() if known[number] != stored}
         if changed:
             changes = {number: (self.own[number], trial) for number, trial in changed.items()}
             self.database.call(lambda: tables.write(*self.place, changes))
@@ -149,7 +176,7 @@ class Ledger:
 
     def _copy(self, number: int) -> FrozenTrial:
         # Optuna changes the trials that it has given.
-        return copy.deepcopy(self.memory.get_trials(deepcopy=False)[number])
+        return copy.deepcopy(self._known()[number])
 
 
 def _bring(storage: BaseStorage, old: FrozenTrial, new: FrozenTrial) -> None:

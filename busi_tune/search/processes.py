@@ -2,9 +2,10 @@
 
 import contextlib
 import multiprocessing
+import selectors
 import signal
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -36,6 +37,8 @@ class Processes:
         self.context.set_forkserver_preload([__name__])
         self.threads, self.gpus = max(1, hardware.threads() // count), hardware.gpus()
         self.workers = [self._begin(number) for number in range(count)]
+        # The pipes of the busy processes.
+        self.selector = selectors.DefaultSelector()
 
     # The server that forks may be killed, too; the next try starts another.
     @retry(
@@ -64,36 +67,34 @@ class Processes:
             self.workers[number] = self._begin(number)
         worker = self.workers[number]
         worker.job = job
+        self.selector.register(worker.pipe, selectors.EVENT_READ, worker)
         _send(worker.pipe, job)
 
     def waiting(self, seconds: float) -> bool:
         """Whether a busy process has something to say within so many seconds."""
-        return bool(wait([worker.pipe for worker in self.workers if worker.job], timeout=seconds))
+        return bool(self.selector.select(seconds))
 
     def next(self) -> Event:
         """Wait for the first of the busy processes that has something to say."""
         while True:
-            busy = [worker for worker in self.workers if worker.job]
-            ready = wait([worker.pipe for worker in busy])
-            worker = next(worker for worker in busy if worker.pipe in ready)
-            assert worker.job is not None
+            worker: _Process = self.selector.select()[0][0].data
             try:
                 said: Trained | Ended | str = worker.pipe.recv()
             except (EOFError, OSError):
-                return self._buried(worker)
+                worker.process.join()
+                return Died(self._free(worker), _how(worker.process.exitcode or 0))
             if isinstance(said, str):
                 self.progress.notice(said)
                 continue
             if isinstance(said, Ended):
-                worker.job = None
+                self._free(worker)
             return said
 
-    def _buried(self, worker: _Process) -> Died:
-        worker.process.join()
+    def _free(self, worker: _Process) -> Job:
+        self.selector.unregister(worker.pipe)
         job, worker.job = worker.job, None
         assert job is not None
-        code = worker.process.exitcode or 0
-        return Died(job, f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
+        return job
 
     def answer(self, job: Job, go_on: bool) -> None:
         """Let the process go on, or end the job."""
@@ -105,6 +106,11 @@ class Processes:
             worker.process.kill()
             worker.process.join()
             worker.pipe.close()
+        self.selector.close()
+
+
+def _how(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _send(pipe: Connection, value: Any) -> None:

@@ -2,7 +2,7 @@
 
 from bisect import insort
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 WINDOW = 1_000
 # Of so many of the best, be they old: TPE tells at most 25 from the rest (`default_gamma`).
 BEST = 25
-DRAWN_FROM = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Recent(optuna.Study):
@@ -25,14 +24,19 @@ class Recent(optuna.Study):
 
     seen: Sequence[FrozenTrial] = ()
 
-    def look(self, trials: Sequence[FrozenTrial], ranking: Sequence[FrozenTrial]) -> None:
-        """Take in how it stands: all trials by their numbers, and the completed ones, the best first.
+    def look(
+        self,
+        trials: Sequence[FrozenTrial],
+        running: Iterable[int],
+        learnt: Sequence[int],
+        ranking: Sequence[FrozenTrial],
+    ) -> None:
+        """Take in how it stands: all trials, the numbers of what runs and of what is learnt from, and the ranking.
 
         What runs is seen, too: TPE keeps away from it, so that workers do not all try the same (its constant liar).
         """
-        ended = [trial.number for trial in trials if trial.state in DRAWN_FROM]
-        kept = {*ended[-WINDOW:], *(trial.number for trial in ranking[:BEST])}
-        self.seen = [trial for trial in trials if trial.state == TrialState.RUNNING or trial.number in kept]
+        kept = {*running, *learnt[-WINDOW:], *(trial.number for trial in ranking[:BEST])}
+        self.seen = [trials[number] for number in sorted(kept)]
 
     def _get_trials(
         self,

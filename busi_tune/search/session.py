@@ -142,8 +142,7 @@ def _finish(session: Search, options: SearchOptions) -> Result:
     ledger.read()
     # Whoever ends meanwhile leaves its trials to this driver, so they are looked for again in the end.
     while judged < len(session.finished()):
-        busy = any(trial.state == TrialState.RUNNING for trial in ledger.trials)
-        claim = None if busy else files.take_lock(session.folder / ".finals.lock", wait=False)
+        claim = None if ledger.running else files.take_lock(session.folder / ".finals.lock", wait=False)
         if claim is None:
             at_work = f"Another driver is still at work on {session.folder}; the last to end trains the best."
             session.progress.notice(at_work)

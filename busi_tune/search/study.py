@@ -123,6 +123,11 @@ def trial_config(plan: Plan, trial: FrozenTrial | optuna.Trial) -> Config:
     return plan.config.replace(**trial.params)
 
 
+def epochs_run(trial: FrozenTrial) -> int:
+    """How many epochs a trial has had; of one that runs, how many it has reported."""
+    return int(trial.user_attrs.get("epochs_run", len(trial.intermediate_values)))
+
+
 def trial_rows(trials: Sequence[FrozenTrial], space: Space) -> list[dict[str, object]]:
     """The rows of trials.csv."""
     kept = ("epochs_run", "best_epoch", "seconds", "stop_reason")

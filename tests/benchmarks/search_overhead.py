@@ -191,15 +191,15 @@ def asks(kind: str) -> None:
             asked: list[tuple[float, float]] = []
             followed: list[tuple[float, float]] = []
             for _ in range(11):
-                ledger.read()
                 with timed(asked):
+                    ledger.read()
                     trial = ledger.ask()
+                    ledger.flush()
                 with timed(followed):
                     for epoch in range(1, EPOCHS + 1):
                         trial.report(1.0, epoch)
                         ledger.should_prune(trial, epoch)
                     ledger.tell(trial, TrialState.COMPLETE, 1.0)
-                    ledger.flush()
             (ask, ask_cpu), (rest, rest_cpu) = np.median(asked, axis=0) * 1e3, np.median(followed, axis=0) * 1e3
             print(
                 f"{kind}, {count} trials: one ask {ask:.0f} ms ({ask_cpu:.0f} of the processor), {EPOCHS} reports and "
