@@ -35,7 +35,7 @@ class Ledger:
             lambda: optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True),
             patient=False,
         )
-        self.place = storage.engine, self.stored._study_id
+        self.storage, self.place = storage, (storage.engine, self.stored._study_id)
         self.memory = optuna.create_study(
             storage=InMemoryStorage(), study_name=name, direction=direction, pruner=studies.make_pruner(plan)
         )
@@ -79,21 +79,22 @@ class Ledger:
     def read(self, *, epochs: bool = False) -> None:
         """Take in what other drivers have begun and ended; the epochs of what they train now only where asked for."""
         known, others = self._known(), self.open - self.own.keys()
-        if epochs and others:
-            stored = self.database.call(lambda: self.stored.get_trials(deepcopy=False))
-            self._take_in([trial for trial in stored if trial.number in others or trial.number >= len(known)])
-            return
         states = self.database.call(lambda: tables.states(*self.place, others, len(known)))
-        self._take_in(
-            [
-                self._stored(trial_id)
-                for number, (trial_id, state) in states.items()
-                if number >= len(known) or state != known[number].state
-            ]
-        )
+        new = {
+            trial_id
+            for number, (trial_id, state) in states.items()
+            if epochs or number >= len(known) or state != known[number].state
+        }
+        self._take_in(self._stored(new))
 
-    def _stored(self, trial_id: int) -> FrozenTrial:
-        return self.database.call(lambda: self.stored._storage.get_trial(trial_id))
+    def _stored(self, ids: set[int]) -> list[FrozenTrial]:
+        """The trials with these ids as the database knows them, in the order of their numbers."""
+        if not ids:
+            return []
+        # All in six queries; Optuna's `get_trial` takes six for each.
+        read = self.storage._get_trials
+        trials = self.database.call(lambda: read(self.stored._study_id, None, ids, max(ids)))
+        return [trial for trial in trials if trial._trial_id in ids]
 
     def _known(self) -> list[FrozenTrial]:
         """All trials by their numbers, those that wait, too."""
@@ -153,8 +154,8 @@ class Ledger:
     def take(self, number: int) -> optuna.Trial | None:
         """A running trial whose driver is gone, or None where it has ended meanwhile; the caller holds its lock."""
         if number in self.open:
-            find = self.stored._storage.get_trial_id_from_study_id_trial_number
-            self._take_in([self._stored(self.database.call(lambda: find(self.stored._study_id, number)))])
+            find = self.storage.get_trial_id_from_study_id_trial_number
+            self._take_in(self._stored({self.database.call(lambda: find(self.stored._study_id, number))}))
         trial = self._copy(number)
         if trial.state != TrialState.RUNNING:
             return None

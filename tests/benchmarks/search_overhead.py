@@ -200,10 +200,20 @@ def asks(kind: str) -> None:
                         trial.report(1.0, epoch)
                         ledger.should_prune(trial, epoch)
                     ledger.tell(trial, TrialState.COMPLETE, 1.0)
+            beside, read = Ledger(place, NAME, plan), list[tuple[float, float]]()
+            for _ in range(5):
+                for _ in range(10):
+                    trial = ledger.ask()
+                    ledger.flush()
+                    ledger.tell(trial, TrialState.COMPLETE, 1.0)
+                ledger.flush()
+                with timed(read):
+                    beside.read()
             (ask, ask_cpu), (rest, rest_cpu) = np.median(asked, axis=0) * 1e3, np.median(followed, axis=0) * 1e3
             print(
                 f"{kind}, {count} trials: one ask {ask:.0f} ms ({ask_cpu:.0f} of the processor), {EPOCHS} reports and "
-                f"the end {rest:.0f} ms ({rest_cpu:.0f})",
+                f"the end {rest:.0f} ms ({rest_cpu:.0f}), to read ten trials of another driver "
+                f"{np.median(read, axis=0)[0] * 1e3:.0f} ms ({np.median(read, axis=0)[1] * 1e3:.0f})",
                 flush=True,
             )
 
