@@ -1,12 +1,14 @@
 """The study in memory and in the database: what is written is what Optuna reads, and drivers see each other."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune.config import Config
@@ -16,6 +18,7 @@ from busi_tune.search.ledger import Ledger
 from busi_tune.search.storage import Database
 from busi_tune.search.study import Plan
 from postgres import Server
+from test_search import Recorder
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
@@ -178,6 +181,32 @@ def test_a_trial_that_was_enqueued_by_hand_is_the_next(tmp_path: Path) -> None:
     end(opened, trial, 0.5)
     opened.flush()
     assert [same(trial) for trial in read(opened)] == [same(trial) for trial in opened.memory.trials]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"),
+    [
+        ({"learning_rate": -1.0}, "learning_rate must be between 1e-08 and 10, not -1."),
+        ({"learning_rate": "small"}, "learning_rate must be of type float, not 'small'."),
+        ({"batch_size": 8}, "batch_size must be one of 16, 32, not 8."),
+    ],
+)
+def test_a_trial_that_was_enqueued_and_cannot_be_is_drawn(wanted: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    plan = replace(PLAN, space=SPACE | {"batch_size": CategoricalDistribution([16, 32])})
+    seen = Recorder()
+    opened = Ledger(Database.of(tmp_path, None, seen), "study", plan)
+    end(opened, opened.ask(), 1.0)
+    opened.flush()
+    optuna.load_study(study_name="study", storage=str(opened.place[0].url)).enqueue_trial(wanted)
+    opened.read()
+    trial = opened.ask()
+    opened.flush()
+    assert trial.number == 1
+    plan.config.replace(**trial.params)
+    assert trial.params.keys() == plan.space.keys()
+    [notice] = seen.notices
+    assert notice.startswith("Trial 1 was enqueued and cannot be: ")
+    assert problem in notice
 
 
 def test_what_is_pruned_is_what_optunas_pruner_prunes(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import files
@@ -272,6 +271,6 @@ def show_epoch(search: Search, event: Trained) -> None:
 
 def best_so_far(records: Sequence[Epoch], metric: str) -> tuple[float, int]:
     """The best value of `metric` and the epoch that first had it."""
-    sign = 1 if studies.METRICS[metric] == StudyDirection.MINIMIZE else -1
+    sign = studies.sign_of(metric)
     best = min(records, key=lambda record: (sign * getattr(record, metric), record.epoch))
     return float(getattr(best, metric)), best.epoch

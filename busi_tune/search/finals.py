@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import files
@@ -161,7 +160,7 @@ def confirm(search: Search, count: int, seeds: int) -> list[Result]:
                 "standard_deviation": statistics.stdev(values) if seeds > 1 else None,
             }
         )
-    sign = 1 if studies.METRICS[search.plan.metric] == StudyDirection.MINIMIZE else -1
+    sign = studies.sign_of(search.plan.metric)
     return sorted(result, key=lambda entry: (sign * float(str(entry["mean"])), entry["trial"]))
 
 
@@ -177,7 +176,7 @@ def audit_pruning(search: Search, count: int) -> list[Result]:
     drawn = sorted(generator.choice(len(pruned), min(count, len(pruned)), replace=False).tolist())
     chosen = [pruned[index] for index in drawn]
     failed = train_all(search, [job_of(search, trial, search.plan.trial_epochs) for trial in chosen])
-    sign = 1 if studies.METRICS[search.plan.metric] == StudyDirection.MINIMIZE else -1
+    sign = studies.sign_of(search.plan.metric)
     result = []
     for trial in chosen:
         folder = search.trial_folder(trial.number)

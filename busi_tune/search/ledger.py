@@ -125,6 +125,10 @@ class Ledger:
         if not self._known():
             self.memory.enqueue_trial({field: getattr(self.plan.config, field) for field in self.plan.space})
         asked = self.memory.ask()
+        problem = studies.impossible(self.plan, asked._fixed_params)
+        if problem:
+            self.database.progress.notice(f"Trial {asked.number} was enqueued and cannot be: {problem} It is drawn.")
+            self.memory._storage.set_trial_system_attr(asked._trial_id, "fixed_params", {})
         self.open.add(asked.number)
         running = [trial.number for trial in self.running]
         self.recent.look(self._known(), running, self.learnt, self.ranked)

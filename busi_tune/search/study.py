@@ -1,6 +1,6 @@
 """The Optuna study: what it is of, how it samples and prunes, and its trials as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import numpy as np
 import optuna
-from optuna.distributions import distribution_to_json
+from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.search_space import IntersectionSearchSpace
@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from busi_tune import files
 from busi_tune.config import Config, differences
 from busi_tune.data.split import Split, read_split
-from busi_tune.errors import RunError
+from busi_tune.errors import ConfigError, RunError
 from busi_tune.search.space import Space
 from busi_tune.search.storage import Database, shown
 from busi_tune.training.folder import FIRST_FILES, SPLIT
@@ -51,6 +51,11 @@ class Plan:
         names = ("metric", "trial_epochs", "split", "pruner")
         own = {name: getattr(self, name) for name in names}
         return self.config.to_dict() | space | own
+
+
+def sign_of(metric: str) -> int:
+    """1 where a lower value is better, else -1."""
+    return 1 if METRICS[metric] == StudyDirection.MINIMIZE else -1
 
 
 def make_pruner(plan: Plan) -> BasePruner:
@@ -116,6 +121,20 @@ def draw(study: optuna.Study, plan: Plan, trial_id: int, number: int, searched: 
 def _sampler(plan: Plan, trial: int, parameter: int) -> TPESampler:
     seed = np.random.SeedSequence((plan.config.seed, trial, parameter)).generate_state(1)[0]
     return TPESampler(seed=int(seed))
+
+
+def impossible(plan: Plan, enqueued: Mapping[str, Any]) -> str:
+    """Why no trial can have these values, which somebody else enqueued, or nothing; outside the space's ends it can."""
+    wanted = {name: value for name, value in enqueued.items() if name in plan.space}
+    try:
+        plan.config.replace(**wanted)
+    except ConfigError as error:
+        return str(error)
+    for name, value in wanted.items():
+        distribution = plan.space[name]
+        if isinstance(distribution, CategoricalDistribution) and value not in distribution.choices:
+            return f"{name} must be one of {', '.join(map(str, distribution.choices))}, not {value}."
+    return ""
 
 
 def trial_config(plan: Plan, trial: FrozenTrial | optuna.Trial) -> Config:
