@@ -1,6 +1,7 @@
 """What the driver reports, prunes, keeps, confirms and audits: real studies of tiny networks."""
 
 import json
+import os
 import statistics
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from busi_tune import pipeline
+from busi_tune import files, pipeline
 from busi_tune.config import Config
 from busi_tune.progress import Silent
-from busi_tune.search.driver import Budget
+from busi_tune.search.driver import FINALS, Budget
 from busi_tune.search.options import SearchOptions
 from test_search import Recorder, rows
 
@@ -185,3 +186,55 @@ def test_other_pruners(pruner: str, phantoms: Path, config: Config, options: Sea
     states = [row["state"] for row in result["trials"]]
     assert len(states) == 8
     assert ("PRUNED" in states) == (pruner == "hyperband")
+
+
+class AtTheEnd(Recorder):
+    """Another driver that is at the end of the study in `folder` from the first epoch on until it is told to go."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.claim: int | None = None
+
+    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
+        super().step(task, done, total, detail)
+        if self.claim is None:
+            self.claim = files.take_lock(self.folder / FINALS, wait=False)
+            assert self.claim is not None
+
+    def go(self) -> None:
+        assert self.claim is not None
+        os.close(self.claim)
+
+
+def test_no_checkpoint_is_deleted_while_another_driver_may_need_it(
+    phantoms: Path, config: Config, tmp_path: Path
+) -> None:
+    few, seen = SearchOptions(trials=4, trial_epochs=2, keep_trials=1), AtTheEnd(tmp_path / "study")
+    result = pipeline.search(phantoms, tmp_path / "study", config, few, seen)
+    assert "best" not in result
+    assert len(list(tmp_path.glob("study/trials/*/checkpoints"))) == 4
+    seen.go()
+    best = pipeline.search(phantoms, tmp_path / "study", config, few, Silent())["best"]
+    kept = {int(path.parent.name) for path in tmp_path.glob("study/trials/*/checkpoints")}
+    assert kept == {0, best["trial"]}
+
+
+def test_a_best_trial_that_cannot_be_trained_to_its_end_gives_way_to_the_next(
+    phantoms: Path, config: Config, tmp_path: Path
+) -> None:
+    """All trials answer alike after two epochs, so the first is the best; it is on its way to infinity."""
+    space = tmp_path / "space.toml"
+    space.write_text("learning_rate = {low = 1e-8, high = 1.0, log = true}\n")
+    hard = config.replace(
+        learning_rate=0.22, min_learning_rate=0.22, weight_decay=10.0, epochs=30, early_stopping_patience=30
+    ).replace(precision="float32")
+    alike = SearchOptions(trials=3, trial_epochs=2, metric="val_accuracy", space=space)
+    seen = Recorder()
+    result = pipeline.search(phantoms, tmp_path / "study", hard, alike, seen)
+    assert [row["state"] for row in result["trials"]] == ["COMPLETE"] * 3
+    assert result["trials"][0]["value"] >= max(row["value"] for row in result["trials"])
+    assert any(text.startswith("Trial 0 to epoch 30 failed: The training loss of epoch") for text in seen.notices)
+    assert result["best"]["trial"] in (1, 2)
+    assert result["verdict"] is None
+    assert (tmp_path / "study/best/metrics.json").exists()

@@ -209,6 +209,28 @@ def test_a_trial_that_was_enqueued_and_cannot_be_is_drawn(wanted: dict[str, Any]
     assert problem in notice
 
 
+def test_what_hyperband_has_decided_stays_decided(tmp_path: Path) -> None:
+    """It learns by being asked: of the same epoch twice, it would answer otherwise the second time."""
+    opened = ledger(tmp_path, plan := replace(PLAN, pruner="hyperband", trial_epochs=20))
+    pruned = 0
+    for number in range(12):
+        trial = opened.ask()
+        decided = False
+        for epoch in range(1, plan.trial_epochs + 1):
+            trial.report(float(number + 1), epoch)
+            decided = opened.should_prune(trial, epoch)
+            if decided:
+                break
+        opened.flush()
+        next_driver = ledger(tmp_path, plan)
+        taken = next_driver.take(trial.number)
+        assert taken is not None
+        assert next_driver.should_prune(taken, epoch) is opened.should_prune(trial, epoch) is decided
+        pruned += decided
+        opened.tell(trial, TrialState.PRUNED if decided else TrialState.COMPLETE, None if decided else number + 1.0)
+    assert 0 < pruned < 12
+
+
 def test_what_is_pruned_is_what_optunas_pruner_prunes(tmp_path: Path) -> None:
     """Curves drawn at random, each epoch's decision beside that of the study in memory, as Optuna sees it."""
     plan = Plan(config=Config(), space=SPACE, metric="val_loss", trial_epochs=6, split="")

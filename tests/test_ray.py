@@ -14,7 +14,8 @@ from busi_tune.config import Config
 from busi_tune.errors import ConfigError, RunError
 from busi_tune.progress import Silent
 from busi_tune.search.options import SearchOptions
-from busi_tune.search.ray_workers import shares
+from busi_tune.search.ray_workers import cluster as joined
+from busi_tune.search.ray_workers import resolve_there, shares
 
 TINY = Config(arch="squeezenet1_1", weights="none", image_size=32, batch_size=16, epochs=4, device="cpu")
 MEMORY = 200_000_000
@@ -111,13 +112,33 @@ def test_a_node_that_dies_is_done_without(cluster: Cluster, phantoms: Path, loca
         ([0, 8], [0, 2], 3, 2, 1 / 2),
         ([16], [4], 5, 3, 1 / 2),
         ([16, 16], [1, 1], 1, 16, 1),
+        ([16, 4], [0, 1], 1, 4, 1),
+        ([64, 8], [0, 2], 2, 4, 1),
+        ([32, 8, 8], [0, 1, 1], 2, 8, 1),
+        ([8, 8, 8], [0, 1, 1], 5, 2, 1 / 3),
+        ([64, 16, 16], [0, 4, 4], 8, 4, 1),
+        ([2, 16], [1, 1], 6, 1, 1 / 4),
     ],
 )
 def test_the_cluster_has_room_for_all_actors(
     cpus: list[int], gpus: list[int], count: int, share: int, gpu: float
 ) -> None:
     assert shares(cpus, gpus, count) == {"num_cpus": share, "num_gpus": gpu}
-    assert sum(node // share for node in cpus) >= count
+    rooms = [min(cpu // share, round(there / gpu) if gpu else count) for cpu, there in zip(cpus, gpus, strict=True)]
+    assert sum(rooms) >= count
+
+
+def test_a_cpu_beside_no_gpu_is_no_room() -> None:
+    with pytest.raises(
+        ConfigError, match=r"workers must be at most 4, the CPUs of the nodes with GPUs of the Ray cluster, not 5\."
+    ):
+        shares([16, 4], [0, 2], 5)
+
+
+def test_an_error_on_the_cluster_is_one_sentence(cluster: Cluster, tmp_path: Path) -> None:
+    told = r"^The Ray cluster failed \(AttributeError: .*'device'\); every node needs the busi-tune and PyTorch"
+    with joined(cluster.address), pytest.raises(RunError, match=told):
+        resolve_there(tmp_path, 1)  # type: ignore[arg-type]
 
 
 def test_more_workers_than_a_cluster_has_cpus_are_refused(cluster: Cluster, phantoms: Path, tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
 import optuna
 import pytest
 
-from busi_tune import pipeline
+from busi_tune import files, pipeline
 from busi_tune.config import Config
 from busi_tune.errors import BusiTuneError, ConfigError, FileError, RunError
 from busi_tune.progress import Silent
@@ -189,3 +190,29 @@ def test_a_damaged_database_is_one_sentence(finished: Path, phantoms: Path, conf
     database.write_bytes(b"no database" * 1000)
     with pytest.raises(FileError, match=r"database .*study.db failed \(file is not a database\)"):
         pipeline.search(phantoms, tmp_path / "studies/tuned", config, OPTIONS, Silent())
+
+
+class Orphan(Recorder):
+    """A worker whose driver was killed: it holds its trial until it is waited for."""
+
+    def __init__(self, trial: Path) -> None:
+        super().__init__()
+        self.claim = files.take_lock(trial / ".lock", wait=False)
+        assert self.claim is not None
+
+    def notice(self, text: str) -> None:
+        super().notice(text)
+        if text.endswith("waiting for it.") and self.claim is not None:
+            self.claim = os.close(self.claim)
+
+
+def test_a_study_is_overwritten_when_the_last_worker_of_a_killed_driver_has_ended(
+    phantoms: Path, config: Config, tmp_path: Path
+) -> None:
+    options = SearchOptions(trials=1, trial_epochs=1)
+    pipeline.search(phantoms, tmp_path / "study", config, options, Silent())
+    seen = Orphan(tmp_path / "study/trials/0000")
+    pipeline.search(phantoms, tmp_path / "study", config, options, seen, overwrite=True)
+    assert seen.claim is None
+    assert f"{tmp_path / 'study/trials/0000'} is still in use by a worker" in " ".join(seen.notices)
+    assert seen.epochs("trial 0") == [1]

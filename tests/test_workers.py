@@ -32,6 +32,8 @@ def task(job: Job, _: Dataset, progress: Progress) -> Events:
         if number == 3 and (job.name == "always dies" or (job.name == "dies" and not (job.folder / "died").exists())):
             (job.folder / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if number == 3 and job.name == "fails":
+            raise ValueError("an error that nobody thought of")
         if number == 3 and job.name == "diverges":
             yield Ended(job, "", TrainingDiverged("The training loss of epoch 3 is nan."))
             return
@@ -113,6 +115,11 @@ def test_a_job_whose_workers_always_die_is_given_up(crew: Processes, heard: Hear
     )
     assert ends["other"] == "all epochs done"
     assert heard.notices.count("The worker of always dies died (signal SIGKILL).") == MOST_DEATHS
+
+
+def test_an_error_that_nobody_thought_of_is_no_lack_of_memory(crew: Processes, heard: Heard, tmp_path: Path) -> None:
+    error = outcome(crew, heard, tmp_path, "fails")["fails"]
+    assert str(error) == f"{MOST_DEATHS} workers died in one epoch (exit code 1); mend what the error above says."
 
 
 def test_an_error_arrives_whole(crew: Processes, heard: Heard, tmp_path: Path) -> None:

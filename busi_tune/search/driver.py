@@ -24,6 +24,8 @@ from busi_tune.training.state import Epoch
 FAILURES = (TrainingDiverged, ConfigError, OutOfMemory, WorkerLost)
 # A table of many trials is not written anew for each of them, but when it has grown by this share.
 GROWTH = 0.05
+# The lock of whoever is at what follows the trials.
+FINALS = ".finals.lock"
 # Seconds that the database may lag behind.
 LAG = 1.0
 # Seconds until a driver looks again for trials that others have left behind: on a shared disk each look has its price.
@@ -105,9 +107,7 @@ class Driver:
         """
         search = self.search
         files.make_folder(search.folder / "trials")
-        self.holding = {
-            trial.number for trial in search.finished() if (search.trial_folder(trial.number) / "checkpoints").exists()
-        }
+        self.holding = self._held()
         self._show()
         try:
             work_through(
@@ -116,14 +116,27 @@ class Driver:
         finally:
             for claim in self.claims.values():
                 os.close(claim)
-        self._tidy(last=True)
+        self.clean_up()
         search.progress.close("trials")
+
+    def _held(self) -> set[int]:
+        """The numbers of the ended trials that have checkpoints, whoever trained them."""
+        folder, ended = self.search.trial_folder, self.search.finished()
+        return {trial.number for trial in ended if (folder(trial.number) / "checkpoints").exists()}
+
+    def clean_up(self) -> None:
+        """Write all that any driver has done into the table, and delete what need not be kept."""
+        with files.locked(self.search.folder / ".ask.lock"):
+            self.search.ledger.read()
+            self._write_table()
+        self.holding = self._held()
+        self._forget()
 
     def _next_job(self) -> Job | None:
         """A trial that nobody trains any more, or a new one where the budget allows; nobody else asks meanwhile."""
         ledger, budget = self.search.ledger, self.budget
         with files.locked(self.search.folder / ".ask.lock"):
-            ledger.read(epochs=budget.epochs is not None)
+            self.holding.update(ledger.read(epochs=budget.epochs is not None))
             begun = ledger.ended + len(ledger.running)
             allowed = budget.allows(begun, ledger.epochs, time.monotonic() - self.started)
             left = self._left_behind() if not allowed or time.monotonic() >= self.looked + LOOK else None
@@ -240,26 +253,38 @@ class Driver:
         text = "".join(f"best {self.search.plan.metric} {trial.value:.4f} (trial {trial.number})" for trial in best)
         self.search.progress.step("trials", ended, max(self.budget.trials, ended), text)
 
-    def _tidy(self, *, last: bool = False) -> None:
-        """Write trials.csv, and delete the checkpoints of ended trials but the best and the baseline."""
-        search, ended = self.search, self.search.ledger.ended
-        if last or ended >= self.tabled + max(1, GROWTH * ended):
-            self.tabled = ended
-            with files.locked(search.folder / ".ask.lock"):
-                if last:
-                    search.ledger.read()
-                rows = studies.trial_rows(search.finished(), search.plan.space)
-                # All that others have begun may still be running.
-                if rows:
-                    files.write_csv(search.folder / "trials.csv", rows)
+    def _tidy(self) -> None:
+        """Write the table where it has grown, and delete checkpoints that are no longer kept."""
+        ended = self.search.ledger.ended
+        if ended >= self.tabled + max(1, GROWTH * ended):
+            with files.locked(self.search.folder / ".ask.lock"):
+                self._write_table()
+        self._forget()
+
+    def _write_table(self) -> None:
+        rows = studies.trial_rows(self.search.finished(), self.search.plan.space)
+        self.tabled = len(rows)
+        # All that others have begun may still be running.
+        if rows:
+            files.write_csv(self.search.folder / "trials.csv", rows)
+
+    def _forget(self) -> None:
+        """Delete the checkpoints of ended trials, but for the best and the baseline."""
+        search = self.search
         best = {trial.number for trial in search.ranked()[: self.keep]}
-        for number in self.holding - best - {0}:
+        idle = self.holding - best - {0}
+        # Where another driver is at the study's end, it may be in need of any of them.
+        claim = files.take_lock(search.folder / FINALS, wait=False) if idle else None
+        if claim is None:
+            return
+        for number in idle:
             # Another driver may be training it on.
-            claim = files.take_lock(search.trial_folder(number) / ".lock", wait=False)
-            if claim is not None:
+            held = files.take_lock(search.trial_folder(number) / ".lock", wait=False)
+            if held is not None:
                 store.forget(search.trial_folder(number))
-                os.close(claim)
+                os.close(held)
                 self.holding.remove(number)
+        os.close(claim)
 
 
 def show_epoch(search: Search, event: Trained) -> None:

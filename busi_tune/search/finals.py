@@ -197,21 +197,31 @@ def audit_pruning(search: Search, count: int) -> list[Result]:
     return result
 
 
-def train_best(search: Search, number: int) -> Result:
-    """Train trial `number` and the baseline's, which is 0, to their ends and evaluate both; publish it as `best/`.
+def train_best(search: Search, wanted: Sequence[int]) -> Result:
+    """Train the first of the `wanted` trials that can be, and the baseline's, which is 0, to their ends; evaluate both.
 
-    A baseline that failed as a trial is left out.
+    What fails is left out, be it the baseline. The best is published as `best/`.
 
     Raises:
-        BusiTuneError: one of them failed.
+        BusiTuneError: none of them can be trained to its end.
     """
     trials = {trial.number: trial for trial in search.finished()}
-    wanted = [n for n in sorted({0, number}) if trials[n].state != TrialState.FAIL]
-    jobs = [job_of(search, trials[n], search.plan.config.epochs) for n in wanted]
-    for error in train_all(search, jobs, keep_model=True).values():
-        raise error
+    for number in wanted:
+        both = [n for n in sorted({0, number}) if trials[n].state != TrialState.FAIL]
+        failed = train_all(
+            search, [job_of(search, trials[n], search.plan.config.epochs) for n in both], keep_model=True
+        )
+        if search.trial_folder(number) not in failed:
+            break
+    else:
+        raise BusiTuneError(
+            f"None of the {len(trials)} trials in {search.folder} could be trained to its end; see its trials.csv and "
+            "the notices above for why."
+        )
     figures = {
-        n: _evaluated(search, search.trial_folder(n), studies.trial_config(search.plan, trials[n])) for n in wanted
+        n: _evaluated(search, search.trial_folder(n), studies.trial_config(search.plan, trials[n]))
+        for n in both
+        if search.trial_folder(n) not in failed
     }
     publish(search.trial_folder(number), search.folder / "best")
     best = trials[number]
@@ -230,20 +240,6 @@ def _evaluated(search: Search, folder: Path, config: Config) -> Result:
             runs.evaluate(replace(run, config=here), search.progress)
         plot_run(folder)
     return files.read_json(folder / store.METRICS)
-
-
-def best_trial(search: Search) -> int:
-    """The number of the best completed trial.
-
-    Raises:
-        BusiTuneError: no trial completed.
-    """
-    order = search.ranked()
-    if not order:
-        raise BusiTuneError(
-            f"None of the {len(search.finished())} trials in {search.folder} completed; see its trials.csv for why."
-        )
-    return order[0].number
 
 
 def publish(run: Path, target: Path) -> None:

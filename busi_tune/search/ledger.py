@@ -15,6 +15,9 @@ from busi_tune.search.recent import Completed, Recent
 from busi_tune.search.storage import Database
 from busi_tune.search.study import Plan
 
+# The greatest id that a database can give to a trial.
+MOST = 2**31 - 1
+
 
 class Ledger:
     """The trials of the study called `name`, which is created where there is none; its first trial is the baseline.
@@ -76,8 +79,11 @@ class Ledger:
         """The completed trials, the best first; a tie goes to the earlier trial."""
         return self.completed.ranking
 
-    def read(self, *, epochs: bool = False) -> None:
-        """Take in what other drivers have begun and ended; the epochs of what they train now only where asked for."""
+    def read(self, *, epochs: bool = False) -> list[int]:
+        """Take in what other drivers have begun and ended: the numbers of what has ended.
+
+        The epochs of what they train now are taken in only where asked for.
+        """
         known, others = self._known(), self.open - self.own.keys()
         states = self.database.call(lambda: tables.states(*self.place, others, len(known)))
         new = {
@@ -85,16 +91,17 @@ class Ledger:
             for number, (trial_id, state) in states.items()
             if epochs or number >= len(known) or state != known[number].state
         }
-        self._take_in(self._stored(new))
+        trials = self._stored(new)
+        self._take_in(trials)
+        return [trial.number for trial in trials if trial.state.is_finished()]
 
     def _stored(self, ids: set[int]) -> list[FrozenTrial]:
         """The trials with these ids as the database knows them, in the order of their numbers."""
         if not ids:
             return []
-        # All in six queries; Optuna's `get_trial` takes six for each.
+        # All in six queries; Optuna's `get_trial` takes six for each. No id is greater than the last argument.
         read = self.storage._get_trials
-        trials = self.database.call(lambda: read(self.stored._study_id, None, ids, max(ids)))
-        return [trial for trial in trials if trial._trial_id in ids]
+        return self.database.call(lambda: read(self.stored._study_id, None, ids, MOST))
 
     def _known(self) -> list[FrozenTrial]:
         """All trials by their numbers, those that wait, too."""
@@ -140,8 +147,16 @@ class Ledger:
         """Whether the pruner wants to stop `trial` after `epoch`, and may.
 
         It may not before the trial's scheduler could have acted once, nor while fewer than `N_MIN_TRIALS` trials are
-        complete.
+        complete. A trial that was to stop is to stop, whoever asks again: Hyperband itself would answer otherwise.
         """
+        if trial.user_attrs.get("pruned_at") == epoch:
+            return True
+        decided = self._decides_to_prune(trial, epoch)
+        if decided:
+            trial.set_user_attr("pruned_at", epoch)
+        return decided
+
+    def _decides_to_prune(self, trial: optuna.Trial, epoch: int) -> bool:
         patience = trial.params.get("scheduler_patience", self.plan.config.scheduler_patience)
         may = epoch > patience + 1 and len(self.ranked) >= studies.N_MIN_TRIALS
         if self.plan.pruner == "hyperband":

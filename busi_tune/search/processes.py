@@ -82,7 +82,7 @@ class Processes:
                 said: Trained | Ended | str = worker.pipe.recv()
             except (EOFError, OSError):
                 worker.process.join()
-                return Died(self._free(worker), _how(worker.process.exitcode or 0))
+                return _died(self._free(worker), worker.process.exitcode or 0)
             if isinstance(said, str):
                 self.progress.notice(said)
                 continue
@@ -109,8 +109,10 @@ class Processes:
         self.selector.close()
 
 
-def _how(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+def _died(job: Job, code: int) -> Died:
+    if code < 0:
+        return Died(job, f"signal {signal.Signals(-code).name}")
+    return Died(job, f"exit code {code}", "mend what the error above says")
 
 
 def _send(pipe: Connection, value: Any) -> None:

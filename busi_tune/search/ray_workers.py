@@ -123,10 +123,8 @@ class RayActors:
         try:
             return self._heard(actor, actor.job, ray.get(ready))
         except RayTaskError as error:
-            if not isinstance(error.cause, BusiTuneError):
-                raise
             job, actor.job = actor.job, None
-            return Ended(job, "", error.cause)
+            return Ended(job, "", _error(error))
         except RayError as error:
             # The actor, its node, or what it had to say is gone.
             job, actor.job = actor.job, None
@@ -193,12 +191,21 @@ def shares(cpus: Sequence[int], gpus: Sequence[int], count: int) -> dict[str, An
     """The most CPUs that each of `count` actors can have on nodes with so many, and a GPU or an equal part of one.
 
     Raises:
-        ConfigError: there are fewer CPUs than actors.
+        ConfigError: there are fewer CPUs than actors, on the nodes with GPUs if there are any.
     """
-    if sum(cpus) < count:
-        raise ConfigError(f"workers must be at most {sum(cpus)}, the CPUs of the Ray cluster, not {count}.")
-    share = next(share for share in range(max(cpus), 0, -1) if sum(node // share for node in cpus) >= count)
-    return {"num_cpus": share, "num_gpus": 1 / math.ceil(count / sum(gpus)) if sum(gpus) else 0}
+    # Each node's CPUs, and its GPUs; where there are any, a node without is no place for an actor.
+    nodes = [(cpu, gpu) for cpu, gpu in zip(cpus, gpus, strict=True) if gpu or not sum(gpus)]
+    most = sum(cpu for cpu, _ in nodes)
+    if most < count:
+        where = "nodes with GPUs of the Ray cluster" if sum(gpus) else "Ray cluster"
+        raise ConfigError(f"workers must be at most {most}, the CPUs of the {where}, not {count}.")
+
+    def fits(share: int, parts: int) -> bool:
+        return sum(min(cpu // share, gpu * parts if gpu else count) for cpu, gpu in nodes) >= count
+
+    parts = next(n for n in range(math.ceil(count / max(1, sum(gpus))), count + 1) if fits(1, n))
+    share = next(share for share in range(max(cpus), 0, -1) if fits(share, parts))
+    return {"num_cpus": share, "num_gpus": 1 / parts if sum(gpus) else 0}
 
 
 def resolve_there(config: Config, count: int) -> Config:
@@ -206,6 +213,20 @@ def resolve_there(config: Config, count: int) -> Config:
 
     Raises:
         ConfigError: CUDA is asked for and not there.
+        RunError: the cluster cannot run busi-tune.
     """
-    resolved: Config = ray.get(ray.remote(**_needs(count))(hardware.resolve).remote(config))
+    needs = _needs(count)
+    try:
+        resolved: Config = ray.get(ray.remote(**needs)(hardware.resolve).remote(config))
+    except RayError as error:
+        raise _error(error) from error
     return resolved
+
+
+def _error(error: RayError) -> BusiTuneError:
+    """What went wrong on the cluster, as our own error."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BusiTuneError):
+        return cause
+    reason = str(error).strip().splitlines()[-1]
+    return RunError(f"The Ray cluster failed ({reason}); every node needs the busi-tune and PyTorch that this one has.")

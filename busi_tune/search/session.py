@@ -15,7 +15,7 @@ from busi_tune.data.dataset import Dataset, open_dataset
 from busi_tune.errors import ConfigError, RunError
 from busi_tune.progress import Progress
 from busi_tune.search import finals, space, study
-from busi_tune.search.driver import Budget, Driver, Search
+from busi_tune.search.driver import FINALS, Budget, Driver, Search
 from busi_tune.search.importance import importances, never_acted
 from busi_tune.search.ledger import Ledger
 from busi_tune.search.options import SearchOptions
@@ -24,6 +24,7 @@ from busi_tune.search.storage import Database, server_url
 from busi_tune.search.verdict import verdict_of
 from busi_tune.search.workers import Here, Workers
 from busi_tune.training import run as runs
+from busi_tune.training.folder import METRICS
 from busi_tune.training.hardware import resolve
 from busi_tune.training.model import untrained
 
@@ -53,7 +54,7 @@ def search(
             stack.enter_context(files.only_writer(folder))
         with files.locked(folder / ".begin.lock"):
             if overwrite:
-                _clear(folder)
+                _clear(folder, progress)
             stack.callback(os.close, _present(folder))
             dataset = open_dataset(root, resolved, progress, saved=study.saved_split(folder), split_file=split_file)
             untrained(resolved, len(dataset.classes))
@@ -73,8 +74,9 @@ def search(
             baseline = baseline_run or folder.parent / "baseline"
             finals.adopt_baseline(session, baseline, required=baseline_run is not None)
         budget = Budget(trials=options.trials, seconds=options.timeout, epochs=options.epochs_total)
-        Driver(session, budget, options.keep_trials).run()
-        return _finish(session, options)
+        driver = Driver(session, budget, max(options.keep_trials, options.confirm))
+        driver.run()
+        return _finish(driver, options)
 
 
 def dimensions_of(config: Config, options: SearchOptions) -> space.Space:
@@ -95,10 +97,18 @@ def _present(folder: Path) -> int:
     return claim
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, progress: Progress) -> None:
     claim = files.take_lock(folder / ".drivers.lock", wait=False)
     if claim is None:
         raise RunError(f"{folder} is in use by another driver; --overwrite it when all of them have ended.")
+    # Workers outlive a driver that is killed, and would write their epoch into the new study.
+    for lock in [*folder.glob("trials/*/.lock"), *folder.glob("confirm/*/*/.lock")]:
+        held = files.take_lock(lock, wait=False)
+        if held is None:
+            progress.notice(f"{lock.parent} is still in use by a worker whose driver was killed; waiting for it.")
+            held = files.take_lock(lock, wait=True)
+        assert held is not None
+        os.close(held)
     study.clear(folder)
     os.close(claim)
 
@@ -136,13 +146,14 @@ def _workers(options: SearchOptions, dataset: Dataset, progress: Progress) -> It
         workers.close()
 
 
-def _finish(session: Search, options: SearchOptions) -> Result:
+def _finish(driver: Driver, options: SearchOptions) -> Result:
     """What follows the trials, done by the last driver to end: the others say who is still at work."""
+    session = driver.search
     ledger, result, judged = session.ledger, Result(), -1
     ledger.read()
     # Whoever ends meanwhile leaves its trials to this driver, so they are looked for again in the end.
     while judged < len(session.finished()):
-        claim = None if ledger.running else files.take_lock(session.folder / ".finals.lock", wait=False)
+        claim = None if ledger.running else files.take_lock(session.folder / FINALS, wait=False)
         if claim is None:
             at_work = f"Another driver is still at work on {session.folder}; the last to end trains the best."
             session.progress.notice(at_work)
@@ -153,6 +164,7 @@ def _finish(session: Search, options: SearchOptions) -> Result:
         finally:
             os.close(claim)
         ledger.read()
+    driver.clean_up()
     rows = study.trial_rows(session.finished(), session.plan.space)
     told = {"metric": session.plan.metric, "trials": rows, "disk_bytes": files.disk_bytes(session.folder)}
     return told | result
@@ -161,15 +173,15 @@ def _finish(session: Search, options: SearchOptions) -> Result:
 def _finals(session: Search, options: SearchOptions) -> Result:
     audited = finals.audit_pruning(session, options.audit) if options.audit else []
     finalists = finals.confirm(session, options.confirm, options.seeds) if options.confirm else []
-    chosen = finalists[0]["trial"] if finalists else finals.best_trial(session)
-    return {"audit": audited, "finalists": finalists, "best": finals.train_best(session, chosen)}
+    wanted = [entry["trial"] for entry in finalists] or [trial.number for trial in session.ranked()]
+    return {"audit": audited, "finalists": finalists, "best": finals.train_best(session, wanted)}
 
 
 def _learnt(session: Search) -> Result:
     """What the study says beyond its best trial: the verdict, which is written, and what mattered."""
     trials, plan = session.finished(), session.plan
     found = None
-    if trials[0].state != TrialState.FAIL:
+    if (session.trial_folder(0) / METRICS).exists():
         judged = sum(trial.state != TrialState.FAIL for trial in trials)
         found = verdict_of(session.trial_folder(0), session.folder / "best", session.dataset.split, judged)
         files.write_json(session.folder / "verdict.json", found)

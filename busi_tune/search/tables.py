@@ -48,6 +48,10 @@ def _with_ids(
 ) -> Iterator[tuple[int, FrozenTrial | None, FrozenTrial]]:
     """The changes with the trials' ids; those that the database does not have are made, those that wait are begun."""
     trials = models.TrialModel
+    if any(old is None for old, _ in changes.values()):
+        # As Optuna does where it makes a trial: one that is made by a connection that was given up is waited for.
+        study = select(models.StudyModel.study_id).where(models.StudyModel.study_id == study_id)
+        connection.execute(study.with_for_update())
     known = select(trials.number, trials.trial_id).where(trials.study_id == study_id, trials.number.in_(changes))
     ids = {row.number: row.trial_id for row in connection.execute(known)}
     for number, (old, new) in changes.items():

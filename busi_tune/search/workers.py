@@ -48,10 +48,14 @@ class Ended:
 
 @dataclass(frozen=True)
 class Died:
-    """The worker of a job has died; the job can be started again, from its last saved epoch."""
+    """The worker of a job has died; the job can be started again, from its last saved epoch.
+
+    `cure` says what may help where it dies again and again.
+    """
 
     job: Job
     how: str
+    cure: str = "lower --workers or --batch-size"
 
 
 Event = Trained | Ended | Died
@@ -179,9 +183,7 @@ def work_through(
             if deaths[event.job, reached[event.job]] < MOST_DEATHS:
                 workers.start(event.job)
                 continue
-            error = WorkerLost(
-                f"{MOST_DEATHS} workers died in one epoch ({event.how}); lower --workers or --batch-size."
-            )
+            error = WorkerLost(f"{MOST_DEATHS} workers died in one epoch ({event.how}); {event.cure}.")
             event = Ended(event.job, "", error)
         if isinstance(event, Ended):
             open_jobs, more = open_jobs - 1, True
