@@ -1,6 +1,8 @@
 """Kills a search again and again at random moments, driver and workers, and says what was lost.
 
     python tests/campaign.py --kills 100 --workers 4 --database postgres
+    python tests/campaign.py --kills 100 --workers 2 --drivers 2 --database postgres
+    python tests/campaign.py --kills 100 --workers 1 --pruner hyperband
     python tests/campaign.py --kills 10 --workers 2 --ray
 
 On Ray, nodes are killed, too, and others take their places.
@@ -33,6 +35,7 @@ from postgres import Server
 
 SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--batch-size", "16", "--device", "cpu"]
 TRIAL_EPOCHS = 6
+SPACE = "learning_rate = {low = 1e-5, high = 0.1, log = true}\nweight_decay = {low = 1e-5, high = 0.1, log = true}\n"
 REFERENCE = "reference"
 MEMORY = 200_000_000
 Row = dict[str, str]
@@ -60,23 +63,33 @@ class Campaign:
     random: random.Random
     longest: float
     cluster: Cluster | None = None
+    drivers: int = 1
+    pruner: str = "median"
     report: Report = field(default_factory=Report)
+
+    @property
+    def alone(self) -> bool:
+        """Whether one worker trains, so that all that is drawn and pruned is known beforehand."""
+        return self.workers * self.drivers == 1
 
     @property
     def trials(self) -> int:
         """With several workers fewer than the sampler draws at random: those are the same, however many workers."""
-        return 14 if self.workers == 1 else 8
+        return 14 if self.alone else 8
 
     def command(self, out: str) -> list[str]:
         epochs = ["--epochs", "8", "--trial-epochs", str(TRIAL_EPOCHS), "--trials", str(self.trials)]
         storage = ["--storage", self.server.url] if self.server else []
         ray = ["--ray", self.cluster.address] if self.cluster and out != REFERENCE else []
+        # Pruned early, the sooner the better: with several workers it would depend on who is first.
+        early = ["--scheduler-patience", "0", "--space", "space.toml"] if self.alone else []
         own = ["--workers", str(self.workers if out != REFERENCE else 1), "--out", f"studies/{out}", *storage, *ray]
-        return ["search", "--data", "data", *SMALL, *epochs, *own]
+        return ["search", "--data", "data", *SMALL, *epochs, "--pruner", self.pruner, *early, *own]
 
     def run(self, kills: int) -> Report:
         """Kill so many times."""
         make_phantoms(self.folder / "data", Silent(), {"benign": 26, "malignant": 22, "normal": 20}, seed=1)
+        (self.folder / "space.toml").write_text(SPACE)
         assert crashes.run(self.command(REFERENCE), self.folder)[0] == 0
         reference = told(self.folder / "studies" / REFERENCE)
         while self.report.kills.total() < kills:
@@ -91,19 +104,23 @@ class Campaign:
     def _one_study(self, out: str, kills: int) -> None:
         study = self.folder / "studies" / out
         (self.folder / "output.txt").unlink()
-        code = -9
-        while code != 0:
-            driver = crashes.begin(self.command(out), self.folder)
-            while driver.is_alive() and self.report.kills.total() < kills:
+        drivers = [crashes.begin(self.command(out), self.folder) for _ in range(self.drivers)]
+        while drivers:
+            driver = self.random.choice(drivers)
+            if self.report.kills.total() < kills:
                 self._wait(driver, study)
                 self._kill(driver, study)
+                if driver.is_alive():
+                    continue
             driver.join(300)
-            code = driver.exitcode if driver.exitcode is not None else 1
-            if code not in (0, -9):
-                self.report.problems.append(
-                    f"{out}: exit code {code}; {(self.folder / 'output.txt').read_text()[-500:]}"
-                )
-                return
+            drivers.remove(driver)
+            code = driver.exitcode
+            if code == -9:
+                drivers.append(crashes.begin(self.command(out), self.folder))
+            elif code != 0:
+                said = (self.folder / "output.txt").read_text()[-500:]
+                self.report.problems.append(f"{out}: exit code {code}; {said}")
+                driver.kill()
 
     def _wait(self, driver: BaseProcess, study: Path) -> None:
         """Until a random moment: now and then of the driver's start, mostly after another epoch was trained."""
@@ -217,6 +234,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--drivers", type=int, default=1, help="at work on one study at a time; needs postgres")
+    parser.add_argument("--pruner", choices=["median", "hyperband", "none"], default="median")
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--ray", action="store_true", help="on a Ray cluster of three nodes on this host")
     parser.add_argument("--seed", type=int, default=0)
@@ -227,8 +246,9 @@ def main() -> None:
     begun = time.monotonic()
     try:
         longest = 15.0 if options.ray else 2.0
-        campaign = Campaign(folder, options.workers, server, random.Random(options.seed), longest, cluster)
-        report = campaign.run(options.kills)
+        seeded = random.Random(options.seed)
+        drivers, pruner = options.drivers, options.pruner
+        report = Campaign(folder, options.workers, server, seeded, longest, cluster, drivers, pruner).run(options.kills)
     finally:
         if cluster:
             cluster.shutdown()

@@ -9,11 +9,12 @@ from campaign import Campaign
 from postgres import Server
 
 
-@pytest.mark.parametrize(("workers", "kills", "seed"), [(1, 3, 1), (2, 4, 2)])
+@pytest.mark.parametrize(("workers", "drivers", "kills", "seed"), [(1, 1, 3, 1), (2, 1, 4, 2), (1, 2, 3, 3)])
 def test_kills_at_random_moments_lose_nothing(
-    workers: int, kills: int, seed: int, tmp_path: Path, postgres: Server
+    workers: int, drivers: int, kills: int, seed: int, tmp_path: Path, postgres: Server
 ) -> None:
-    report = Campaign(tmp_path, workers, postgres, random.Random(seed), longest=3.0).run(kills)
+    campaign = Campaign(tmp_path, workers, postgres, random.Random(seed), longest=3.0, drivers=drivers)
+    report = campaign.run(kills)
     assert report.problems == []
     assert report.kills.total() == kills
-    assert report.trials == (14 if workers == 1 else 8) * report.studies > 0
+    assert report.trials == campaign.trials * report.studies > 0
