@@ -16,7 +16,7 @@ from busi_tune.training import run as runs
 from busi_tune.training.state import Epoch
 
 # A worker that dies so often without finishing an epoch will die again: too little memory, most likely.
-MOST_DEATHS = 3
+MOST_DEATHS = 5
 
 
 @dataclass(frozen=True)
