@@ -87,10 +87,14 @@ def csv_stream(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping
     """A function that adds a row to the CSV at `path`, which is there, whole, once the block has ended well.
 
     Raises:
-        FileError: the file system refuses; nothing is left behind.
+        FileError: the file system refuses, or anything but a CSV with the same first column is there; nothing is left
+            behind.
     """
     if path.is_dir():
         raise FileError(f"{path} is a folder; name the file to write.")
+    with explained(path, "read"):
+        if path.exists() and not path.read_bytes().startswith(f"{columns[0]},".encode()):
+            raise FileError(f"{path} would be replaced, and is no table of answers; name another file.")
     temporary = temporary_for(path)
     with explained(path, "written"):
         file = temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="")

@@ -127,6 +127,8 @@ def baseline(
     Raises:
         BusiTuneError: see errors.py; what was trained until then is kept.
     """
+    if not (folder / store.IDENTITY).exists():
+        files.refuse_foreign(folder, "a run", store.FIRST_FILES)
     with files.only_writer(folder):
         if overwrite:
             store.clear(folder)
@@ -233,7 +235,9 @@ def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:
         DataError: the data has changed.
     """
     if not (run / store.METRICS).exists():
-        raise RunError(f"{run} is not a finished run; finish it with the command that began it.")
+        best = run / "best"
+        hint = f"name {best}" if best.exists() else "finish it with the command that began it"
+        raise RunError(f"{run} is not a finished run; {hint}.")
     place = root or store.remembered_data(run)
     return open_dataset(place, store.read_identity(run).config, progress, saved=read_split(run / store.SPLIT))
 

@@ -119,6 +119,14 @@ def test_a_config_file_with_an_unknown_key(here: Path, phantoms: Path, capsys: p
     assert not (here / "studies").exists()
 
 
+def test_an_options_fault_is_not_the_files(here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.toml").write_text("image_size = 64\n")
+    code, sentence = refused(["baseline", "--data", str(phantoms), "--config", "c.toml", "--image-size", "5"], capsys)
+    assert code == 2
+    assert sentence == "busi-tune: The options: image_size must be between 16 and 1024, not 5."
+    assert not (here / "studies").exists()
+
+
 @pytest.mark.usefixtures("here")
 def test_data_that_cannot_be_used(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("empty", "one/benign", "two/benign", "two/malignant"):
@@ -206,6 +214,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(
             code, sentence = refused([*command, "--data", str(phantoms), "--out", "mine", *SMALL, *more], capsys)
             assert code == 1
             assert "holds thesis.txt" in sentence
+    assert [path.name for path in (here / "mine").iterdir()] == ["thesis.txt"]
     assert (here / "mine/thesis.txt").read_text() == "years of work"
 
 

@@ -76,7 +76,7 @@ def test_run_looks_at_the_search_before_it_trains_the_baseline(
 
 def test_a_baseline_on_the_demos_phantoms_clearly_beats_chance(phantoms: Path, tmp_path: Path, tiny: Config) -> None:
     """By the interval of the mean of the classes' recalls, a third by chance; the demo draws three times as many."""
-    config = tiny.replace(epochs=10, fractions=(0.5, 0.2, 0.3))
+    config = tiny.replace(epochs=20, fractions=(0.5, 0.2, 0.3))
     figures = pipeline.baseline(phantoms, tmp_path / "run", config, Silent())
     assert figures["test"]["intervals"]["balanced_accuracy"][0] > 1 / 3
     assert figures["test"]["balanced_accuracy"] > 0.5

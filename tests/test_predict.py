@@ -232,6 +232,7 @@ def test_a_mask_is_taken_where_it_is_named(pictures: Path) -> None:
         (["{export}", "-"], 1, "The list on stdin names no file"),
         (["{export}", "{image}", "--csv", "{empty}"], 1, "is a folder"),
         (["{export}", "{image}", "--csv", "{missing}/a.csv"], 1, "could not be written"),
+        (["{export}", "{image}", "--csv", "{image}"], 1, "would be replaced, and is no table of answers"),
         (["{export}", "{image}", "--provider", "tpu"], 2, "--provider must be one that"),
         (["{export}"], 2, "Missing argument"),
         (["{export}", "{image}", "--batch-size", "0"], 2, "--batch-size"),

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -216,3 +217,18 @@ def test_a_study_is_overwritten_when_the_last_worker_of_a_killed_driver_has_ende
     assert seen.claim is None
     assert f"{tmp_path / 'study/trials/0000'} is still in use by a worker" in " ".join(seen.notices)
     assert seen.epochs("trial 0") == [1]
+
+
+def test_a_study_that_was_refused_before_its_first_trial_is_in_nobodys_way(
+    phantoms: Path, config: Config, tmp_path: Path
+) -> None:
+    study, options = tmp_path / "study", SearchOptions(trials=1, trial_epochs=1)
+    away = replace(options, storage="postgresql+psycopg://me@127.0.0.1:1/db")
+    with pytest.raises(FileError, match="run the same command again"):
+        pipeline.search(phantoms, study, config, away, Silent())
+    with pytest.raises(RunError, match="cannot be the study's first trial"):
+        pipeline.search(phantoms, study, config, OPTIONS, Silent(), baseline_run=tmp_path / "nothing")
+    assert (study / "study.json").exists()
+    assert len(pipeline.search(phantoms, study, config, options, Silent())["trials"]) == 1
+    with pytest.raises(RunError, match="holds another study"):
+        pipeline.search(phantoms, study, config, OPTIONS, Silent())

@@ -161,6 +161,7 @@ def test_fields_keep_the_files_order(tmp_path: Path) -> None:
         ("batch_size = {choices = 8}", "choices of batch_size must be a list of values, not 8"),
         ("batch_size = {choices = [8, 5000]}", "batch_size must be between 2 and 4096, not 5000"),
         ("class_weights = {choices = [true, 1]}", "class_weights must be of type bool, not 1"),
+        ('arch = {choices = ["resnet50", "resnet19"]}', "unknown architecture 'resnet19', did you mean 'resnet18'?"),
         (
             'precision = {choices = ["float16"]}',
             "precision must be one of auto, float32, bfloat16, not 'float16'",

@@ -92,11 +92,10 @@ def build_config(
             raise click.UsageError(f"--split says who is where, which leaves nothing to {', '.join(beside)}; drop one.")
         given = given | {"strategy": "file"}
     values = dict(base or {})
-    source = "The options"
     if config_file is not None:
         values |= read_toml(config_file)
-        source = str(config_file)
-    return from_dict(values | {name: value for name, value in given.items() if value is not None}, source)
+        from_dict(values, str(config_file))
+    return from_dict(values | {name: value for name, value in given.items() if value is not None}, "The options")
 
 
 def common_options(command: Command) -> Command:

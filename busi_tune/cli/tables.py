@@ -147,14 +147,18 @@ def show_verdict(verdict: Result) -> None:
     print_table("Baseline against tuned, paired", ["metric", "baseline", "tuned", "difference", INTERVAL], rows)
     print_line(
         f"{verdict['changed_to_right']} images changed to right, {verdict['changed_to_wrong']} to wrong; "
-        f"McNemar's exact p = {verdict['mcnemar_p']:.3f}, by groups {verdict['grouped_p']:.3f}."
+        f"McNemar's exact {_p(verdict['mcnemar_p'])}, by groups {_p(verdict['grouped_p'])}."
     )
     expected = "" if verdict["optimism"] is None else f"some {100 * verdict['optimism']:.1f} points, "
     print_line(
-        f"The best of {verdict['trials']} equally good trials would look {expected}at most "
-        f"{100 * verdict['optimism_at_most']:.1f} points, better in validation accuracy than it is."
+        f"The best of {verdict['trials']} equally good trials would look better in validation accuracy than it is, by "
+        f"{expected}{100 * verdict['optimism_at_most']:.1f} points at most."
     )
     print_line(verdict["sentence"])
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _range(found: Result) -> str:
@@ -162,8 +166,11 @@ def _range(found: Result) -> str:
     return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 
-def _show_audit_of_pruning(audited: list[Result]) -> None:
+def _show_audit_of_pruning(audited: list[Result] | None) -> None:
+    if audited is None:
+        return
     if not audited:
+        print_line("No pruned trial could be trained on: the audit has nothing to say.")
         return
     columns = ["trial", "pruned at", "value then", "value at its end", "regret"]
     print_table("Pruned trials, drawn at random and trained on", columns, [entry.values() for entry in audited])

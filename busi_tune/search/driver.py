@@ -45,7 +45,7 @@ class Search:
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial is trained: a run of its own."""
-        return self.folder / "trials" / f"{number:04d}"
+        return self.folder / studies.TRIALS / f"{number:04d}"
 
     def finished(self) -> list[FrozenTrial]:
         """The trials that have ended, in the order of their numbers."""
@@ -106,7 +106,6 @@ class Driver:
             FileError: the database or a folder cannot be written.
         """
         search = self.search
-        files.make_folder(search.folder / "trials")
         self.holding = self._held()
         self._show()
         try:
@@ -163,7 +162,7 @@ class Driver:
     def _claim(self, number: int) -> bool:
         if number in self.claims:
             return False
-        claim = files.take_lock(self.search.folder / "trials" / f".{number:04d}.lock", wait=False)
+        claim = files.take_lock(self.search.folder / studies.TRIALS / f".{number:04d}.lock", wait=False)
         if claim is not None:
             self.claims[number] = claim
         return claim is not None

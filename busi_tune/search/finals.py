@@ -40,6 +40,8 @@ def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
         search.progress.notice(f"{baseline} is the study's first trial; none of its epochs is trained again.")
     elif required:
         raise RunError(f"{baseline} cannot be the study's first trial: {problem}; name another --baseline.")
+    elif baseline.exists():
+        search.progress.notice(f"{baseline} is not the study's first trial, which is trained anew: {problem}.")
 
 
 def _unlike(search: Search, baseline: Path) -> str:

@@ -36,7 +36,10 @@ class SearchOptions:
         """Raise ConfigError where the numbers make no sense: all of them."""
         problems = []
         if not 1 <= self.trial_epochs <= config.epochs:
-            problems.append(f"trial_epochs must be between 1 and epochs ({config.epochs}), not {self.trial_epochs}")
+            problems.append(
+                f"trial_epochs must be between 1 and epochs ({config.epochs}), not {self.trial_epochs}: "
+                "give a lower --trial-epochs"
+            )
         least = {"trials": 1, "keep_trials": 1, "workers": 1, "epochs_total": 1, "confirm": 0, "seeds": 1, "audit": 0}
         for name, low in least.items():
             value = getattr(self, name)

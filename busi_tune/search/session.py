@@ -24,7 +24,7 @@ from busi_tune.search.storage import Database, server_url
 from busi_tune.search.verdict import verdict_of
 from busi_tune.search.workers import Here, Workers
 from busi_tune.training import run as runs
-from busi_tune.training.folder import METRICS
+from busi_tune.training.folder import FIRST_FILES, METRICS
 from busi_tune.training.hardware import resolve
 from busi_tune.training.model import untrained
 
@@ -49,11 +49,13 @@ def search(
         resolved = _resolved(config, options)
         dimensions = dimensions_of(resolved, options)
         database = Database.of(folder, options.storage, progress)
+        if not (folder / study.IDENTITY).exists():
+            files.refuse_foreign(folder, "a study", FIRST_FILES)
         files.make_folder(folder)
         if not database.shared:
             stack.enter_context(files.only_writer(folder))
         with files.locked(folder / ".begin.lock"):
-            if overwrite:
+            if overwrite or not study.begun(folder):
                 _clear(folder, progress)
             stack.callback(os.close, _present(folder))
             dataset = open_dataset(root, resolved, progress, saved=study.saved_split(folder), split_file=split_file)
@@ -73,6 +75,7 @@ def search(
             session = Search(folder, plan, dataset, progress, ledger, workers)
             baseline = baseline_run or folder.parent / "baseline"
             finals.adopt_baseline(session, baseline, required=baseline_run is not None)
+            files.make_folder(folder / study.TRIALS)
         budget = Budget(trials=options.trials, seconds=options.timeout, epochs=options.epochs_total)
         driver = Driver(session, budget, max(options.keep_trials, options.confirm))
         driver.run()
@@ -102,7 +105,7 @@ def _clear(folder: Path, progress: Progress) -> None:
     if claim is None:
         raise RunError(f"{folder} is in use by another driver; --overwrite it when all of them have ended.")
     # Workers outlive a driver that is killed, and would write their epoch into the new study.
-    for lock in [*folder.glob("trials/*/.lock"), *folder.glob("confirm/*/*/.lock")]:
+    for lock in [*folder.glob(f"{study.TRIALS}/*/.lock"), *folder.glob("confirm/*/*/.lock")]:
         held = files.take_lock(lock, wait=False)
         if held is None:
             progress.notice(f"{lock.parent} is still in use by a worker whose driver was killed; waiting for it.")
@@ -171,7 +174,7 @@ def _finish(driver: Driver, options: SearchOptions) -> Result:
 
 
 def _finals(session: Search, options: SearchOptions) -> Result:
-    audited = finals.audit_pruning(session, options.audit) if options.audit else []
+    audited = finals.audit_pruning(session, options.audit) if options.audit else None
     finalists = finals.confirm(session, options.confirm, options.seeds) if options.confirm else []
     wanted = [entry["trial"] for entry in finalists] or [trial.number for trial in session.ranked()]
     return {"audit": audited, "finalists": finalists, "best": finals.train_best(session, wanted)}

@@ -9,6 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from busi_tune.config import FIELDS, TYPES, Config, read_toml, unknown
 from busi_tune.errors import ConfigError
+from busi_tune.training.model import ARCHITECTURES
 
 Space = dict[str, BaseDistribution]
 
@@ -139,6 +140,8 @@ def _check_value(name: str, value: Any) -> None:
         Config().replace(**{name: value})
     except ConfigError as error:
         raise ValueError(str(error).rstrip(".").partition(": ")[2]) from error
+    if name == "arch" and value not in ARCHITECTURES:
+        raise ValueError(unknown(value, list(ARCHITECTURES)).replace("key", "architecture"))
 
 
 def _patience_problems(space: Space, config: Config) -> list[str]:

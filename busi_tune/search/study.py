@@ -21,7 +21,7 @@ from busi_tune.data.split import Split, read_split
 from busi_tune.errors import ConfigError, RunError
 from busi_tune.search.space import Space
 from busi_tune.search.storage import Database, shown
-from busi_tune.training.folder import FIRST_FILES, SPLIT
+from busi_tune.training.folder import SPLIT
 
 METRICS = {
     "val_loss": StudyDirection.MINIMIZE,
@@ -29,6 +29,7 @@ METRICS = {
     "val_macro_f1": StudyDirection.MAXIMIZE,
 }
 IDENTITY = "study.json"
+TRIALS = "trials"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 # Nothing is pruned against fewer completed trials than this: one survivor must not decide alone.
 N_MIN_TRIALS = 3
@@ -71,13 +72,12 @@ def check_plan(folder: Path, plan: Plan, split: Split, database: Database) -> st
     """Write study.json and the split into a new folder; refuse a folder that holds another study; its name.
 
     Raises:
-        RunError: the plans differ, or the folder holds something that is no study.
+        RunError: the plans differ.
     """
     path = folder / IDENTITY
     # A server holds many studies, so there it needs a name that no other has.
     place = {"storage": shown(database.url), "study": f"busi-tune-{uuid4()}"} if database.shared else {}
     if not path.exists():
-        files.refuse_foreign(folder, "a study", FIRST_FILES)
         split.write(folder / SPLIT)
         files.write_json(path, plan.to_dict() | place)
     known = files.read_json(path)
@@ -89,6 +89,11 @@ def check_plan(folder: Path, plan: Plan, split: Split, database: Database) -> st
             "or start anew with --overwrite."
         )
     return str(name)
+
+
+def begun(folder: Path) -> bool:
+    """Whether the study in `folder` has got as far as its trials; until then nothing of it is worth keeping."""
+    return (folder / TRIALS).exists()
 
 
 def saved_split(folder: Path) -> Split | None:

@@ -126,7 +126,7 @@ def _sentence(found: Verdict, *, same: bool) -> str:
         )
     why = " (the tuned model is the baseline itself)" if same else ""
     if interval and not interval[0] <= 0 <= interval[1]:
-        why = f" (its interval excludes zero, but too few groups changed: exact p = {found['grouped_p']:.2f})"
+        why = f" (its interval excludes zero, but the exact test by groups has p = {found['grouped_p']:.3f})"
     smallest = found["detectable_difference"]
     seen = (
         f"at this test size only differences above {100 * smallest:.1f} points could be seen"

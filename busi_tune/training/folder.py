@@ -56,10 +56,9 @@ def saved_split(folder: Path, config: Config) -> Split | None:
     `auto` in `config` agrees with whatever it meant when the run began.
 
     Raises:
-        RunError: the folder holds a run of another configuration, or something that is no run.
+        RunError: the folder holds a run of another configuration.
     """
     if not (folder / IDENTITY).exists():
-        files.refuse_foreign(folder, "a run", FIRST_FILES)
         return None
     refuse_other(folder, read_identity(folder), config)
     return read_split(folder / SPLIT)
