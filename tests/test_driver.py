@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from busi_tune import files, pipeline
 from busi_tune.config import Config
 from busi_tune.progress import Silent
-from busi_tune.search.driver import FINALS, Budget
+from busi_tune.search.driver import NEEDED, Budget
 from busi_tune.search.options import SearchOptions
 from test_search import Recorder, rows
 
@@ -194,17 +194,17 @@ class AtTheEnd(Recorder):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
-        self.claim: int | None = None
+        self.claims: list[int | None] = []
 
     def step(self, task: str, done: int, total: int, detail: str = "") -> None:
         super().step(task, done, total, detail)
-        if self.claim is None:
-            self.claim = files.take_lock(self.folder / FINALS, wait=False)
-            assert self.claim is not None
+        if not self.claims:
+            self.claims = [files.take_lock(self.folder / name, wait=False) for name in (".finals.lock", NEEDED)]
 
     def go(self) -> None:
-        assert self.claim is not None
-        os.close(self.claim)
+        for claim in self.claims:
+            assert claim is not None
+            os.close(claim)
 
 
 def test_no_checkpoint_is_deleted_while_another_driver_may_need_it(

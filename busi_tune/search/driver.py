@@ -24,8 +24,8 @@ from busi_tune.training.state import Epoch
 FAILURES = (TrainingDiverged, ConfigError, OutOfMemory, WorkerLost)
 # A table of many trials is not written anew for each of them, but when it has grown by this share.
 GROWTH = 0.05
-# The lock of whoever is at what follows the trials.
-FINALS = ".finals.lock"
+# Who holds this lock is at what follows the trials, and may need any checkpoint.
+NEEDED = ".needed.lock"
 # Seconds that the database may lag behind.
 LAG = 1.0
 # Seconds until a driver looks again for trials that others have left behind: on a shared disk each look has its price.
@@ -272,8 +272,7 @@ class Driver:
         search = self.search
         best = {trial.number for trial in search.ranked()[: self.keep]}
         idle = self.holding - best - {0}
-        # Where another driver is at the study's end, it may be in need of any of them.
-        claim = files.take_lock(search.folder / FINALS, wait=False) if idle else None
+        claim = files.take_lock(search.folder / NEEDED, wait=False) if idle else None
         if claim is None:
             return
         for number in idle:

@@ -15,7 +15,7 @@ from busi_tune.data.dataset import Dataset, open_dataset
 from busi_tune.errors import ConfigError, RunError
 from busi_tune.progress import Progress
 from busi_tune.search import finals, space, study
-from busi_tune.search.driver import FINALS, Budget, Driver, Search
+from busi_tune.search.driver import NEEDED, Budget, Driver, Search
 from busi_tune.search.importance import importances, never_acted
 from busi_tune.search.ledger import Ledger
 from busi_tune.search.options import SearchOptions
@@ -156,14 +156,15 @@ def _finish(driver: Driver, options: SearchOptions) -> Result:
     ledger.read()
     # Whoever ends meanwhile leaves its trials to this driver, so they are looked for again in the end.
     while judged < len(session.finished()):
-        claim = None if ledger.running else files.take_lock(session.folder / FINALS, wait=False)
+        claim = None if ledger.running else files.take_lock(session.folder / ".finals.lock", wait=False)
         if claim is None:
             at_work = f"Another driver is still at work on {session.folder}; the last to end trains the best."
             session.progress.notice(at_work)
             break
         try:
             judged = len(session.finished())
-            result = _finals(session, options) | _learnt(session)
+            with files.locked(session.folder / NEEDED):
+                result = _finals(session, options) | _learnt(session)
         finally:
             os.close(claim)
         ledger.read()
