@@ -11,6 +11,7 @@ Each study runs until it has ended between the kills; then the next one begins, 
 
 import argparse
 import csv
+import json
 import os
 import random
 import re
@@ -236,8 +237,8 @@ def alike(study: Path, reference: Path) -> bool:
 def stored(folder: Path, server: Server | None) -> list[optuna.trial.FrozenTrial]:
     """The trials, as Optuna alone reads them."""
     url = server.url if server else f"sqlite:///{folder / 'study.db'}"
-    names = optuna.get_all_study_names(url)
-    return optuna.load_study(study_name=names[-1], storage=url).trials
+    name = json.loads((folder / "study.json").read_text()).get("study", "busi-tune")
+    return optuna.load_study(study_name=name, storage=url).trials
 
 
 def three_nodes() -> Cluster:

@@ -139,6 +139,7 @@ def measure(workers: int, trials: int, seconds: float, kind: str, *, known: int 
         ledger = filled(place, plan, known)
         crew = Processes(workers, empty, Silent(), asleep)
         try:
+            files.make_folder(Path(name) / studies.TRIALS)
             search = Search(Path(name), plan, empty, Silent(), ledger, crew)
             with dashboard(place.url.render_as_string(hide_password=False)) if watched else nullcontext([]) as reads:
                 started, worked = time.monotonic(), time.process_time()
