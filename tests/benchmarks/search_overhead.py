@@ -166,8 +166,11 @@ def dashboard(url: str) -> Iterator[list[int]]:
     assert watcher.stdout is not None
     assert watcher.stdout.readline() == "ready\n"
     counted: list[int] = []
-    yield counted
-    said, _ = watcher.communicate()
+    try:
+        yield counted
+        said, _ = watcher.communicate()
+    finally:
+        watcher.kill()
     if watcher.returncode != 0:
         raise RuntimeError(f"The dashboard ended with code {watcher.returncode}.")
     counted.append(int(said))
