@@ -46,7 +46,7 @@ class Trained:
 def trained(phantoms: Path, tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A ResNet18 that has learnt to tell the phantoms apart, judged by more of them than its validation split has."""
     run = tmp_path_factory.mktemp("int8") / "run"
-    pipeline.baseline(phantoms, run, replace(tiny, epochs=12), Silent())
+    pipeline.baseline(phantoms, run, replace(tiny, epochs=40, early_stopping_patience=40), Silent())
     data = pipeline.run_data(run, phantoms, Silent())
     parts = [data.part(name, tiny.image_size, Silent()) for name in ("train", "validation")]
     network = serving.to_onnx(serving.served(run, read_identity(run)), tiny.image_size)
