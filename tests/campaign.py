@@ -97,6 +97,9 @@ class Campaign:
             before = self.report.kills.total()
             self._one_study(out, kills)
             self._check(out, self.report.kills.total() - before)
+            # What went wrong is to be looked at.
+            if self.report.problems:
+                break
             shutil.rmtree(self.folder / "studies" / out)
             self.report.studies += 1
         return self.report
@@ -274,8 +277,9 @@ def main() -> None:
             cluster.shutdown()
         if server:
             server.remove()
-    shutil.rmtree(folder)
-    sys.stdout.write(f"{options} in {time.monotonic() - begun:.0f} s: {report}\n")
+    if not report.problems:
+        shutil.rmtree(folder)
+    sys.stdout.write(f"{options} in {time.monotonic() - begun:.0f} s in {folder}: {report}\n")
     sys.exit(bool(report.problems))
 
 
