@@ -141,10 +141,10 @@ def from_dict(values: Mapping[str, Any], source: str) -> Config:
     return Config(**typed)
 
 
-def unknown(name: str, known: list[str]) -> str:
-    """Say that `name` is not a known key, and which one is nearest."""
+def unknown(name: str, known: list[str], kind: str = "key") -> str:
+    """Say that `name` is not a known key, or another `kind` of name, and which one is nearest."""
     nearest = difflib.get_close_matches(name, known, n=1)
-    return f"unknown key {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else "")
+    return f"unknown {kind} {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else "")
 
 
 def read_toml(path: Path) -> dict[str, Any]:

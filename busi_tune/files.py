@@ -92,8 +92,11 @@ def csv_stream(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping
     """
     if path.is_dir():
         raise FileError(f"{path} is a folder; name the file to write.")
-    with explained(path, "read"):
-        if path.exists() and not path.read_bytes().startswith(f"{columns[0]},".encode()):
+    start = f"{columns[0]},".encode()
+    if path.exists():
+        with explained(path, "read"), path.open("rb") as there:
+            found = there.read(len(start))
+        if found != start:
             raise FileError(f"{path} would be replaced, and is no table of answers; name another file.")
     temporary = temporary_for(path)
     with explained(path, "written"):
@@ -175,14 +178,16 @@ def clear_folder(folder: Path, identity: str) -> None:
                 entry.unlink()
 
 
-def refuse_foreign(folder: Path, kind: str, own: Collection[str]) -> None:
-    """Refuse a folder that is not a `kind` yet and holds anything else than the files named in `own`.
+def refuse_foreign(folder: Path, kind: str, identity: str, own: Collection[str]) -> None:
+    """Refuse a folder that is no `kind`, known by its file `identity`, and holds anything but the files named in `own`.
 
     Locks, and what a killed writer left half-written, do not count.
 
     Raises:
         RunError: it does.
     """
+    if (folder / identity).exists():
+        return
     entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     others = [name for name in entries if name not in own and not name.endswith((".lock", TEMPORARY))]
     if others:

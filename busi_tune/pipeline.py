@@ -47,8 +47,7 @@ def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
         known = files.read_json(mark).get("seed")
         if known != seed:
             raise RunError(f"{folder} holds the phantoms of seed {known}, not {seed}; name another folder.")
-    else:
-        files.refuse_foreign(folder, "a folder of phantoms", ())
+    files.refuse_foreign(folder, "a folder of phantoms", mark.name, ())
     with files.only_writer(folder):
         files.write_json(mark, {"seed": seed})
         # It is written last.
@@ -67,8 +66,7 @@ def audit_data(
     from busi_tune.report.audit_page import write_page
 
     names = find_names(root)
-    if not (folder / "audit.json").exists():
-        files.refuse_foreign(folder, "an audit", {"audit.html"})
+    files.refuse_foreign(folder, "an audit", "audit.json", {"audit.html"})
     with files.only_writer(folder):
         found = audit(names, config.similarity, progress, seed=seed, split_file=split_file)
         files.write_json(folder / "audit.json", found)
@@ -127,8 +125,7 @@ def baseline(
     Raises:
         BusiTuneError: see errors.py; what was trained until then is kept.
     """
-    if not (folder / store.IDENTITY).exists():
-        files.refuse_foreign(folder, "a run", store.FIRST_FILES)
+    files.refuse_foreign(folder, "a run", store.IDENTITY, store.FIRST_FILES)
     with files.only_writer(folder):
         if overwrite:
             store.clear(folder)

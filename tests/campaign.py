@@ -215,7 +215,12 @@ def trained_again(output: str) -> int:
 def told(study: Path) -> list[Row]:
     """What a study says of its trials, without timings."""
     with (study / "trials.csv").open(newline="") as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+        return [untimed(row) for row in csv.DictReader(file)]
+
+
+def untimed(row: Row) -> Row:
+    """A row without what a clock has measured."""
+    return {key: value for key, value in row.items() if key not in ("seconds", "images_per_second")}
 
 
 def alike(study: Path, reference: Path) -> bool:
@@ -228,10 +233,9 @@ def alike(study: Path, reference: Path) -> bool:
         early = "PRUNED" in (ours["state"], theirs["state"])
         if any(ours[key] != theirs[key] for key in ours if not (early and key in outcome)):
             return False
-    timings = ("seconds", "images_per_second")
     known = epochs(reference)
     return all(
-        {key: a[key] for key in a if key not in timings} == {key: b[key] for key in b if key not in timings}
+        untimed(a) == untimed(b)
         for name, rows in epochs(study).items()
         for a, b in zip(rows, known[name], strict=False)
     )

@@ -119,8 +119,8 @@ def _known(folder: Path, origin: str, options: ExportOptions) -> Result | None:
     Raises:
         RunError: the folder holds something else.
     """
+    files.refuse_foreign(folder, "an export", VERIFICATION, {PREDICTIONS, CARD})
     if not (folder / VERIFICATION).exists():
-        files.refuse_foreign(folder, "an export", {PREDICTIONS, CARD})
         return None
     known = files.read_json(folder / VERIFICATION)
     if known.get("source_sha256") != origin:

@@ -49,8 +49,7 @@ def search(
         resolved = _resolved(config, options)
         dimensions = dimensions_of(resolved, options)
         database = Database.of(folder, options.storage, progress)
-        if not (folder / study.IDENTITY).exists():
-            files.refuse_foreign(folder, "a study", FIRST_FILES)
+        files.refuse_foreign(folder, "a study", study.IDENTITY, FIRST_FILES)
         files.make_folder(folder)
         if not database.shared:
             stack.enter_context(files.only_writer(folder))
@@ -153,7 +152,6 @@ def _finish(driver: Driver, options: SearchOptions) -> Result:
     """What follows the trials, done by the last driver to end: the others say who is still at work."""
     session = driver.search
     ledger, result, judged = session.ledger, Result(), -1
-    ledger.read()
     # Whoever ends meanwhile leaves its trials to this driver, so they are looked for again in the end.
     while judged < len(session.finished()):
         claim = None if ledger.running else files.take_lock(session.folder / ".finals.lock", wait=False)

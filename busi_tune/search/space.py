@@ -141,7 +141,7 @@ def _check_value(name: str, value: Any) -> None:
     except ConfigError as error:
         raise ValueError(str(error).rstrip(".").partition(": ")[2]) from error
     if name == "arch" and value not in ARCHITECTURES:
-        raise ValueError(unknown(value, list(ARCHITECTURES)).replace("key", "architecture"))
+        raise ValueError(unknown(value, list(ARCHITECTURES), "architecture"))
 
 
 def _patience_problems(space: Space, config: Config) -> list[str]:

@@ -22,7 +22,7 @@ def untrained(config: Config, classes: int) -> nn.Module:
         ConfigError: an unknown architecture, or one that does not take images of that size.
     """
     if config.arch not in ARCHITECTURES:
-        raise ConfigError(f"arch: {unknown(config.arch, list(ARCHITECTURES)).replace('key', 'architecture')}")
+        raise ConfigError(f"arch: {unknown(config.arch, list(ARCHITECTURES), 'architecture')}")
     extra: dict[str, Any] = {}
     if config.arch in ("googlenet", "inception_v3"):
         # torchvision trained these two on another normalisation, which they make from ImageNet's themselves.
