@@ -150,7 +150,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """Create `folder` and its parents where missing."""
+    """Create `folder` and its parents where missing.
+
+    Raises:
+        FileError: a file has its name, or the file system refuses.
+    """
+    if folder.is_file():
+        raise FileError(f"{folder} is a file; name a folder.")
     with explained(folder, "created"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

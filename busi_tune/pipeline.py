@@ -254,12 +254,14 @@ def export(
         ParityError: the export does not answer as its model does; no model is left.
     """
     dataset = run_data(run, root, progress)
-    from busi_tune.export.make import clear, export_run
+    from busi_tune.export import make
+    from busi_tune.inference import VERIFICATION
 
+    files.refuse_foreign(folder, "an export", VERIFICATION, make.FIRST_FILES)
     with files.only_writer(folder):
         if overwrite:
-            clear(folder)
-        return export_run(run, folder, dataset, options or ExportOptions(), progress)
+            make.clear(folder)
+        return make.export_run(run, folder, dataset, options or ExportOptions(), progress)
 
 
 @dataclass(frozen=True)

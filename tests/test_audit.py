@@ -222,7 +222,7 @@ def test_an_audit_looks_at_where_it_writes_before_it_reads(tmp_path: Path, capsy
     (tmp_path / "mine/thesis.txt").touch()
     for out, told in {
         "mine": "is not empty and not an audit (it holds thesis.txt); name another folder.",
-        "mine/thesis.txt": "could not be created: File exists; mend that and run the same command again.",
+        "mine/thesis.txt": "is a file; name a folder.",
     }.items():
         assert exit_code(["data", "audit", str(tmp_path / "data"), "--out", str(tmp_path / out)]) == 1
         assert capsys.readouterr().err == f"busi-tune: {tmp_path / out} {told}\n"

@@ -177,6 +177,7 @@ def test_a_folder_of_something_else_is_left_alone(exported: Exported, tmp_path: 
     for overwrite in (False, True):
         with pytest.raises(RunError, match=r"notes\.txt"):
             pipeline.export(exported.run, tmp_path, exported.data, Silent(), overwrite=overwrite)
+    assert names(tmp_path) == {"notes.txt"}
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

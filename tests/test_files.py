@@ -168,7 +168,7 @@ def test_make_and_remove_a_folder(tmp_path: Path) -> None:
         files.remove_folder(tmp_path / "a")
         assert names(tmp_path) == []
     (tmp_path / "plain").touch()
-    with pytest.raises(FileError, match="plain could not be created: File exists; mend"):
+    with pytest.raises(FileError, match=r"plain is a file; name a folder\."):
         files.make_folder(tmp_path / "plain")
 
 
@@ -275,7 +275,7 @@ def test_a_writer_clears_what_was_left_half_written_and_nothing_else(tmp_path: P
 def test_a_writer_needs_a_folder(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     with (
-        pytest.raises(FileError, match="plain could not be created: File exists; mend"),
+        pytest.raises(FileError, match=r"plain is a file; name a folder\."),
         files.only_writer(tmp_path / "plain"),
     ):
         pytest.fail("no folder")

@@ -94,13 +94,21 @@ def test_actors_that_are_killed_cost_no_committed_epoch(
     assert told(tmp_path / "study") == told(local)
 
 
-def test_a_node_that_dies_is_done_without(cluster: Cluster, phantoms: Path, local: Path, tmp_path: Path) -> None:
-    extra = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+@pytest.mark.parametrize("spare", [True, False], ids=["another has room", "no other has room"])
+def test_a_node_that_dies_is_done_without(
+    spare: bool, cluster: Cluster, phantoms: Path, local: Path, tmp_path: Path
+) -> None:
+    [node] = cluster.worker_nodes
+    if spare:
+        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
     cluster.wait_for_nodes()
-    seen = Killer(lambda: cluster.remove_node(extra, allow_graceful=False))
+    seen = Killer(lambda: cluster.remove_node(node, allow_graceful=False))
     pipeline.search(phantoms, tmp_path / "study", TINY, options(cluster.address), seen)
     assert seen.done
     assert told(tmp_path / "study") == told(local)
+    if not spare:
+        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+        cluster.wait_for_nodes()
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ from busi_tune.training.hardware import abilities, environment
 from busi_tune.training.run import prediction_rows
 
 Result = dict[str, Any]
+# What may be in a folder whose first export was cut off.
+FIRST_FILES = frozenset({PREDICTIONS, CARD})
 PACKAGES = ("busi-tune", "torch", "torchvision", "onnx", "onnxruntime", "pillow", "numpy")
 # What verification.json says of the model that takes pictures as they are, at its top.
 HEADLINES = ("passed", "reasons", "images", "max_error", "tolerance", "answers_changed", "model_sha256")
@@ -43,7 +45,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
     An export of the same run that was asked for the same is not made again. The caller holds the folder's lock.
 
     Raises:
-        RunError: the folder holds an export of another run, or something that is no export.
+        RunError: the folder holds an export of another run.
         ParityError: the exported model does not answer as PyTorch does; no model is left behind.
         GateError: an int8 or float16 model does not pass its gate; the others are there.
     """
@@ -117,9 +119,8 @@ def _known(folder: Path, origin: str, options: ExportOptions) -> Result | None:
     """The certificate of an export that is already what is asked for, or None where it is to be made.
 
     Raises:
-        RunError: the folder holds something else.
+        RunError: it is one of another run.
     """
-    files.refuse_foreign(folder, "an export", VERIFICATION, {PREDICTIONS, CARD})
     if not (folder / VERIFICATION).exists():
         return None
     known = files.read_json(folder / VERIFICATION)

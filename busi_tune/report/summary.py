@@ -18,7 +18,7 @@ def summary(audit: dict[str, Any]) -> list[tuple[str, str]]:
         ("unreadable files", str(len(audit["unreadable"]))),
         ("masks left out", str(audit["masks"])),
         ("other files left out", _listed(audit["other_files"]) or "none"),
-        ("exact copies", f"{sum(map(len, copies))} files in {len(copies)} sets"),
+        ("exact copies", f"{sum(map(len, copies))} files in {len(copies)} {'set' if len(copies) == 1 else 'sets'}"),
         (
             "near-duplicates",
             f"{audit['images_with_a_twin']} images in {len(audit['groups'])} groups "

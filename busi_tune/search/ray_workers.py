@@ -3,6 +3,7 @@
 import logging
 import math
 import socket
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,6 +46,10 @@ class Trainer:
         self.epochs = runs.epochs(runs.state_from(config, classes, kept), *parts, until)
         return hardware.environment()
 
+    @ray.method(max_task_retries=-1)
+    def there(self) -> None:
+        """Answer, once Ray has found a place for this actor."""
+
     def epoch(self) -> runs.Saved | None:
         """Train one epoch: all that it leaves, or None where none is left to train.
 
@@ -63,6 +68,11 @@ class _Actor:
     records: tuple[Epoch, ...] = ()
     saving: Future[None] | None = None
 
+    @property
+    def free(self) -> bool:
+        """Whether it can be given a job: it has none, and is not being restarted."""
+        return self.job is None and self.said is None
+
     def settle(self) -> None:
         """Wait until the last epoch is saved."""
         if self.saving is not None:
@@ -73,7 +83,8 @@ class _Actor:
 class RayActors:
     """Several actors; the driver keeps all files, so that no file system need be shared.
 
-    An epoch is saved while the next one is trained, by threads of the driver's.
+    An epoch is saved while the next one is trained, by threads of the driver's. The job of an actor that died waits for
+    whichever is free first: there may be no place left for that one.
     """
 
     def __init__(self, count: int, dataset: Dataset, progress: Progress) -> None:
@@ -82,16 +93,23 @@ class RayActors:
         needs = _needs(count)
         actor = ray.remote(**needs, max_restarts=-1)(Trainer)
         self.actors = [_Actor(actor.remote(needs["num_cpus"])) for _ in range(count)]
+        self.waiting_jobs: deque[Job] = deque()
         self.savers = ThreadPoolExecutor(count)
 
     @property
     def idle(self) -> int:
         """How many actors have no job."""
-        return sum(actor.job is None for actor in self.actors)
+        return sum(actor.free for actor in self.actors)
 
     def start(self, job: Job) -> None:
-        """Send a job to a free actor, with its last checkpoint."""
-        actor = next(actor for actor in self.actors if actor.job is None)
+        """Send a job to the next free actor, with its last checkpoint."""
+        actor = next((actor for actor in self.actors if actor.free), None)
+        if actor is None:
+            self.waiting_jobs.append(job)
+        else:
+            self._give(actor, job)
+
+    def _give(self, actor: _Actor, job: Job) -> None:
         with files.only_writer(job.folder):
             kept = runs.saved_state(job.folder)
         parts = self._parts(job.config.image_size)
@@ -109,25 +127,37 @@ class RayActors:
 
     def waiting(self, seconds: float) -> bool:
         """Whether a busy actor has something to say within so many seconds."""
-        said = [actor.said for actor in self.actors if actor.said is not None]
+        said = [actor.said for actor in self.actors if actor.job is not None and actor.said is not None]
         return bool(said) and bool(ray.wait(said, timeout=seconds)[0])
 
     def next(self) -> Event:
         """Wait for the first of the busy actors that has something to say."""
-        busy = [actor for actor in self.actors if actor.said is not None]
-        [ready], _ = ray.wait([actor.said for actor in busy], num_returns=1)
-        actor = next(actor for actor in busy if actor.said == ready)
-        assert actor.job is not None
-        actor.said = None
+        while True:
+            event, actor = None, self._first()
+            said, actor.said = actor.said, None
+            if actor.job is not None:
+                event = self._event(actor, actor.job, said)
+            if actor.free and self.waiting_jobs:
+                self._give(actor, self.waiting_jobs.popleft())
+            if event is not None:
+                return event
+
+    def _first(self) -> _Actor:
+        """The first actor that has something to say, be it that it is there again."""
+        asked = [actor for actor in self.actors if actor.said is not None]
+        [ready], _ = ray.wait([actor.said for actor in asked], num_returns=1)
+        return next(actor for actor in asked if actor.said == ready)
+
+    def _event(self, actor: _Actor, job: Job, said: Any) -> Event:
         actor.settle()
         try:
-            return self._heard(actor, actor.job, ray.get(ready))
+            return self._heard(actor, job, ray.get(said))
         except RayTaskError as error:
-            job, actor.job = actor.job, None
+            actor.job = None
             return Ended(job, "", _error(error))
         except RayError as error:
             # The actor, its node, or what it had to say is gone.
-            job, actor.job = actor.job, None
+            actor.job, actor.said = None, actor.handle.there.remote()
             return Died(job, str(error).splitlines()[0])
 
     def _heard(self, actor: _Actor, job: Job, said: Any) -> Event:
