@@ -25,6 +25,7 @@ from busi_tune.inference import Classifier
 from busi_tune.inference.seal import check_folder
 from busi_tune.progress import Silent
 from exported import EXPORT_FILES, Exported, flip_a_bit, linked, names, replace
+from test_search import Recorder
 
 pytest_plugins = ["exported"]
 
@@ -146,8 +147,10 @@ def test_an_export_is_made_once(exported: Exported) -> None:
 def test_exporting_again_mends_a_changed_model(exported: Exported, tmp_path: Path) -> None:
     folder = linked(exported.folder, tmp_path / "export")
     flip_a_bit(folder / "model.onnx")
-    certificate = pipeline.export(exported.run, folder, exported.data, Silent())
+    seen = Recorder()
+    certificate = pipeline.export(exported.run, folder, exported.data, seen)
     assert files.sha256(folder / "model.onnx") == certificate["model_sha256"]
+    assert any(text.endswith("or not whole; it is replaced.") for text in seen.notices)
 
 
 def test_another_run_needs_overwrite(exported: Exported, tiny: Config, tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
     known = _known(folder, origin, options)
     if known is not None:
         return known
+    if (folder / VERIFICATION).exists():
+        progress.notice(f"{folder} holds an export that is not what is asked for, or not whole; it is replaced.")
     source = Source.of(run, dataset, progress)
     fitted = fit(source, options.sensitivity)
     shown = Shown.of(source.pictures("test"), source.size)
