@@ -1,6 +1,6 @@
 """Records full learning curves over a grid of configurations, for replaying studies on them; can be interrupted.
 
-    python tests/benchmarks/record_curves.py --data ../shared/busi-256 --out curves.csv
+    python tests/benchmarks/record_curves.py --data data/busi --out curves.csv
     python tests/benchmarks/record_curves.py --pack curves.csv
 
 It goes on from the packed table where there is no `curves.csv` yet.
@@ -90,7 +90,7 @@ def pack(curves: Path) -> None:
 def main() -> None:
     """Record or pack."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data", type=Path, default=Path("../shared/busi-256"))
+    parser.add_argument("--data", type=Path, default=Path("data/busi"))
     parser.add_argument("--out", type=Path, default=Path("curves.csv"))
     parser.add_argument("--pack", type=Path)
     options = parser.parse_args()
