@@ -13,7 +13,7 @@ test: .venv/installed-for-tests
 	$(BIN)/mypy
 	.ci/postgres
 	.ci/node
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 format: .venv/installed-for-tests
 	$(BIN)/ruff check --fix .
