@@ -50,11 +50,9 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
         GateError: an int8 or float16 model does not pass its gate; the others are there.
     """
     origin = files.read_json(run / METRICS)["model_sha256"]
-    known = _known(folder, origin, options)
+    known = _known(folder, origin, options, progress)
     if known is not None:
         return known
-    if (folder / VERIFICATION).exists():
-        progress.notice(f"{folder} holds an export that is not what is asked for, or not whole; it is replaced.")
     source = Source.of(run, dataset, progress)
     fitted = fit(source, options.sensitivity)
     shown = Shown.of(source.pictures("test"), source.size)
@@ -117,7 +115,7 @@ def certify(
     }
 
 
-def _known(folder: Path, origin: str, options: ExportOptions) -> Result | None:
+def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress) -> Result | None:
     """The certificate of an export that is already what is asked for, or None where it is to be made.
 
     Raises:
@@ -128,11 +126,12 @@ def _known(folder: Path, origin: str, options: ExportOptions) -> Result | None:
     known = files.read_json(folder / VERIFICATION)
     if known.get("source_sha256") != origin:
         raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
-    if known.get("passed") is not True or known.get("options") != options.to_dict():
-        return None
-    hashes = {name: entry["model_sha256"] for name, entry in known["models"].items()} | known["files"]
-    whole = all((folder / name).exists() and files.sha256(folder / name) == sha for name, sha in hashes.items())
-    return known if whole else None
+    if known.get("passed") is True and known.get("options") == options.to_dict():
+        hashes = {name: entry["model_sha256"] for name, entry in known["models"].items()} | known["files"]
+        if all((folder / name).exists() and files.sha256(folder / name) == sha for name, sha in hashes.items()):
+            return known
+    progress.notice(f"{folder} holds an export that is not what is asked for, or not whole; it is replaced.")
+    return None
 
 
 def facts_of(source: Source, fitted: Fitted) -> Result:
