@@ -1,6 +1,7 @@
 """A study on a real Ray cluster of two nodes on this host: the same trials, whoever dies."""
 
 import csv
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from busi_tune.progress import Silent
 from busi_tune.search.options import SearchOptions
 from busi_tune.search.ray_workers import cluster as joined
 from busi_tune.search.ray_workers import resolve_there, shares
+from test_search import Recorder
 
 TINY = Config(arch="squeezenet1_1", weights="none", image_size=32, batch_size=16, epochs=4, device="cpu")
 MEMORY = 200_000_000
@@ -51,17 +53,15 @@ def local(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> Path:
     return study
 
 
-class Killer(Silent):
+class Killer(Recorder):
     """Does something once, when trial 1 has its second epoch."""
 
     def __init__(self, deed: object) -> None:
+        super().__init__()
         self.deed, self.done = deed, False
-        self.notices: list[str] = []
 
-    def notice(self, text: str) -> None:
-        self.notices.append(text)
-
-    def step(self, task: str, done: int, total: int, detail: str = "") -> None:  # noqa: ARG002
+    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
+        super().step(task, done, total, detail)
         if task == "trial 1" and done == 2 and not self.done:
             self.done = True
             assert callable(self.deed)
@@ -69,13 +69,14 @@ class Killer(Silent):
 
 
 def kill_the_actors() -> None:
-    """A SIGKILL for each process that trains: one of them has an epoch to train next, which cannot be begun anew.
-
-    The other may not have come up yet.
-    """
-    running = psutil.process_iter(["cmdline"])
-    trainers = [process for process in running if "ray::Trainer" in "".join((process.info["cmdline"] or [])[:1])]
-    assert trainers
+    """A SIGKILL for each process that trains: one of them has an epoch to train next, which cannot be begun anew."""
+    trainers: list[psutil.Process] = []
+    # On a busy machine one of them may take its time to come up.
+    while len(trainers) < 2:
+        time.sleep(0.1)
+        running = psutil.process_iter(["cmdline"])
+        trainers = [process for process in running if "ray::Trainer" in "".join((process.info["cmdline"] or [])[:1])]
+    assert len(trainers) == 2
     for trainer in trainers:
         trainer.kill()
 

@@ -35,8 +35,6 @@ class Trainer:
         hardware.confine(threads, None)
         self.epochs: Iterator[runs.Saved] = iter(())
 
-    # Taking up a job can be done again on an actor that was restarted; training an epoch cannot.
-    @ray.method(max_task_retries=-1)
     def begin(self, config: Config, classes: int, kept: Kept | None, parts: tuple[Part, Part], until: int) -> Any:
         """Take up a job where it was left; what, beside its configuration, decides its last bits here.
 
@@ -46,6 +44,7 @@ class Trainer:
         self.epochs = runs.epochs(runs.state_from(config, classes, kept), *parts, until)
         return hardware.environment()
 
+    # The one thing that can be asked of an actor before it is restarted, and answered afterwards.
     @ray.method(max_task_retries=-1)
     def there(self) -> None:
         """Answer, once Ray has found a place for this actor."""
@@ -93,19 +92,19 @@ class RayActors:
         needs = _needs(count)
         actor = ray.remote(**needs, max_restarts=-1)(Trainer)
         self.actors = [_Actor(actor.remote(needs["num_cpus"])) for _ in range(count)]
-        self.waiting_jobs: deque[Job] = deque()
+        self.queue: deque[Job] = deque()
         self.savers = ThreadPoolExecutor(count)
 
     @property
     def idle(self) -> int:
-        """How many actors have no job."""
+        """How many actors can be given a job."""
         return sum(actor.free for actor in self.actors)
 
     def start(self, job: Job) -> None:
         """Send a job to the next free actor, with its last checkpoint."""
         actor = next((actor for actor in self.actors if actor.free), None)
         if actor is None:
-            self.waiting_jobs.append(job)
+            self.queue.append(job)
         else:
             self._give(actor, job)
 
@@ -137,8 +136,8 @@ class RayActors:
             said, actor.said = actor.said, None
             if actor.job is not None:
                 event = self._event(actor, actor.job, said)
-            if actor.free and self.waiting_jobs:
-                self._give(actor, self.waiting_jobs.popleft())
+            if actor.free and self.queue:
+                self._give(actor, self.queue.popleft())
             if event is not None:
                 return event
 
