@@ -1,7 +1,6 @@
-"""Files that are either whole or not there: atomic writes, SHA-256, JSON, and one writer a folder."""
+"""Files that are either whole or not there: atomic writes, SHA-256, JSON and CSV."""
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -215,54 +214,6 @@ def digest(path: Path) -> str:
 def sha256_bytes(data: bytes) -> str:
     """The SHA-256 of `data`, in hex."""
     return hashlib.sha256(data).hexdigest()
-
-
-def take_lock(path: Path, *, wait: bool, shared: bool = False) -> int | None:
-    """Take the lock on `path`, creating the file: a descriptor to close, or None where another process holds it.
-
-    Any number of processes can hold a `shared` one.
-    The lock is the kernel's: it goes when the process goes, however it ends.
-    """
-    with explained(path, "written"):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            os.close(descriptor)
-            if isinstance(error, BlockingIOError):
-                return None
-            raise
-    return descriptor
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Wait for the lock on `path`, and hold it."""
-    descriptor = take_lock(path, wait=True)
-    assert descriptor is not None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold `folder` for this process, creating it, and clear what a killed writer left half-written.
-
-    Raises:
-        RunError: another process holds it, and it should not be waited for.
-    """
-    descriptor = take_lock(make_folder(folder) / ".lock", wait=wait)
-    if descriptor is None:
-        raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")
-    try:
-        # Deeper down are folders that have writers of their own.
-        for leftover in [*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")]:
-            remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def disk_bytes(folder: Path) -> int:

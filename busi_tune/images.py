@@ -82,7 +82,7 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageInfo:
     """What a file says of itself: its format, Pillow's mode, and its size in pixels."""
 
     form: str
@@ -91,14 +91,14 @@ class Facts:
     height: int
 
 
-def inspect(data: bytes) -> tuple[Facts, Image.Image]:
+def inspect(data: bytes) -> tuple[ImageInfo, Image.Image]:
     """The facts of a file whose content is `data`, and what `decode` makes of it.
 
     Raises:
         ImageError: as `decode`.
     """
     with _opened(io.BytesIO(data)) as image:
-        facts = Facts(str(image.format), image.mode, image.width, image.height)
+        facts = ImageInfo(str(image.format), image.mode, image.width, image.height)
         image.load()
         return facts, to_rgb(image)
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from busi_tune import files
+from busi_tune import files, locks
 from busi_tune.config import Config
 from busi_tune.data.audit import audit
 from busi_tune.data.dataset import Dataset, open_dataset, split_images, tell_left_out
-from busi_tune.data.find import SPLITS, find_images, find_names
+from busi_tune.data.listing import SPLITS, find_images, find_names
 from busi_tune.data.phantoms import PLANTED, make_phantoms
 from busi_tune.data.split import read_split, refuse_to_replace
 from busi_tune.errors import ConfigError, FileError, RunError
-from busi_tune.export.options import ExportOptions
-from busi_tune.metrics import numbers
+from busi_tune.evaluation.metrics import numbers
+from busi_tune.export.export_options import ExportOptions
 from busi_tune.progress import Progress
-from busi_tune.search.options import SearchOptions
-from busi_tune.training import folder as store
+from busi_tune.search.search_options import SearchOptions
+from busi_tune.training import run_folder
 
 # Small enough for two cores to run the whole demo in minutes.
 DEMO: dict[str, Any] = {
@@ -48,7 +48,7 @@ def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
         if known != seed:
             raise RunError(f"{folder} holds the phantoms of seed {known}, not {seed}; name another folder.")
     files.refuse_foreign(folder, "a folder of phantoms", mark.name, ())
-    with files.only_writer(folder):
+    with locks.only_writer(folder):
         files.write_json(mark, {"seed": seed})
         # It is written last.
         if not (folder / PLANTED).exists():
@@ -67,7 +67,7 @@ def audit_data(
 
     names = find_names(root)
     files.refuse_foreign(folder, "an audit", "audit.json", {"audit.html"})
-    with files.only_writer(folder):
+    with locks.only_writer(folder):
         found = audit(names, config.similarity, progress, seed=seed, split_file=split_file)
         files.write_json(folder / "audit.json", found)
         write_page(folder / "audit.html", root, found)
@@ -125,16 +125,16 @@ def baseline(
     Raises:
         BusiTuneError: see errors.py; what was trained until then is kept.
     """
-    files.refuse_foreign(folder, "a run", store.IDENTITY, store.FIRST_FILES)
-    with files.only_writer(folder):
+    files.refuse_foreign(folder, "a run", run_folder.IDENTITY, run_folder.FIRST_FILES)
+    with locks.only_writer(folder):
         if overwrite:
-            store.clear(folder)
-        if (folder / store.METRICS).exists():
+            run_folder.clear(folder)
+        if (folder / run_folder.METRICS).exists():
             # Checks the configuration and the data, too: a result is only shown for what was asked.
-            open_dataset(root, config, progress, saved=store.saved_split(folder, config), split_file=split_file)
+            open_dataset(root, config, progress, saved=run_folder.saved_split(folder, config), split_file=split_file)
             _plot(folder)
-            return files.read_json(folder / store.METRICS)
-        from busi_tune.training import run as runs
+            return files.read_json(folder / run_folder.METRICS)
+        from busi_tune.training import runs
 
         run = runs.open_run(folder, config, root, progress, split_file)
         done = runs.history(folder)
@@ -155,7 +155,7 @@ def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: P
 
     They are runs of their own in `folder/seeds`; the comparison stands in `folder/seeds.json`.
     """
-    found = {config.seed: files.read_json(folder / store.METRICS)}
+    found = {config.seed: files.read_json(folder / run_folder.METRICS)}
     for seed in range(config.seed + 1, config.seed + seeds):
         progress.notice(f"Seed {seed}, up to {config.seed + seeds - 1}:")
         found[seed] = baseline(
@@ -163,7 +163,7 @@ def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: P
             folder / "seeds" / str(seed),
             config.replace(seed=seed),
             progress,
-            split_file=folder / store.SPLIT,
+            split_file=folder / run_folder.SPLIT,
         )
     result = compare_seeds(found)
     files.write_json(folder / "seeds.json", result)
@@ -231,12 +231,12 @@ def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:
         RunError: `run` is not a finished run.
         DataError: the data has changed.
     """
-    if not (run / store.METRICS).exists():
+    if not (run / run_folder.METRICS).exists():
         best = run / "best"
         hint = f"name {best}" if best.exists() else "finish it with the command that began it"
         raise RunError(f"{run} is not a finished run; {hint}.")
-    place = root or store.remembered_data(run)
-    return open_dataset(place, store.read_identity(run).config, progress, saved=read_split(run / store.SPLIT))
+    place = root or run_folder.remembered_data(run)
+    return open_dataset(place, run_folder.read_identity(run).config, progress, saved=read_split(run / run_folder.SPLIT))
 
 
 def export(
@@ -254,14 +254,14 @@ def export(
         ParityError: the export does not answer as its model does; no model is left.
     """
     dataset = run_data(run, root, progress)
-    from busi_tune.export import make
+    from busi_tune.export import exporter
     from busi_tune.inference import VERIFICATION
 
-    files.refuse_foreign(folder, "an export", VERIFICATION, make.FIRST_FILES)
-    with files.only_writer(folder):
+    files.refuse_foreign(folder, "an export", VERIFICATION, exporter.FIRST_FILES)
+    with locks.only_writer(folder):
         if overwrite:
-            make.clear(folder)
-        return make.export_run(run, folder, dataset, options or ExportOptions(), progress)
+            exporter.clear(folder)
+        return exporter.export_run(run, folder, dataset, options or ExportOptions(), progress)
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ def run_all(
         options,
         progress,
         baseline_run=places.baseline,
-        split_file=places.baseline / store.SPLIT,
+        split_file=places.baseline / run_folder.SPLIT,
         overwrite=overwrite,
     )
     if "best" not in second:

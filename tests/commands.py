@@ -45,7 +45,9 @@ def outcome(arguments: list[str], folder: Path, report: Path, patience: float) -
     """Run a command in a process of its own; `code` is None where it did not end within `patience` seconds."""
     context = multiprocessing.get_context("forkserver")
     # Imported once: what is to be judged takes less time than the imports.
-    context.set_forkserver_preload(["__main__", "commands", "busi_tune.inference.inputs", "busi_tune.cli.answers"])
+    context.set_forkserver_preload(
+        ["__main__", "commands", "busi_tune.inference.inputs", "busi_tune.cli.prediction_formats"]
+    )
     report.unlink(missing_ok=True)
     process = context.Process(target=_command, args=(arguments, str(folder), str(report)))
     process.start()

@@ -15,7 +15,7 @@ from PIL import Image
 from busi_tune import files
 from busi_tune.cli import exit_code
 from busi_tune.data.audit import audit
-from busi_tune.data.find import find_images, find_names
+from busi_tune.data.listing import find_images, find_names
 from busi_tune.data.phantoms import KINDS, make_phantoms
 from busi_tune.data.split import read_split
 from busi_tune.progress import Silent

@@ -9,8 +9,8 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
 from busi_tune.errors import ConfigError
+from busi_tune.evaluation.metrics import Answers, softmax
 from busi_tune.export.calibration import at_threshold, calibration_figures, fit_temperature, operating_point
-from busi_tune.metrics import Answers, softmax
 
 CLASSES = ("benign", "malignant", "normal")
 Logits = NDArray[np.float64]

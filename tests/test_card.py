@@ -13,11 +13,11 @@ from markdown_it import MarkdownIt
 
 from busi_tune import files, pipeline
 from busi_tune.config import Config
-from busi_tune.export.options import ExportOptions
-from busi_tune.metrics import Answers, numbers
+from busi_tune.evaluation.metrics import Answers, numbers
+from busi_tune.evaluation.verdict import compare
+from busi_tune.export.export_options import ExportOptions
 from busi_tune.progress import Silent
 from busi_tune.report.card import model_card
-from busi_tune.search.verdict import compare
 from exported import Exported, linked
 
 pytest_plugins = ["exported"]

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from busi_tune import files, images
-from busi_tune.data.decode import cache_folder, decoded
-from busi_tune.data.find import Listing, find_images
+from busi_tune.data.listing import Listing, find_images
+from busi_tune.data.pixel_cache import cache_folder, decoded
 from busi_tune.errors import DataError
 from busi_tune.progress import Silent
 from conftest import BUSI

@@ -13,7 +13,7 @@ from busi_tune import files, pipeline
 from busi_tune.config import Config
 from busi_tune.progress import Silent
 from busi_tune.search.driver import NEEDED, Budget
-from busi_tune.search.options import SearchOptions
+from busi_tune.search.search_options import SearchOptions
 from test_search import Recorder, rows
 
 TRIAL_EPOCHS = 6

@@ -18,9 +18,9 @@ from busi_tune import files, images, pipeline
 from busi_tune.cli import exit_code
 from busi_tune.config import Config
 from busi_tune.errors import BusiTuneError, DataError, FileError, ParityError, RunError
-from busi_tune.export import assemble
-from busi_tune.export.check import check_again
-from busi_tune.export.make import clear
+from busi_tune.export import assembly
+from busi_tune.export.exporter import clear
+from busi_tune.export.verification import check_again
 from busi_tune.inference import Classifier
 from busi_tune.inference.seal import check_folder
 from busi_tune.progress import Silent
@@ -257,7 +257,7 @@ def forge(folder: Path, _: Path) -> None:
     certificate = json.loads((folder / "verification.json").read_text())
     facts = {entry.key: entry.value for entry in model.metadata_props}
     inside = json.loads(facts["certificate"])
-    sha = assemble.weights_sha256(model)
+    sha = assembly.weights_sha256(model)
     inside["weights_sha256"] = certificate["models"]["model.onnx"]["weights_sha256"] = sha
     rewrite(folder, certificate, facts | {"certificate": json.dumps(inside)}, model)
 

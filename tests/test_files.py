@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from busi_tune import files
+from busi_tune import files, locks
 from busi_tune.errors import FileError, RunError, listed
 
 OLD = b"old content\n"
@@ -62,7 +62,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file(tmp_path: Path, old
     assert in_child(with_little_room(path, signal.SIG_DFL)) == -signal.SIGXFSZ
     assert (path.read_bytes() if path.exists() else None) == old
     assert (tmp_path / ".last.safetensors.busi-tune.tmp").stat().st_size == ROOM
-    with files.only_writer(tmp_path):
+    with locks.only_writer(tmp_path):
         assert names(tmp_path) == [".lock"] + ["last.safetensors"] * (old is not None)
         files.write_bytes(path, NEW)
     assert path.read_bytes() == NEW
@@ -219,12 +219,12 @@ def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -
     folder = tmp_path / "run"
 
     def hold() -> None:
-        with files.only_writer(folder):
+        with locks.only_writer(folder):
             pass
 
-    with files.only_writer(folder):
+    with locks.only_writer(folder):
         assert in_child(hold) == REFUSED
-        with pytest.raises(RunError) as error, files.only_writer(folder):
+        with pytest.raises(RunError) as error, locks.only_writer(folder):
             pytest.fail("two writers")
     assert str(error.value) == f"{folder} is in use by another busi-tune process; wait until it has ended."
     assert in_child(hold) == 0
@@ -235,7 +235,7 @@ def test_a_killed_writer_gives_the_folder_back(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         try:
-            with files.only_writer(tmp_path):
+            with locks.only_writer(tmp_path):
                 os.write(theirs, b"held")
                 signal.pause()
         finally:
@@ -243,18 +243,18 @@ def test_a_killed_writer_gives_the_folder_back(tmp_path: Path) -> None:
     os.close(theirs)
     assert os.read(ours, 4) == b"held"
     os.close(ours)
-    with pytest.raises(RunError), files.only_writer(tmp_path):
+    with pytest.raises(RunError), locks.only_writer(tmp_path):
         pytest.fail("two writers")
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    with files.only_writer(tmp_path):
+    with locks.only_writer(tmp_path):
         pass
 
 
 def test_the_lock_goes_with_an_error_too(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), files.only_writer(tmp_path):
+    with pytest.raises(ZeroDivisionError), locks.only_writer(tmp_path):
         raise ZeroDivisionError
-    with files.only_writer(tmp_path):
+    with locks.only_writer(tmp_path):
         pass
 
 
@@ -268,7 +268,7 @@ def test_a_writer_clears_what_was_left_half_written_and_nothing_else(tmp_path: P
     for name in leftovers + kept:
         files.make_folder((tmp_path / name).parent)
         (tmp_path / name).write_text("content")
-    with files.only_writer(tmp_path):
+    with locks.only_writer(tmp_path):
         assert names(tmp_path) == sorted([".lock", "checkpoints", "trials", "trials/0001", *kept])
 
 
@@ -276,7 +276,7 @@ def test_a_writer_needs_a_folder(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     with (
         pytest.raises(FileError, match=r"plain is a file; name a folder\."),
-        files.only_writer(tmp_path / "plain"),
+        locks.only_writer(tmp_path / "plain"),
     ):
         pytest.fail("no folder")
 

@@ -114,7 +114,7 @@ def test_every_mode_becomes_its_own_colours(tmp_path: Path, maker: Maker, mode: 
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, expected)
     facts, same = images.inspect(path.read_bytes())
-    assert facts == images.Facts(form, mode, 32, 32)
+    assert facts == images.ImageInfo(form, mode, 32, 32)
     np.testing.assert_array_equal(np.asarray(same), expected)
 
 

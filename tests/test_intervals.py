@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from busi_tune import intervals
-from busi_tune.metrics import Answers, numbers, proportions, summarise
+from busi_tune.evaluation import intervals
+from busi_tune.evaluation.metrics import Answers, numbers, proportions, summarise
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import interval_coverage

@@ -9,24 +9,38 @@ import busi_tune
 from busi_tune.cli.extras import TRAINING
 
 PACKAGE = Path(busi_tune.__file__).parent
-LAYERS = ("cli", "pipeline", "search", "export", "report", "training", "data", "inference", "images")
-BOTTOM = ("config", "errors", "files", "intervals", "metrics", "progress", "__init__", "__main__")
+LAYERS = (
+    "cli",
+    "pipeline",
+    "search",
+    "export",
+    "report",
+    "workers",
+    "training",
+    "evaluation",
+    "data",
+    "inference",
+    "images",
+)
+BOTTOM = ("config", "errors", "files", "locks", "progress", "results", "__init__", "__main__")
 ROOMS = {
     "click": {"cli"},
     "rich": {"cli"},
     "optuna": {"search"},
     "sqlalchemy": {"search"},
-    "ray": {"search"},
-    "tenacity": {"search"},
+    "ray": {"workers"},
+    "filelock": {"locks"},
+    "msgspec": {"results"},
+    "tenacity": {"search", "workers"},
     "onnx": {"export"},
     "matplotlib": {"report"},
     "torch": {"training"},
     "torchvision": {"training"},
     "safetensors": {"training"},
     "sklearn": {"data", "export"},
-    "scipy": {"data", "export", "intervals", "search"},
+    "scipy": {"data", "evaluation", "export"},
     "jinja2": {"report"},
-    "pandas": {"data", "export", "report", "search"},
+    "pandas": {"data", "evaluation", "export", "report"},
     "onnxruntime": {"inference", "export"},
     # The phantoms write images; everything else only reads them.
     "PIL": {"images", "data"},
@@ -72,6 +86,6 @@ def test_every_room_is_known() -> None:
 
 
 def test_what_inference_needs_is_installed_always_and_the_rest_is_named_when_it_is_missing() -> None:
-    plain = {"click", "rich", "numpy", "PIL", "onnxruntime"}
+    plain = {"click", "filelock", "msgspec", "rich", "numpy", "PIL", "onnxruntime"}
     assert set(ROOMS) - plain - {"ray", "sqlalchemy"} <= TRAINING
     assert not TRAINING & plain

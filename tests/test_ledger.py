@@ -16,7 +16,7 @@ from busi_tune.progress import Silent
 from busi_tune.search import tables
 from busi_tune.search.ledger import Ledger
 from busi_tune.search.storage import Database
-from busi_tune.search.study import Plan
+from busi_tune.search.studies import Plan
 from postgres import Server
 from test_search import Recorder
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import special
 from sklearn import metrics as sklearn
 
-from busi_tune import metrics
+from busi_tune.evaluation import metrics
 
 CLASSES = ("benign", "malignant", "normal")
 

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from busi_tune.cli import exit_code
 from busi_tune.errors import BusiTuneError, ConfigError, FileError
-from busi_tune.inference import Classifier, open_export, trial
+from busi_tune.inference import Classifier, open_export, probe
 from small_export import CLASSES, FACTS, SIZE, small_model, without, write_export
 
 UNVERIFIED = "or use it as it is with --allow-unverified"
@@ -259,7 +259,7 @@ def test_a_model_that_fills_the_memory_is_refused(elements: int, tmp_path: Path)
 
 
 def test_a_model_that_computes_for_minutes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "SECONDS", 1)
+    monkeypatch.setattr(probe, "SECONDS", 1)
     names = ["made", *map(str, range(1000)), "end"]
     products = [helper.make_node("MatMul", ["made", old], [new]) for old, new in pairwise(names)]
     path = as_file(tmp_path, beside(products, [3000, 3000]))
@@ -269,15 +269,15 @@ def test_a_model_that_computes_for_minutes_is_refused(tmp_path: Path, monkeypatc
 
 def test_the_process_of_the_trial_may_crash(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\n'busi_tune.inference.trial' in sys.orig_argv and os.abort()\n"
+        "import os, sys\n'busi_tune.inference.probe' in sys.orig_argv and os.abort()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(FileError, match=r"model.onnx ended the process in which it was tried \(-6\); it is not used."):
-        trial.try_in_a_child(folder / "model.onnx", "all")
+        probe.try_in_a_child(folder / "model.onnx", "all")
 
 
 def test_a_certified_model_is_not_tried(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "SECONDS", -1)
+    monkeypatch.setattr(probe, "SECONDS", -1)
     assert open_export(folder, allow_unverified=True).image_size == SIZE
 
 

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from busi_tune import images, pipeline
 from busi_tune.errors import DataError, FileError, ParityError
-from busi_tune.export import assemble, quantise, resize
+from busi_tune.evaluation.metrics import Labels
+from busi_tune.export import assembly, quantisation, resize
+from busi_tune.export.exporter import certify, facts_of
 from busi_tune.export.guard import guard_graph
-from busi_tune.export.make import certify, facts_of
 from busi_tune.export.parity import Reference, Shown, Verification, make_reference, verify, ways
 from busi_tune.export.source import Fitted, Source, fit
 from busi_tune.images import Pixels
-from busi_tune.metrics import Labels
 from busi_tune.progress import Silent
-from busi_tune.training import serving
-from busi_tune.training.serving import ServedModel
+from busi_tune.training import exportable
+from busi_tune.training.exportable import ServedModel
 from exported import EXPORT_FILES, MODELS, Exported, flip_a_bit, linked, names, replace
 
 pytest_plugins = ["exported"]
@@ -46,27 +46,27 @@ class Case:
 
     def model(self) -> ServedModel:
         """The trained model, loaded anew."""
-        model = serving.served(self.exported.run, self.source.identity)
+        model = exportable.served(self.exported.run, self.source.identity)
         model.temperature.fill_(self.fitted.temperature)
         return model
 
     def export(self, model: ServedModel, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
         """The graph of `model`, made as every export is."""
-        network = assemble.folded(serving.to_onnx(model, self.source.size))
+        network = assembly.folded(exportable.to_onnx(model, self.source.size))
         front = front or resize.any_size(self.source.size)
-        return assemble.assemble(front, network, guard_graph(self.fitted.guard))
+        return assembly.assemble(front, network, guard_graph(self.fitted.guard))
 
     def verify(self, model: onnx.ModelProto | Path, place: Path) -> Verification:
         """The verdict on a model, run in one way."""
         path = model if isinstance(model, Path) else place / "model.onnx"
         if isinstance(model, onnx.ModelProto):
-            path.write_bytes(assemble.finish(model, facts_of(self.source, self.fitted)))
+            path.write_bytes(assembly.finish(model, facts_of(self.source, self.fitted)))
         return verify(path, self.shown, self.labels, self.reference, Silent(), how=ONE_WAY)
 
 
 def reference_of(model: ServedModel, shown: Shown, labels: Labels) -> Reference:
     """What PyTorch answers, in both precisions."""
-    return make_reference(lambda *given: serving.served_answers(model, *given)[0], shown, labels)
+    return make_reference(lambda *given: exportable.served_answers(model, *given)[0], shown, labels)
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +164,9 @@ def batch_statistics(case: Case) -> onnx.ModelProto:
 
 def int8(case: Case) -> onnx.ModelProto:
     """An int8 network where the certificate is a float32 one's."""
-    network = serving.to_onnx(case.model(), case.source.size)
-    small = quantise.int8(network, case.source.part("train").pixels())
-    return assemble.assemble(resize.any_size(case.source.size), small, guard_graph(case.fitted.guard))
+    network = exportable.to_onnx(case.model(), case.source.size)
+    small = quantisation.int8(network, case.source.part("train").pixels())
+    return assembly.assemble(resize.any_size(case.source.size), small, guard_graph(case.fitted.guard))
 
 
 def with_weight(case: Case, name: str, change: Callable[[NDArray[np.float32]], float]) -> onnx.ModelProto:

@@ -15,13 +15,13 @@ from onnx import TensorProto, numpy_helper
 
 from busi_tune import pipeline
 from busi_tune.config import Config
-from busi_tune.export import quantise
-from busi_tune.export.assemble import folded
+from busi_tune.export import quantisation
+from busi_tune.export.assembly import folded
 from busi_tune.export.gate import Gate, GateError, Pair, compare, failure, latency, through_gate
 from busi_tune.images import Pixels
 from busi_tune.progress import Silent
-from busi_tune.training import serving
-from busi_tune.training.folder import read_identity
+from busi_tune.training import exportable
+from busi_tune.training.run_folder import read_identity
 
 CLASSES = ("benign", "malignant", "normal")
 HOSTILE = "model.layer2.0"
@@ -39,7 +39,7 @@ class Trained:
 
     def gate(self, candidate: bytes) -> Gate:
         """What a form of the network loses."""
-        return compare(self.exact, quantise.logits(candidate, self.pixels), self.labels, CLASSES)
+        return compare(self.exact, quantisation.logits(candidate, self.pixels), self.labels, CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +49,16 @@ def trained(phantoms: Path, tiny: Config, tmp_path_factory: pytest.TempPathFacto
     pipeline.baseline(phantoms, run, replace(tiny, epochs=40, early_stopping_patience=40), Silent())
     data = pipeline.run_data(run, phantoms, Silent())
     parts = [data.part(name, tiny.image_size, Silent()) for name in ("train", "validation")]
-    network = serving.to_onnx(serving.served(run, read_identity(run)), tiny.image_size)
+    network = exportable.to_onnx(exportable.served(run, read_identity(run)), tiny.image_size)
     pixels = np.concatenate([part.pixels() for part in parts])
     labels = np.concatenate([part.labels for part in parts])
-    return Trained(network, parts[0].pixels(), pixels, labels, quantise.logits(network, pixels))
+    return Trained(network, parts[0].pixels(), pixels, labels, quantisation.logits(network, pixels))
 
 
 @pytest.fixture(scope="module")
 def int8(trained: Trained) -> bytes:
     """The trained network in int8."""
-    return quantise.int8(trained.network, trained.calibration)
+    return quantisation.int8(trained.network, trained.calibration)
 
 
 def hostile(network: bytes) -> bytes:
@@ -90,7 +90,7 @@ def kernels(network: bytes, folder: Path) -> Counter[str]:
 
 def interface(network: bytes) -> list[Any]:
     """The names, types and shapes of a network's inputs and outputs."""
-    running = quantise.session(network)
+    running = quantisation.session(network)
     return [(value.name, value.type, value.shape) for value in (*running.get_inputs(), *running.get_outputs())]
 
 
@@ -120,7 +120,7 @@ def test_int8_runs_in_integer_kernels_from_the_first_convolution_to_the_last_sum
 def test_a_form_keeps_inputs_and_outputs_and_holds_standard_operators_alone(
     trained: Trained, int8: bytes, form: str
 ) -> None:
-    data = int8 if form == "int8" else quantise.float16(trained.network)
+    data = int8 if form == "int8" else quantisation.float16(trained.network)
     model = onnx.load_from_string(data)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
     assert (model.ir_version, {node.domain for node in model.graph.node}) == (10, {""})
@@ -128,19 +128,19 @@ def test_a_form_keeps_inputs_and_outputs_and_holds_standard_operators_alone(
     assert interface(data) == interface(trained.network)
     assert len(data) < len(trained.network) * (0.3 if form == "int8" else 0.55)
     assert trained.gate(data).agreement >= 0.98
-    one_by_one = [quantise.logits(data, trained.pixels[number : number + 1]) for number in range(3)]
-    np.testing.assert_allclose(np.concatenate(one_by_one), quantise.logits(data, trained.pixels[:3]), atol=1e-2)
+    one_by_one = [quantisation.logits(data, trained.pixels[number : number + 1]) for number in range(3)]
+    np.testing.assert_allclose(np.concatenate(one_by_one), quantisation.logits(data, trained.pixels[:3]), atol=1e-2)
 
 
 def test_int8_of_the_same_images_is_the_same_bytes(trained: Trained, int8: bytes) -> None:
-    assert quantise.int8(trained.network, trained.calibration) == int8
+    assert quantisation.int8(trained.network, trained.calibration) == int8
 
 
 def test_layers_that_are_kept_stay_in_float32(trained: Trained, tmp_path: Path) -> None:
     first, second = (layer_with(trained.network, f"model.layer3.0.conv{number}.weight") for number in (1, 2))
     nodes = {node.name: node for node in onnx.load_from_string(trained.network).graph.node}
     between = next(name for name, node in nodes.items() if nodes[second].input[0] in node.output)
-    data = quantise.int8(trained.network, trained.calibration, keep=[first, between, second])
+    data = quantisation.int8(trained.network, trained.calibration, keep=[first, between, second])
     found = kernels(data, tmp_path)
     assert (found["QLinearConv"], found["Conv"] + found["FusedConv"]) == (18, 2)
 
@@ -164,8 +164,8 @@ def test_a_network_that_int8_serves_goes_through_whole(trained: Trained, int8: b
 
 def test_the_layers_that_int8_breaks_go_back_to_float32(trained: Trained) -> None:
     network = hostile(trained.network)
-    np.testing.assert_allclose(quantise.logits(network, trained.pixels), trained.exact, atol=1e-3)
-    assert not trained.gate(quantise.int8(network, trained.calibration)).passed
+    np.testing.assert_allclose(quantisation.logits(network, trained.pixels), trained.exact, atol=1e-3)
+    assert not trained.gate(quantisation.int8(network, trained.calibration)).passed
     data, gate, kept = through_gate(network, trained.calibration, trained.gate)
     assert gate.passed
     assert gate == trained.gate(data)
@@ -175,7 +175,7 @@ def test_the_layers_that_int8_breaks_go_back_to_float32(trained: Trained) -> Non
 
 def test_a_gate_that_nothing_passes_says_by_how_much_it_fails(trained: Trained) -> None:
     def judge(candidate: bytes) -> Gate:
-        return compare(-trained.exact, quantise.logits(candidate, trained.pixels), trained.labels, CLASSES)
+        return compare(-trained.exact, quantisation.logits(candidate, trained.pixels), trained.labels, CLASSES)
 
     with pytest.raises(GateError, match=r"^The int8 model does not pass .* less than 98%; .* float32 model\.$"):
         through_gate(trained.network, trained.calibration, judge)

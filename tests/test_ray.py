@@ -14,9 +14,9 @@ from busi_tune import pipeline
 from busi_tune.config import Config
 from busi_tune.errors import ConfigError, RunError
 from busi_tune.progress import Silent
-from busi_tune.search.options import SearchOptions
-from busi_tune.search.ray_workers import cluster as joined
-from busi_tune.search.ray_workers import resolve_there, shares
+from busi_tune.search.search_options import SearchOptions
+from busi_tune.workers.ray_actors import cluster as joined
+from busi_tune.workers.ray_actors import resolve_there, shares
 from test_search import Recorder
 
 TINY = Config(arch="squeezenet1_1", weights="none", image_size=32, batch_size=16, epochs=4, device="cpu")

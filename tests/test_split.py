@@ -15,9 +15,9 @@ from PIL import Image
 
 from busi_tune.config import Config
 from busi_tune.data.dataset import balanced_weights, effective_prior, open_dataset, twins_of
-from busi_tune.data.decode import decoded
-from busi_tune.data.find import SPLITS, ImageFile, Listing, find_images
 from busi_tune.data.groups import group_numbers
+from busi_tune.data.listing import SPLITS, ImageFile, Listing, find_images
+from busi_tune.data.pixel_cache import decoded
 from busi_tune.data.split import Split, changes, make_split, read_split
 from busi_tune.errors import DataError, FileError
 from busi_tune.files import sha256_bytes

@@ -18,7 +18,7 @@ from busi_tune.errors import ConfigError, FileError, RunError
 from busi_tune.files import take_lock
 from busi_tune.progress import Silent
 from busi_tune.search import storage
-from busi_tune.search.options import SearchOptions
+from busi_tune.search.search_options import SearchOptions
 from busi_tune.search.storage import server_url, shown
 from postgres import Server
 

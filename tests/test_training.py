@@ -12,9 +12,9 @@ from busi_tune.config import Config
 from busi_tune.data.dataset import Part, balanced_weights
 from busi_tune.data.split import Split
 from busi_tune.errors import TrainingDiverged
-from busi_tune.intervals import wilson
-from busi_tune.metrics import Answers
-from busi_tune.training import run as runs
+from busi_tune.evaluation.intervals import wilson
+from busi_tune.evaluation.metrics import Answers
+from busi_tune.training import runs
 from busi_tune.training.batches import class_weights, to_device, training_batches
 from busi_tune.training.fit import fit, logits_of, train_epoch, weighted_loss
 from busi_tune.training.state import Epoch, TrainingState, Watcher

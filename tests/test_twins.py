@@ -13,12 +13,12 @@ from PIL import Image
 
 from busi_tune import images
 from busi_tune.config import Config
-from busi_tune.data import phantoms as drawing
 from busi_tune.data import twins
 from busi_tune.data.dataset import twins_of
-from busi_tune.data.decode import decoded
-from busi_tune.data.find import Listing, find_images
 from busi_tune.data.groups import given_pairs, group_numbers
+from busi_tune.data.listing import Listing, find_images
+from busi_tune.data.phantoms import KINDS, Phantom, altered, draw
+from busi_tune.data.pixel_cache import decoded
 from busi_tune.errors import DataError
 from busi_tune.progress import Silent
 from conftest import BUSI
@@ -56,7 +56,7 @@ def test_planted_twins_are_found_and_nothing_else(phantoms: Path) -> None:
     assert len(planted) == 15
 
 
-def thumbnail(folder: Path, phantom: drawing.Phantom, kind: str = "") -> images.Pixels:
+def thumbnail(folder: Path, phantom: Phantom, kind: str = "") -> images.Pixels:
     """A phantom's thumbnail by way of a file, which JPEG changes."""
     path = folder / "image.png"
     Image.fromarray(phantom.pixels).save(path, "JPEG" if kind == "jpeg" else "PNG", quality=50)
@@ -66,14 +66,14 @@ def thumbnail(folder: Path, phantom: drawing.Phantom, kind: str = "") -> images.
 def test_each_kind_of_twin_is_recalled_with_precision(tmp_path: Path) -> None:
     """Recall and precision of 0.95 at least at the default threshold, and of each kind alone."""
     labels = ("benign", "malignant", "normal")
-    drawn = [drawing.draw(label, np.random.default_rng((9, n, k))) for n, label in enumerate(labels) for k in range(14)]
+    drawn = [draw(label, np.random.default_rng((9, n, k))) for n, label in enumerate(labels) for k in range(14)]
     generator = np.random.default_rng(3)
     thumbnails = [thumbnail(tmp_path, phantom) for phantom in drawn]
     source = list(range(len(drawn)))
     kinds = [""] * len(drawn)
-    for kind in drawing.KINDS:
+    for kind in KINDS:
         for number, phantom in enumerate(drawn):
-            thumbnails.append(thumbnail(tmp_path, drawing.altered(phantom, kind, generator), kind))
+            thumbnails.append(thumbnail(tmp_path, altered(phantom, kind, generator), kind))
             source.append(number)
             kinds.append(kind)
     digests = [str(number) for number in source]
@@ -81,7 +81,7 @@ def test_each_kind_of_twin_is_recalled_with_precision(tmp_path: Path) -> None:
     found = edges_of(table)
     right = sum(source[a] == source[b] for a, b in found)
     assert right / len(found) >= 0.95
-    for kind in drawing.KINDS:
+    for kind in KINDS:
         pairs = {(source[row], row) for row, own in enumerate(kinds) if own == kind}
         assert len(pairs & found) / len(pairs) >= 0.95, kind
 

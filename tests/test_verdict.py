@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from busi_tune import files, intervals
+from busi_tune import files
 from busi_tune.data.split import Split
 from busi_tune.errors import BusiTuneError, FileError, RunError
-from busi_tune.metrics import Answers, numbers, summarise
-from busi_tune.search import verdict
+from busi_tune.evaluation import intervals, verdict
+from busi_tune.evaluation.metrics import Answers, numbers, summarise
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import interval_coverage

@@ -10,13 +10,13 @@ import pytest
 
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset
-from busi_tune.data.find import Listing
+from busi_tune.data.listing import Listing
 from busi_tune.data.split import Split
 from busi_tune.errors import BusiTuneError, TrainingDiverged, WorkerLost
 from busi_tune.progress import Progress, Silent
-from busi_tune.search.processes import Processes
-from busi_tune.search.workers import MOST_DEATHS, Ended, Events, Job, Trained, work_through
 from busi_tune.training.state import Epoch
+from busi_tune.workers.jobs import MOST_DEATHS, Ended, Events, Job, Trained, work_through
+from busi_tune.workers.processes import Processes
 
 
 def epoch(number: int) -> Epoch:

@@ -9,9 +9,9 @@ import click
 
 from busi_tune import __version__
 from busi_tune.cli.data import data
+from busi_tune.cli.export import export, verify
 from busi_tune.cli.extras import TRAINING, missing
 from busi_tune.cli.predict import predict
-from busi_tune.cli.serve import export, verify
 from busi_tune.cli.train import baseline, run, search
 from busi_tune.errors import BusiTuneError
 

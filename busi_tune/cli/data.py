@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from busi_tune.cli.options import FOLDER, build_config, json_option, option_of
+from busi_tune.cli.parameters import FOLDER, build_config, json_option, option_of
 
 
 @click.group()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from busi_tune.cli.options import FOLDER
+from busi_tune.cli.parameters import FOLDER
 
 if TYPE_CHECKING:
     from busi_tune.inference import Classifier, Prediction
@@ -61,11 +61,11 @@ def predict(
 def _show(answers: "Iterator[Prediction]", classifier: "Classifier", csv_file: Path | None, form: str | None) -> bool:
     """Print each answer as it comes, and write it down; whether a file could not be read."""
     from busi_tune import files
-    from busi_tune.cli import answers as forms
+    from busi_tune.cli import prediction_formats
     from busi_tune.cli.screen import print_line
 
     classes, flagged = classifier.classes, classifier.facts.threshold is not None
-    names = forms.columns(classes, flagged=flagged, guarded=bool(classifier.facts.guards))
+    names = prediction_formats.columns(classes, flagged=flagged, guarded=bool(classifier.facts.guards))
     failed = False
 
     def noted(found: "Iterable[Prediction]") -> "Iterator[Prediction]":
@@ -73,15 +73,17 @@ def _show(answers: "Iterator[Prediction]", classifier: "Classifier", csv_file: P
         for prediction in found:
             failed = failed or bool(prediction.error)
             if write is not None:
-                write(forms.as_row(prediction, names))
+                write(prediction_formats.as_row(prediction, names))
             yield prediction
 
     with ExitStack() as stack:
         write = stack.enter_context(files.csv_stream(csv_file, names)) if csv_file is not None else None
         if form is None:
-            lines = forms.table(noted(answers), classes, flagged=flagged)
+            lines = prediction_formats.table(noted(answers), classes, flagged=flagged)
         else:
-            lines = {"json": forms.json_list, "jsonl": forms.json_lines}[form](noted(answers), classes)
+            lines = {"json": prediction_formats.json_list, "jsonl": prediction_formats.json_lines}[form](
+                noted(answers), classes
+            )
         for line in lines:
             print_line(line)
     return failed

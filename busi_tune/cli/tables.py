@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from busi_tune.cli.answers import table
-from busi_tune.cli.exports import show_certificate
+from busi_tune.cli.export_tables import show_certificate
+from busi_tune.cli.prediction_formats import table
 from busi_tune.cli.screen import print_line, print_table
-from busi_tune.metrics import Name, numbers
+from busi_tune.evaluation.metrics import Name, numbers
 from busi_tune.report.summary import summary
 
 Result = dict[str, Any]

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from busi_tune.cli.options import FOLDER, Command, build_config, common_options, config_options
-from busi_tune.search.options import PRUNERS, SearchOptions
+from busi_tune.cli.parameters import FOLDER, Command, build_config, common_options, config_options
+from busi_tune.search.search_options import PRUNERS, SearchOptions
 
 
 class Duration(click.ParamType[float]):
@@ -198,7 +198,7 @@ def run(
     if demo == (data is not None):
         raise click.UsageError("Give either --data DIR or --demo.")
     from busi_tune import pipeline
-    from busi_tune.cli.answers import as_dict
+    from busi_tune.cli.prediction_formats import as_dict
     from busi_tune.cli.screen import print_json, screen
     from busi_tune.cli.tables import show_all
 

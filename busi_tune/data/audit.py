@@ -12,12 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from busi_tune import files, images
-from busi_tune.data.find import SPLITS, Found, Listing
 from busi_tune.data.groups import group_numbers
+from busi_tune.data.listing import SPLITS, Found, Listing
 from busi_tune.data.split import lost, random, read_split
 from busi_tune.data.twins import THUMBNAIL, find_twins, signatures
 from busi_tune.errors import DataError, ImageError, listed
-from busi_tune.images import Facts, Pixels
+from busi_tune.images import ImageInfo, Pixels
 from busi_tune.progress import Progress
 
 # A pixel has a colour where its channels are this far apart, and an image where so many of its pixels have.
@@ -34,7 +34,7 @@ class Seen:
     """One image, read once."""
 
     sha256: str
-    facts: Facts
+    facts: ImageInfo
     coloured: bool
     thumbnail: Pixels
 

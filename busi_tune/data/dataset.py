@@ -10,8 +10,8 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from busi_tune.config import Config
 from busi_tune.data import groups
-from busi_tune.data.decode import decoded
-from busi_tune.data.find import Listing, find_images
+from busi_tune.data.listing import Listing, find_images
+from busi_tune.data.pixel_cache import decoded
 from busi_tune.data.split import Split, changes, lost, make_split, read_split
 from busi_tune.data.twins import THUMBNAIL, find_twins
 from busi_tune.errors import ConfigError, DataError, listed

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 from busi_tune import files
-from busi_tune.data.find import SPLITS, Listing
+from busi_tune.data.listing import SPLITS, Listing
 from busi_tune.errors import DataError, FileError, listed
 
 Integers = NDArray[np.int64]

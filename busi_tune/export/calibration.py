@@ -10,8 +10,8 @@ from scipy import optimize, stats
 from sklearn.metrics import log_loss
 
 from busi_tune.errors import ConfigError
-from busi_tune.intervals import with_intervals
-from busi_tune.metrics import Answers, Labels, softmax, summarise
+from busi_tune.evaluation.intervals import with_intervals
+from busi_tune.evaluation.metrics import Answers, Labels, softmax, summarise
 
 Logits = NDArray[np.float64]
 CONFIDENCE = 0.95

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from busi_tune.errors import BusiTuneError
+from busi_tune.evaluation.metrics import Labels, accuracy, class_scores, confusion_matrix
 from busi_tune.export.calibration import MALIGNANT
-from busi_tune.export.quantise import Logits, quantiser
+from busi_tune.export.quantisation import Logits, quantiser
 from busi_tune.images import Pixels
-from busi_tune.metrics import Labels, accuracy, class_scores, confusion_matrix
 
 MAX_DROP = 0.01
 AGREEMENT = 0.98

@@ -16,7 +16,7 @@ from onnxruntime import InferenceSession
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
-from busi_tune.export.assemble import IR_VERSION
+from busi_tune.export.assembly import IR_VERSION
 from busi_tune.images import Pixels
 
 Floats = NDArray[np.float32]

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from busi_tune import images
+from busi_tune.evaluation.metrics import Labels, confusion_matrix
 from busi_tune.images import Pixels
 from busi_tune.inference import Classifier
-from busi_tune.metrics import Labels, confusion_matrix
 from busi_tune.progress import Progress
 
 Logits = NDArray[np.float64]

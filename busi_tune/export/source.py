@@ -6,15 +6,15 @@ from typing import Any
 
 from busi_tune import images
 from busi_tune.data.dataset import Dataset, Part
-from busi_tune.export import assemble, quantise
+from busi_tune.evaluation.metrics import Answers, Labels, softmax
+from busi_tune.export import assembly, quantisation
 from busi_tune.export.calibration import OperatingPoint, calibration_figures, fit_temperature, operating_point
 from busi_tune.export.guard import Guard, fit_guard
 from busi_tune.export.parity import Logits
 from busi_tune.images import Pixels
-from busi_tune.metrics import Answers, Labels, softmax
 from busi_tune.progress import Progress
-from busi_tune.training import serving
-from busi_tune.training.folder import Identity, read_identity
+from busi_tune.training import exportable
+from busi_tune.training.run_folder import Identity, read_identity
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Source:
 
     run: Path
     identity: Identity
-    model: serving.ServedModel
+    model: exportable.ServedModel
     dataset: Dataset
     progress: Progress
 
@@ -31,7 +31,7 @@ class Source:
     def of(cls, run: Path, dataset: Dataset, progress: Progress) -> "Source":
         """The finished run in a folder."""
         identity = read_identity(run)
-        return cls(run, identity, serving.served(run, identity), dataset, progress)
+        return cls(run, identity, exportable.served(run, identity), dataset, progress)
 
     @property
     def size(self) -> int:
@@ -78,7 +78,7 @@ class Fitted:
 def fit(source: Source, sensitivity: float | None) -> Fitted:
     """Fit temperature, operating point and guard; the model has the temperature from now on."""
     assert source.model.temperature == 1, "the temperature has been set"
-    logits, _ = serving.served_answers(source.model, source.part("validation").pixels(), "float32")
+    logits, _ = exportable.served_answers(source.model, source.part("validation").pixels(), "float32")
     labels = source.labels("validation")
     temperature = fit_temperature(logits, labels)
     point = None
@@ -86,7 +86,7 @@ def fit(source: Source, sensitivity: float | None) -> Fitted:
         answers = source.answers("validation", logits / temperature)
         point = operating_point(answers, source.groups("validation"), sensitivity)
     source.model.temperature.fill_(temperature)
-    network = assemble.folded(serving.to_onnx(source.model, source.size))
+    network = assembly.folded(exportable.to_onnx(source.model, source.size))
     figures = calibration_figures(logits, temperature, labels, source.classes)
     return Fitted(temperature, figures, point, network, guard_of(network, source))
 
@@ -94,5 +94,5 @@ def fit(source: Source, sensitivity: float | None) -> Fitted:
 def guard_of(network: bytes, source: Source) -> Guard:
     """The guard of a network, from what ONNX Runtime makes of the training and the validation images."""
     known, new = (source.part(name).pixels() for name in ("train", "validation"))
-    features = [quantise.outputs(network, pixels, "features") for pixels in (known, new)]
+    features = [quantisation.outputs(network, pixels, "features") for pixels in (known, new)]
     return fit_guard(known, features[0], new, features[1])

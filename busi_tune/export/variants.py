@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from busi_tune import files
-from busi_tune.export import assemble, gate, quantise, resize
-from busi_tune.export.assemble import Made
+from busi_tune.evaluation.intervals import with_intervals
+from busi_tune.evaluation.metrics import summarise
+from busi_tune.export import assembly, gate, quantisation, resize
+from busi_tune.export.assembly import Made
 from busi_tune.export.calibration import at_threshold, operating_point
 from busi_tune.export.detection import detection_rates
+from busi_tune.export.export_options import ExportOptions
 from busi_tune.export.guard import Guard, guard_graph
-from busi_tune.export.options import ExportOptions
 from busi_tune.export.parity import Logits, Shown, differing, outputs_of
 from busi_tune.export.source import Source, guard_of
 from busi_tune.images import Pixels
 from busi_tune.inference import Classifier
-from busi_tune.intervals import with_intervals
-from busi_tune.metrics import summarise
 
 Result = dict[str, Any]
 CALIBRATION_IMAGES = 128
@@ -45,26 +45,26 @@ def make_variant(
         GateError: it does not pass its gate on the validation split.
     """
     validation, labels = source.part("validation").pixels(), source.labels("validation")
-    exact = quantise.logits(network, validation)
+    exact = quantisation.logits(network, validation)
 
     def judge(candidate: bytes) -> gate.Gate:
-        return gate.compare(exact, quantise.logits(candidate, validation), labels, source.classes, options.max_drop)
+        return gate.compare(exact, quantisation.logits(candidate, validation), labels, source.classes, options.max_drop)
 
     small, passed, kept = _shrunk(form, network, source, judge)
     guard = guard_of(small, source)
     facts = dict(facts) | {"precision": form, "guard": guard.to_metadata()}
     if options.sensitivity is not None:
-        answers = source.answers("validation", quantise.logits(small, validation))
+        answers = source.answers("validation", quantisation.logits(small, validation))
         point = operating_point(answers, source.groups("validation"), options.sensitivity)
         facts["operating_point"] = point.to_dict()
-    graph = assemble.assemble(resize.any_size(source.size), small, guard_graph(guard))
+    graph = assembly.assemble(resize.any_size(source.size), small, guard_graph(guard))
     place = files.temporary_for(folder / variant_name(form))
-    files.write_bytes(place, assemble.finish(graph, facts))
+    files.write_bytes(place, assembly.finish(graph, facts))
     certificate = _certificate(form, place, source, facts, float32, shown) | {
         "gate": asdict(passed),
         "kept_in_float32": kept,
-        "graph_sha256": assemble.graph_sha256(graph),
-        "weights_sha256": assemble.weights_sha256(graph),
+        "graph_sha256": assembly.graph_sha256(graph),
+        "weights_sha256": assembly.weights_sha256(graph),
         "bytes": place.stat().st_size,
     }
     certificate["guard"] = {"scores": guard.to_metadata(), "test": guard_rates(place, guard, source)}
@@ -80,7 +80,7 @@ def variant_name(form: str) -> str:
 def _shrunk(form: str, network: bytes, source: Source, judge: Judge) -> tuple[bytes, gate.Gate, list[str]]:
     if form == "int8":
         return gate.through_gate(network, _calibration(source), judge)
-    small = quantise.float16(network)
+    small = quantisation.float16(network)
     found = judge(small)
     if not found.passed:
         raise gate.GateError(gate.failure(form, found))

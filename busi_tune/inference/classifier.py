@@ -11,7 +11,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from busi_tune import images
 from busi_tune.errors import ConfigError, FileError
 from busi_tune.images import Pixels
-from busi_tune.inference.facts import facts_of
+from busi_tune.inference.metadata import facts_of
 from busi_tune.inference.structure import check_structure
 
 Floats = NDArray[np.float32]
@@ -38,7 +38,7 @@ SUFFIX = "ExecutionProvider"
 
 
 @dataclass(frozen=True)
-class Answers:
+class Outputs:
     """Of n images: logits and probabilities (n, classes), the guard's scores (n, scores)."""
 
     logits: Floats
@@ -99,7 +99,7 @@ class Classifier:
         """Height and width of what the network sees."""
         return self.facts.image_size
 
-    def run(self, pixels: Pixels) -> Answers:
+    def run(self, pixels: Pixels) -> Outputs:
         """All answers for images (n, height, width, 3), uint8 RGB.
 
         Raises:
@@ -116,7 +116,7 @@ class Classifier:
             if array.dtype != np.float32 or not np.isfinite(array).all():
                 raise self._refused(ValueError(f"its {name} are not finite numbers"))
         logits, probabilities, *guard = found
-        return Answers(logits, probabilities, guard[0] if guard else np.zeros((len(pixels), 0), np.float32))
+        return Outputs(logits, probabilities, guard[0] if guard else np.zeros((len(pixels), 0), np.float32))
 
     def _checked_size(self) -> int | None:
         """The height and width that the input is fixed to, or None where it takes any."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from busi_tune import files
 from busi_tune.errors import FileError, ParityError
+from busi_tune.inference.certificate import MODEL, VERIFICATION
 from busi_tune.inference.classifier import Classifier
-from busi_tune.inference.opening import MODEL, VERIFICATION
 
 CERTIFICATE = "certificate"
 

@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from busi_tune import files
 from busi_tune.data.split import excluded_file
-from busi_tune.metrics import numbers
-from busi_tune.training.folder import IDENTITY, METRICS, SPLIT
+from busi_tune.evaluation.metrics import numbers
+from busi_tune.training.run_folder import IDENTITY, METRICS, SPLIT
 
 CARD = "README.md"
 VERDICT = "verdict.json"

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from busi_tune import files
-from busi_tune.training.run import history
+from busi_tune.training.runs import history
 from busi_tune.training.state import Epoch
 
 CURVES = "learning_curves.png"

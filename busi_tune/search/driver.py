@@ -13,12 +13,12 @@ from busi_tune import files
 from busi_tune.data.dataset import Dataset
 from busi_tune.errors import ConfigError, OutOfMemory, TrainingDiverged, WorkerLost
 from busi_tune.progress import Progress
-from busi_tune.search import study as studies
+from busi_tune.search import studies
 from busi_tune.search.ledger import Ledger
-from busi_tune.search.study import Plan
-from busi_tune.search.workers import Ended, Job, Trained, Workers, work_through
-from busi_tune.training import folder as store
+from busi_tune.search.studies import Plan
+from busi_tune.training import run_folder
 from busi_tune.training.state import Epoch
+from busi_tune.workers.jobs import Ended, Job, Trained, Workers, work_through
 
 # A trial with one of these has failed; any other error stops the study.
 FAILURES = (TrainingDiverged, ConfigError, OutOfMemory, WorkerLost)
@@ -279,7 +279,7 @@ class Driver:
             # Another driver may be training it on.
             held = files.take_lock(search.trial_folder(number) / ".lock", wait=False)
             if held is not None:
-                store.forget(search.trial_folder(number))
+                run_folder.forget(search.trial_folder(number))
                 os.close(held)
                 self.holding.remove(number)
         os.close(claim)

@@ -15,12 +15,10 @@ from busi_tune import files
 from busi_tune.config import Config, differences
 from busi_tune.errors import BusiTuneError, RunError
 from busi_tune.report.plots import plot_run
-from busi_tune.search import study as studies
+from busi_tune.search import studies
 from busi_tune.search.driver import FAILURES, Search, best_so_far, show_epoch
-from busi_tune.search.workers import Ended, Job, Trained, work_through
-from busi_tune.training import folder as store
-from busi_tune.training import hardware
-from busi_tune.training import run as runs
+from busi_tune.training import hardware, run_folder, runs
+from busi_tune.workers.jobs import Ended, Job, Trained, work_through
 
 Result = dict[str, Any]
 
@@ -45,9 +43,9 @@ def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
 
 
 def _unlike(search: Search, baseline: Path) -> str:
-    if not (baseline / store.METRICS).exists():
+    if not (baseline / run_folder.METRICS).exists():
         return "it is not a finished run"
-    identity = store.read_identity(baseline)
+    identity = run_folder.read_identity(baseline)
     different = differences(identity.config.to_dict(), search.plan.config.to_dict())
     if different:
         return f"its configuration differs ({'; '.join(different)})"
@@ -113,8 +111,8 @@ def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) 
 def _is_trained(job: Job, keep_model: bool) -> bool:
     # Whoever trained it may have been killed in its last step.
     with files.only_writer(job.folder, wait=True):
-        store.settle(job.folder)
-    if keep_model and not (job.folder / store.METRICS).exists() and runs.saved_state(job.folder) is None:
+        run_folder.settle(job.folder)
+    if keep_model and not (job.folder / run_folder.METRICS).exists() and runs.saved_state(job.folder) is None:
         return False
     return len(runs.history(job.folder)) >= job.until or bool(runs.stop_reason(job.folder))
 
@@ -153,7 +151,7 @@ def confirm(search: Search, count: int, seeds: int) -> list[Result]:
             continue
         values = [best_so_far(runs.history(folder), search.plan.metric)[0] for folder in folders[trial.number]]
         for folder in folders[trial.number][1:]:
-            store.forget(folder)
+            run_folder.forget(folder)
         result.append(
             {
                 "trial": trial.number,
@@ -195,7 +193,7 @@ def audit_pruning(search: Search, count: int) -> list[Result]:
                 "regret": regret,
             }
         )
-        store.forget(folder)
+        run_folder.forget(folder)
     return result
 
 
@@ -232,7 +230,7 @@ def train_best(search: Search, wanted: Sequence[int]) -> Result:
 
 def _evaluated(search: Search, folder: Path, config: Config) -> Result:
     with files.only_writer(folder, wait=True):
-        if not (folder / store.METRICS).exists():
+        if not (folder / run_folder.METRICS).exists():
             run = runs.begin(folder, config, search.dataset, search.progress)
             here = hardware.on_this_machine(config)
             if here != config:
@@ -241,12 +239,12 @@ def _evaluated(search: Search, folder: Path, config: Config) -> Result:
                 )
             runs.evaluate(replace(run, config=here), search.progress)
         plot_run(folder)
-    return files.read_json(folder / store.METRICS)
+    return files.read_json(folder / run_folder.METRICS)
 
 
 def publish(run: Path, target: Path) -> None:
     """Make `target` the copy of a finished run, replacing the copy of another one."""
-    identity = store.IDENTITY
+    identity = run_folder.IDENTITY
     if target.exists() and (target / identity).read_bytes() != (run / identity).read_bytes():
         files.remove_folder(target)
     if not target.exists():

@@ -9,11 +9,10 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from busi_tune.search import study as studies
-from busi_tune.search import tables
+from busi_tune.search import studies, tables
 from busi_tune.search.recent import Completed, Recent
 from busi_tune.search.storage import Database
-from busi_tune.search.study import Plan
+from busi_tune.search.studies import Plan
 
 # The greatest id that a database can give to a trial.
 MOST = 2**31 - 1

@@ -13,20 +13,20 @@ from busi_tune import files
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, open_dataset
 from busi_tune.errors import ConfigError, RunError
+from busi_tune.evaluation.verdict import verdict_of
 from busi_tune.progress import Progress
-from busi_tune.search import finals, space, study
+from busi_tune.search import finals, space, studies
 from busi_tune.search.driver import NEEDED, Budget, Driver, Search
 from busi_tune.search.importance import importances, never_acted
 from busi_tune.search.ledger import Ledger
-from busi_tune.search.options import SearchOptions
-from busi_tune.search.processes import Processes
+from busi_tune.search.search_options import SearchOptions
 from busi_tune.search.storage import Database, server_url
-from busi_tune.search.verdict import verdict_of
-from busi_tune.search.workers import Here, Workers
-from busi_tune.training import run as runs
-from busi_tune.training.folder import FIRST_FILES, METRICS
+from busi_tune.training import runs
 from busi_tune.training.hardware import resolve
 from busi_tune.training.model import untrained
+from busi_tune.training.run_folder import FIRST_FILES, METRICS
+from busi_tune.workers.jobs import Here, Workers
+from busi_tune.workers.processes import Processes
 
 Result = dict[str, Any]
 
@@ -49,17 +49,17 @@ def search(
         resolved = _resolved(config, options)
         dimensions = dimensions_of(resolved, options)
         database = Database.of(folder, options.storage, progress)
-        files.refuse_foreign(folder, "a study", study.IDENTITY, FIRST_FILES)
+        files.refuse_foreign(folder, "a study", studies.IDENTITY, FIRST_FILES)
         files.make_folder(folder)
         if not database.shared:
             stack.enter_context(files.only_writer(folder))
         with files.locked(folder / ".begin.lock"):
-            if overwrite or not study.begun(folder):
+            if overwrite or not studies.begun(folder):
                 _clear(folder, progress)
             stack.callback(os.close, _present(folder))
-            dataset = open_dataset(root, resolved, progress, saved=study.saved_split(folder), split_file=split_file)
+            dataset = open_dataset(root, resolved, progress, saved=studies.saved_split(folder), split_file=split_file)
             untrained(resolved, len(dataset.classes))
-            plan = study.Plan(
+            plan = studies.Plan(
                 config=resolved,
                 space=dimensions,
                 metric=options.metric,
@@ -67,14 +67,14 @@ def search(
                 split=dataset.split.fingerprint(),
                 pruner=options.pruner,
             )
-            ledger = Ledger(database, study.check_plan(folder, plan, dataset.split, database), plan)
+            ledger = Ledger(database, studies.check_plan(folder, plan, dataset.split, database), plan)
             # Decoded here, once, and not by every worker.
             dataset.part("train", resolved.image_size, progress)
             workers = stack.enter_context(_workers(options, dataset, progress))
             session = Search(folder, plan, dataset, progress, ledger, workers)
             baseline = baseline_run or folder.parent / "baseline"
             finals.adopt_baseline(session, baseline, required=baseline_run is not None)
-            files.make_folder(folder / study.TRIALS)
+            files.make_folder(folder / studies.TRIALS)
         budget = Budget(trials=options.trials, seconds=options.timeout, epochs=options.epochs_total)
         driver = Driver(session, budget, max(options.keep_trials, options.confirm))
         driver.run()
@@ -104,21 +104,21 @@ def _clear(folder: Path, progress: Progress) -> None:
     if claim is None:
         raise RunError(f"{folder} is in use by another driver; --overwrite it when all of them have ended.")
     # Workers outlive a driver that is killed, and would write their epoch into the new study.
-    for lock in [*folder.glob(f"{study.TRIALS}/*/.lock"), *folder.glob("confirm/*/*/.lock")]:
+    for lock in [*folder.glob(f"{studies.TRIALS}/*/.lock"), *folder.glob("confirm/*/*/.lock")]:
         held = files.take_lock(lock, wait=False)
         if held is None:
             progress.notice(f"{lock.parent} is still in use by a worker whose driver was killed; waiting for it.")
             held = files.take_lock(lock, wait=True)
         assert held is not None
         os.close(held)
-    study.clear(folder)
+    studies.clear(folder)
     os.close(claim)
 
 
 def _cluster(address: str) -> AbstractContextManager[None]:
     if find_spec("ray") is None:
         raise ConfigError("ray is not installed; pip install 'busi-tune[ray]'.")
-    from busi_tune.search.ray_workers import cluster
+    from busi_tune.workers.ray_actors import cluster
 
     return cluster(address)
 
@@ -126,7 +126,7 @@ def _cluster(address: str) -> AbstractContextManager[None]:
 def _resolved(config: Config, options: SearchOptions) -> Config:
     if options.ray is None:
         return resolve(config)
-    from busi_tune.search.ray_workers import resolve_there
+    from busi_tune.workers.ray_actors import resolve_there
 
     return resolve_there(config, options.workers)
 
@@ -135,7 +135,7 @@ def _resolved(config: Config, options: SearchOptions) -> Config:
 def _workers(options: SearchOptions, dataset: Dataset, progress: Progress) -> Iterator[Workers]:
     workers: Workers
     if options.ray is not None:
-        from busi_tune.search.ray_workers import RayActors
+        from busi_tune.workers.ray_actors import RayActors
 
         workers = RayActors(options.workers, dataset, progress)
     elif options.workers > 1:
@@ -167,7 +167,7 @@ def _finish(driver: Driver, options: SearchOptions) -> Result:
             os.close(claim)
         ledger.read()
     driver.clean_up()
-    rows = study.trial_rows(session.finished(), session.plan.space)
+    rows = studies.trial_rows(session.finished(), session.plan.space)
     told = {"metric": session.plan.metric, "trials": rows, "disk_bytes": files.disk_bytes(session.folder)}
     return told | result
 
@@ -190,9 +190,9 @@ def _learnt(session: Search) -> Result:
     histories = {
         trial.number: runs.history(session.trial_folder(trial.number))[: plan.trial_epochs] for trial in trials
     }
-    configs = {trial.number: study.trial_config(plan, trial) for trial in trials}
+    configs = {trial.number: studies.trial_config(plan, trial) for trial in trials}
     return {
         "verdict": found,
-        "importances": importances(trials, plan.space, study.METRICS[plan.metric], plan.config.seed),
+        "importances": importances(trials, plan.space, studies.METRICS[plan.metric], plan.config.seed),
         "never_acted": never_acted(histories, configs, plan.space),
     }

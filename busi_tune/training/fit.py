@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from busi_tune.config import Config
 from busi_tune.errors import TrainingDiverged
-from busi_tune.metrics import accuracy, confusion_matrix, macro_f1
+from busi_tune.evaluation.metrics import accuracy, confusion_matrix, macro_f1
 from busi_tune.training.batches import DeviceImages, class_weights, mixed_seed, training_batches
 from busi_tune.training.state import Epoch, TrainingState
 

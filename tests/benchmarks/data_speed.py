@@ -18,9 +18,9 @@ from interval_coverage import draw
 from busi_tune.config import Config
 from busi_tune.data.audit import audit
 from busi_tune.data.dataset import twins_of
-from busi_tune.data.find import find_images, find_names
+from busi_tune.data.listing import find_images, find_names
 from busi_tune.data.phantoms import make_phantoms
-from busi_tune.intervals import RESAMPLES, bootstrap
+from busi_tune.evaluation.intervals import RESAMPLES, bootstrap
 from busi_tune.progress import Silent
 
 COUNTS = {"benign": 437, "malignant": 210, "normal": 133}

@@ -22,8 +22,8 @@ from busi_tune.export.detection import strange_images
 from busi_tune.export.guard import BATCH, Floats, Guard, fit_guard, guard_graph
 from busi_tune.images import Pixels
 from busi_tune.progress import Silent
-from busi_tune.training import serving
-from busi_tune.training.folder import read_identity
+from busi_tune.training import exportable
+from busi_tune.training.run_folder import read_identity
 
 
 def features(network: InferenceSession, pixels: Pixels) -> Floats:
@@ -108,7 +108,7 @@ def main() -> None:
     identity = read_identity(options.run)
     size = identity.config.image_size
     data = pipeline.run_data(options.run, options.data, Silent())
-    graph = serving.to_onnx(serving.served(options.run, identity), size)
+    graph = exportable.to_onnx(exportable.served(options.run, identity), size)
     network = InferenceSession(graph)
     train, held_out, test = (data.part(name, size, Silent()).pixels() for name in ("train", "validation", "test"))
     of_train, of_held_out = features(network, train), features(network, held_out)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from busi_tune.config import Config
-from busi_tune.export import quantise
-from busi_tune.export.assemble import folded
+from busi_tune.export import quantisation
+from busi_tune.export.assembly import folded
 from busi_tune.export.gate import latency
+from busi_tune.training.exportable import ServedModel, to_onnx
 from busi_tune.training.model import untrained
-from busi_tune.training.serving import ServedModel, to_onnx
 
 BATCHES = (1, 32)
 EAGER, CHANNELS_LAST = "PyTorch", "PyTorch channels_last"
@@ -52,14 +52,14 @@ def calls(config: Config, threads: int) -> dict[str, Callable[[Any], Any]]:
     noise = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
     forms = {
         FLOAT32: folded(network),
-        INT8: quantise.int8(network, noise),
-        FLOAT16: quantise.float16(network),
+        INT8: quantisation.int8(network, noise),
+        FLOAT16: quantisation.float16(network),
     }
     eager = {
         EAGER: Eager(served(config), torch.contiguous_format),
         CHANNELS_LAST: Eager(served(config).to(memory_format=torch.channels_last), torch.channels_last),
     }
-    sessions = {name: quantise.session(data, threads) for name, data in forms.items()}
+    sessions = {name: quantisation.session(data, threads) for name, data in forms.items()}
     return eager | {
         name: lambda pixels, running=running: running.run(None, {"pixels": pixels.numpy()})
         for name, running in sessions.items()

@@ -11,8 +11,8 @@ import argparse
 import numpy as np
 from numpy.typing import NDArray
 
-from busi_tune.intervals import bootstrap, paired, wilson
-from busi_tune.metrics import Answers, Name, proportions, scores, softmax
+from busi_tune.evaluation.intervals import bootstrap, paired, wilson
+from busi_tune.evaluation.metrics import Answers, Name, proportions, scores, softmax
 
 CLASSES = ("benign", "malignant", "normal")
 

@@ -21,22 +21,21 @@ import pandas as pd
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from busi_tune import files
+from busi_tune import files, locks
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset
-from busi_tune.data.find import Listing
+from busi_tune.data.listing import Listing
 from busi_tune.data.split import Split
 from busi_tune.progress import Progress, Silent
-from busi_tune.search import study as studies
-from busi_tune.search import tables
+from busi_tune.search import studies, tables
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.ledger import Ledger
-from busi_tune.search.processes import Processes
 from busi_tune.search.storage import Database
-from busi_tune.search.workers import Ended, Events, Job, Trained
-from busi_tune.training import folder as store
-from busi_tune.training.run import Saved, history, save_behind
+from busi_tune.training import run_folder
+from busi_tune.training.runs import Saved, history, save_behind
 from busi_tune.training.state import Epoch
+from busi_tune.workers.jobs import Ended, Events, Job, Trained
+from busi_tune.workers.processes import Processes
 from postgres import Server
 
 EPOCHS = 20
@@ -70,8 +69,8 @@ awoke: float | None = None
 
 def asleep(job: Job, _: Dataset, __: Progress) -> Events:
     """What `work` does, with sleep for training: `job.config.min_learning_rate` says how long."""
-    with files.only_writer(job.folder, wait=True):
-        files.write_json(job.folder / store.IDENTITY, job.config.to_dict())
+    with locks.only_writer(job.folder, wait=True):
+        files.write_json(job.folder / run_folder.IDENTITY, job.config.to_dict())
         records: list[Epoch] = []
         yield Trained(job, records)
         for record in save_behind(job.folder, _epochs(job)):

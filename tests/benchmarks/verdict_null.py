@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from busi_tune.search.verdict import SIGNIFICANCE, Verdict, decide, selection_optimism
+from busi_tune.evaluation.verdict import SIGNIFICANCE, Verdict, decide, selection_optimism
 
 Booleans = NDArray[np.bool_]
 Test = tuple[Booleans, Booleans, NDArray[np.int64]]

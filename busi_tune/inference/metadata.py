@@ -12,7 +12,7 @@ PREPROCESSING = "preprocessing_version"
 
 
 @dataclass(frozen=True)
-class Guard:
+class GuardScore:
     """One score of the input guard: above the limit the image gets the warning."""
 
     name: str
@@ -21,17 +21,17 @@ class Guard:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelFacts:
     """The classes in the order of the probabilities, and what else the model carries for its use."""
 
     classes: tuple[str, ...]
     image_size: int
     preprocessing: int | None
     threshold: float | None
-    guards: tuple[Guard, ...]
+    guards: tuple[GuardScore, ...]
 
 
-def facts_of(metadata: Mapping[str, str], fixed_size: int | None) -> Facts:
+def facts_of(metadata: Mapping[str, str], fixed_size: int | None) -> ModelFacts:
     """The facts in a model's metadata; its image size from the shape of its input where that is fixed.
 
     Raises:
@@ -46,7 +46,7 @@ def facts_of(metadata: Mapping[str, str], fixed_size: int | None) -> Facts:
     if size is None or not 1 <= size <= MOST_SIDE or fixed_size not in {None, size}:
         raise ValueError("its metadata name no image size that goes with its input")
     version = metadata.get(PREPROCESSING)
-    return Facts(
+    return ModelFacts(
         classes=tuple(classes),
         image_size=size,
         preprocessing=None if version is None else int(version),
@@ -73,11 +73,11 @@ def _threshold(point: Any, classes: list[str]) -> float | None:
     return _number(point.get("threshold"), "the threshold of its operating point")
 
 
-def _guard(entry: Any) -> Guard:
+def _guard(entry: Any) -> GuardScore:
     texts = [entry.get(key) for key in ("name", "warning")] if isinstance(entry, dict) else [None]
     if not all(isinstance(text, str) and text.isprintable() for text in texts):
         raise ValueError("its guard has a score without a name or a warning")
-    return Guard(entry["name"], _number(entry.get("limit"), "a limit of its guard"), entry["warning"])
+    return GuardScore(entry["name"], _number(entry.get("limit"), "a limit of its guard"), entry["warning"])
 
 
 def _number(value: Any, what: str) -> float:

@@ -14,16 +14,14 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from busi_tune import files
+from busi_tune import locks
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, Part
 from busi_tune.errors import BusiTuneError, ConfigError, RunError
 from busi_tune.progress import Progress
-from busi_tune.search.workers import Died, Ended, Event, Job, Trained
-from busi_tune.training import folder as store
-from busi_tune.training import hardware
-from busi_tune.training import run as runs
+from busi_tune.training import hardware, run_folder, runs
 from busi_tune.training.state import Epoch
+from busi_tune.workers.jobs import Died, Ended, Event, Job, Trained
 
 Kept = tuple[dict[str, Any], bytes]
 
@@ -109,7 +107,7 @@ class RayActors:
             self._give(actor, job)
 
     def _give(self, actor: _Actor, job: Job) -> None:
-        with files.only_writer(job.folder):
+        with locks.only_writer(job.folder):
             kept = runs.saved_state(job.folder)
         parts = self._parts(job.config.image_size)
         actor.job, actor.run = job, None
@@ -168,7 +166,9 @@ class RayActors:
             actor.job = None
             return Ended(job, runs.stop_reason(job.folder))
         else:
-            actor.saving = self.savers.submit(store.commit, job.folder, said.values, last=said.last, best=said.best)
+            actor.saving = self.savers.submit(
+                run_folder.commit, job.folder, said.values, last=said.last, best=said.best
+            )
             actor.records = (*actor.records[: said.record.epoch - 1], said.record)
         return Trained(job, actor.records)
 

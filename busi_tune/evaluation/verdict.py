@@ -15,9 +15,8 @@ from scipy import stats
 from busi_tune import files
 from busi_tune.data.split import Split
 from busi_tune.errors import FileError, RunError
-from busi_tune.intervals import expanded_tail, of_ratio, paired
-from busi_tune.metrics import Answers, numbers, summarise
-from busi_tune.training import folder as store
+from busi_tune.evaluation.intervals import expanded_tail, of_ratio, paired
+from busi_tune.evaluation.metrics import Answers, numbers, summarise
 
 SIGNIFICANCE = 0.05
 POWER = 0.8
@@ -185,7 +184,7 @@ def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int) -> Verdic
     classes = tuple(sorted(set(split.used["class"])))
     first, second = (_answers(folder, rows, classes) for folder in (baseline, tuned))
     found = compare(first, second, rows["group"].to_numpy(), list(rows["path"]))
-    validation = files.read_json(baseline / store.METRICS)["validation"]
+    validation = files.read_json(baseline / "metrics.json")["validation"]
     images, accuracy = validation["images"], validation["accuracy"]
     alike = _correlation(first.predicted == first.labels, second.predicted == second.labels)
     optimism = None if alike is None else selection_optimism(trials, images, accuracy, alike)

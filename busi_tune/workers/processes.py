@@ -13,8 +13,8 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fi
 
 from busi_tune.data.dataset import Dataset
 from busi_tune.progress import Progress
-from busi_tune.search.workers import Died, Ended, Event, Job, Trained, Work, work
 from busi_tune.training import hardware
+from busi_tune.workers.jobs import Died, Ended, Event, Job, Trained, Work, work
 
 
 @dataclass

@@ -13,8 +13,8 @@ import numpy as np
 
 from busi_tune.errors import BusiTuneError, FileError
 from busi_tune.images import Pixels
-from busi_tune.inference.answers import LARGEST_SIDE
 from busi_tune.inference.classifier import Classifier
+from busi_tune.inference.predictions import LARGEST_SIDE
 
 # Of processor time, and for a large model more: 100 MB load in less than a second. On a busy machine it takes longer.
 SECONDS = 4
@@ -35,7 +35,7 @@ def try_in_a_child(model: Path, optimisation: str) -> None:
         sys.executable,
         "-P",
         "-m",
-        "busi_tune.inference.trial",
+        "busi_tune.inference.probe",
         str(model.resolve()),
         optimisation,
         str(seconds),

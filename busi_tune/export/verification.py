@@ -10,9 +10,9 @@ import onnx
 import pandas as pd
 
 from busi_tune import images
-from busi_tune.data.find import find_images
+from busi_tune.data.listing import find_images
 from busi_tune.errors import DataError, ParityError, listed
-from busi_tune.export import assemble
+from busi_tune.export import assembly
 from busi_tune.export.parity import Reference, Shown, verify
 from busi_tune.inference import MODEL, Classifier
 from busi_tune.inference.seal import check_folder
@@ -71,7 +71,7 @@ def check_again(folder: Path, root: Path, progress: Progress) -> dict[str, Any]:
 def _foreign_graph(path: Path, certificate: dict[str, Any]) -> list[str]:
     """Where the graph or its constants are not those that the certificate was made for."""
     model = onnx.load(path, load_external_data=False)
-    found = {"graph": assemble.graph_sha256(model), "weights": assemble.weights_sha256(model)}
+    found = {"graph": assembly.graph_sha256(model), "weights": assembly.weights_sha256(model)}
     recorded = certificate["models"][path.name]
     return [f"the {what} is not what was certified" for what, sha in found.items() if recorded[f"{what}_sha256"] != sha]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from busi_tune.cli.options import FOLDER, common_options, json_option
+from busi_tune.cli.parameters import FOLDER, common_options, json_option
 
 
 @click.command()
@@ -26,9 +26,9 @@ from busi_tune.cli.options import FOLDER, common_options, json_option
 def export(run: Path, out: Path, data: Path | None, as_json: bool, overwrite: bool, **asked: Any) -> None:
     """Export the finished run RUN to ONNX, verified against PyTorch on its test split."""
     from busi_tune import pipeline
-    from busi_tune.cli.exports import show_export
+    from busi_tune.cli.export_tables import show_export
     from busi_tune.cli.screen import print_json, screen
-    from busi_tune.export.options import ExportOptions
+    from busi_tune.export.export_options import ExportOptions
 
     options = ExportOptions(**asked)
     with screen() as progress:
@@ -45,7 +45,7 @@ def export(run: Path, out: Path, data: Path | None, as_json: bool, overwrite: bo
 @json_option
 def verify(export_folder: Path, data: Path | None, as_json: bool) -> None:
     """Check that EXPORT is what was certified; with --data, also that it answers its test images as it did."""
-    from busi_tune.cli.exports import show_certificate
+    from busi_tune.cli.export_tables import show_certificate
     from busi_tune.cli.screen import print_json, print_line, screen
     from busi_tune.inference.seal import check_folder
 
@@ -54,7 +54,7 @@ def verify(export_folder: Path, data: Path | None, as_json: bool) -> None:
         if not as_json:
             print_line(f"{export_folder}: every file is the one that was certified.")
     else:
-        from busi_tune.export.check import check_again
+        from busi_tune.export.verification import check_again
 
         with screen() as progress:
             certificate = check_again(export_folder, data, progress)

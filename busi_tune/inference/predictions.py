@@ -15,7 +15,7 @@ from busi_tune import images
 from busi_tune.errors import ImageError
 from busi_tune.images import Pixels
 from busi_tune.inference.classifier import Classifier
-from busi_tune.inference.facts import Facts
+from busi_tune.inference.metadata import ModelFacts
 
 BATCH_SIZE = 8
 # The graph resizes in double precision: what is larger is resized as it is read, to the same pixels.
@@ -102,7 +102,7 @@ def _answered(classifier: Classifier, batch: list[Loaded]) -> Iterator[Predictio
         yield answers[number] if number in answers else Prediction(str(path), error=str(pixels))
 
 
-def _prediction(path: str, row: list[float], scores: list[float], facts: Facts) -> Prediction:
+def _prediction(path: str, row: list[float], scores: list[float], facts: ModelFacts) -> Prediction:
     malignant = None
     if facts.threshold is not None:
         malignant = row[facts.classes.index("malignant")] >= facts.threshold

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from busi_tune import files
+from busi_tune import locks
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset
 from busi_tune.errors import BusiTuneError, WorkerLost
 from busi_tune.progress import Progress
-from busi_tune.training import run as runs
+from busi_tune.training import runs
 from busi_tune.training.state import Epoch
 
 # A worker that dies so often without finishing an epoch will die again: too little memory, most likely.
@@ -92,7 +92,7 @@ def work(job: Job, dataset: Dataset, progress: Progress) -> Events:
     """Train a job, with its folder held; say what was known at first, then every epoch, and hear whether to go on."""
     try:
         # Another worker may be finishing its last epoch there, its driver gone.
-        with files.only_writer(job.folder, wait=True):
+        with locks.only_writer(job.folder, wait=True):
             run = runs.begin(job.folder, job.config, dataset, progress)
             records = runs.history(job.folder)
             if (yield Trained(job, records)):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from busi_tune import files, images
-from busi_tune.data.find import Listing
+from busi_tune import files, images, locks
+from busi_tune.data.listing import Listing
 from busi_tune.errors import DataError, ImageError, listed
 from busi_tune.images import Pixels
 from busi_tune.progress import Progress
@@ -37,7 +37,7 @@ def decoded(listing: Listing, size: int, progress: Progress) -> Pixels:
     path = cache_folder() / f"{digest.hexdigest()[:32]}.npy"
     if not _seen_intact(path):
         # Whoever comes second waits, and finds the work done.
-        with files.only_writer(cache_folder(), wait=True):
+        with locks.only_writer(cache_folder(), wait=True):
             if not _intact(path):
                 _decode_all(listing, size, path, progress)
     # "c" is copy-on-write: torch wants memory that it could write to, the file stays as it is.

@@ -11,25 +11,25 @@ import onnx
 from busi_tune import files, images
 from busi_tune.data.dataset import Dataset
 from busi_tune.errors import ParityError, RunError
-from busi_tune.export import assemble, resize
-from busi_tune.export.assemble import Made
+from busi_tune.evaluation.intervals import with_intervals
+from busi_tune.evaluation.metrics import softmax, summarise
+from busi_tune.export import assembly, resize
+from busi_tune.export.assembly import Made
 from busi_tune.export.calibration import at_threshold, calibration_figures
-from busi_tune.export.check import PREDICTIONS, failure, images_sha256
+from busi_tune.export.export_options import ExportOptions
 from busi_tune.export.gate import GateError
 from busi_tune.export.guard import guard_graph
-from busi_tune.export.options import ExportOptions
 from busi_tune.export.parity import Reference, Shown, Way, make_reference, verify, ways
 from busi_tune.export.source import Fitted, Source, fit
 from busi_tune.export.variants import FORMS, guard_rates, make_variant, variant_name
+from busi_tune.export.verification import PREDICTIONS, failure, images_sha256
 from busi_tune.inference import MODEL, VERIFICATION
-from busi_tune.intervals import with_intervals
-from busi_tune.metrics import softmax, summarise
 from busi_tune.progress import Progress
 from busi_tune.report.card import CARD, model_card
-from busi_tune.training import serving
-from busi_tune.training.folder import METRICS
+from busi_tune.training import exportable
 from busi_tune.training.hardware import abilities, environment
-from busi_tune.training.run import prediction_rows
+from busi_tune.training.run_folder import METRICS
+from busi_tune.training.runs import prediction_rows
 
 Result = dict[str, Any]
 # What may be in a folder whose first export was cut off.
@@ -57,7 +57,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
     fitted = fit(source, options.sensitivity)
     shown = Shown.of(source.pictures("test"), source.size)
     reference = make_reference(
-        lambda *given: serving.served_answers(source.model, *given)[0], shown, source.labels("test")
+        lambda *given: exportable.served_answers(source.model, *given)[0], shown, source.labels("test")
     )
     facts = facts_of(source, fitted)
     _write_predictions(folder, source, reference)
@@ -68,7 +68,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
         (f"model-{source.size}.onnx", resize.ready(source.size), shown.resized(), plain),
         (MODEL, resize.any_size(source.size), shown, ways(len(shown.pictures))),
     ):
-        graph = assemble.assemble(front, fitted.network, guard_graph(fitted.guard))
+        graph = assembly.assemble(front, fitted.network, guard_graph(fitted.guard))
         made[name] = Made(graph, facts, certify(folder / name, graph, facts, source, seen, reference, how))
     refused: list[GateError] = []
     asked = options.to_dict()
@@ -103,15 +103,15 @@ def certify(
     It passes when it answers as PyTorch does (see `parity.verify`) and holds the run's own tensors, bit for bit.
     """
     candidate = files.temporary_for(place)
-    files.write_bytes(candidate, assemble.finish(graph, facts))
+    files.write_bytes(candidate, assembly.finish(graph, facts))
     result = verify(candidate, shown, source.labels("test"), reference, source.progress, how=how)
-    foreign = assemble.foreign_tensors(graph, serving.tensors(source.model))
+    foreign = assembly.foreign_tensors(graph, exportable.tensors(source.model))
     reasons = result.reasons + ([f"tensors are not those of the run: {', '.join(foreign[:3])}"] if foreign else [])
     return result.to_dict() | {
         "passed": not reasons,
         "reasons": reasons,
-        "graph_sha256": assemble.graph_sha256(graph),
-        "weights_sha256": assemble.weights_sha256(graph),
+        "graph_sha256": assembly.graph_sha256(graph),
+        "weights_sha256": assembly.weights_sha256(graph),
     }
 
 
@@ -192,7 +192,7 @@ def _publish(folder: Path, source: Source, made: Mapping[str, Made], common: Res
     passed = all(model.certificate["passed"] for model in made.values())
     models = {}
     for name, model in made.items():
-        whole = assemble.finish(model.graph, model.facts | {"certificate": common | model.certificate})
+        whole = assembly.finish(model.graph, model.facts | {"certificate": common | model.certificate})
         models[name] = model.certificate | {"model_sha256": files.sha256_bytes(whole)}
         files.write_bytes(files.temporary_for(folder / name), whole)
     certificate = {key: models[MODEL][key] for key in HEADLINES} | common | {"models": models}

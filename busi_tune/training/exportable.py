@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from busi_tune.config import Config
 from busi_tune.images import Pixels
-from busi_tune.training import folder as store
-from busi_tune.training.folder import Identity
+from busi_tune.training import run_folder
 from busi_tune.training.model import untrained
+from busi_tune.training.run_folder import Identity
 
 Array = NDArray[np.float64]
 OPSET = 20
@@ -59,7 +59,7 @@ def last_layer(model: nn.Module) -> nn.Module:
 def best_model(folder: Path, config: Config, classes: int) -> nn.Module:
     """The model that a run has kept, on the CPU."""
     model = untrained(config, classes)
-    model.load_state_dict(load(store.checkpoint(folder, "best")))
+    model.load_state_dict(load(run_folder.checkpoint(folder, "best")))
     return model
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from busi_tune.metrics import (
+from busi_tune.evaluation.metrics import (
     Answers,
     Floats,
     Name,

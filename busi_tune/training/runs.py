@@ -14,15 +14,15 @@ from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, Part, effective_prior, open_dataset
 from busi_tune.data.split import Split
 from busi_tune.errors import DataError
-from busi_tune.intervals import with_intervals
-from busi_tune.metrics import Answers, softmax, summarise
+from busi_tune.evaluation.intervals import with_intervals
+from busi_tune.evaluation.metrics import Answers, softmax, summarise
 from busi_tune.progress import Progress
-from busi_tune.training import folder as store
+from busi_tune.training import run_folder
 from busi_tune.training.batches import to_device
+from busi_tune.training.exportable import best_model
 from busi_tune.training.fit import fit, float32_logits
-from busi_tune.training.folder import Identity
 from busi_tune.training.hardware import environment, keep_memory, memory_explained, resolve
-from busi_tune.training.serving import best_model
+from busi_tune.training.run_folder import Identity
 from busi_tune.training.state import Epoch, TrainingState
 
 
@@ -48,7 +48,7 @@ def open_run(folder: Path, config: Config, root: Path, progress: Progress, split
         ConfigError: the device is not there.
     """
     resolved = resolve(config)
-    saved = store.saved_split(folder, resolved)
+    saved = run_folder.saved_split(folder, resolved)
     dataset = open_dataset(root, resolved, progress, saved=saved, split_file=split_file)
     return begin(folder, resolved, dataset, progress)
 
@@ -66,30 +66,30 @@ def begin(
     """
     keep_memory()
     run = Run(folder, config, dataset)
-    if not (folder / store.IDENTITY).exists():
+    if not (folder / run_folder.IDENTITY).exists():
         return run
-    known, here = store.read_identity(folder), here or environment()
+    known, here = run_folder.read_identity(folder), here or environment()
     if known.split != dataset.split.fingerprint():
         raise DataError(f"The run in {folder} was made on another split of {dataset.listing.root}; use --overwrite.")
-    store.refuse_other(folder, known, config)
+    run_folder.refuse_other(folder, known, config)
     moved = [
         f"{key} {known.environment.get(key)} -> {here[key]}" for key in here if known.environment.get(key) != here[key]
     ]
     if moved:
         progress.notice(f"{folder} began in another environment ({', '.join(moved)}): last digits may differ.")
-    store.settle(folder)
-    store.remember_data(folder, dataset.listing.root)
+    run_folder.settle(folder)
+    run_folder.remember_data(folder, dataset.listing.root)
     return run
 
 
 def identify(run: Run, here: Mapping[str, Any]) -> None:
     """Write what a new run is of: its split, and config.json last, whose presence makes the folder a run."""
-    if (run.folder / store.IDENTITY).exists():
+    if (run.folder / run_folder.IDENTITY).exists():
         return
     config, split = run.config, run.dataset.split
     weights = "" if config.weights in ("imagenet", "none") else files.sha256(Path(config.weights))
-    store.remember_data(run.folder, run.dataset.listing.root)
-    split.write(run.folder / store.SPLIT)
+    run_folder.remember_data(run.folder, run.dataset.listing.root)
+    split.write(run.folder / run_folder.SPLIT)
     Identity(config, run.dataset.classes, split.fingerprint(), weights, dict(here)).write(run.folder)
 
 
@@ -105,10 +105,10 @@ class Saved:
 
 def saved_state(folder: Path) -> tuple[dict[str, Any], bytes] | None:
     """The values and the checkpoint of the last committed epoch, or None where none is kept."""
-    if not (folder / store.STATE).exists():
+    if not (folder / run_folder.STATE).exists():
         return None
-    values = files.read_json(folder / store.STATE)
-    return (values, store.checkpoint(folder, "last")) if values["checkpoints"] else None
+    values = files.read_json(folder / run_folder.STATE)
+    return (values, run_folder.checkpoint(folder, "last")) if values["checkpoints"] else None
 
 
 def state_from(config: Config, classes: int, saved: tuple[dict[str, Any], bytes] | None) -> TrainingState:
@@ -163,7 +163,7 @@ def save_behind(folder: Path, epochs: Iterator[Saved]) -> Generator[Epoch, None,
                 if saving is not None:
                     slow = slow or not saving.done()
                     saving.result()
-                saving = saver.submit(store.commit, folder, saved.values, last=saved.last, best=saved.best)
+                saving = saver.submit(run_folder.commit, folder, saved.values, last=saved.last, best=saved.best)
                 if slow:
                     saving.result()
                 yield saved.record
@@ -174,14 +174,16 @@ def save_behind(folder: Path, epochs: Iterator[Saved]) -> Generator[Epoch, None,
 
 def history(folder: Path) -> list[Epoch]:
     """The records of all committed epochs."""
-    if not (folder / store.STATE).exists():
+    if not (folder / run_folder.STATE).exists():
         return []
-    return [Epoch(**record) for record in files.read_json(folder / store.STATE)["history"]]
+    return [Epoch(**record) for record in files.read_json(folder / run_folder.STATE)["history"]]
 
 
 def stop_reason(folder: Path) -> str:
     """Why training ended, or "" while it has not."""
-    return str(files.read_json(folder / store.STATE)["stop_reason"]) if (folder / store.STATE).exists() else ""
+    return (
+        str(files.read_json(folder / run_folder.STATE)["stop_reason"]) if (folder / run_folder.STATE).exists() else ""
+    )
 
 
 def evaluate(run: Run, progress: Progress) -> dict[str, Any]:
@@ -189,7 +191,7 @@ def evaluate(run: Run, progress: Progress) -> dict[str, Any]:
 
     This is the only place that opens the test split, and it does so only when training has ended.
     """
-    path = run.folder / store.METRICS
+    path = run.folder / run_folder.METRICS
     if path.exists():
         return files.read_json(path)
     reason = stop_reason(run.folder)
@@ -205,7 +207,7 @@ def evaluate(run: Run, progress: Progress) -> dict[str, Any]:
         if name == "test":
             files.write_csv(run.folder / "predictions.csv", prediction_rows(part, answers.probabilities, classes))
             figures |= test_figures(answers, run.dataset.split)
-    state = files.read_json(run.folder / store.STATE)
+    state = files.read_json(run.folder / run_folder.STATE)
     watcher = state["watcher"]
     prior = effective_prior(run.dataset.labels("train"), run.config, len(classes))
     figures |= {

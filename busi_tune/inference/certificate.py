@@ -6,8 +6,8 @@ from typing import Any
 from busi_tune import files
 from busi_tune.errors import BusiTuneError, FileError
 from busi_tune.inference.classifier import Classifier, provider_name
+from busi_tune.inference.probe import try_in_a_child
 from busi_tune.inference.structure import check_structure
-from busi_tune.inference.trial import try_in_a_child
 
 MODEL = "model.onnx"
 VERIFICATION = "verification.json"

@@ -1,0 +1,71 @@
+"""The lock files, of three kinds. The lock goes with the process that holds it, however that process ends.
+
+| kind | file | held by |
+|---|---|---|
+| run | `.lock` in a folder of results | the process that writes there: a run, an audit, an export, the pixel cache |
+| trial | `trials/.0007.lock` in a study | the driver that trains the trial, or that may need its checkpoints |
+| study | `.study.lock` in a study | a driver while it begins the study, asks for a trial or writes the table |
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from busi_tune.errors import RunError
+from busi_tune.files import TEMPORARY, explained, make_folder, remove_folder
+
+RUN, STUDY = ".lock", ".study.lock"
+# Seconds between two attempts.
+POLL = 0.02
+
+
+def trial_lock(trials: Path, number: int) -> Path:
+    """The lock file of a trial in the folder `trials` of a study."""
+    return trials / f".{number:04d}.lock"
+
+
+def take(path: Path, *, wait: bool) -> FileLock | None:
+    """Take the lock on `path`, creating the file: a lock to release, or None where another process holds it.
+
+    Raises:
+        FileError: the file cannot be created.
+    """
+    lock = FileLock(path, thread_local=False)
+    with explained(path, "locked"):
+        try:
+            lock.acquire(blocking=wait, poll_interval=POLL)
+        except Timeout:
+            return None
+    return lock
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for the lock on `path`, and hold it."""
+    lock = take(path, wait=True)
+    assert lock is not None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold `folder` for this process, creating it, and delete the temporary files of a killed writer.
+
+    Raises:
+        RunError: another process holds the folder, and `wait` is false.
+    """
+    lock = take(make_folder(folder) / RUN, wait=wait)
+    if lock is None:
+        raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")
+    try:
+        # Folders further down have writers of their own.
+        for leftover in [*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")]:
+            remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()

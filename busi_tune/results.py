@@ -1,0 +1,602 @@
+"""The types of all results: the JSON files that the tool writes, and the output of `--json`.
+
+Every document names its schema in the key `schema`, as `busi-tune.NAME/VERSION`. Readers accept keys that they do not
+know, and refuse a version that they do not know. The JSON Schemas in docs/reference/schemas are made from these types.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NotRequired, TypedDict, TypeVar, cast
+
+import msgspec
+
+from busi_tune import files
+from busi_tune.errors import FileError
+
+Scalar = None | bool | int | float | str
+Json = Scalar | list[Scalar]
+Interval = list[float]
+Matrix = list[list[int]]
+VerdictWord = Literal["better", "worse", "no evidence"]
+T = TypeVar("T")
+
+
+class ClassMetrics(TypedDict):
+    """One class against the others; None where a metric is not defined."""
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    roc_auc: float | None
+    images: int
+
+
+class BinaryMetrics(TypedDict):
+    """Malignant against the rest, or against benign alone, where `accuracy` is given as well."""
+
+    accuracy: NotRequired[float | None]
+    sensitivity: float | None
+    specificity: float | None
+    roc_auc: float | None
+
+
+class Summary(TypedDict):
+    """All metrics of one split; None where a metric is not defined."""
+
+    accuracy: float | None
+    macro_precision: float | None
+    macro_recall: float | None
+    macro_f1: float | None
+    balanced_accuracy: float | None
+    macro_roc_auc: float | None
+    brier: float | None
+    calibration_error: float | None
+    per_class: dict[str, ClassMetrics]
+    malignant_vs_rest: NotRequired[BinaryMetrics]
+    benign_vs_malignant: NotRequired[BinaryMetrics]
+    images: int
+    confusion_matrix: Matrix
+
+
+class Intervals(TypedDict, total=False):
+    """95 % intervals, [low, high], under the names of their metrics; a metric without an interval is left out."""
+
+    accuracy: Interval
+    macro_precision: Interval
+    macro_recall: Interval
+    macro_f1: Interval
+    balanced_accuracy: Interval
+    macro_roc_auc: Interval
+    brier: Interval
+    calibration_error: Interval
+    per_class: dict[str, dict[str, Interval]]
+    malignant_vs_rest: dict[str, Interval]
+    benign_vs_malignant: dict[str, Interval]
+
+
+class Spread(TypedDict):
+    """The intervals of a summary: from resampled groups, and Wilson's of plain proportions."""
+
+    groups: int
+    intervals: Intervals
+    wilson: Intervals
+
+
+class TestSummary(Summary, Spread):
+    """All metrics of the test split, with intervals."""
+
+
+class MetricsFile(TypedDict):
+    """metrics.json: the figures of a finished run."""
+
+    schema: str
+    validation: Summary
+    test: TestSummary
+    test_leaked: NotRequired[TestSummary]
+    test_clean: NotRequired[TestSummary]
+    best_epoch: int
+    tied_epochs: list[int]
+    lowest_loss_epoch: int
+    epochs_run: int
+    stop_reason: str
+    leaked_test_images: float
+    effective_prior: dict[str, float]
+    model_sha256: str
+
+
+class SeedMetric(TypedDict):
+    """One test metric over runs that differ in their seed alone."""
+
+    mean: float
+    standard_deviation: float
+    lowest: float
+    highest: float
+
+
+class SeedsFile(TypedDict):
+    """seeds.json: how much of each metric the seed alone changes."""
+
+    schema: str
+    seeds: list[int]
+    metrics: dict[str, SeedMetric]
+
+
+class BaselineResult(MetricsFile):
+    """The output of `baseline`: metrics.json, and with `--seeds` the comparison of the seeds."""
+
+    seeds: NotRequired[SeedsFile]
+
+
+class RunIdentityFile(TypedDict):
+    """config.json: what a run is of."""
+
+    schema: str
+    config: dict[str, Json]
+    classes: list[str]
+    split: str
+    weights_sha256: str
+    environment: dict[str, Json]
+
+
+class DataFile(TypedDict):
+    """data.json: the folder of the images when the run was last opened."""
+
+    schema: str
+    folder: str
+
+
+class EpochRecord(TypedDict):
+    """One epoch, as a row of history.csv has it."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    val_macro_f1: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+class StoppingState(TypedDict):
+    """Which epoch is the best so far, and since when the validation loss has not fallen."""
+
+    patience: int
+    best_epoch: int
+    best_accuracy: float
+    best_accuracy_loss: float
+    tied_epochs: list[int]
+    lowest_loss_epoch: int
+    lowest_loss: float
+
+
+class CheckpointEntry(TypedDict):
+    """A checkpoint file's name and content."""
+
+    file: str
+    sha256: str
+
+
+class StateFile(TypedDict):
+    """state.json: all that a run needs to go on, but for the tensors in its checkpoints ("last" and "best")."""
+
+    schema: str
+    history: list[EpochRecord]
+    scheduler: dict[str, Json]
+    learning_rate: float
+    watcher: StoppingState
+    stop_reason: str
+    checkpoints: dict[str, CheckpointEntry]
+
+
+class Difference(TypedDict):
+    """A metric of two models on the same images: `difference` is tuned less baseline, with its 95 % interval."""
+
+    baseline: float
+    tuned: float
+    difference: float
+    interval: Interval | None
+
+
+class VerdictFile(TypedDict):
+    """verdict.json: baseline against tuned model on the test images."""
+
+    schema: str
+    verdict: VerdictWord
+    sentence: str
+    groups: int
+    grouped_p: float
+    detectable_difference: float | None
+    images: int
+    changed_to_right: int
+    changed_to_wrong: int
+    mcnemar_p: float
+    differences: dict[str, Difference]
+    paths_to_right: NotRequired[list[str]]
+    paths_to_wrong: NotRequired[list[str]]
+    trials: int
+    optimism: float | None
+    optimism_at_most: float
+
+
+class StudyFile(TypedDict):
+    """study.json: what a study is of; `space` holds Optuna's JSON of each distribution."""
+
+    schema: str
+    config: dict[str, Json]
+    space: dict[str, Json]
+    metric: str
+    trial_epochs: int
+    pruner: str
+    split: str
+    storage: NotRequired[str]
+    study: str
+
+
+class Importance(TypedDict):
+    """A parameter's share of importance, from 0 to 1, and its 95 % range over resamples of the trials."""
+
+    importance: float
+    low: float
+    high: float
+
+
+class Finalist(TypedDict):
+    """A trial that was trained to its end with several seeds: the best values of the metric, one for each seed."""
+
+    trial: int
+    values: list[float]
+    mean: float
+    standard_deviation: float | None
+
+
+class AuditedTrial(TypedDict):
+    """A pruned trial that was trained to the end of its trial; `regret` is None where no trial is complete."""
+
+    trial: int
+    pruned_at: int
+    value_then: float | None
+    value_at_end: float
+    regret: float | None
+
+
+class BestTrial(MetricsFile):
+    """The best trial of a study, with the figures of its full training."""
+
+    trial: int
+    params: dict[str, Json]
+    value: float | None
+
+
+class SearchResult(TypedDict):
+    """The output of `search`; without `best` where another driver trains the best trial."""
+
+    schema: str
+    metric: str
+    trials: list[dict[str, Json]]
+    disk_bytes: int
+    audit: NotRequired[list[AuditedTrial] | None]
+    finalists: NotRequired[list[Finalist]]
+    best: NotRequired[BestTrial]
+    verdict: NotRequired[VerdictFile | None]
+    importances: NotRequired[dict[str, Importance] | None]
+    never_acted: NotRequired[list[str]]
+
+
+class SplitCounts(TypedDict):
+    """A number for each split."""
+
+    train: int
+    validation: int
+    test: int
+
+
+class SplitResult(TypedDict):
+    """The output of `data split`: images of each class in each split, and groups."""
+
+    schema: str
+    fingerprint: str
+    images: dict[str, SplitCounts]
+    groups: SplitCounts
+    left_out: int
+    leaked: float
+
+
+class UnreadableFile(TypedDict):
+    """A file that cannot be read, and the reason."""
+
+    path: str
+    reason: str
+
+
+class TwinPair(TypedDict):
+    """Two near-duplicates; `kind` is copy, near, mirrored or cropped."""
+
+    first: str
+    second: str
+    similarity: float
+    kind: str
+
+
+class TwinGroup(TypedDict):
+    """Images that are near-duplicates of each other."""
+
+    images: list[str]
+    classes: list[str]
+    least_similarity: float
+    pairs: list[TwinPair]
+
+
+class NearestNeighbour(TypedDict):
+    """The accuracy of naming the class of the nearest training thumbnail; None where it means nothing."""
+
+    all: float | None
+    leaked: float | None
+    clean: float | None
+
+
+class Leak(TypedDict):
+    """How much of a test split is known from training."""
+
+    split: str
+    test_images: int
+    leaked: float | None
+    nearest_neighbour_accuracy: NearestNeighbour
+
+
+class AuditFile(TypedDict):
+    """audit.json: what is in a folder of images."""
+
+    schema: str
+    folder: str
+    similarity: float
+    images: int
+    classes: dict[str, int]
+    formats: dict[str, int]
+    modes: dict[str, int]
+    sizes: dict[str, int]
+    coloured: list[str]
+    unreadable: list[UnreadableFile]
+    masks: int
+    other_files: dict[str, int]
+    copies: list[list[str]]
+    groups: list[TwinGroup]
+    conflicts: list[list[str]]
+    images_with_a_twin: int
+    leak: Leak
+
+
+class CalibrationFigures(TypedDict):
+    """How well probabilities are calibrated; lower is better."""
+
+    brier: float | None
+    log_loss: float
+    calibration_error: float | None
+
+
+class BeforeAfter(TypedDict):
+    """Calibration at temperature 1, and at the fitted temperature."""
+
+    before: CalibrationFigures
+    after: CalibrationFigures
+
+
+class Calibration(TypedDict):
+    """The calibration on both splits; the temperature was fitted on the first."""
+
+    validation: BeforeAfter
+    test: BeforeAfter
+
+
+class ThresholdFigure(TypedDict):
+    """Sensitivity or specificity at a threshold, on so many images."""
+
+    value: float | None
+    images: int
+    intervals: Interval | None
+    wilson: Interval | None
+
+
+class ThresholdFigures(TypedDict):
+    """Both figures at a threshold."""
+
+    sensitivity: ThresholdFigure
+    specificity: ThresholdFigure
+
+
+# `class` is a keyword of Python, so these keys need the functional form.
+PointFields = TypedDict("PointFields", {"class": str})
+
+
+class OperatingPointEntry(PointFields):
+    """The threshold of the class malignant, and what supports it."""
+
+    sensitivity: float
+    threshold: float
+    cases: int
+    missed: int
+    needed: int
+    supported: bool
+    sentence: str
+    test: NotRequired[ThresholdFigures]
+
+
+class GuardEntry(TypedDict):
+    """One score of the input guard."""
+
+    name: str
+    limit: float
+    warning: str
+    false_alarms: float
+
+
+class GuardResult(TypedDict):
+    """The guard's scores, and the share of images that it warns of, by kind of image."""
+
+    scores: list[GuardEntry]
+    test: dict[str, float]
+
+
+class Matrices(TypedDict):
+    """The confusion matrices on the test split."""
+
+    pytorch: Matrix
+    onnxruntime: Matrix
+
+
+class FigurePair(TypedDict):
+    """A figure of the float32 network, and of the smaller form."""
+
+    float32: float
+    candidate: float
+
+
+class GateEntry(TypedDict):
+    """What a smaller form of a network loses on the validation split."""
+
+    passed: bool
+    reasons: list[str]
+    images: int
+    accuracy: FigurePair
+    sensitivity: FigurePair | None
+    agreement: float
+    answers_changed: int
+
+
+class ModelCertificate(TypedDict):
+    """The certificate of one model file; keys that are not required are of float32, or of int8 and float16 alone."""
+
+    passed: bool
+    reasons: list[str]
+    images: int
+    graph_sha256: str
+    weights_sha256: str
+    model_sha256: NotRequired[str]
+    max_error: NotRequired[float | None]
+    tolerance: NotRequired[float | None]
+    pytorch_float32_error: NotRequired[float | None]
+    answers_changed: NotRequired[int]
+    smallest_margin: NotRequired[float | None]
+    median_margin: NotRequired[float | None]
+    errors: NotRequired[dict[str, float | None]]
+    changed: NotRequired[dict[str, int] | list[dict[str, str]]]
+    probe_error: NotRequired[float | None]
+    probe_tolerance: NotRequired[float | None]
+    probe_float32_error: NotRequired[float | None]
+    resized_differently: NotRequired[int]
+    confusion_matrix: NotRequired[Matrices]
+    precision: NotRequired[str]
+    agreement: NotRequired[float]
+    test: NotRequired[TestSummary]
+    operating_point: NotRequired[OperatingPointEntry]
+    gate: NotRequired[GateEntry]
+    kept_in_float32: NotRequired[list[str]]
+    bytes: NotRequired[int]
+    guard: NotRequired[GuardResult]
+    latency_ms: NotRequired[dict[str, float]]
+
+
+class VerificationFile(TypedDict):
+    """verification.json: the certificate of an export. The keys up to `model_sha256` are those of model.onnx."""
+
+    schema: str
+    passed: bool
+    reasons: list[str]
+    images: int
+    max_error: float | None
+    tolerance: float | None
+    answers_changed: int
+    model_sha256: str
+    source_sha256: str
+    options: dict[str, Json]
+    split: str
+    test_images_sha256: str
+    predictions_sha256: str
+    probe_logits: list[list[float]]
+    test: TestSummary
+    temperature: float
+    calibration: Calibration
+    guard: GuardResult
+    versions: dict[str, str]
+    machine: dict[str, Json]
+    operating_point: NotRequired[OperatingPointEntry]
+    models: dict[str, ModelCertificate]
+    files: dict[str, str]
+
+
+PredictionClass = TypedDict("PredictionClass", {"class": NotRequired[str]})
+
+
+class PredictionEntry(PredictionClass):
+    """One file's answer in the output of `predict`: the class and its probabilities, or the error."""
+
+    path: str
+    probabilities: NotRequired[dict[str, float]]
+    malignant: NotRequired[bool]
+    warning: NotRequired[str]
+    error: NotRequired[str]
+
+
+class RunPlaces(TypedDict):
+    """The folders of a whole run."""
+
+    data: str
+    baseline: str
+    study: str
+    export: str
+
+
+class RunResult(TypedDict):
+    """The output of `run`: the result of each step, a few predictions, and the folders."""
+
+    schema: str
+    baseline: MetricsFile
+    search: SearchResult
+    export: VerificationFile
+    predictions: list[PredictionEntry]
+    places: RunPlaces
+
+
+# Each document and its name and version; a change that a reader must know of gets a new version.
+SCHEMAS: Mapping[type, str] = {
+    MetricsFile: "busi-tune.metrics/1",
+    SeedsFile: "busi-tune.seeds/1",
+    RunIdentityFile: "busi-tune.config/1",
+    DataFile: "busi-tune.data/1",
+    StateFile: "busi-tune.state/1",
+    VerdictFile: "busi-tune.verdict/1",
+    StudyFile: "busi-tune.study/1",
+    SearchResult: "busi-tune.search/1",
+    SplitResult: "busi-tune.split/1",
+    AuditFile: "busi-tune.audit/1",
+    VerificationFile: "busi-tune.verification/1",
+    RunResult: "busi-tune.run/1",
+}
+
+
+def check(value: Mapping[str, object], kind: type[T], source: str) -> T:
+    """`value` itself, once it is known to be of `kind`; keys beside those of `kind` stay.
+
+    Raises:
+        FileError: it is of another schema or version, lacks a key, or has a value of another type; names `source`.
+    """
+    name, _, version = SCHEMAS[kind].partition("/")
+    found = value.get("schema")
+    if found != SCHEMAS[kind]:
+        known_name = isinstance(found, str) and found.partition("/")[0] == name
+        wrong = f"has version {found}" if known_name else f"has the schema {found!r}"
+        raise FileError(f"{source} {wrong}, and this busi-tune reads {name} of version {version}; start anew.")
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise FileError(f"{source} is damaged ({error}); restore it or start anew.") from error
+    return cast("T", value)
+
+
+def read(path: Path, kind: type[T]) -> T:
+    """Read a JSON document of `kind`.
+
+    Raises:
+        FileError: see `check`; or it cannot be read.
+    """
+    return check(files.read_json(path), kind, str(path))

@@ -1,0 +1,1 @@
+"""Jobs for workers: in this process, in processes of this machine, or on a Ray cluster."""
