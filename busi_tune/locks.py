@@ -63,9 +63,13 @@ def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
     if lock is None:
         raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")
     try:
-        # Folders further down have writers of their own.
-        for leftover in [*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")]:
-            remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        clear_leftovers(folder)
         yield
     finally:
         lock.release()
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete the temporary files of a killed writer in `folder`, and one level down; further down are other writers."""
+    for leftover in [*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")]:
+        remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)

@@ -268,19 +268,24 @@ class BestTrial(MetricsFile):
     value: float | None
 
 
-class SearchResult(TypedDict):
-    """The output of `search`; without `best` where another driver trains the best trial."""
+class SearchFinals(TypedDict, total=False):
+    """The outcome of a study beyond its trials; left out where another driver trains the best trial."""
+
+    audit: list[AuditedTrial] | None
+    finalists: list[Finalist]
+    best: BestTrial
+    verdict: VerdictFile | None
+    importances: dict[str, Importance] | None
+    never_acted: list[str]
+
+
+class SearchResult(SearchFinals):
+    """The output of `search`: the rows of trials.csv, the bytes that the study takes on disk, and its outcome."""
 
     schema: str
     metric: str
     trials: list[dict[str, Json]]
     disk_bytes: int
-    audit: NotRequired[list[AuditedTrial] | None]
-    finalists: NotRequired[list[Finalist]]
-    best: NotRequired[BestTrial]
-    verdict: NotRequired[VerdictFile | None]
-    importances: NotRequired[dict[str, Importance] | None]
-    never_acted: NotRequired[list[str]]
 
 
 class SplitCounts(TypedDict):

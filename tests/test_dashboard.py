@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
-from search_overhead import measure
+from search_overhead import Load, measure
 
 
 def test_no_lock_errors_beside_a_dashboard() -> None:
-    measured = measure(8, 40, 0.2, "sqlite", watched=True)
+    measured = measure(Load(8, 40, 0.2, "sqlite"), watched=True)
     assert measured.trials == 40
     assert measured.reads > 0

@@ -1,18 +1,18 @@
 """What the driver reports, prunes, keeps, confirms and audits: real studies of tiny networks."""
 
 import json
-import os
 import statistics
 from pathlib import Path
 
 import optuna
 import pytest
+from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
-from busi_tune import files, pipeline
+from busi_tune import locks, pipeline
 from busi_tune.config import Config
 from busi_tune.progress import Silent
-from busi_tune.search.driver import NEEDED, Budget
+from busi_tune.search.driver import Budget
 from busi_tune.search.search_options import SearchOptions
 from test_search import Recorder, rows
 
@@ -181,43 +181,49 @@ def test_more_epochs_continue_the_same_study(phantoms: Path, config: Config, tmp
 
 @pytest.mark.parametrize("pruner", ["hyperband", "none"])
 def test_other_pruners(pruner: str, phantoms: Path, config: Config, options: SearchOptions, tmp_path: Path) -> None:
-    own = SearchOptions(trials=8, trial_epochs=TRIAL_EPOCHS, space=options.space, pruner=pruner)
+    own = SearchOptions(trials=14, trial_epochs=TRIAL_EPOCHS, space=options.space, pruner=pruner)
     result = pipeline.search(phantoms, tmp_path / "study", config, own, Silent())
     states = [row["state"] for row in result["trials"]]
-    assert len(states) == 8
+    assert len(states) == 14
     assert ("PRUNED" in states) == (pruner == "hyperband")
 
 
-class AtTheEnd(Recorder):
-    """Another driver that is at the end of the study in `folder` from the first epoch on until it is told to go."""
+class OtherDriver(Recorder):
+    """Another driver that takes the lock on a trial when the first two trials have ended, and keeps it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, study: Path, number: int) -> None:
         super().__init__()
-        self.folder = folder
-        self.claims: list[int | None] = []
+        self.path = locks.trial_lock(study / "trials", number)
+        self.lock: FileLock | None = None
 
     def step(self, task: str, done: int, total: int, detail: str = "") -> None:
         super().step(task, done, total, detail)
-        if not self.claims:
-            self.claims = [files.take_lock(self.folder / name, wait=False) for name in (".finals.lock", NEEDED)]
-
-    def go(self) -> None:
-        for claim in self.claims:
-            assert claim is not None
-            os.close(claim)
+        if task == "trials" and done == 2:
+            self.lock = locks.take(self.path, wait=False)
+            assert self.lock is not None
 
 
+def kept(study: Path) -> set[int]:
+    return {int(path.parent.name) for path in study.glob("trials/*/checkpoints")}
+
+
+@pytest.mark.parametrize("number", [0, 1])
 def test_no_checkpoint_is_deleted_while_another_driver_may_need_it(
-    phantoms: Path, config: Config, tmp_path: Path
+    number: int, phantoms: Path, config: Config, tmp_path: Path
 ) -> None:
-    few, seen = SearchOptions(trials=4, trial_epochs=2, keep_trials=1), AtTheEnd(tmp_path / "study")
-    result = pipeline.search(phantoms, tmp_path / "study", config, few, seen)
-    assert "best" not in result
-    assert len(list(tmp_path.glob("study/trials/*/checkpoints"))) == 4
-    seen.go()
-    best = pipeline.search(phantoms, tmp_path / "study", config, few, Silent())["best"]
-    kept = {int(path.parent.name) for path in tmp_path.glob("study/trials/*/checkpoints")}
-    assert kept == {0, best["trial"]}
+    few, study = SearchOptions(trials=4, trial_epochs=2, keep_trials=1), tmp_path / "study"
+    seen = OtherDriver(study, number)
+    result = pipeline.search(phantoms, study, config, few, seen)
+    assert seen.lock is not None
+    # Trial 0 is compared with the best one, so a driver that holds it is at the end of the study.
+    assert ("best" in result) == (number != 0)
+    assert any("Another driver is still at work" in text for text in seen.notices) == (number == 0)
+    best = min(result["trials"], key=lambda row: (float(str(row["value"])), row["number"]))["number"]
+    assert best != 1
+    assert kept(study) == {0, best, number}
+    seen.lock.release()
+    assert pipeline.search(phantoms, study, config, few, Silent())["best"]["trial"] == best
+    assert kept(study) == {0, best}
 
 
 def test_a_best_trial_that_cannot_be_trained_to_its_end_gives_way_to_the_next(
@@ -225,7 +231,7 @@ def test_a_best_trial_that_cannot_be_trained_to_its_end_gives_way_to_the_next(
 ) -> None:
     """All trials answer alike after two epochs, so the first is the best; it is on its way to infinity."""
     space = tmp_path / "space.toml"
-    space.write_text("learning_rate = {low = 1e-8, high = 1.0, log = true}\n")
+    space.write_text("learning_rate = {choices = [0.22, 1e-8, 1e-7, 1e-6]}\n")
     hard = config.replace(
         learning_rate=0.22, min_learning_rate=0.22, weight_decay=10.0, epochs=30, early_stopping_patience=30
     ).replace(precision="float32")

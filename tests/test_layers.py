@@ -29,7 +29,7 @@ ROOMS = {
     "optuna": {"search"},
     "sqlalchemy": {"search"},
     "ray": {"workers"},
-    "filelock": {"locks"},
+    "filelock": {"locks", "workers"},
     "msgspec": {"results"},
     "tenacity": {"search", "workers"},
     "onnx": {"export"},

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from busi_tune import files, pipeline
+from busi_tune import locks, pipeline
 from busi_tune.config import Config
 from busi_tune.errors import BusiTuneError, ConfigError, FileError, RunError
 from busi_tune.progress import Silent
@@ -198,13 +197,14 @@ class Orphan(Recorder):
 
     def __init__(self, trial: Path) -> None:
         super().__init__()
-        self.claim = files.take_lock(trial / ".lock", wait=False)
+        self.claim = locks.take(trial / locks.RUN, wait=False)
         assert self.claim is not None
 
     def notice(self, text: str) -> None:
         super().notice(text)
         if text.endswith("waiting for it.") and self.claim is not None:
-            self.claim = os.close(self.claim)
+            self.claim.release()
+            self.claim = None
 
 
 def test_a_study_is_overwritten_when_the_last_worker_of_a_killed_driver_has_ended(

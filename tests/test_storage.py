@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -12,10 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from busi_tune import pipeline
+from busi_tune import locks, pipeline
 from busi_tune.config import Config
 from busi_tune.errors import ConfigError, FileError, RunError
-from busi_tune.files import take_lock
 from busi_tune.progress import Silent
 from busi_tune.search import storage
 from busi_tune.search.search_options import SearchOptions
@@ -123,12 +121,12 @@ def test_a_study_that_others_are_at_work_on_is_not_overwritten(
     postgres: Server, phantoms: Path, tmp_path: Path
 ) -> None:
     pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=1), Silent())
-    other = take_lock(tmp_path / "study/.drivers.lock", wait=False, shared=True)
+    other = locks.take(locks.trial_lock(tmp_path / "study/trials", 7), wait=False)
     assert other is not None
     with pytest.raises(RunError, match=r"study is in use by another driver; --overwrite it when all of them have"):
         pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=1), Silent(), overwrite=True)
     again = pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=2), Silent())
-    os.close(other)
+    other.release()
     assert len(again["trials"]) == 2
     anew = pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=1), Silent(), overwrite=True)
     assert len(anew["trials"]) == 1

@@ -1,71 +1,74 @@
-"""Drives a study: one process asks, reports, prunes and tells, while workers train."""
+"""The driver of a study: it asks, reports, prunes and tells, while workers train."""
 
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from busi_tune import files
+from busi_tune import files, locks, results
 from busi_tune.data.dataset import Dataset
-from busi_tune.errors import ConfigError, OutOfMemory, TrainingDiverged, WorkerLost
+from busi_tune.errors import ConfigError, OutOfMemory, RunError, TrainingDiverged, WorkerLost
 from busi_tune.progress import Progress
-from busi_tune.search import studies
-from busi_tune.search.ledger import Ledger
-from busi_tune.search.studies import Plan
+from busi_tune.results import Json, StudyFile
+from busi_tune.search.plan import IDENTITY, TRIALS, Plan, trial_rows
+from busi_tune.search.trials import OpenTrial, Trials, epochs_run, finished, ranked, running
 from busi_tune.training import run_folder
 from busi_tune.training.state import Epoch
+from busi_tune.workers.claims import Claims
 from busi_tune.workers.jobs import Ended, Job, Trained, Workers, work_through
 
 # A trial with one of these has failed; any other error stops the study.
 FAILURES = (TrainingDiverged, ConfigError, OutOfMemory, WorkerLost)
-# A table of many trials is not written anew for each of them, but when it has grown by this share.
+# The table of a long study is written again when it has grown by this share, not for each trial.
 GROWTH = 0.05
-# Who holds this lock is at what follows the trials, and may need any checkpoint.
-NEEDED = ".needed.lock"
-# Seconds that the database may lag behind.
-LAG = 1.0
-# Seconds until a driver looks again for trials that others have left behind: on a shared disk each look has its price.
-LOOK = 10.0
 
 
 @dataclass(frozen=True)
 class Search:
-    """A study folder that is open for writing, and what its trials are trained on and by."""
+    """A study folder that is open for writing, with its trials, its data and its workers."""
 
     folder: Path
     plan: Plan
     dataset: Dataset
     progress: Progress
-    ledger: Ledger
+    trials: Trials
     workers: Workers
+    claims: Claims
 
     def trial_folder(self, number: int) -> Path:
-        """Where a trial is trained: a run of its own."""
-        return self.folder / studies.TRIALS / f"{number:04d}"
+        """The run folder of a trial."""
+        return self.folder / TRIALS / f"{number:04d}"
 
-    def finished(self) -> list[FrozenTrial]:
-        """The trials that have ended, in the order of their numbers."""
-        return self.ledger.finished
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other drivers from asking for trials and from writing the table.
 
-    def ranked(self) -> list[FrozenTrial]:
-        """The completed trials, the best first."""
-        return self.ledger.ranked
+        Raises:
+            RunError: another driver has started the study anew.
+        """
+        if not self.trials.database.shared:
+            # A driver on a database file holds the study's lock from its beginning to its end.
+            yield
+            return
+        with locks.locked(self.folder / locks.STUDY):
+            if results.read(self.folder / IDENTITY, StudyFile)["study"] != self.trials.study.study_name:
+                raise RunError(f"Another driver has started the study in {self.folder} anew; run the command again.")
+            yield
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """When no further trial is begun: what is reached first. Trials that have begun are trained to their end."""
+    """The limits after which no further trial begins; a trial that has begun is trained to its end."""
 
     trials: int
     seconds: float | None = None
     epochs: int | None = None
 
     def allows(self, begun: int, epochs: int, elapsed: float) -> bool:
-        """Whether one more trial may be begun, after so many with so many epochs and seconds in all."""
+        """Whether one more trial may begin, after so many trials, epochs and seconds in all."""
         return (
             begun < self.trials
             and (self.epochs is None or epochs < self.epochs)
@@ -74,215 +77,188 @@ class Budget:
 
 
 @dataclass
-class _Open:
-    """A trial that is being trained, and the last of its epochs that the study knows."""
+class _Training:
+    """A trial that is being trained; `records` is None until its worker has reported what was there before."""
 
-    trial: optuna.Trial
-    known: int
+    opened: OpenTrial
     records: Sequence[Epoch] | None = None
     pruned: bool = False
 
 
 @dataclass
 class Driver:
-    """Runs trials until the budget is spent; `keep` is how many of the best keep their checkpoints."""
+    """Runs trials until the budget is spent; the `keep` best trials keep their checkpoints."""
 
     search: Search
     budget: Budget
     keep: int
     started: float = field(default_factory=time.monotonic)
-    open_trials: dict[str, _Open] = field(default_factory=dict)
-    # The locks of the trials that are trained here, held until the database knows that they have ended.
-    claims: dict[int, int] = field(default_factory=dict)
+    training: dict[str, _Training] = field(default_factory=dict)
+    # Ended trials, and those of them that may have checkpoints.
+    ended: set[int] = field(default_factory=set)
     holding: set[int] = field(default_factory=set)
-    flushed: float = 0.0
-    looked: float = -LOOK
     tabled: int = 0
+    shown: int = -1
 
     def run(self) -> None:
-        """Run the study; every trial that has been begun here has ended when this returns.
+        """Run the study; every trial that has begun here has ended when this returns.
 
         Raises:
             FileError: the database or a folder cannot be written.
         """
         search = self.search
-        self.holding = self._held()
-        self._show()
         try:
-            work_through(
-                search.workers, self._next_job, self._trained, self._ended, search.progress, waiting=self._write_behind
-            )
+            work_through(search.workers, self._next_job, self._trained, self._ended, search.progress)
         finally:
-            for claim in self.claims.values():
-                os.close(claim)
+            search.claims.release_all()
         self.clean_up()
         search.progress.close("trials")
 
-    def _held(self) -> set[int]:
-        """The numbers of the ended trials that have checkpoints, whoever trained them."""
-        folder, ended = self.search.trial_folder, self.search.finished()
-        return {trial.number for trial in ended if (folder(trial.number) / "checkpoints").exists()}
-
     def clean_up(self) -> None:
-        """Write all that any driver has done into the table, and delete what need not be kept."""
-        with files.locked(self.search.folder / ".ask.lock"):
-            self.search.ledger.read()
-            self._write_table()
-        self.holding = self._held()
-        self._forget()
+        """Write the table of all trials of all drivers, and delete the checkpoints that need not be kept."""
+        with self.search.alone():
+            trials = self.search.trials.all()
+            self._write_table(trials)
+        self._forget(trials)
 
     def _next_job(self) -> Job | None:
-        """A trial that nobody trains any more, or a new one where the budget allows; nobody else asks meanwhile."""
-        ledger, budget = self.search.ledger, self.budget
-        with files.locked(self.search.folder / ".ask.lock"):
-            self.holding.update(ledger.read(epochs=budget.epochs is not None))
-            begun = ledger.ended + len(ledger.running)
-            allowed = budget.allows(begun, ledger.epochs, time.monotonic() - self.started)
-            left = self._left_behind() if not allowed or time.monotonic() >= self.looked + LOOK else None
-            trial = ledger.ask() if allowed and left is None else None
-            # What has ended before it is written with it.
-            self._flush()
-            if trial is not None:
-                claimed = self._claim(trial.number)
-                assert claimed, f"trial {trial.number} is new, and held by another"
-        self._tidy()
-        return left if trial is None else self._open(trial)
+        """A trial that was left behind, or a new one where the budget allows it."""
+        search, opened = self.search, None
+        with search.alone():
+            trials = search.trials.all()
+            left = self._left_behind(trials)
+            while left is None and opened is None and self._may_begin(trials):
+                opened = search.trials.ask()
+                trials = trials if opened else search.trials.all()
+            if opened is not None:
+                claimed = search.claims.take(opened.number)
+                assert claimed, f"trial {opened.number} is new, and held by another driver"
+            self._show(trials)
+            self._tidy(trials)
+        found = left or opened
+        return None if found is None else self._job(found)
 
-    def _left_behind(self) -> Job | None:
-        """A trial whose driver is gone: nobody holds its lock."""
-        for known in self.search.ledger.running:
-            if self._claim(known.number):
-                trial = self.search.ledger.take(known.number)
-                if trial is not None:
-                    return self._open(trial)
-                os.close(self.claims.pop(known.number))
-        self.looked = time.monotonic()
+    def _may_begin(self, trials: Sequence[FrozenTrial]) -> bool:
+        begun = sum(trial.state != TrialState.WAITING for trial in trials)
+        epochs = sum(epochs_run(trial) for trial in trials)
+        return self.budget.allows(begun, epochs, time.monotonic() - self.started)
+
+    def _left_behind(self, trials: Sequence[FrozenTrial]) -> OpenTrial | None:
+        """A running trial whose driver is gone: nobody holds its lock."""
+        claims = self.search.claims
+        for trial in running(trials):
+            if claims.take(trial.number):
+                opened = self.search.trials.resume(trial.number)
+                if opened is not None:
+                    return opened
+                claims.release(trial.number)
         return None
 
-    def _claim(self, number: int) -> bool:
-        if number in self.claims:
-            return False
-        claim = files.take_lock(self.search.folder / studies.TRIALS / f".{number:04d}.lock", wait=False)
-        if claim is not None:
-            self.claims[number] = claim
-        return claim is not None
-
-    def _open(self, trial: optuna.Trial) -> Job:
+    def _job(self, opened: OpenTrial) -> Job:
         plan = self.search.plan
-        stored = self.search.ledger.own[trial.number]
-        assert stored is not None
-        folder, config = self.search.trial_folder(trial.number), studies.trial_config(plan, trial)
-        job = Job(f"trial {trial.number}", folder, config, plan.trial_epochs)
-        self.open_trials[job.name] = _Open(trial, max(stored.intermediate_values, default=0))
+        config = plan.trial_config(opened.trial.params)
+        job = Job(f"trial {opened.number}", self.search.trial_folder(opened.number), config, plan.trial_epochs)
+        self.training[job.name] = _Training(opened)
         return job
 
     def _trained(self, event: Trained) -> bool:
-        """Report what the study has not heard of; whether the trial should go on.
+        """Report the epochs that the study does not have; whether the trial goes on.
 
-        A decision that a kill may have cut off is taken again; earlier ones were "go on", or there were no later epoch.
+        The decision on the last reported epoch may have been cut off by a kill, so it is taken again.
         """
-        search, trial = self.search, self.open_trials[event.job.name]
-        new, trial.records = trial.records is not None, event.records
+        search, training = self.search, self.training[event.job.name]
+        new, training.records = training.records is not None, event.records
         records = event.records[: search.plan.trial_epochs]
         if new and records:
             show_epoch(search, event)
-        for epoch in range(max(trial.known, 1), len(records) + 1):
-            self._report(trial, epoch, best_so_far(records[:epoch], search.plan.metric)[0])
-            trial.pruned = search.ledger.should_prune(trial.trial, epoch)
-        return not trial.pruned
-
-    def _report(self, trial: _Open, epoch: int, value: float) -> None:
-        if epoch > trial.known:
-            trial.trial.report(value, epoch)
-            trial.known = epoch
+        for epoch in range(max(training.opened.reported, 1), len(records) + 1):
+            search.trials.report(training.opened, epoch, best_so_far(records[:epoch], search.plan)[0])
+            training.pruned = search.trials.should_prune(training.opened, epoch)
+        return not training.pruned
 
     def _ended(self, event: Ended) -> None:
-        search, trial = self.search, self.open_trials[event.job.name]
+        search, training = self.search, self.training[event.job.name]
         if event.error is not None:
             if not isinstance(event.error, FAILURES):
                 raise event.error
             search.progress.notice(f"{event.job.name.capitalize()} failed: {event.error}")
             self._tell(event.job, TrialState.FAIL, str(event.error))
             return
-        records = trial.records or ()
+        records = training.records or ()
         epochs = len(records)
         # In its last epoch there is nothing left to save: such a trial is complete.
-        if trial.pruned and epochs < search.plan.trial_epochs and not event.reason:
+        if training.pruned and epochs < search.plan.trial_epochs and not event.reason:
             self._tell(event.job, TrialState.PRUNED, "pruned")
             return
-        # A trial that stopped by itself stands at its best for all later epochs, as others are judged by.
+        # A trial that stopped early stands at its best for all later epochs, at which others are compared with it.
         for epoch in range(epochs + 1, search.plan.trial_epochs + 1):
-            self._report(trial, epoch, best_so_far(records, search.plan.metric)[0])
-            search.ledger.should_prune(trial.trial, epoch)
+            search.trials.report(training.opened, epoch, best_so_far(records, search.plan)[0])
+            if search.plan.pruner == "hyperband":
+                # It learns by being asked.
+                search.trials.should_prune(training.opened, epoch)
         own_end = epochs <= search.plan.trial_epochs and event.reason
         self._tell(event.job, TrialState.COMPLETE, own_end or "trial epochs done")
 
     def _tell(self, job: Job, state: TrialState, reason: str) -> None:
-        search, trial = self.search, self.open_trials.pop(job.name)
-        records = (trial.records or ())[: search.plan.trial_epochs]
-        value, epoch = best_so_far(records, search.plan.metric) if records else (None, None)
-        facts = {
+        search, training = self.search, self.training.pop(job.name)
+        records = (training.records or ())[: search.plan.trial_epochs]
+        value, epoch = best_so_far(records, search.plan) if records else (None, None)
+        facts: dict[str, Json] = {
             "epochs_run": len(records),
             "best_epoch": epoch,
             "seconds": round(sum(record.seconds for record in records), 3),
             "stop_reason": reason,
         }
-        for key, fact in facts.items():
-            trial.trial.set_user_attr(key, fact)
-        search.ledger.tell(trial.trial, state, value if state == TrialState.COMPLETE else None)
+        search.trials.tell(training.opened, state, facts, value if state == TrialState.COMPLETE else None)
+        search.claims.release(training.opened.number)
         search.progress.close(job.name)
-        self._show()
 
-    def _write_behind(self) -> None:
-        """Let the database catch up once in a while, and where nothing can happen before that is due."""
-        due = self.flushed + LAG - time.monotonic()
-        if due <= 0 or not self.search.workers.waiting(due):
-            self._flush()
-            self._tidy()
-
-    def _flush(self) -> None:
-        for number in self.search.ledger.flush():
-            os.close(self.claims.pop(number))
-            self.holding.add(number)
-        self.flushed = time.monotonic()
-
-    def _show(self) -> None:
-        ended = self.search.ledger.ended
-        best = self.search.ranked()[:1]
-        text = "".join(f"best {self.search.plan.metric} {trial.value:.4f} (trial {trial.number})" for trial in best)
+    def _show(self, trials: Sequence[FrozenTrial]) -> None:
+        plan, ended = self.search.plan, len(finished(trials))
+        if ended == self.shown:
+            return
+        self.shown = ended
+        best = ranked(trials, plan)[:1]
+        text = "".join(f"best {plan.metric} {trial.value:.4f} (trial {trial.number})" for trial in best)
         self.search.progress.step("trials", ended, max(self.budget.trials, ended), text)
 
-    def _tidy(self) -> None:
+    def _tidy(self, trials: Sequence[FrozenTrial]) -> None:
         """Write the table where it has grown, and delete checkpoints that are no longer kept."""
-        ended = self.search.ledger.ended
+        ended = len(finished(trials))
         if ended >= self.tabled + max(1, GROWTH * ended):
-            with files.locked(self.search.folder / ".ask.lock"):
-                self._write_table()
-        self._forget()
+            self._write_table(trials)
+        self._forget(trials)
 
-    def _write_table(self) -> None:
-        rows = studies.trial_rows(self.search.finished(), self.search.plan.space)
+    def _write_table(self, trials: Sequence[FrozenTrial]) -> None:
+        rows = trial_rows(finished(trials), self.search.plan.space)
         self.tabled = len(rows)
-        # All that others have begun may still be running.
+        # All trials of other drivers may still be running.
         if rows:
             files.write_csv(self.search.folder / "trials.csv", rows)
 
-    def _forget(self) -> None:
-        """Delete the checkpoints of ended trials, but for the best and the baseline."""
-        search = self.search
-        best = {trial.number for trial in search.ranked()[: self.keep]}
-        idle = self.holding - best - {0}
-        claim = files.take_lock(search.folder / NEEDED, wait=False) if idle else None
-        if claim is None:
-            return
-        for number in idle:
-            # Another driver may be training it on.
-            held = files.take_lock(search.trial_folder(number) / ".lock", wait=False)
-            if held is not None:
-                run_folder.forget(search.trial_folder(number))
-                os.close(held)
+    def _forget(self, trials: Sequence[FrozenTrial]) -> None:
+        """Delete the checkpoints of ended trials, but for the best ones and the baseline."""
+        ended = {trial.number for trial in finished(trials)}
+        self.holding |= ended - self.ended
+        self.ended = ended
+        best = {trial.number for trial in ranked(trials, self.search.plan)[: self.keep]}
+        for number in self.holding - best - {0}:
+            if self._forgotten(number):
                 self.holding.remove(number)
-        os.close(claim)
+
+    def _forgotten(self, number: int) -> bool:
+        """Delete a trial's checkpoints, unless a driver or a worker of a killed driver holds the trial."""
+        folder, claims = self.search.trial_folder(number), self.search.claims
+        if not (folder / "checkpoints").exists():
+            return True
+        if not claims.take(number):
+            return False
+        lock = locks.take(folder / locks.RUN, wait=False)
+        if lock is not None:
+            run_folder.forget(folder)
+            lock.release()
+        claims.release(number)
+        return lock is not None
 
 
 def show_epoch(search: Search, event: Trained) -> None:
@@ -292,8 +268,7 @@ def show_epoch(search: Search, event: Trained) -> None:
     search.progress.step(event.job.name, last.epoch, event.job.until, detail)
 
 
-def best_so_far(records: Sequence[Epoch], metric: str) -> tuple[float, int]:
-    """The best value of `metric` and the epoch that first had it."""
-    sign = studies.sign_of(metric)
-    best = min(records, key=lambda record: (sign * getattr(record, metric), record.epoch))
-    return float(getattr(best, metric)), best.epoch
+def best_so_far(records: Sequence[Epoch], plan: Plan) -> tuple[float, int]:
+    """The best value of the plan's metric and the epoch that first had it."""
+    best = min(records, key=lambda record: (plan.sign * getattr(record, plan.metric), record.epoch))
+    return float(getattr(best, plan.metric)), best.epoch

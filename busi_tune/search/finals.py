@@ -1,26 +1,23 @@
-"""What follows the trials: finalists with more seeds, pruned trials trained on, and the best one published."""
+"""The work after the trials: finalists with more seeds, pruned trials trained on, and the best trial published."""
 
-import os
-import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from busi_tune import files
+from busi_tune import files, locks, results
 from busi_tune.config import Config, differences
 from busi_tune.errors import BusiTuneError, RunError
 from busi_tune.report.plots import plot_run
-from busi_tune.search import studies
+from busi_tune.results import AuditedTrial, BestTrial, Finalist, MetricsFile
 from busi_tune.search.driver import FAILURES, Search, best_so_far, show_epoch
+from busi_tune.search.trials import finished, ranked
 from busi_tune.training import hardware, run_folder, runs
+from busi_tune.training.run_copies import copy_run, publish
 from busi_tune.workers.jobs import Ended, Job, Trained, work_through
-
-Result = dict[str, Any]
 
 
 def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
@@ -52,41 +49,17 @@ def _unlike(search: Search, baseline: Path) -> str:
     return "" if identity.split == search.plan.split else "its split differs"
 
 
-def copy_run(source: Path, target: Path) -> None:
-    """Make `target` a copy of the run `source`, all of it or nothing; the two share storage where they can.
-
-    Sharing is safe because no file of a run is ever changed in place.
-    """
-    temporary = files.temporary_for(target)
-    files.remove_folder(temporary)
-    files.make_folder(target.parent)
-    with files.explained(target, "written"):
-        shutil.copytree(
-            source, temporary, copy_function=_link, ignore=shutil.ignore_patterns(".lock", "seeds", "seeds.json")
-        )
-        temporary.replace(target)
-        files.sync_folder(target.parent)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
 def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) -> dict[Path, BusiTuneError]:
-    """Train every job to its `until` or its own end; the folders of those that failed as trials do, and why.
+    """Train every job to its `until` or its own end; the folders and errors of those that failed as trials do.
 
-    What is known already is not trained again. With `keep_model`, the trained model is wanted and not its learning
-    curve alone.
+    A job that is trained already is left out. With `keep_model` the trained model is wanted, not its learning curve
+    alone. The caller holds the trials.
 
     Raises:
         BusiTuneError: anything else went wrong.
     """
     failed: dict[Path, BusiTuneError] = {}
     rest = iter([job for job in jobs if not _is_trained(job, keep_model)])
-
     begun = set()
 
     def trained(event: Trained) -> bool:
@@ -109,8 +82,8 @@ def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) 
 
 
 def _is_trained(job: Job, keep_model: bool) -> bool:
-    # Whoever trained it may have been killed in its last step.
-    with files.only_writer(job.folder, wait=True):
+    # A worker may have been killed in its last step.
+    with locks.only_writer(job.folder, wait=True):
         run_folder.settle(job.folder)
     if keep_model and not (job.folder / run_folder.METRICS).exists() and runs.saved_state(job.folder) is None:
         return False
@@ -118,134 +91,119 @@ def _is_trained(job: Job, keep_model: bool) -> bool:
 
 
 def job_of(search: Search, trial: FrozenTrial, until: int) -> Job:
-    """Training a trial on."""
-    config = studies.trial_config(search.plan, trial)
+    """Training a trial on to epoch `until`."""
+    config = search.plan.trial_config(trial.params)
     return Job(f"trial {trial.number} to epoch {until}", search.trial_folder(trial.number), config, until)
 
 
-def confirm(search: Search, count: int, seeds: int) -> list[Result]:
+def confirm(search: Search, count: int, seeds: int) -> list[Finalist]:
     """Train the `count` best trials to their ends, each with `seeds` seeds; the best mean first.
 
-    One that fails with any of its seeds is left out. The study's own seed is one of them: that run is the trial itself,
-    gone on with.
+    A finalist that fails with any of its seeds is left out. The study's own seed is one of them: that run is the trial
+    itself, trained on.
     """
-    finalists = search.ranked()[:count]
-    folders = {
-        trial.number: [search.trial_folder(trial.number)]
-        + [search.folder / "confirm" / f"{trial.number:04d}" / str(k) for k in range(1, seeds)]
-        for trial in finalists
-    }
-    jobs = []
-    for trial in finalists:
-        own = job_of(search, trial, search.plan.config.epochs)
-        jobs.append(own)
-        for extra, folder in enumerate(folders[trial.number][1:], start=1):
-            config = own.config.replace(seed=own.config.seed + extra)
-            jobs.append(
-                Job(f"trial {trial.number}, seed {config.seed}", files.make_folder(folder), config, config.epochs)
-            )
-    failed = train_all(search, jobs)
-    result = []
-    for trial in finalists:
-        if failed.keys() & set(folders[trial.number]):
-            continue
-        values = [best_so_far(runs.history(folder), search.plan.metric)[0] for folder in folders[trial.number]]
-        for folder in folders[trial.number][1:]:
-            run_folder.forget(folder)
-        result.append(
-            {
-                "trial": trial.number,
-                "values": values,
-                "mean": statistics.fmean(values),
-                "standard_deviation": statistics.stdev(values) if seeds > 1 else None,
-            }
-        )
-    sign = studies.sign_of(search.plan.metric)
-    return sorted(result, key=lambda entry: (sign * float(str(entry["mean"])), entry["trial"]))
+    chosen = ranked(search.trials.all(), search.plan)[:count]
+    jobs = {trial.number: _seed_jobs(search, trial, seeds) for trial in chosen}
+    with search.claims.holding(jobs):
+        failed = train_all(search, [job for some in jobs.values() for job in some])
+        found = []
+        for number, some in jobs.items():
+            if failed.keys() & {job.folder for job in some}:
+                continue
+            values = [best_so_far(runs.history(job.folder), search.plan)[0] for job in some]
+            for job in some[1:]:
+                run_folder.forget(job.folder)
+            found.append(_finalist(number, values))
+    return sorted(found, key=lambda entry: (search.plan.sign * entry["mean"], entry["trial"]))
 
 
-def audit_pruning(search: Search, count: int) -> list[Result]:
-    """Train `count` pruned trials, drawn at random, on to the end of their trials: what pruning them has cost.
+def _seed_jobs(search: Search, trial: FrozenTrial, seeds: int) -> list[Job]:
+    """The trial itself, trained to its end, and the same configuration with the seeds that follow."""
+    own = job_of(search, trial, search.plan.config.epochs)
+    jobs = [own]
+    for extra in range(1, seeds):
+        folder = files.make_folder(search.folder / "confirm" / f"{trial.number:04d}" / str(extra))
+        config = own.config.replace(seed=own.config.seed + extra)
+        jobs.append(Job(f"trial {trial.number}, seed {config.seed}", folder, config, config.epochs))
+    return jobs
 
-    The regret is by how much such a trial would have been better than the study's best, or 0. What fails is left out.
+
+def _finalist(number: int, values: list[float]) -> Finalist:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"trial": number, "values": values, "mean": statistics.fmean(values), "standard_deviation": deviation}
+
+
+def audit_pruning(search: Search, count: int) -> list[AuditedTrial]:
+    """Train `count` pruned trials, drawn at random, on to the end of their trials: the cost of having pruned them.
+
+    The regret is by how much such a trial would have been better than the study's best, or 0. A trial that fails is
+    left out.
     """
-    trials = search.finished()
+    trials = search.trials.all()
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
-    best = search.ranked()[:1]
+    best = ranked(trials, search.plan)[:1]
     generator = np.random.default_rng((search.plan.config.seed, len(pruned)))
     drawn = sorted(generator.choice(len(pruned), min(count, len(pruned)), replace=False).tolist())
     chosen = [pruned[index] for index in drawn]
-    failed = train_all(search, [job_of(search, trial, search.plan.trial_epochs) for trial in chosen])
-    sign = studies.sign_of(search.plan.metric)
-    result = []
-    for trial in chosen:
-        folder = search.trial_folder(trial.number)
-        if folder in failed:
-            continue
-        at_end, _ = best_so_far(runs.history(folder)[: search.plan.trial_epochs], search.plan.metric)
-        regret = max(0.0, sign * ((best[0].value or 0.0) - at_end)) if best else None
-        result.append(
-            {
+    found: list[AuditedTrial] = []
+    with search.claims.holding(trial.number for trial in chosen):
+        failed = train_all(search, [job_of(search, trial, search.plan.trial_epochs) for trial in chosen])
+        for trial in chosen:
+            folder = search.trial_folder(trial.number)
+            if folder in failed:
+                continue
+            at_end, _ = best_so_far(runs.history(folder)[: search.plan.trial_epochs], search.plan)
+            entry: AuditedTrial = {
                 "trial": trial.number,
                 "pruned_at": trial.user_attrs["epochs_run"],
                 "value_then": trial.value,
                 "value_at_end": at_end,
-                "regret": regret,
+                "regret": max(0.0, search.plan.sign * ((best[0].value or 0.0) - at_end)) if best else None,
             }
-        )
-        run_folder.forget(folder)
-    return result
+            found.append(entry)
+            run_folder.forget(folder)
+    return found
 
 
-def train_best(search: Search, wanted: Sequence[int]) -> Result:
-    """Train the first of the `wanted` trials that can be, and the baseline's, which is 0, to their ends; evaluate both.
+def train_best(search: Search, wanted: Sequence[int]) -> BestTrial:
+    """Train the first of the `wanted` trials that can be, and the baseline's (0), to their ends; evaluate both.
 
-    What fails is left out, be it the baseline. The best is published as `best/`.
+    A trial that fails is left out, and so is the baseline. The best is published as `best/`.
 
     Raises:
         BusiTuneError: none of them can be trained to its end.
     """
-    trials = {trial.number: trial for trial in search.finished()}
+    trials = {trial.number: trial for trial in finished(search.trials.all())}
     for number in wanted:
         both = [n for n in sorted({0, number}) if trials[n].state != TrialState.FAIL]
-        failed = train_all(
-            search, [job_of(search, trials[n], search.plan.config.epochs) for n in both], keep_model=True
-        )
-        if search.trial_folder(number) not in failed:
-            break
-    else:
-        raise BusiTuneError(
-            f"None of the {len(trials)} trials in {search.folder} could be trained to its end; see its trials.csv and "
-            "the notices above for why."
-        )
-    figures = {
-        n: _evaluated(search, search.trial_folder(n), studies.trial_config(search.plan, trials[n]))
-        for n in both
-        if search.trial_folder(n) not in failed
-    }
-    publish(search.trial_folder(number), search.folder / "best")
-    best = trials[number]
-    return figures[number] | {"trial": number, "params": best.params, "value": best.value}
+        with search.claims.holding(both):
+            jobs = [job_of(search, trials[n], search.plan.config.epochs) for n in both]
+            failed = train_all(search, jobs, keep_model=True)
+            figures = {
+                n: _evaluated(search, job) for n, job in zip(both, jobs, strict=True) if job.folder not in failed
+            }
+            if number in figures:
+                publish(search.trial_folder(number), search.folder / "best")
+                best = trials[number]
+                return {**figures[number], "trial": number, "params": dict(best.params), "value": best.value}
+    raise BusiTuneError(
+        f"None of the {len(trials)} trials in {search.folder} could be trained to its end; see its trials.csv and "
+        "the notices above for why."
+    )
 
 
-def _evaluated(search: Search, folder: Path, config: Config) -> Result:
-    with files.only_writer(folder, wait=True):
+def _evaluated(search: Search, job: Job) -> MetricsFile:
+    folder, config = job.folder, job.config
+    with locks.only_writer(folder, wait=True):
         if not (folder / run_folder.METRICS).exists():
             run = runs.begin(folder, config, search.dataset, search.progress)
-            here = hardware.on_this_machine(config)
-            if here != config:
-                search.progress.notice(
-                    f"{folder} was trained on {config.device}; here it is evaluated on {here.device}."
-                )
-            runs.evaluate(replace(run, config=here), search.progress)
+            runs.evaluate(replace(run, config=_here(search, folder, config)), search.progress)
         plot_run(folder)
-    return files.read_json(folder / run_folder.METRICS)
+    return results.read(folder / run_folder.METRICS, MetricsFile)
 
 
-def publish(run: Path, target: Path) -> None:
-    """Make `target` the copy of a finished run, replacing the copy of another one."""
-    identity = run_folder.IDENTITY
-    if target.exists() and (target / identity).read_bytes() != (run / identity).read_bytes():
-        files.remove_folder(target)
-    if not target.exists():
-        copy_run(run, target)
+def _here(search: Search, folder: Path, config: Config) -> Config:
+    here = hardware.on_this_machine(config)
+    if here != config:
+        search.progress.notice(f"{folder} was trained on {config.device}; here it is evaluated on {here.device}.")
+    return here

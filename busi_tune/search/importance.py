@@ -1,30 +1,31 @@
-"""How much each parameter mattered in a study, how sure that is, and which parameters never acted."""
+"""The importance of each parameter in a study with its spread, and the parameters that never acted."""
 
-import copy
 import logging
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from busi_tune.config import Config
+from busi_tune.results import Importance
 from busi_tune.search.space import Space
 from busi_tune.training.state import Epoch, Watcher
 
 FEWEST_TRIALS = 10
 # PED-ANOVA compares the best part of the trials with all; Optuna's tenth would be one or two trials here.
 BEST = 0.25
-RESAMPLES = 100
+# Resamples, and of a long study fewer: their trials together.
+RESAMPLES, LEAST_RESAMPLES, RESAMPLED_TRIALS = 100, 20, 20_000
 SPREAD = (0.025, 0.975)
 
 
 def importances(
     trials: Sequence[FrozenTrial], space: Space, direction: StudyDirection, seed: int
-) -> dict[str, dict[str, float]] | None:
+) -> dict[str, Importance] | None:
     """Each parameter's share of importance, from 0 to 1, and where it lies in 95 % of resamples of the trials.
 
     By PED-ANOVA (Watanabe et al., "PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary
@@ -37,37 +38,26 @@ def importances(
         return None
     logging.getLogger("optuna").setLevel(logging.ERROR)
     shares = _shares(complete, names, direction)
+    resamples = max(LEAST_RESAMPLES, min(RESAMPLES, RESAMPLED_TRIALS // len(complete)))
     generator = np.random.default_rng(seed)
-    rows = generator.integers(0, len(complete), size=(RESAMPLES, len(complete)))
+    rows = generator.integers(0, len(complete), size=(resamples, len(complete)))
     resampled = [_shares([complete[number] for number in row], names, direction) for row in rows]
-    result = {}
+    result: dict[str, Importance] = {}
     for name in sorted(names, key=lambda name: -shares[name]):
         low, high = np.quantile([each[name] for each in resampled], SPREAD)
         result[name] = {"importance": shares[name], "low": float(low), "high": float(high)}
     return result
 
 
-class _Sample(optuna.Study):
-    """A study of given trials, some of them more than once; to add them to one would copy all that they hold."""
-
-    def __init__(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> None:
-        empty = optuna.create_study(direction=direction)
-        super().__init__(empty.study_name, empty._storage)
-        self.sample = [copy.copy(trial) for trial in trials]
-        # They are told apart by this.
-        for number, trial in enumerate(self.sample):
-            trial._trial_id = number
-
-    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        assert not deepcopy
-        return [trial for trial in self.sample if states is None or trial.state in states]
-
-
 def _shares(trials: Sequence[FrozenTrial], names: list[str], direction: StudyDirection) -> dict[str, float]:
-    study = _Sample(trials, direction)
+    study = optuna.create_study(direction=direction)
+    # Without their epochs, which are not looked at, trials are quickly added.
+    study.add_trials(
+        [create_trial(value=trial.value, params=trial.params, distributions=trial.distributions) for trial in trials]
+    )
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST)
     with warnings.catch_warnings():
-        # Trials of equal value have equal shares, which is what the warning says.
+        # Trials of equal value have equal shares, as the warning says.
         warnings.simplefilter("ignore", UserWarning)
         return get_param_importances(study, evaluator=evaluator, params=names)
 

@@ -1,11 +1,11 @@
-"""The study's database: found by its URL, waited for while it is away; its password is shown nowhere."""
+"""The study's database: its URL, whose password is shown nowhere, and waiting while its server is away."""
 
 import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
@@ -87,8 +87,9 @@ class Database:
         """
         logging.getLogger("optuna").setLevel(logging.ERROR)
         warnings.simplefilter("ignore", ExperimentalWarning)
-        arguments: dict[str, Any] = {"pool_pre_ping": True} if self.shared else {}
-        arguments["connect_args"] = CONNECTION if self.shared else {"timeout": 60}
+        arguments = (
+            {"pool_pre_ping": True, "connect_args": CONNECTION} if self.shared else {"connect_args": {"timeout": 60}}
+        )
         try:
             return RDBStorage(self.url.render_as_string(hide_password=False), engine_kwargs=arguments)
         except ImportError:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load, save
 
-from busi_tune import files
+from busi_tune import files, results
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, Part, effective_prior, open_dataset
 from busi_tune.data.split import Split
@@ -17,6 +17,7 @@ from busi_tune.errors import DataError
 from busi_tune.evaluation.intervals import with_intervals
 from busi_tune.evaluation.metrics import Answers, softmax, summarise
 from busi_tune.progress import Progress
+from busi_tune.results import MetricsFile
 from busi_tune.training import run_folder
 from busi_tune.training.batches import to_device
 from busi_tune.training.exportable import best_model
@@ -198,7 +199,7 @@ def evaluate(run: Run, progress: Progress) -> dict[str, Any]:
     assert reason, f"{run.folder} has not ended"
     classes = run.dataset.classes
     model = best_model(run.folder, run.config, len(classes))
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"schema": results.SCHEMAS[MetricsFile]}
     for name in ("validation", "test"):
         part = run.part(name, progress)
         logits = float32_logits(model, to_device(part, run.config), run.config)

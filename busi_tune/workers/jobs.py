@@ -1,4 +1,4 @@
-"""Who trains: what is asked of workers, and the one that is this process; they know runs and epochs, not Optuna."""
+"""Jobs and the workers that train them: what a worker offers, and the worker that is this process."""
 
 import contextlib
 from collections import Counter
@@ -71,8 +71,8 @@ class Workers(Protocol):
     def start(self, job: Job) -> None:
         """Begin a job, or go on with it."""
 
-    def waiting(self, seconds: float) -> bool:
-        """Whether a job has something to say within so many seconds, without being asked for it."""
+    def has_event(self) -> bool:
+        """Whether `next` would give an event at once."""
 
     def next(self) -> Event:
         """Wait until one of the jobs has something to say."""
@@ -124,7 +124,7 @@ class Here:
         """Begin a job, or go on with it."""
         self.events, self.said = work(job, self.dataset, self.progress), None
 
-    def waiting(self, seconds: float) -> bool:  # noqa: ARG002
+    def has_event(self) -> bool:
         """Never: an epoch is trained when it is asked for."""
         return False
 
@@ -153,21 +153,18 @@ def work_through(
     trained: Callable[[Trained], bool],
     ended: Callable[[Ended], None],
     progress: Progress,
-    *,
-    waiting: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train all that `next_job` gives, as many at a time as there are workers.
+    """Train all jobs that `next_job` gives, as many at a time as there are workers.
 
-    `trained` hears of each epoch and says whether to go on; `ended` hears of a job's end.
-    `waiting` is called when all workers have been answered, before the next event is waited for.
+    `trained` is called after each epoch and says whether to go on; `ended` is called at a job's end.
     A job whose worker dies is started again; one that has lost `MOST_DEATHS` workers in one epoch ends with an error.
     """
     deaths: Counter[tuple[Job, int]] = Counter()
     reached: Counter[Job] = Counter()
     open_jobs, more = 0, True
     while True:
-        # Who waits for an answer has it first: a next job may take its time to be thought of.
-        while more and workers.idle and not (open_jobs and workers.waiting(0.0)):
+        # Workers that wait for an answer come first: the next job may take its time.
+        while more and workers.idle and not (open_jobs and workers.has_event()):
             job = next_job()
             more = job is not None
             if job is not None:
@@ -175,7 +172,6 @@ def work_through(
                 open_jobs += 1
         if not open_jobs:
             return
-        waiting()
         event = workers.next()
         if isinstance(event, Died):
             deaths[event.job, reached[event.job]] += 1

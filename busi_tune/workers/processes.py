@@ -70,9 +70,9 @@ class Processes:
         self.selector.register(worker.pipe, selectors.EVENT_READ, worker)
         _send(worker.pipe, job)
 
-    def waiting(self, seconds: float) -> bool:
-        """Whether a busy process has something to say within so many seconds."""
-        return bool(self.selector.select(seconds))
+    def has_event(self) -> bool:
+        """Whether a busy process has sent something."""
+        return bool(self.selector.select(0))
 
     def next(self) -> Event:
         """Wait for the first of the busy processes that has something to say."""

@@ -122,10 +122,10 @@ class RayActors:
             )
         return self.parts[size]
 
-    def waiting(self, seconds: float) -> bool:
-        """Whether a busy actor has something to say within so many seconds."""
+    def has_event(self) -> bool:
+        """Whether a busy actor has answered."""
         said = [actor.said for actor in self.actors if actor.job is not None and actor.said is not None]
-        return bool(said) and bool(ray.wait(said, timeout=seconds)[0])
+        return bool(said) and bool(ray.wait(said, timeout=0)[0])
 
     def next(self) -> Event:
         """Wait for the first of the busy actors that has something to say."""

@@ -2,6 +2,7 @@
 
 python tests/benchmarks/search_overhead.py --workers 8 --trials 80 --seconds 3 --database sqlite
 python tests/benchmarks/search_overhead.py --trials 500 --seconds 0.5 --dashboard
+python tests/benchmarks/search_overhead.py --drivers 4 --workers 8 --trials 128 --seconds 30 --database postgres
 python tests/benchmarks/search_overhead.py --asks
 """
 
@@ -11,8 +12,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +30,14 @@ from busi_tune.data.dataset import Dataset
 from busi_tune.data.listing import Listing
 from busi_tune.data.split import Split
 from busi_tune.progress import Progress, Silent
-from busi_tune.search import studies, tables
 from busi_tune.search.driver import Budget, Driver, Search
-from busi_tune.search.ledger import Ledger
+from busi_tune.search.plan import IDENTITY, TRIALS, Plan
 from busi_tune.search.storage import Database
+from busi_tune.search.trials import Trials, finished
 from busi_tune.training import run_folder
 from busi_tune.training.runs import Saved, history, save_behind
 from busi_tune.training.state import Epoch
+from busi_tune.workers.claims import Claims
 from busi_tune.workers.jobs import Ended, Events, Job, Trained
 from busi_tune.workers.processes import Processes
 from postgres import Server
@@ -98,23 +102,23 @@ def _epochs(job: Job) -> Iterator[Saved]:
 
 
 @contextmanager
-def database(kind: str, folder: Path) -> Iterator[Database]:
-    """A database of its own."""
+def database(kind: str) -> Iterator[str | None]:
+    """The URL of a database of its own, or None for a file in the study's folder."""
     if kind == "sqlite":
-        yield Database.of(folder, None, Silent())
+        yield None
         return
     server = Server()
     try:
-        yield Database.of(folder, server.url, Silent())
+        yield server.url
     finally:
         server.remove()
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a study of sleeping trials has cost: the share of the workers' time that was not sleep, and seconds.
+    """The cost of a study of sleeping trials: the share of the workers' time that was not sleep, and seconds.
 
-    `driver` is the driver's own processor time for a trial.
+    `driver` is the processor time of all drivers for a trial.
     """
 
     trials: int
@@ -125,31 +129,63 @@ class Measured:
     reads: int
 
 
-def measure(workers: int, trials: int, seconds: float, kind: str, *, known: int = 0, watched: bool = False) -> Measured:
-    """Run a study of sleeping trials, on top of `known` ones, beside a dashboard if `watched`.
+@dataclass(frozen=True)
+class Load:
+    """A study of sleeping trials: `workers` are those of each driver, `trials` come on top of `known` ones."""
 
-    What counts is the time of each worker from its first epoch to its last: neither the start of its process nor the
-    end of the study, when there is no trial left for some.
-    """
-    config = Config(min_learning_rate=seconds / EPOCHS / 1e3)
+    workers: int
+    trials: int
+    seconds: float
+    kind: str
+    known: int = 0
+    drivers: int = 1
+
+    @property
+    def plan(self) -> Plan:
+        config = Config(min_learning_rate=self.seconds / EPOCHS / 1e3)
+        return Plan(config=config, space=SPACE, metric="val_loss", trial_epochs=EPOCHS, split="")
+
+
+def drive(load: Load, folder: Path, url: str | None) -> float:
+    """Run one driver with its workers; its processor time in seconds."""
     empty = Dataset(Listing(Path(), (), (), 0), Split(pd.DataFrame(), pd.DataFrame()))
-    plan = studies.Plan(config=config, space=SPACE, metric="val_loss", trial_epochs=EPOCHS, split="")
-    with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as place:
-        ledger = filled(place, plan, known)
-        crew = Processes(workers, empty, Silent(), asleep)
-        try:
-            files.make_folder(Path(name) / studies.TRIALS)
-            search = Search(Path(name), plan, empty, Silent(), ledger, crew)
-            with dashboard(place.url.render_as_string(hide_password=False)) if watched else nullcontext([]) as reads:
-                started, worked = time.monotonic(), time.process_time()
-                Driver(search, Budget(trials=known + trials), 5).run()
-                wall, work = time.monotonic() - started, time.process_time() - worked
-        finally:
-            crew.close()
-        done = search.finished()[known:]
-        lost = np.array([record.seconds for trial in done for record in history(search.trial_folder(trial.number))])
+    trials = Trials(Database.of(folder, url, Silent()), NAME, load.plan)
+    crew = Processes(load.workers, empty, Silent(), asleep)
+    try:
+        search = Search(folder, load.plan, empty, Silent(), trials, crew, Claims(folder / TRIALS))
+        worked = time.process_time()
+        Driver(search, Budget(trials=load.known + load.trials), 5).run()
+        return time.process_time() - worked
+    finally:
+        crew.close()
+
+
+def measure(load: Load, *, watched: bool = False) -> Measured:
+    """Run a study of sleeping trials, beside a dashboard if `watched`.
+
+    The time that counts is that of each worker from its first epoch to its last: neither the start of its process nor
+    the end of the study, when there is no trial left for some.
+    """
+    with tempfile.TemporaryDirectory() as name, database(load.kind) as url:
+        folder = Path(name)
+        place = Database.of(folder, url, Silent())
+        files.make_folder(folder / TRIALS)
+        files.write_json(folder / IDENTITY, load.plan.document(place, NAME))
+        fill(place, load)
+        started = time.monotonic()
+        with dashboard(place.url.render_as_string(hide_password=False)) if watched else nullcontext([]) as reads:
+            if load.drivers == 1:
+                work = drive(load, folder, url)
+            else:
+                with ProcessPoolExecutor(load.drivers, mp_context=get_context("spawn")) as pool:
+                    work = sum(pool.map(drive, *zip(*[(load, folder, url)] * load.drivers, strict=True)))
+        wall = time.monotonic() - started
+        done = finished(Trials(place, NAME, load.plan).all())[load.known :]
+        histories = [history(folder / TRIALS / f"{trial.number:04d}") for trial in done]
+        lost = np.array([record.seconds for records in histories for record in records])
     lost = lost[lost >= 0]
-    return Measured(len(done), wall, lost.mean() / (seconds / EPOCHS), lost.mean() * EPOCHS, work / trials, sum(reads))
+    share = lost.mean() / (load.seconds / EPOCHS)
+    return Measured(len(done), wall, share, lost.mean() * EPOCHS, work / load.trials, sum(reads))
 
 
 @contextmanager
@@ -175,48 +211,36 @@ def dashboard(url: str) -> Iterator[list[int]]:
     counted.append(int(said))
 
 
-def filled(place: Database, plan: studies.Plan, count: int) -> Ledger:
+def fill(place: Database, load: Load) -> Trials:
     """A new study of ended trials."""
     generator = np.random.default_rng(0)
-    empty = Ledger(place, NAME, plan)
-    for first in range(0, count, 1_000):
-        numbers = range(first, min(first + 1_000, count))
-        tables.write(*empty.place, {number: (None, _ended(generator)) for number in numbers})
-    return Ledger(place, NAME, plan)
+    trials = Trials(place, NAME, load.plan)
+    trials.study.add_trials([_ended(generator) for _ in range(load.known)])
+    return trials
 
 
 def asks(kind: str) -> None:
     """How the driver's work for one trial grows with the number of trials: to ask for it, and all that follows."""
-    plan = studies.Plan(config=Config(), space=SPACE, metric="val_loss", trial_epochs=EPOCHS, split="")
-    for count in (100, 300, 1_000, 3_000, 10_000):
-        with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as place:
-            ledger = filled(place, plan, count)
+    for count in (100, 300, 1_000, 3_000):
+        load = Load(1, 0, 3.0, kind, known=count)
+        with tempfile.TemporaryDirectory() as name, database(kind) as url:
+            trials = fill(Database.of(Path(name), url, Silent()), load)
             asked: list[tuple[float, float]] = []
             followed: list[tuple[float, float]] = []
             for _ in range(11):
                 with timed(asked):
-                    ledger.read()
-                    trial = ledger.ask()
-                    ledger.flush()
+                    trials.all()
+                    trial = trials.ask()
+                assert trial is not None
                 with timed(followed):
                     for epoch in range(1, EPOCHS + 1):
-                        trial.report(1.0, epoch)
-                        ledger.should_prune(trial, epoch)
-                    ledger.tell(trial, TrialState.COMPLETE, 1.0)
-            beside, read = Ledger(place, NAME, plan), list[tuple[float, float]]()
-            for _ in range(5):
-                for _ in range(10):
-                    trial = ledger.ask()
-                    ledger.flush()
-                    ledger.tell(trial, TrialState.COMPLETE, 1.0)
-                ledger.flush()
-                with timed(read):
-                    beside.read()
+                        trials.report(trial, epoch, 1.0)
+                        trials.should_prune(trial, epoch)
+                    trials.tell(trial, TrialState.COMPLETE, {"epochs_run": EPOCHS}, 1.0)
             (ask, ask_cpu), (rest, rest_cpu) = np.median(asked, axis=0) * 1e3, np.median(followed, axis=0) * 1e3
             print(
                 f"{kind}, {count} trials: one ask {ask:.0f} ms ({ask_cpu:.0f} of the processor), {EPOCHS} reports and "
-                f"the end {rest:.0f} ms ({rest_cpu:.0f}), to read ten trials of another driver "
-                f"{np.median(read, axis=0)[0] * 1e3:.0f} ms ({np.median(read, axis=0)[1] * 1e3:.0f})",
+                f"the end {rest:.0f} ms ({rest_cpu:.0f})",
                 flush=True,
             )
 
@@ -251,27 +275,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--known", type=int, default=0, help="trials that the study has already")
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
+    parser.add_argument("--drivers", type=int, default=1, help="each with --workers; more than one needs postgres")
     parser.add_argument("--dashboard", action="store_true", help="another process reads all trials all the time")
     parser.add_argument("--asks", action="store_true", help="measure how the cost of one ask grows, and nothing else")
     options = parser.parse_args()
     if options.asks:
         asks(options.database)
-    else:
-        found = measure(
-            options.workers,
-            options.trials,
-            options.seconds,
-            options.database,
-            known=options.known,
-            watched=options.dashboard,
-        )
-        print(
-            f"{options.database}, {options.workers} workers, {found.trials} trials of {options.seconds:g} s in "
-            f"{EPOCHS} epochs, after {options.known}: {found.wall:.0f} s; overhead {found.overhead:.2%}, "
-            f"{found.a_trial * 1e3:.0f} ms a trial, {found.driver * 1e3:.0f} of the driver's processor"
-            + f"; {found.reads} reads by a dashboard"
-            * options.dashboard
-        )
+        return
+    load = Load(options.workers, options.trials, options.seconds, options.database, options.known, options.drivers)
+    found = measure(load, watched=options.dashboard)
+    print(
+        f"{load.kind}, {load.drivers} drivers of {load.workers} workers, {found.trials} trials of {load.seconds:g} s "
+        f"in {EPOCHS} epochs, after {load.known}: {found.wall:.0f} s; overhead {found.overhead:.2%}, "
+        f"{found.a_trial * 1e3:.0f} ms a trial, {found.driver * 1e3:.0f} of the driver's processor"
+        + f"; {found.reads} reads by a dashboard"
+        * options.dashboard
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""The plan of a study: its configuration, search space, metric and split, as study.json keeps them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from optuna.distributions import distribution_to_json
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from busi_tune import files, results
+from busi_tune.config import Config, differences
+from busi_tune.data.split import Split, read_split
+from busi_tune.errors import RunError
+from busi_tune.results import Json, StudyFile
+from busi_tune.search.space import Space
+from busi_tune.search.storage import Database, shown
+from busi_tune.training.run_folder import SPLIT
+
+METRICS = {
+    "val_loss": StudyDirection.MINIMIZE,
+    "val_accuracy": StudyDirection.MAXIMIZE,
+    "val_macro_f1": StudyDirection.MAXIMIZE,
+}
+IDENTITY = "study.json"
+TRIALS = "trials"
+# The only study in a database of its own.
+NAME = "busi-tune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What all trials of a study share; more trials of the same plan continue it. `config` is resolved (no `auto`)."""
+
+    config: Config
+    space: Space
+    metric: str
+    trial_epochs: int
+    split: str
+    pruner: str = "median"
+
+    @property
+    def direction(self) -> StudyDirection:
+        """Whether a lower or a higher value of the metric is better."""
+        return METRICS[self.metric]
+
+    @property
+    def sign(self) -> int:
+        """1 where a lower value of the metric is better, else -1."""
+        return 1 if self.direction == StudyDirection.MINIMIZE else -1
+
+    def trial_config(self, params: Mapping[str, object]) -> Config:
+        """The configuration of a trial with these parameters.
+
+        Raises:
+            ConfigError: a parameter breaks the rule of its field.
+        """
+        return self.config.replace(**params)
+
+    def document(self, database: Database, name: str) -> StudyFile:
+        """The content of study.json."""
+        document: StudyFile = {
+            "schema": results.SCHEMAS[StudyFile],
+            "config": self.config.to_dict(),
+            "space": {field: distribution_to_json(distribution) for field, distribution in self.space.items()},
+            "metric": self.metric,
+            "trial_epochs": self.trial_epochs,
+            "pruner": self.pruner,
+            "split": self.split,
+            "study": name,
+        }
+        if database.shared:
+            document["storage"] = shown(database.url)
+        return document
+
+
+def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str:
+    """Write study.json and the split into a new folder, or compare them with those there; the study's name in Optuna.
+
+    Raises:
+        RunError: the folder holds a study of another plan or in another database.
+    """
+    path = folder / IDENTITY
+    if not path.exists():
+        split.write(folder / SPLIT)
+        # A server holds many studies, so a study there needs a name of its own.
+        name = f"{NAME}-{uuid4()}" if database.shared else NAME
+        files.write_json(path, plan.document(database, name))
+    known = results.read(path, StudyFile)
+    different = differences(_flat(known), _flat(plan.document(database, known["study"])))
+    if different:
+        raise RunError(
+            f"{folder} holds another study ({'; '.join(different)}); name another --out, "
+            "or start anew with --overwrite."
+        )
+    return known["study"]
+
+
+def _flat(document: StudyFile) -> dict[str, object]:
+    """All values of study.json, one level deep, so that two can be compared key by key."""
+    space = {f"space.{name}": text for name, text in document["space"].items()}
+    return document["config"] | space | {name: value for name, value in document.items() if name not in NESTED}
+
+
+NESTED = ("config", "space")
+
+
+def begun(folder: Path) -> bool:
+    """Whether the study in `folder` has come as far as its trials; until then nothing in it is worth keeping."""
+    return (folder / TRIALS).exists()
+
+
+def saved_split(folder: Path) -> Split | None:
+    """The split of the study in `folder`, or None where none has begun there."""
+    return read_split(folder / SPLIT) if (folder / IDENTITY).exists() else None
+
+
+def clear(folder: Path) -> None:
+    """Delete the study in `folder`, so that it can start anew; a folder that is no study is left as it is."""
+    files.clear_folder(folder, IDENTITY)
+
+
+def trial_rows(trials: Sequence[FrozenTrial], space: Space) -> list[dict[str, Json]]:
+    """The rows of trials.csv."""
+    kept = ("epochs_run", "best_epoch", "seconds", "stop_reason")
+    rows: list[dict[str, Json]] = []
+    for trial in trials:
+        row: dict[str, Json] = {"number": trial.number, "state": trial.state.name, "value": trial.value}
+        params = {name: trial.params.get(name) for name in space}
+        rows.append(row | params | {key: trial.user_attrs.get(key) for key in kept})
+    return rows

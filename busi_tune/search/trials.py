@@ -1,0 +1,245 @@
+"""The trials of a study in Optuna: asked for, reported, pruned and told through its public interface."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.trial import FrozenTrial, TrialState
+
+from busi_tune.errors import ConfigError
+from busi_tune.results import Json
+from busi_tune.search.plan import Plan
+from busi_tune.search.sampler import SeededTPESampler
+from busi_tune.search.storage import Database
+
+# Nothing is pruned against fewer completed trials than this: one survivor must not decide alone.
+N_MIN_TRIALS = 3
+# The user attributes that keep a decision of the pruner over a kill.
+PRUNED_AT, RUNGS = "pruned_at", "rungs"
+# Successive halving, and so Hyperband, keeps the values that it has compared in system attributes of this name.
+RUNG = "completed_rung_"
+
+T = TypeVar("T")
+
+
+@dataclass
+class OpenTrial:
+    """A running trial of this driver, and what the database knows of it.
+
+    `undecided` says that Hyperband compared the trial in its last epoch and that a kill cut off its answer.
+    """
+
+    trial: optuna.Trial
+    reported: int = 0
+    pruned_at: int | None = None
+    rungs: int = 0
+    undecided: bool = False
+
+    @property
+    def number(self) -> int:
+        """The trial's number in the study."""
+        return self.trial.number
+
+
+class Trials:
+    """The trials of the study called `name`, which is created where there is none; its first trial is the baseline.
+
+    The caller holds the study's lock.
+
+    Raises:
+        FileError: the database cannot be used.
+    """
+
+    def __init__(self, database: Database, name: str, plan: Plan) -> None:
+        self.database, self.plan = database, plan
+        # Waiting would not put a wrong address or password right.
+        storage = database.call(database.open, patient=False)
+        self.study = database.call(
+            lambda: optuna.create_study(
+                storage=storage,
+                study_name=name,
+                direction=plan.direction,
+                sampler=SeededTPESampler(plan.space, plan.config.seed),
+                pruner=make_pruner(plan),
+                load_if_exists=True,
+            ),
+            patient=False,
+        )
+        if not self.all():
+            first = {field: getattr(plan.config, field) for field in plan.space}
+            self._call(lambda: self.study.enqueue_trial(first, skip_if_exists=True))
+
+    def _call(self, work: Callable[[], T]) -> T:
+        return self.database.call(work)
+
+    def all(self) -> list[FrozenTrial]:
+        """All trials by their numbers, as the database has them."""
+        return self._call(lambda: self.study.get_trials(deepcopy=False))
+
+    def ask(self) -> OpenTrial | None:
+        """A new trial with all its parameters, or None where it was enqueued with values that it cannot have.
+
+        The caller holds the study's lock.
+        """
+        return self._with_parameters(OpenTrial(self._call(self.study.ask)))
+
+    def resume(self, number: int) -> OpenTrial | None:
+        """A running trial whose driver is gone, or None where it has ended; the caller holds the trial's lock."""
+        known = self.all()[number]
+        if known.state != TrialState.RUNNING:
+            return None
+        rungs = known.user_attrs.get(RUNGS, 0)
+        found = OpenTrial(
+            trial=self._call(lambda: reopened(self.study, known)),
+            reported=known.last_step or 0,
+            pruned_at=known.user_attrs.get(PRUNED_AT),
+            rungs=rungs,
+            undecided=_rungs(known) > rungs,
+        )
+        return self._with_parameters(found)
+
+    def _with_parameters(self, opened: OpenTrial) -> OpenTrial | None:
+        try:
+            for name, distribution in self.plan.space.items():
+                self._call(partial(suggest, opened.trial, name, distribution))
+            self.plan.trial_config(opened.trial.params)
+        except (ConfigError, ValueError) as error:
+            reason = f"It was enqueued with values that it cannot have: {error}"
+            self.database.progress.notice(f"Trial {opened.number} failed: {reason}")
+            self.tell(opened, TrialState.FAIL, {"epochs_run": 0, "stop_reason": reason})
+            return None
+        return opened
+
+    def report(self, opened: OpenTrial, epoch: int, value: float) -> None:
+        """Report the best value up to `epoch`, where the database does not have it."""
+        if epoch > opened.reported:
+            self._call(lambda: opened.trial.report(value, epoch))
+            opened.reported = epoch
+
+    def should_prune(self, opened: OpenTrial, epoch: int) -> bool:
+        """Whether the pruner wants to stop a trial after `epoch`, its last one that was reported, and may.
+
+        It may not before the trial's scheduler could have acted once. A decision to stop is kept, for the pruner may
+        answer otherwise when it is asked again.
+        """
+        if opened.pruned_at == epoch:
+            return True
+        may = epoch > opened.trial.params.get("scheduler_patience", self.plan.config.scheduler_patience) + 1
+        if self.plan.pruner == "hyperband":
+            # It learns by being asked, so it is asked even where its answer does not count.
+            decided = self._asked_hyperband(opened) and may and len(ranked(self.all(), self.plan)) >= N_MIN_TRIALS
+        else:
+            decided = may and self._call(opened.trial.should_prune)
+        if decided:
+            opened.pruned_at = epoch
+            self._call(lambda: opened.trial.set_user_attr(PRUNED_AT, epoch))
+        elif self.plan.pruner == "hyperband":
+            self._keep_rungs(opened)
+        return decided
+
+    def _asked_hyperband(self, opened: OpenTrial) -> bool:
+        if not opened.undecided:
+            return self._call(opened.trial.should_prune)
+        opened.undecided = False
+        return decided_before(self.all(), opened, self.study.study_name, self.plan)
+
+    def _keep_rungs(self, opened: OpenTrial) -> None:
+        rungs = _rungs(self.all()[opened.number])
+        if rungs > opened.rungs:
+            opened.rungs = rungs
+            self._call(lambda: opened.trial.set_user_attr(RUNGS, rungs))
+
+    def tell(self, opened: OpenTrial, state: TrialState, facts: dict[str, Json], value: float | None = None) -> None:
+        """Say how a trial has ended; `facts` become its user attributes, `value` is that of a complete trial."""
+        for key, fact in facts.items():
+            self._call(partial(opened.trial.set_user_attr, key, fact))
+        # A try whose answer was lost may have done it.
+        self._call(lambda: self.study.tell(opened.trial, value, state, skip_if_finished=True))
+
+
+def reopened(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
+    """A running trial as `ask` would give it; Optuna has no public way to go on with one."""
+    return optuna.Trial(study, trial._trial_id)
+
+
+def make_pruner(plan: Plan) -> BasePruner:
+    """The pruner that `plan` names."""
+    if plan.pruner == "none":
+        return NopPruner()
+    if plan.pruner == "hyperband":
+        return HyperbandPruner(min_resource=min(2, plan.trial_epochs), max_resource=plan.trial_epochs)
+    return MedianPruner(n_startup_trials=5, n_min_trials=N_MIN_TRIALS)
+
+
+def decided_before(trials: Sequence[FrozenTrial], opened: OpenTrial, name: str, plan: Plan) -> bool:
+    """The answer that Hyperband gave and that a kill cut off: it is asked once more, in a copy of the study.
+
+    In the copy the trial has only those comparisons that came before the one that was cut off. Parameters are left out:
+    Hyperband does not look at them.
+    """
+    copy = optuna.create_study(study_name=name, direction=plan.direction, pruner=make_pruner(plan))
+    for trial in trials:
+        attributes = trial.system_attrs
+        if trial.number == opened.number:
+            kept = {f"{RUNG}{rung}" for rung in range(opened.rungs)}
+            attributes = {key: value for key, value in attributes.items() if not key.startswith(RUNG) or key in kept}
+        copy.add_trial(
+            optuna.trial.create_trial(
+                state=trial.state,
+                values=trial.values,
+                system_attrs=attributes,
+                intermediate_values=trial.intermediate_values,
+            )
+        )
+    return reopened(copy, copy.trials[opened.number]).should_prune()
+
+
+def _rungs(trial: FrozenTrial) -> int:
+    return sum(key.startswith(RUNG) for key in trial.system_attrs)
+
+
+def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
+    """Give a parameter its value, where it has none."""
+    match distribution:
+        case FloatDistribution(low=low, high=high, step=step, log=log):
+            trial.suggest_float(name, low, high, step=step, log=log)
+        case IntDistribution(low=low, high=high, step=step, log=log):
+            trial.suggest_int(name, low, high, step=step, log=log)
+        case CategoricalDistribution(choices=choices):
+            trial.suggest_categorical(name, choices)
+
+
+def running(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that are being trained, here or anywhere."""
+    return [trial for trial in trials if trial.state == TrialState.RUNNING]
+
+
+def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that have ended."""
+    return [trial for trial in trials if trial.state.is_finished()]
+
+
+def ranked(trials: Sequence[FrozenTrial], plan: Plan) -> list[FrozenTrial]:
+    """The completed trials, the best first; a tie goes to the earlier trial."""
+    complete = [(plan.sign * trial.value, trial) for trial in trials if trial.value is not None and is_complete(trial)]
+    return [trial for _, trial in sorted(complete, key=lambda entry: (entry[0], entry[1].number))]
+
+
+def is_complete(trial: FrozenTrial) -> bool:
+    """Whether a trial was trained to its end."""
+    return trial.state == TrialState.COMPLETE
+
+
+def epochs_run(trial: FrozenTrial) -> int:
+    """The number of a trial's epochs; of a running one, of those that it has reported."""
+    return int(trial.user_attrs.get("epochs_run", len(trial.intermediate_values)))
+
+
+def silence() -> None:
+    """Keep Optuna's own log of each trial off the screen."""
+    logging.getLogger("optuna").setLevel(logging.ERROR)

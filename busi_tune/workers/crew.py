@@ -1,0 +1,60 @@
+"""The workers that a command asks for: this process, processes of this machine, or actors of a Ray cluster."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
+
+from busi_tune.config import Config
+from busi_tune.data.dataset import Dataset
+from busi_tune.errors import ConfigError
+from busi_tune.progress import Progress
+from busi_tune.training.hardware import resolve
+from busi_tune.workers.jobs import Here, Workers
+from busi_tune.workers.processes import Processes
+
+
+def cluster(address: str | None) -> AbstractContextManager[None]:
+    """Join the Ray cluster at `address` for as long as the block lasts; nothing happens without an address.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        RunError: no cluster answers there.
+    """
+    if address is None:
+        return nullcontext()
+    if find_spec("ray") is None:
+        raise ConfigError("ray is not installed; pip install 'busi-tune[ray]'.")
+    from busi_tune.workers import ray_actors
+
+    return ray_actors.cluster(address)
+
+
+def resolved(config: Config, count: int, address: str | None) -> Config:
+    """Replace `auto` by the device and precision of the machines that train.
+
+    Raises:
+        ConfigError: CUDA is asked for and not there, or the cluster has too few CPUs.
+    """
+    if address is None:
+        return resolve(config)
+    from busi_tune.workers import ray_actors
+
+    return ray_actors.resolve_there(config, count)
+
+
+@contextmanager
+def workers(count: int, address: str | None, dataset: Dataset, progress: Progress) -> Iterator[Workers]:
+    """`count` workers, which end with the block; those of a cluster where `address` names one."""
+    crew = _started(count, address, dataset, progress)
+    try:
+        yield crew
+    finally:
+        crew.close()
+
+
+def _started(count: int, address: str | None, dataset: Dataset, progress: Progress) -> Workers:
+    if address is not None:
+        from busi_tune.workers.ray_actors import RayActors
+
+        return RayActors(count, dataset, progress)
+    return Processes(count, dataset, progress) if count > 1 else Here(dataset, progress)
