@@ -2,15 +2,15 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from busi_tune import files
-from busi_tune.training.runs import history
-from busi_tune.training.state import Epoch
+from busi_tune import files, results
+from busi_tune.results import MetricsFile, TestSummary
+from busi_tune.training.epochs import Epoch
+from busi_tune.training.run_folder import history
 
 CURVES = "learning_curves.png"
 CONFUSION = "confusion_matrix.png"
@@ -18,7 +18,7 @@ CONFUSION = "confusion_matrix.png"
 
 def plot_run(folder: Path) -> None:
     """Draw the pictures of a finished run into its folder, where they are missing."""
-    metrics = files.read_json(folder / "metrics.json")
+    metrics = results.read(folder / results.METRICS, MetricsFile)
     if not (folder / CURVES).exists():
         files.write_bytes(folder / CURVES, _png(learning_curves(history(folder), metrics["best_epoch"])))
     if not (folder / CONFUSION).exists():
@@ -54,7 +54,7 @@ def learning_curves(records: list[Epoch], best_epoch: int) -> Figure:
     return figure
 
 
-def confusion(test: dict[str, Any]) -> Figure:
+def confusion(test: TestSummary) -> Figure:
     """The test split's confusion matrix: counts, shaded by the share of the true class."""
     counts = np.array(test["confusion_matrix"])
     classes = list(test["per_class"])

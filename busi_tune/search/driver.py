@@ -17,7 +17,7 @@ from busi_tune.search import studies
 from busi_tune.search.ledger import Ledger
 from busi_tune.search.studies import Plan
 from busi_tune.training import run_folder
-from busi_tune.training.state import Epoch
+from busi_tune.training.epochs import Epoch
 from busi_tune.workers.jobs import Ended, Job, Trained, Workers, work_through
 
 # A trial with one of these has failed; any other error stops the study.

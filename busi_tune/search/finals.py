@@ -15,6 +15,7 @@ from busi_tune import files
 from busi_tune.config import Config, differences
 from busi_tune.errors import BusiTuneError, RunError
 from busi_tune.report.plots import plot_run
+from busi_tune.results import IDENTITY, METRICS
 from busi_tune.search import studies
 from busi_tune.search.driver import FAILURES, Search, best_so_far, show_epoch
 from busi_tune.training import hardware, run_folder, runs
@@ -43,7 +44,7 @@ def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
 
 
 def _unlike(search: Search, baseline: Path) -> str:
-    if not (baseline / run_folder.METRICS).exists():
+    if not (baseline / METRICS).exists():
         return "it is not a finished run"
     identity = run_folder.read_identity(baseline)
     different = differences(identity.config.to_dict(), search.plan.config.to_dict())
@@ -112,9 +113,9 @@ def _is_trained(job: Job, keep_model: bool) -> bool:
     # Whoever trained it may have been killed in its last step.
     with files.only_writer(job.folder, wait=True):
         run_folder.settle(job.folder)
-    if keep_model and not (job.folder / run_folder.METRICS).exists() and runs.saved_state(job.folder) is None:
+    if keep_model and not (job.folder / METRICS).exists() and runs.saved_state(job.folder) is None:
         return False
-    return len(runs.history(job.folder)) >= job.until or bool(runs.stop_reason(job.folder))
+    return len(run_folder.history(job.folder)) >= job.until or bool(run_folder.stop_reason(job.folder))
 
 
 def job_of(search: Search, trial: FrozenTrial, until: int) -> Job:
@@ -149,7 +150,7 @@ def confirm(search: Search, count: int, seeds: int) -> list[Result]:
     for trial in finalists:
         if failed.keys() & set(folders[trial.number]):
             continue
-        values = [best_so_far(runs.history(folder), search.plan.metric)[0] for folder in folders[trial.number]]
+        values = [best_so_far(run_folder.history(folder), search.plan.metric)[0] for folder in folders[trial.number]]
         for folder in folders[trial.number][1:]:
             run_folder.forget(folder)
         result.append(
@@ -182,7 +183,7 @@ def audit_pruning(search: Search, count: int) -> list[Result]:
         folder = search.trial_folder(trial.number)
         if folder in failed:
             continue
-        at_end, _ = best_so_far(runs.history(folder)[: search.plan.trial_epochs], search.plan.metric)
+        at_end, _ = best_so_far(run_folder.history(folder)[: search.plan.trial_epochs], search.plan.metric)
         regret = max(0.0, sign * ((best[0].value or 0.0) - at_end)) if best else None
         result.append(
             {
@@ -230,21 +231,21 @@ def train_best(search: Search, wanted: Sequence[int]) -> Result:
 
 def _evaluated(search: Search, folder: Path, config: Config) -> Result:
     with files.only_writer(folder, wait=True):
-        if not (folder / run_folder.METRICS).exists():
+        if not (folder / METRICS).exists():
             run = runs.begin(folder, config, search.dataset, search.progress)
-            here = hardware.on_this_machine(config)
+            here = config.replace(device=hardware.on_this_machine(config.device))
             if here != config:
                 search.progress.notice(
                     f"{folder} was trained on {config.device}; here it is evaluated on {here.device}."
                 )
             runs.evaluate(replace(run, config=here), search.progress)
         plot_run(folder)
-    return files.read_json(folder / run_folder.METRICS)
+    return files.read_json(folder / METRICS)
 
 
 def publish(run: Path, target: Path) -> None:
     """Make `target` the copy of a finished run, replacing the copy of another one."""
-    identity = run_folder.IDENTITY
+    identity = IDENTITY
     if target.exists() and (target / identity).read_bytes() != (run / identity).read_bytes():
         files.remove_folder(target)
     if not target.exists():

@@ -15,16 +15,17 @@ from busi_tune.data.dataset import Dataset, open_dataset
 from busi_tune.errors import ConfigError, RunError
 from busi_tune.evaluation.verdict import verdict_of
 from busi_tune.progress import Progress
+from busi_tune.results import METRICS, VERDICT
 from busi_tune.search import finals, space, studies
 from busi_tune.search.driver import NEEDED, Budget, Driver, Search
 from busi_tune.search.importance import importances, never_acted
 from busi_tune.search.ledger import Ledger
 from busi_tune.search.search_options import SearchOptions
 from busi_tune.search.storage import Database, server_url
-from busi_tune.training import runs
+from busi_tune.training import run_folder
 from busi_tune.training.hardware import resolve
 from busi_tune.training.model import untrained
-from busi_tune.training.run_folder import FIRST_FILES, METRICS
+from busi_tune.training.run_folder import FIRST_FILES
 from busi_tune.workers.jobs import Here, Workers
 from busi_tune.workers.processes import Processes
 
@@ -125,7 +126,7 @@ def _cluster(address: str) -> AbstractContextManager[None]:
 
 def _resolved(config: Config, options: SearchOptions) -> Config:
     if options.ray is None:
-        return resolve(config)
+        return config.replace(**resolve(config.device, config.precision))
     from busi_tune.workers.ray_actors import resolve_there
 
     return resolve_there(config, options.workers)
@@ -186,9 +187,9 @@ def _learnt(session: Search) -> Result:
     if (session.trial_folder(0) / METRICS).exists():
         judged = sum(trial.state != TrialState.FAIL for trial in trials)
         found = verdict_of(session.trial_folder(0), session.folder / "best", session.dataset.split, judged)
-        files.write_json(session.folder / "verdict.json", found)
+        files.write_json(session.folder / VERDICT, found)
     histories = {
-        trial.number: runs.history(session.trial_folder(trial.number))[: plan.trial_epochs] for trial in trials
+        trial.number: run_folder.history(session.trial_folder(trial.number))[: plan.trial_epochs] for trial in trials
     }
     configs = {trial.number: studies.trial_config(plan, trial) for trial in trials}
     return {

@@ -19,9 +19,9 @@ from busi_tune import files
 from busi_tune.config import Config, differences
 from busi_tune.data.split import Split, read_split
 from busi_tune.errors import ConfigError, RunError
+from busi_tune.results import SPLIT
 from busi_tune.search.space import Space
 from busi_tune.search.storage import Database, shown
-from busi_tune.training.run_folder import SPLIT
 
 METRICS = {
     "val_loss": StudyDirection.MINIMIZE,

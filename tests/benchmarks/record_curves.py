@@ -47,9 +47,13 @@ def record(data: Path, out: Path) -> None:
     """Train what `out` does not hold yet, and append its epochs."""
     torch.set_num_threads(1)
     keep_memory()
-    base = resolve(Config(**BASE))
+    base = Config(**BASE)
+    base = base.replace(**resolve(base.device, base.precision))
     dataset = open_dataset(data, base, Silent())
-    parts = [dataset.part(name, base.image_size, Silent()) for name in ("train", "validation")]
+    parts = [
+        to_device(dataset.part(name, base.image_size, Silent()), base.device, mean=base.mean, std=base.std)
+        for name in ("train", "validation")
+    ]
     if not out.exists() and TABLE.exists():
         out.write_bytes(gzip.decompress(TABLE.read_bytes()))
     names = ["learning_rate", "weight_decay", "scheduler_patience", "seed"]
@@ -71,7 +75,7 @@ def record(data: Path, out: Path) -> None:
                 "val_macro_f1": f"{epoch.val_macro_f1:.6g}",
                 "next_learning_rate": state.learning_rate,
             }
-            for epoch in fit(state, *(to_device(part, config) for part in parts), config.epochs)
+            for epoch in fit(state, *parts, config.epochs)
         ]
         pd.DataFrame(rows).to_csv(out, mode="a", header=not out.exists(), index=False)
         print(f"{number} {values}: {len(rows)} epochs in {time.monotonic() - started:.0f} s", flush=True)

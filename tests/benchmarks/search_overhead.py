@@ -21,7 +21,7 @@ import pandas as pd
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from busi_tune import files, locks
+from busi_tune import files, locks, results
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset
 from busi_tune.data.listing import Listing
@@ -31,9 +31,9 @@ from busi_tune.search import studies, tables
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.ledger import Ledger
 from busi_tune.search.storage import Database
-from busi_tune.training import run_folder
-from busi_tune.training.runs import Saved, history, save_behind
-from busi_tune.training.state import Epoch
+from busi_tune.training.epochs import Epoch
+from busi_tune.training.run_folder import history
+from busi_tune.training.runs import Saved, save_behind
 from busi_tune.workers.jobs import Ended, Events, Job, Trained
 from busi_tune.workers.processes import Processes
 from postgres import Server
@@ -70,7 +70,7 @@ awoke: float | None = None
 def asleep(job: Job, _: Dataset, __: Progress) -> Events:
     """What `work` does, with sleep for training: `job.config.min_learning_rate` says how long."""
     with locks.only_writer(job.folder, wait=True):
-        files.write_json(job.folder / run_folder.IDENTITY, job.config.to_dict())
+        files.write_json(job.folder / results.IDENTITY, job.config.to_dict())
         records: list[Epoch] = []
         yield Trained(job, records)
         for record in save_behind(job.folder, _epochs(job)):
