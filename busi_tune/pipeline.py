@@ -187,9 +187,10 @@ def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: P
 
 
 def _plot(folder: Path) -> None:
-    from busi_tune.report import plots
+    if not all((folder / name).exists() for name in (results.CURVES, results.CONFUSION)):
+        from busi_tune.report import plots
 
-    plots.plot_run(folder)
+        plots.plot_run(folder)
 
 
 def search(

@@ -31,6 +31,8 @@ AUDIT = "audit.json"
 SPLIT = "split.csv"
 HISTORY = "history.csv"
 PREDICTIONS = "predictions.csv"
+CURVES = "learning_curves.png"
+CONFUSION = "confusion_matrix.png"
 
 
 class ClassMetrics(TypedDict):

@@ -15,6 +15,7 @@ from busi_tune.data.split import Split
 from busi_tune.errors import BusiTuneError, FileError, RunError
 from busi_tune.evaluation import intervals, verdict
 from busi_tune.evaluation.metrics import Answers, numbers, summarise
+from busi_tune.results import SCHEMAS, MetricsFile, Summary, VerdictFile, check
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import interval_coverage
@@ -185,6 +186,23 @@ def test_optimism_is_what_simulation_finds() -> None:
     assert verdict.selection_optimism(20, 117, 0.85, 0.75) == pytest.approx(drawn.mean() / 2, abs=0.0005)
 
 
+def metrics_file(summary: Summary) -> MetricsFile:
+    """metrics.json of a run that has these figures on both splits."""
+    return {
+        "schema": SCHEMAS[MetricsFile],
+        "validation": summary,
+        "test": {**summary, "groups": 1, "intervals": {}, "wilson": {}},
+        "best_epoch": 1,
+        "tied_epochs": [1],
+        "lowest_loss_epoch": 1,
+        "epochs_run": 1,
+        "stop_reason": "all epochs done",
+        "leaked_test_images": 0.0,
+        "effective_prior": {},
+        "model_sha256": "",
+    }
+
+
 def make_runs(folder: Path) -> Split:
     """Two finished runs, as their folders remain, on the same split."""
     one, two, groups = interval_coverage.draw_pair(np.random.default_rng(6), 90)
@@ -198,7 +216,7 @@ def make_runs(folder: Path) -> Split:
             for path, row in zip(paths, found.probabilities, strict=True)
         ]
         files.write_csv(folder / name / "predictions.csv", rows)
-        files.write_json(folder / name / "metrics.json", {"validation": summarise(found)})
+        files.write_json(folder / name / "metrics.json", metrics_file(summarise(found)))
     return Split(used.assign(split="test", sha256="0" * 64), pd.DataFrame())
 
 
@@ -212,7 +230,7 @@ def test_two_run_folders_are_compared_as_their_answers_are(tmp_path: Path) -> No
     assert found["trials"] == 20
     assert found["optimism_at_most"] == verdict.selection_optimism(20, len(groups), accuracy)
     assert 0 < found["optimism"] < found["optimism_at_most"]
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert check(json.loads(json.dumps(found, allow_nan=False)), VerdictFile, "it") == found
     again = verdict.verdict_of(tmp_path / "best", tmp_path / "best", split, 20)
     assert again["optimism"] is None
 

@@ -8,12 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from busi_tune import files, results
-from busi_tune.results import MetricsFile, TestSummary
+from busi_tune.results import CONFUSION, CURVES, MetricsFile, TestSummary
 from busi_tune.training.epochs import Epoch
 from busi_tune.training.run_folder import history
-
-CURVES = "learning_curves.png"
-CONFUSION = "confusion_matrix.png"
 
 
 def plot_run(folder: Path) -> None:

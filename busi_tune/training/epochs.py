@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
+from busi_tune.results import EpochRecord, StoppingState
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -16,6 +18,20 @@ class Epoch:
     learning_rate: float
     seconds: float
     images_per_second: float
+
+    @classmethod
+    def from_record(cls, record: EpochRecord) -> "Epoch":
+        """The epoch of a record; keys that are not known are left out."""
+        return cls(
+            epoch=record["epoch"],
+            train_loss=record["train_loss"],
+            val_loss=record["val_loss"],
+            val_accuracy=record["val_accuracy"],
+            val_macro_f1=record["val_macro_f1"],
+            learning_rate=record["learning_rate"],
+            seconds=record["seconds"],
+            images_per_second=record["images_per_second"],
+        )
 
     def summary(self) -> str:
         """The record in a few words, for a line or a bar."""
@@ -40,6 +56,19 @@ class Watcher:
     tied_epochs: list[int] = field(default_factory=list)
     lowest_loss_epoch: int = 0
     lowest_loss: float = math.inf
+
+    @classmethod
+    def from_state(cls, state: StoppingState) -> "Watcher":
+        """The watcher in a saved state; keys that are not known are left out."""
+        return cls(
+            patience=state["patience"],
+            best_epoch=state["best_epoch"],
+            best_accuracy=state["best_accuracy"],
+            best_accuracy_loss=state["best_accuracy_loss"],
+            tied_epochs=list(state["tied_epochs"]),
+            lowest_loss_epoch=state["lowest_loss_epoch"],
+            lowest_loss=state["lowest_loss"],
+        )
 
     def see(self, record: Epoch) -> bool:
         """Take in one epoch; True when it is the best so far."""

@@ -129,7 +129,7 @@ def read_state(folder: Path) -> StateFile | None:
 def history(folder: Path) -> list[Epoch]:
     """The records of all committed epochs."""
     state = read_state(folder)
-    return [Epoch(**record) for record in state["history"]] if state else []
+    return [Epoch.from_record(record) for record in state["history"]] if state else []
 
 
 def stop_reason(folder: Path) -> str:

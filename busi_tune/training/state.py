@@ -95,8 +95,8 @@ class TrainingState:
             }
         state.optimizer.param_groups[0]["lr"] = values["learning_rate"]
         state.scheduler.load_state_dict({**state.scheduler.state_dict(), **values["scheduler"]})
-        state.watcher = Watcher(**values["watcher"])
-        state.history = [Epoch(**record) for record in values["history"]]
+        state.watcher = Watcher.from_state(values["watcher"])
+        state.history = [Epoch.from_record(record) for record in values["history"]]
         return state
 
 
