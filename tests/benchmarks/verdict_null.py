@@ -87,7 +87,8 @@ def count(found: list[Decision], verdict: str = "better") -> int:
 
 def by_interval(each: Decision) -> bool:
     """Whether the bootstrap alone would say "better"."""
-    return bool(each["accuracy"]["interval"][0] > 0)
+    interval = each["accuracy"]["interval"]
+    return interval is not None and interval[0] > 0
 
 
 def by_test(each: Decision) -> bool:
