@@ -3,13 +3,12 @@
 PyTorch and Optuna are imported where they are needed, so that a finished result is shown without waiting for them.
 """
 
-import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from busi_tune import files, locks
+from busi_tune import files, locks, results
 from busi_tune.config import Config
 from busi_tune.data.audit import audit
 from busi_tune.data.dataset import Dataset, open_dataset, split_images, tell_left_out
@@ -17,14 +16,24 @@ from busi_tune.data.listing import SPLITS, find_images, find_names
 from busi_tune.data.phantoms import PLANTED, make_phantoms
 from busi_tune.data.split import read_split, refuse_to_replace
 from busi_tune.errors import ConfigError, FileError, RunError
-from busi_tune.evaluation.metrics import numbers
+from busi_tune.evaluation.seeds import compare_seeds
 from busi_tune.export.export_options import ExportOptions
 from busi_tune.progress import Progress
+from busi_tune.results import (
+    AuditFile,
+    MetricsFile,
+    RunResult,
+    SearchResult,
+    SeedsFile,
+    SplitCounts,
+    SplitResult,
+    VerificationFile,
+)
 from busi_tune.search.search_options import SearchOptions
 from busi_tune.training import run_folder
 
 # Small enough for two cores to run the whole demo in minutes.
-DEMO: dict[str, Any] = {
+DEMO: dict[str, str | int] = {
     "arch": "resnet18",
     "weights": "none",
     "image_size": 80,
@@ -33,7 +42,6 @@ DEMO: dict[str, Any] = {
     "early_stopping_patience": 5,
 }
 DEMO_TRIALS, DEMO_TRIAL_EPOCHS = 6, 5
-Result = dict[str, Any]
 
 
 def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
@@ -57,7 +65,7 @@ def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
 
 def audit_data(
     root: Path, folder: Path, config: Config, progress: Progress, *, seed: int = 0, split_file: Path | None = None
-) -> Result:
+) -> AuditFile:
     """Audit the images in `root` into `folder`: audit.json, whose content is returned, and audit.html.
 
     Raises:
@@ -66,10 +74,11 @@ def audit_data(
     from busi_tune.report.audit_page import write_page
 
     names = find_names(root)
-    files.refuse_foreign(folder, "an audit", "audit.json", {"audit.html"})
+    files.refuse_foreign(folder, "an audit", results.AUDIT, {"audit.html"})
     with locks.only_writer(folder):
-        found = audit(names, config.similarity, progress, seed=seed, split_file=split_file)
-        files.write_json(folder / "audit.json", found)
+        seen = audit(names, config.similarity, progress, seed=seed, split_file=split_file)
+        found = results.check({"schema": results.SCHEMAS[AuditFile], **seen}, AuditFile, str(folder))
+        files.write_json(folder / results.AUDIT, found)
         write_page(folder / "audit.html", root, found)
     return found
 
@@ -82,8 +91,8 @@ def split_data(
     *,
     patients: Path | None = None,
     asked: Sequence[str] = (),
-) -> Result:
-    """Split the images in `root` into `file`; who is where, in numbers.
+) -> SplitResult:
+    """Split the images in `root` into `file`; how many images and groups each split has.
 
     Raises:
         ConfigError: the folder is already split, and `asked` names options that say how to split it.
@@ -101,14 +110,21 @@ def split_data(
     files.make_folder(file.parent)
     dataset.split.write(file)
     used = dataset.split.used
-    counts = used.groupby(["class", "split"]).size().unstack(fill_value=0)
+    counts = Counter(zip(used["class"], used["split"], strict=True))
     return {
+        "schema": results.SCHEMAS[SplitResult],
         "fingerprint": dataset.split.fingerprint(),
-        "images": {str(label): {name: int(row[name]) for name in SPLITS} for label, row in counts.iterrows()},
-        "groups": {name: int(dataset.split.rows(name)["group"].nunique()) for name in SPLITS},
+        "images": {
+            label: _split_counts({name: counts[label, name] for name in SPLITS}) for label in sorted(set(used["class"]))
+        },
+        "groups": _split_counts({name: dataset.split.rows(name)["group"].nunique() for name in SPLITS}),
         "left_out": len(dataset.split.left_out),
         "leaked": float(dataset.split.has_twin_in_training("test").mean()),
     }
+
+
+def _split_counts(counts: Mapping[str, int]) -> SplitCounts:
+    return {"train": counts["train"], "validation": counts["validation"], "test": counts["test"]}
 
 
 def baseline(
@@ -119,26 +135,26 @@ def baseline(
     *,
     split_file: Path | None = None,
     overwrite: bool = False,
-) -> Result:
+) -> MetricsFile:
     """Train `config` on the images in `root` to its end and evaluate it; the content of metrics.json.
 
     Raises:
         BusiTuneError: see errors.py; what was trained until then is kept.
     """
-    files.refuse_foreign(folder, "a run", run_folder.IDENTITY, run_folder.FIRST_FILES)
+    files.refuse_foreign(folder, "a run", results.IDENTITY, run_folder.FIRST_FILES)
     with locks.only_writer(folder):
         if overwrite:
             run_folder.clear(folder)
-        if (folder / run_folder.METRICS).exists():
+        if (folder / results.METRICS).exists():
             # Checks the configuration and the data, too: a result is only shown for what was asked.
             open_dataset(root, config, progress, saved=run_folder.saved_split(folder, config), split_file=split_file)
             _plot(folder)
-            return files.read_json(folder / run_folder.METRICS)
+            return results.read(folder / results.METRICS, MetricsFile)
         from busi_tune.training import runs
 
         run = runs.open_run(folder, config, root, progress, split_file)
-        done = runs.history(folder)
-        if done and not runs.stop_reason(folder):
+        done = run_folder.history(folder)
+        if done and not run_folder.stop_reason(folder):
             progress.notice(f"{folder} goes on after epoch {done[-1].epoch}.")
         for record in runs.train(run, run.config.epochs, progress):
             done.append(record)
@@ -150,12 +166,12 @@ def baseline(
         return figures
 
 
-def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: Progress) -> Result:
+def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: Progress) -> SeedsFile:
     """Train the finished run in `folder` anew with the seeds that follow its own, on its split; all of them compared.
 
     They are runs of their own in `folder/seeds`; the comparison stands in `folder/seeds.json`.
     """
-    found = {config.seed: files.read_json(folder / run_folder.METRICS)}
+    found = {config.seed: results.read(folder / results.METRICS, MetricsFile)}
     for seed in range(config.seed + 1, config.seed + seeds):
         progress.notice(f"Seed {seed}, up to {config.seed + seeds - 1}:")
         found[seed] = baseline(
@@ -163,32 +179,18 @@ def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: P
             folder / "seeds" / str(seed),
             config.replace(seed=seed),
             progress,
-            split_file=folder / run_folder.SPLIT,
+            split_file=folder / results.SPLIT,
         )
     result = compare_seeds(found)
-    files.write_json(folder / "seeds.json", result)
+    files.write_json(folder / results.SEEDS, result)
     return result
 
 
-def compare_seeds(found: dict[int, Result]) -> Result:
-    """Each test metric's mean, standard deviation (n - 1) and range over runs that differ in their seed alone."""
-    metrics = {}
-    tests = [numbers(figures["test"]) for figures in found.values()]
-    for name in tests[0]:
-        values = [test[name] for test in tests]
-        metrics[".".join(name)] = {
-            "mean": statistics.fmean(values),
-            "standard_deviation": statistics.stdev(values),
-            "lowest": min(values),
-            "highest": max(values),
-        }
-    return {"seeds": list(found), "metrics": metrics}
-
-
 def _plot(folder: Path) -> None:
-    from busi_tune.report import plots
+    if not all((folder / name).exists() for name in (results.CURVES, results.CONFUSION)):
+        from busi_tune.report import plots
 
-    plots.plot_run(folder)
+        plots.plot_run(folder)
 
 
 def search(
@@ -201,7 +203,7 @@ def search(
     baseline_run: Path | None = None,
     split_file: Path | None = None,
     overwrite: bool = False,
-) -> Result:
+) -> SearchResult:
     """Run a study around `config` and train its best trial to the end; its trials, and the best one's figures.
 
     `baseline_run` must be a finished run of `config`; by default `baseline` beside `folder` is taken where it is one.
@@ -231,12 +233,12 @@ def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:
         RunError: `run` is not a finished run.
         DataError: the data has changed.
     """
-    if not (run / run_folder.METRICS).exists():
+    if not (run / results.METRICS).exists():
         best = run / "best"
         hint = f"name {best}" if best.exists() else "finish it with the command that began it"
         raise RunError(f"{run} is not a finished run; {hint}.")
     place = root or run_folder.remembered_data(run)
-    return open_dataset(place, run_folder.read_identity(run).config, progress, saved=read_split(run / run_folder.SPLIT))
+    return open_dataset(place, run_folder.read_identity(run).config, progress, saved=read_split(run / results.SPLIT))
 
 
 def export(
@@ -247,7 +249,7 @@ def export(
     *,
     options: ExportOptions | None = None,
     overwrite: bool = False,
-) -> Result:
+) -> VerificationFile:
     """Export a finished run and verify it on its test split; the certificate.
 
     Raises:
@@ -266,7 +268,7 @@ def export(
 
 @dataclass(frozen=True)
 class Places:
-    """Where `run` puts what it makes."""
+    """The folders of `run`: the images, and the results of each step."""
 
     data: Path
     baseline: Path
@@ -282,13 +284,13 @@ def run_all(
     *,
     split_file: Path | None = None,
     overwrite: bool = False,
-) -> Result:
-    """Baseline, search, retrain, export, verify and predict, in order; each one's result by its name."""
+) -> RunResult:
+    """Baseline, search, retrain, export, verify and predict, in order; the result of each step under its name."""
     options.check(config)
     from busi_tune.search.session import dimensions_of
     from busi_tune.training.hardware import resolve
 
-    dimensions_of(resolve(config), options)
+    dimensions_of(config.replace(**resolve(config.device, config.precision)), options)
     first = baseline(places.data, places.baseline, config, progress, split_file=split_file, overwrite=overwrite)
     progress.notice(f"Baseline: test accuracy {first['test']['accuracy']:.3f} ({places.baseline}).")
     second = search(
@@ -298,11 +300,11 @@ def run_all(
         options,
         progress,
         baseline_run=places.baseline,
-        split_file=places.baseline / run_folder.SPLIT,
+        split_file=places.baseline / results.SPLIT,
         overwrite=overwrite,
     )
     if "best" not in second:
-        raise RunError(f"Another driver is at work on {places.study}; run the same command again when it has ended.")
+        raise RunError(f"Another driver is using {places.study}; run the same command again when it has ended.")
     best = places.study / "best"
     progress.notice(f"Tuned: test accuracy {second['best']['test']['accuracy']:.3f} ({best}).")
     certificate = export(best, places.export, places.data, progress, overwrite=overwrite)
@@ -310,5 +312,18 @@ def run_all(
 
     test = list(run_data(best, places.data, progress).split.rows("test")["path"])
     some = test[:: max(1, len(test) // 6)][:6]
-    predictions = list(predict_files(open_export(places.export), [places.data / path for path in some]))
-    return {"baseline": first, "search": second, "export": certificate, "predictions": predictions}
+    classes = list(first["test"]["per_class"])
+    predictions = predict_files(open_export(places.export), [places.data / path for path in some])
+    return {
+        "schema": results.SCHEMAS[RunResult],
+        "baseline": first,
+        "search": second,
+        "export": certificate,
+        "predictions": [found.to_entry(classes) for found in predictions],
+        "places": {
+            "data": str(places.data),
+            "baseline": str(places.baseline),
+            "study": str(places.study),
+            "export": str(places.export),
+        },
+    }

@@ -20,6 +20,20 @@ Matrix = list[list[int]]
 VerdictWord = Literal["better", "worse", "no evidence"]
 T = TypeVar("T")
 
+# The files of result folders.
+METRICS = "metrics.json"
+SEEDS = "seeds.json"
+IDENTITY = "config.json"
+SOURCE = "data.json"
+STATE = "state.json"
+VERDICT = "verdict.json"
+AUDIT = "audit.json"
+SPLIT = "split.csv"
+HISTORY = "history.csv"
+PREDICTIONS = "predictions.csv"
+CURVES = "learning_curves.png"
+CONFUSION = "confusion_matrix.png"
+
 
 class ClassMetrics(TypedDict):
     """One class against the others; None where a metric is not defined."""
@@ -41,9 +55,9 @@ class BinaryMetrics(TypedDict):
 
 
 class Summary(TypedDict):
-    """All metrics of one split; None where a metric is not defined."""
+    """All metrics of a split of at least one image; None where a metric is not defined."""
 
-    accuracy: float | None
+    accuracy: float
     macro_precision: float | None
     macro_recall: float | None
     macro_f1: float | None
@@ -86,14 +100,19 @@ class TestSummary(Summary, Spread):
     """All metrics of the test split, with intervals."""
 
 
-class MetricsFile(TypedDict):
+class TestFigures(TypedDict):
+    """The metrics of the test split; where some images have a twin in training, also of these and of the others."""
+
+    test: TestSummary
+    test_leaked: NotRequired[TestSummary]
+    test_clean: NotRequired[TestSummary]
+
+
+class MetricsFile(TestFigures):
     """metrics.json: the figures of a finished run."""
 
     schema: str
     validation: Summary
-    test: TestSummary
-    test_leaked: NotRequired[TestSummary]
-    test_clean: NotRequired[TestSummary]
     best_epoch: int
     tied_epochs: list[int]
     lowest_loss_epoch: int
@@ -177,15 +196,20 @@ class CheckpointEntry(TypedDict):
     sha256: str
 
 
-class StateFile(TypedDict):
-    """state.json: all that a run needs to go on, but for the tensors in its checkpoints ("last" and "best")."""
+class TrainingValues(TypedDict):
+    """The plain values that training carries from one epoch to the next; `stop_reason` is "" until it ends."""
 
-    schema: str
     history: list[EpochRecord]
     scheduler: dict[str, Json]
     learning_rate: float
     watcher: StoppingState
     stop_reason: str
+
+
+class StateFile(TrainingValues):
+    """state.json: all that a run needs to go on, but for the tensors in its checkpoints ("last" and "best")."""
+
+    schema: str
     checkpoints: dict[str, CheckpointEntry]
 
 
@@ -198,10 +222,9 @@ class Difference(TypedDict):
     interval: Interval | None
 
 
-class VerdictFile(TypedDict):
-    """verdict.json: baseline against tuned model on the test images."""
+class Comparison(TypedDict):
+    """Two models on the same images, paired by image and by group."""
 
-    schema: str
     verdict: VerdictWord
     sentence: str
     groups: int
@@ -214,6 +237,12 @@ class VerdictFile(TypedDict):
     differences: dict[str, Difference]
     paths_to_right: NotRequired[list[str]]
     paths_to_wrong: NotRequired[list[str]]
+
+
+class VerdictFile(Comparison):
+    """verdict.json: baseline against tuned model on the test images, and the optimism of the selection."""
+
+    schema: str
     trials: int
     optimism: float | None
     optimism_at_most: float

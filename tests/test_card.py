@@ -18,6 +18,7 @@ from busi_tune.evaluation.verdict import compare
 from busi_tune.export.export_options import ExportOptions
 from busi_tune.progress import Silent
 from busi_tune.report.card import model_card
+from busi_tune.results import SCHEMAS, VerdictFile
 from exported import Exported, linked
 
 pytest_plugins = ["exported"]
@@ -146,7 +147,13 @@ def test_the_verdict_of_the_study(exported: Exported, tmp_path: Path) -> None:
     labels = np.arange(60) % 3
     wrong = Answers(labels, np.eye(3)[(labels + 1) % 3], ("benign", "malignant", "normal"))
     right = Answers(labels, np.eye(3)[labels], wrong.classes)
-    verdict = compare(wrong, right, np.arange(60))
+    verdict: VerdictFile = {
+        "schema": SCHEMAS[VerdictFile],
+        **compare(wrong, right, np.arange(60)),
+        "trials": 20,
+        "optimism": None,
+        "optimism_at_most": 0.1,
+    }
     files.write_json(tmp_path / "study" / "verdict.json", verdict)
     text, _ = card_of(best, exported.certificate)["Figures"]
     assert f"Against the baseline of its study: {verdict['sentence']}" in text

@@ -67,7 +67,7 @@ def test_an_architecture_gets_three_outputs_and_trains(arch: str, size: int, tin
     config = tiny.replace(arch=arch, image_size=size, batch_size=3)
     state = TrainingState.start(config, 3)
     before = {name: value.clone() for name, value in state.weights().items()}
-    data = to_device(noise(size), config)
+    data = to_device(noise(size), config.device, mean=config.mean, std=config.std)
     loss = train_epoch(state, data, torch.ones(3), epoch=1)
     assert torch.isfinite(loss)
     changed = {name for name, value in state.weights().items() if not torch.equal(value, before[name])}

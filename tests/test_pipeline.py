@@ -79,7 +79,7 @@ def test_a_baseline_on_the_demos_phantoms_clearly_beats_chance(phantoms: Path, t
     config = tiny.replace(epochs=20, fractions=(0.5, 0.2, 0.3))
     figures = pipeline.baseline(phantoms, tmp_path / "run", config, Silent())
     assert figures["test"]["intervals"]["balanced_accuracy"][0] > 1 / 3
-    assert figures["test"]["balanced_accuracy"] > 0.5
+    assert (figures["test"]["balanced_accuracy"] or 0) > 0.5
 
 
 def test_the_result_does_not_depend_on_where_the_data_lies(

@@ -22,7 +22,7 @@ from busi_tune.data.split import Split, changes, make_split, read_split
 from busi_tune.errors import DataError, FileError
 from busi_tune.files import sha256_bytes
 from busi_tune.progress import Silent
-from busi_tune.training.batches import DeviceImages, class_weights, training_batches
+from busi_tune.training.batches import DeviceImages, class_weights, mixed_seed, training_batches
 from conftest import BUSI
 
 SHARES = (0.7, 0.15, 0.15)
@@ -321,7 +321,6 @@ def test_balanced_weights() -> None:
 def test_the_effective_prior_is_what_a_run_of_the_sampler_gives(sampler: bool, weights: bool) -> None:
     """Of BUSI's frequencies: each drawn image counts by the weight of its class in the loss."""
     labels = np.repeat([0, 1, 2], [306, 147, 93])
-    config = Config(weighted_sampler=sampler, class_weights=weights, device="cpu")
     images = DeviceImages(
         images=torch.zeros((len(labels), 1, 1, 3), dtype=torch.uint8),
         rows=torch.arange(len(labels)),
@@ -330,12 +329,12 @@ def test_the_effective_prior_is_what_a_run_of_the_sampler_gives(sampler: bool, w
         mean=torch.zeros(3),
         deviation=torch.ones(3),
     )
-    in_loss = class_weights(labels, config, 3).double()
+    in_loss = class_weights(labels, 3, "cpu", balanced=weights).double()
     weight = torch.zeros(3, dtype=torch.float64)
     for epoch in range(60):
-        for _, drawn in training_batches(images, config, epoch):
+        for _, drawn in training_batches(images, mixed_seed(0, epoch), batch_size=32, balanced=sampler, flip=0.5):
             weight += torch.bincount(drawn, minlength=3) * in_loss
-    expected = effective_prior(labels, config, 3)
+    expected = effective_prior(labels, 3, weighted_sampler=sampler, class_weights=weights)
     np.testing.assert_allclose(weight / weight.sum(), expected, atol=0.01)
     if sampler and weights:
         np.testing.assert_allclose(expected, [0.16, 0.33, 0.52], atol=0.006)

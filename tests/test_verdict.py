@@ -15,6 +15,7 @@ from busi_tune.data.split import Split
 from busi_tune.errors import BusiTuneError, FileError, RunError
 from busi_tune.evaluation import intervals, verdict
 from busi_tune.evaluation.metrics import Answers, numbers, summarise
+from busi_tune.results import SCHEMAS, Difference, MetricsFile, Summary, VerdictFile, check
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import interval_coverage
@@ -25,6 +26,12 @@ CLASSES = ("benign", "malignant", "normal")
 
 def answers(labels: list[int], predicted: list[int]) -> Answers:
     return Answers(np.array(labels), 0.1 + 0.7 * np.eye(3)[predicted], CLASSES)
+
+
+def edges_of(found: Difference) -> list[float]:
+    """The interval of a difference that has one."""
+    assert found["interval"] is not None
+    return found["interval"]
 
 
 def test_in_100_studies_without_a_gain_better_is_said_in_at_most_5() -> None:
@@ -53,7 +60,7 @@ def test_the_interval_of_the_difference_holds_the_truth() -> None:
     for number in range(500):
         one, two, groups = interval_coverage.draw_pair(np.random.default_rng((9, number)), 90)
         found = verdict.decide(one.predicted == one.labels, two.predicted == two.labels, groups)
-        low, high = found["accuracy"]["interval"]
+        low, high = edges_of(found["accuracy"])
         held += low <= true <= high
     assert 465 <= held <= 488
 
@@ -66,8 +73,9 @@ def test_by_hand() -> None:
         before[place] = 2
     paths = [f"{place}.png" for place in range(20)]
     found = verdict.compare(answers(labels, before), answers(labels, after), np.arange(20), paths)
-    interval = found["differences"]["accuracy"].pop("interval")
-    assert found["differences"]["accuracy"] == {"baseline": 0.65, "tuned": 1.0, "difference": 0.35}
+    accuracy = found["differences"]["accuracy"]
+    interval = edges_of(accuracy)
+    assert accuracy == {"baseline": 0.65, "tuned": 1.0, "difference": 0.35, "interval": interval}
     assert 0 < interval[0] < 0.35 < interval[1]
     assert found["mcnemar_p"] == found["grouped_p"] == 0.015625
     assert (found["changed_to_right"], found["changed_to_wrong"]) == (7, 0)
@@ -92,7 +100,8 @@ def test_every_metric_has_a_difference_and_the_whole_is_json() -> None:
     for name in first:
         entry = found["differences"][".".join(name)]
         assert entry["difference"] == pytest.approx(second[name] - first[name])
-        assert entry["interval"][0] <= entry["interval"][1]
+        low, high = edges_of(entry)
+        assert low <= high
     assert verdict.compare(one, two, groups) == found
 
 
@@ -185,6 +194,23 @@ def test_optimism_is_what_simulation_finds() -> None:
     assert verdict.selection_optimism(20, 117, 0.85, 0.75) == pytest.approx(drawn.mean() / 2, abs=0.0005)
 
 
+def metrics_file(summary: Summary) -> MetricsFile:
+    """metrics.json of a run that has these figures on both splits."""
+    return {
+        "schema": SCHEMAS[MetricsFile],
+        "validation": summary,
+        "test": {**summary, "groups": 1, "intervals": {}, "wilson": {}},
+        "best_epoch": 1,
+        "tied_epochs": [1],
+        "lowest_loss_epoch": 1,
+        "epochs_run": 1,
+        "stop_reason": "all epochs done",
+        "leaked_test_images": 0.0,
+        "effective_prior": {},
+        "model_sha256": "",
+    }
+
+
 def make_runs(folder: Path) -> Split:
     """Two finished runs, as their folders remain, on the same split."""
     one, two, groups = interval_coverage.draw_pair(np.random.default_rng(6), 90)
@@ -198,7 +224,7 @@ def make_runs(folder: Path) -> Split:
             for path, row in zip(paths, found.probabilities, strict=True)
         ]
         files.write_csv(folder / name / "predictions.csv", rows)
-        files.write_json(folder / name / "metrics.json", {"validation": summarise(found)})
+        files.write_json(folder / name / "metrics.json", metrics_file(summarise(found)))
     return Split(used.assign(split="test", sha256="0" * 64), pd.DataFrame())
 
 
@@ -207,12 +233,12 @@ def test_two_run_folders_are_compared_as_their_answers_are(tmp_path: Path) -> No
     found = verdict.verdict_of(tmp_path / "baseline", tmp_path / "best", split, 20)
     one, two, groups = interval_coverage.draw_pair(np.random.default_rng(6), 90)
     expected = verdict.compare(one, two, groups, list(split.used["path"]))
-    assert {name: found[name] for name in expected} == expected
+    assert {**found, **expected} == found
     accuracy = float((one.predicted == one.labels).mean())
     assert found["trials"] == 20
     assert found["optimism_at_most"] == verdict.selection_optimism(20, len(groups), accuracy)
-    assert 0 < found["optimism"] < found["optimism_at_most"]
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert 0 < (found["optimism"] or 0) < found["optimism_at_most"]
+    assert check(json.loads(json.dumps(found, allow_nan=False)), VerdictFile, "it") == found
     again = verdict.verdict_of(tmp_path / "best", tmp_path / "best", split, 20)
     assert again["optimism"] is None
 
@@ -227,11 +253,12 @@ def test_a_class_without_test_images_may_still_be_answered(tmp_path: Path) -> No
         path.write_text("".join(line for line in path.read_text().splitlines(True) if not line.startswith("normal/")))
     found = verdict.verdict_of(tmp_path / "baseline", tmp_path / "best", kept, 20)
     one, two, _ = interval_coverage.draw_pair(np.random.default_rng(6), 90)
-    for name, each in (("baseline", one), ("tuned", two)):
+    accuracy = found["differences"]["accuracy"]
+    for told, each in ((accuracy["baseline"], one), (accuracy["tuned"], two)):
         lesions = each.subset(~normal.to_numpy())
         assert (lesions.predicted == CLASSES.index("normal")).any()
         expected = float((lesions.predicted == lesions.labels).mean())
-        assert found["differences"]["accuracy"][name] == expected
+        assert told == expected
 
 
 def test_the_order_of_predictions_does_not_matter(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from busi_tune.data.listing import Listing
 from busi_tune.data.split import Split
 from busi_tune.errors import BusiTuneError, TrainingDiverged, WorkerLost
 from busi_tune.progress import Progress, Silent
-from busi_tune.training.state import Epoch
+from busi_tune.training.epochs import Epoch
 from busi_tune.workers.jobs import MOST_DEATHS, Ended, Events, Job, Trained, work_through
 from busi_tune.workers.processes import Processes
 

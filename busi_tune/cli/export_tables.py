@@ -1,11 +1,12 @@
 """An export and its certificate as tables."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from busi_tune.cli.screen import print_line, print_table
 
-Result = dict[str, Any]
+Result = Mapping[str, Any]
 
 
 def show_certificate(certificate: Result, folder: Path) -> None:

@@ -1,10 +1,9 @@
-"""What a user sees: bars and notices on stderr, results on stdout."""
+"""The screen: bars and notices on stderr, results on stdout."""
 
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -66,7 +65,7 @@ def print_json(value: object) -> None:
     print_line(json.dumps(value, indent=1, allow_nan=False))
 
 
-def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a table on stdout; numbers to the right."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     body = [list(row) for row in rows]
@@ -88,7 +87,7 @@ def print_line(text: str) -> None:
     print(text)  # noqa: T201 - this is where results are printed
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,19 +1,32 @@
 """Results as tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from busi_tune.cli.export_tables import show_certificate
 from busi_tune.cli.prediction_formats import table
 from busi_tune.cli.screen import print_line, print_table
-from busi_tune.evaluation.metrics import Name, numbers
+from busi_tune.evaluation.metrics import Name, edges, numbers
+from busi_tune.inference import Prediction
 from busi_tune.report.summary import summary
+from busi_tune.results import (
+    AuditedTrial,
+    AuditFile,
+    Interval,
+    MetricsFile,
+    PredictionEntry,
+    RunResult,
+    SearchResult,
+    SeedsFile,
+    SplitResult,
+    TestSummary,
+    VerdictFile,
+)
 
-Result = dict[str, Any]
 INTERVAL, WILSON = "95 % interval", "Wilson's"
 
 
-def show_run(figures: Result, folder: Path) -> None:
+def show_run(figures: MetricsFile, folder: Path) -> None:
     """A finished run: its metrics on the test split with their intervals, and the confusion matrix."""
     test = figures["test"]
     kept = f"epoch {figures['best_epoch']} of {figures['epochs_run']} kept; {figures['stop_reason']}"
@@ -28,19 +41,22 @@ def show_run(figures: Result, folder: Path) -> None:
         print_line(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
 
 
-def _show_metrics(figures: Result, title: str) -> None:
-    """The metrics of all test images, and where some of them leak, of these and of the rest."""
-    shown = [name for name in ("test", "test_leaked", "test_clean") if name in figures]
-    cells = {name: [_cells(figures[part], name) for part in shown] for name in numbers(figures["test"])}
-    if len(shown) == 1:
-        rows = [[_title(name), *found] for name, (found,) in cells.items()]
-        print_table(title, ["metric", "test", INTERVAL, WILSON], rows)
+def _show_metrics(figures: MetricsFile, title: str) -> None:
+    """The metrics of all test images, and where some of them leak, of these and of the others."""
+    every = _cells(figures["test"])
+    if "test_leaked" not in figures:
+        print_table(title, ["metric", "test", INTERVAL, WILSON], [[_title(name), *every[name]] for name in every])
         return
-    heads = [f"{name.partition('_')[2] or 'all'} {figures[name]['images']}" for name in shown]
-    rows = [[_title(name), *(text for part in found for text in part[:2])] for name, found in cells.items()]
+    parts = {"all": figures["test"], "leaked": figures["test_leaked"]}
+    if "test_clean" in figures:
+        parts["clean"] = figures["test_clean"]
+    heads = [f"{name} {part['images']}" for name, part in parts.items()]
+    cells = [_cells(part) for part in parts.values()]
+    none = ("", "", "")
+    rows = [[_title(name), *(text for part in cells for text in part.get(name, none)[:2])] for name in every]
     print_table(title, ["metric", *(column for head in heads for column in (head, INTERVAL))], rows)
     # Beside the others they would make the table wider than a terminal.
-    plain = [[_title(name), *(part[2] for part in found)] for name, found in cells.items() if found[0][2]]
+    plain = [[_title(name), *(part.get(name, none)[2] for part in cells)] for name in every if every[name][2]]
     print_table(f"{WILSON} {INTERVAL} of plain proportions", ["metric", *heads], plain)
 
 
@@ -48,20 +64,20 @@ def _title(name: Name) -> str:
     return " ".join(part.replace("_", " ") for part in name if part != "per_class")
 
 
-def _cells(part: Result, name: Name) -> tuple[str, str, str]:
-    """A metric's value, its interval and Wilson's, as text; nothing where there is none."""
-    value, interval, wilson = (_at(tree, name) for tree in (part, part["intervals"], part["wilson"]))
-    low_high, plain = (f"{pair[0]:.3f} to {pair[1]:.3f}" if pair else "" for pair in (interval, wilson))
-    return "" if value is None else f"{value:.3f}", low_high, plain
+def _cells(part: TestSummary) -> dict[Name, tuple[str, str, str]]:
+    """Each metric's value, its interval and Wilson's, as text; nothing where there is none."""
+    intervals, wilson = edges(part["intervals"]), edges(part["wilson"])
+    return {
+        name: (f"{value:.3f}", _low_high(intervals.get(name)), _low_high(wilson.get(name)))
+        for name, value in numbers(part).items()
+    }
 
 
-def _at(tree: Any, name: Name) -> Any:
-    for key in name:
-        tree = tree.get(key, {})
-    return tree
+def _low_high(interval: Interval | None) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 
-def show_seeds(result: Result) -> None:
+def show_seeds(result: SeedsFile) -> None:
     """How much of each metric the seed alone changes."""
     columns = ["metric", "mean", "standard deviation", "lowest", "highest"]
     rows = [
@@ -71,14 +87,14 @@ def show_seeds(result: Result) -> None:
     print_table(f"The same training with {len(result['seeds'])} seeds, on the same split", columns, rows)
 
 
-def show_audit(found: Result, folder: Path) -> None:
+def show_audit(found: AuditFile, folder: Path) -> None:
     """An audit in a few lines."""
     print_table(f"{found['folder']}: audit", ["what", "found"], summary(found))
     print_line(f"{folder / 'audit.html'} shows the groups as pictures; {folder / 'audit.json'} holds everything.")
 
 
-def show_split(result: Result, file: Path) -> None:
-    """Who is where, in numbers."""
+def show_split(result: SplitResult, file: Path) -> None:
+    """A split in numbers: images of each class, and groups."""
     rows = [[label, *counts.values()] for label, counts in result["images"].items()]
     rows.append(["groups", *result["groups"].values()])
     print_table(f"{file}: images a class, and groups", ["class", *result["groups"]], rows)
@@ -98,8 +114,8 @@ SHORT = {
 }
 
 
-def show_search(result: Result, folder: Path) -> None:
-    """A study: its trials, what was learnt of them, and the best one after its full training."""
+def show_search(result: SearchResult, folder: Path) -> None:
+    """A study: its trials, the importance of its parameters, and the best trial after its full training."""
     trials = result["trials"]
     columns = [SHORT.get(name, name) for name in trials[0]]
     title = f"{folder}: {len(trials)} trials; value is the best {result['metric']}"
@@ -124,7 +140,7 @@ def show_search(result: Result, folder: Path) -> None:
         show_verdict(result["verdict"])
 
 
-def _show_importances(result: Result) -> None:
+def _show_importances(result: SearchResult) -> None:
     if result["importances"]:
         rows = [[name, *(f"{value:.2f}" for value in found.values())] for name, found in result["importances"].items()]
         print_table(
@@ -134,13 +150,13 @@ def _show_importances(result: Result) -> None:
         print_line(sentence)
 
 
-def show_verdict(verdict: Result) -> None:
+def show_verdict(verdict: VerdictFile) -> None:
     """Baseline against tuned, on the same test images."""
     rows = [
         [
             _title(tuple(name.split("."))),
             *(f"{found[key]:.3f}" for key in ("baseline", "tuned", "difference")),
-            _range(found),
+            _low_high(found["interval"]),
         ]
         for name, found in verdict["differences"].items()
     ]
@@ -161,12 +177,7 @@ def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
-def _range(found: Result) -> str:
-    interval = found["interval"]
-    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-
-
-def _show_audit_of_pruning(audited: list[Result] | None) -> None:
+def _show_audit_of_pruning(audited: list[AuditedTrial] | None) -> None:
     if audited is None:
         return
     if not audited:
@@ -181,32 +192,41 @@ def _show_audit_of_pruning(audited: list[Result] | None) -> None:
     )
 
 
-def show_all(result: Result, places: dict[str, Path]) -> None:
-    """What `run` did: each step's outcome and where it lies."""
+def show_all(result: RunResult) -> None:
+    """Each step of `run`: its result and its folder."""
+    places = {name: Path(str(place)) for name, place in result["places"].items()}
+    best = result["search"]["best"]
     show_search(result["search"], places["study"])
     show_certificate(result["export"], places["export"])
-    predictions, classes = result["predictions"], list(result["baseline"]["test"]["per_class"])
-    for line in table(predictions, classes, flagged=any(found.malignant is not None for found in predictions)):
-        print_line(line)
-    best = result["search"]["best"]
+    _show_predictions(result["predictions"], list(result["baseline"]["test"]["per_class"]))
+    trials = f"{len(result['search']['trials'])} trials, best is trial {best['trial']}"
+    verified = f"verified on {result['export']['images']} test images"
     rows = [
         ["data", "images, as found", str(places["data"])],
         ["baseline", _figures(result["baseline"]), str(places["baseline"])],
-        [
-            "search",
-            f"{len(result['search']['trials'])} trials, best is trial {best['trial']}",
-            str(places["study"]),
-        ],
+        ["search", trials, str(places["study"])],
         ["best, retrained", _figures(best), str(places["study"] / "best")],
-        [
-            "export",
-            f"verified on {result['export']['images']} test images",
-            str(places["export"] / "model.onnx"),
-        ],
+        ["export", verified, str(places["export"] / "model.onnx")],
     ]
     print_table("Done", ["step", "result", "where"], rows)
 
 
-def _figures(figures: Result) -> str:
+def _show_predictions(entries: Sequence[PredictionEntry], classes: list[str]) -> None:
+    predictions = [
+        Prediction(
+            entry["path"],
+            entry.get("class", ""),
+            tuple(entry.get("probabilities", {}).values()),
+            entry.get("malignant"),
+            entry.get("warning", ""),
+            entry.get("error", ""),
+        )
+        for entry in entries
+    ]
+    for line in table(predictions, classes, flagged=any("malignant" in entry for entry in entries)):
+        print_line(line)
+
+
+def _figures(figures: MetricsFile) -> str:
     f1 = figures["test"]["macro_f1"]
     return f"test accuracy {figures['test']['accuracy']:.3f}, macro F1 {'undefined' if f1 is None else f'{f1:.3f}'}"

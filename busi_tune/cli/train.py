@@ -113,14 +113,13 @@ def baseline(
 
     with screen() as progress:
         figures = pipeline.baseline(data, out, config, progress, split_file=split_file, overwrite=overwrite)
-        if seeds > 1:
-            figures = figures | {"seeds": pipeline.more_seeds(data, out, config, seeds, progress)}
+        compared = pipeline.more_seeds(data, out, config, seeds, progress) if seeds > 1 else None
     if as_json:
-        print_json(figures)
+        print_json({**figures, "seeds": compared} if compared else figures)
         return
     show_run(figures, out)
-    if seeds > 1:
-        show_seeds(figures["seeds"])
+    if compared:
+        show_seeds(compared)
 
 
 @click.command()
@@ -198,7 +197,6 @@ def run(
     if demo == (data is not None):
         raise click.UsageError("Give either --data DIR or --demo.")
     from busi_tune import pipeline
-    from busi_tune.cli.prediction_formats import as_dict
     from busi_tune.cli.screen import print_json, screen
     from busi_tune.cli.tables import show_all
 
@@ -223,8 +221,6 @@ def run(
             places, config, SearchOptions(**options), progress, split_file=split_file, overwrite=overwrite
         )
     if as_json:
-        classes = list(result["baseline"]["test"]["per_class"])
-        result["predictions"] = [as_dict(p, classes) for p in result["predictions"]]
-        print_json(result | {"places": {key: str(path) for key, path in dataclasses.asdict(places).items()}})
+        print_json(result)
     else:
-        show_all(result, dataclasses.asdict(places))
+        show_all(result)

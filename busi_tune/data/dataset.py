@@ -174,15 +174,17 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.floa
     return np.asarray(compute_class_weight("balanced", classes=np.arange(classes), y=labels), dtype=np.float64)
 
 
-def effective_prior(labels: NDArray[np.int64], config: Config, classes: int) -> NDArray[np.float64]:
+def effective_prior(
+    labels: NDArray[np.int64], classes: int, *, weighted_sampler: bool, class_weights: bool
+) -> NDArray[np.float64]:
     """The class shares that sampler and loss weights together train for: (classes,), summing to 1.
 
     A class counts by how often it is drawn times what it weighs in the loss.
     """
     drawn = np.bincount(labels, minlength=classes) / len(labels)
     balance = balanced_weights(labels, classes)
-    if config.weighted_sampler:
+    if weighted_sampler:
         drawn = drawn * balance
-    if config.class_weights:
+    if class_weights:
         drawn = drawn * balance
     return np.asarray(drawn / drawn.sum())

@@ -1,15 +1,16 @@
 """95 % intervals of metrics on a test split: a bootstrap that resamples groups of twins, not images."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from busi_tune.evaluation.metrics import (
     Answers,
+    Counts,
     Floats,
+    Labels,
     Name,
     calibration_error,
     calibration_gaps,
@@ -17,6 +18,7 @@ from busi_tune.evaluation.metrics import (
     proportions,
     scores,
 )
+from busi_tune.results import Intervals, Spread
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -24,7 +26,7 @@ RESAMPLES = 10_000
 BLOCK = 2**18
 
 
-def group_weights(groups: NDArray[Any], resamples: int, seed: int) -> Iterator[Floats]:
+def group_weights(groups: Labels, resamples: int, seed: int) -> Iterator[Floats]:
     """Blocks of rows (rows, images): how often each image is in a resample of as many groups as there are.
 
     `groups` names the group of each image; all images of a group come and go together.
@@ -39,7 +41,7 @@ def group_weights(groups: NDArray[Any], resamples: int, seed: int) -> Iterator[F
 
 
 def bootstrap(
-    answers: Answers, groups: NDArray[Any], resamples: int = RESAMPLES, seed: int = 0
+    answers: Answers, groups: Labels, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[Name, tuple[float, float]]:
     """The 95 % interval of each metric of `scores`, from its values over resamples of the groups.
 
@@ -73,7 +75,7 @@ def bootstrap(
     return result
 
 
-def _without_each(groups: NDArray[Any]) -> Iterator[Floats]:
+def _without_each(groups: Labels) -> Iterator[Floats]:
     """Blocks of rows (rows, images): ones, and zeros for one group after the other."""
     names = np.unique(groups)
     rows = max(1, BLOCK // len(groups))
@@ -108,7 +110,7 @@ def _of_calibration(values: Floats, point: float, calibrated: Floats, tail: floa
 
 
 def paired(
-    baseline: Answers, tuned: Answers, groups: NDArray[Any], resamples: int = RESAMPLES, seed: int = 0
+    baseline: Answers, tuned: Answers, groups: Labels, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[Name, tuple[float, float]]:
     """The 95 % interval of each metric's difference, `tuned` less `baseline`, on the same images.
 
@@ -147,7 +149,7 @@ def reflected(values: Floats, point: float, tail: float) -> tuple[float, float]:
 
 
 def of_ratio(
-    parts: NDArray[Any], wholes: NDArray[Any], resamples: int = RESAMPLES, seed: int = 0
+    parts: Counts, wholes: Counts, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[tuple[float, float], float]:
     """The `reflected` 95 % interval of sum(parts) / sum(wholes), one of each for a group, and its standard error.
 
@@ -173,11 +175,15 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def with_intervals(answers: Answers, groups: NDArray[Any]) -> dict[str, Any]:
+def with_intervals(answers: Answers, groups: Labels) -> Spread:
     """`intervals`, from `bootstrap`, and `wilson`, of plain proportions: trees like that of the figures, of pairs."""
     plain = {name: wilson(hits, total) for name, (hits, total) in proportions(answers).items() if total}
     return {
         "groups": len(np.unique(groups)),
-        "intervals": nested({name: list(pair) for name, pair in bootstrap(answers, groups).items()}),
-        "wilson": nested({name: list(pair) for name, pair in plain.items()}),
+        "intervals": _tree(bootstrap(answers, groups)),
+        "wilson": _tree(plain),
     }
+
+
+def _tree(pairs: Mapping[Name, tuple[float, float]]) -> Intervals:
+    return cast("Intervals", nested({name: list(pair) for name, pair in pairs.items()}))

@@ -3,14 +3,18 @@
 A weighting is a row of weights, one for each image: ones for the figures themselves, a resample's counts for bootstrap.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from busi_tune.results import Interval, Intervals, Summary
+
 Labels = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64 | np.float64]
 Name = tuple[str, ...]
 
 CALIBRATION_BINS = 15
@@ -40,18 +44,18 @@ def confusion_matrix(truth: Labels, predicted: Labels, classes: int) -> Labels:
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
-def ratio(part: NDArray[Any], whole: NDArray[Any], empty: float = 0.0) -> Floats:
+def ratio(part: Counts, whole: Counts, empty: float = 0.0) -> Floats:
     """part / whole, and `empty` where the whole is nothing (0 is scikit-learn's `zero_division=0`)."""
     out = np.full(np.broadcast(part, whole).shape, empty)
     return np.asarray(np.divide(part, whole, out=out, where=whole > 0))
 
 
-def accuracy(matrix: NDArray[Any]) -> Floats:
+def accuracy(matrix: Counts) -> Floats:
     """The share on the diagonal of matrices (..., classes, classes)."""
     return ratio(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum(axis=(-2, -1)), np.nan)
 
 
-def class_scores(matrix: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
+def class_scores(matrix: Counts) -> tuple[Floats, Floats, Floats]:
     """Precision, recall and F1 of each class, (..., classes), from matrices (..., classes, classes)."""
     hits = np.diagonal(matrix, axis1=-2, axis2=-1)
     precision = ratio(hits, matrix.sum(axis=-2))
@@ -59,7 +63,7 @@ def class_scores(matrix: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
     return precision, recall, ratio(2 * precision * recall, precision + recall)
 
 
-def macro_f1(matrix: NDArray[Any]) -> Floats:
+def macro_f1(matrix: Counts) -> Floats:
     """The plain mean of the classes' F1."""
     return np.asarray(class_scores(matrix)[2].mean(axis=-1))
 
@@ -189,40 +193,52 @@ def proportions(answers: Answers) -> dict[Name, tuple[int, int]]:
     return result
 
 
-def summarise(answers: Answers) -> dict[str, Any]:
+def summarise(answers: Answers) -> Summary:
     """Every metric, the number of images and the confusion matrix, as plain values; None where not defined."""
     matrix = confusion_matrix(answers.labels, answers.predicted, len(answers.classes))
     figures = scores(answers, np.ones((1, len(answers.labels))))
-    per_image = {("images",): len(answers.labels)} | {
-        ("per_class", name, "images"): int(matrix[k].sum()) for k, name in enumerate(answers.classes)
+    values: dict[Name, object] = {
+        name: None if np.isnan(value[0]) else float(value[0]) for name, value in figures.items()
     }
-    values = {name: None if np.isnan(value[0]) else float(value[0]) for name, value in figures.items()}
-    return nested(values | per_image) | {"confusion_matrix": matrix.tolist()}
+    values["images",] = len(answers.labels)
+    for name, row in zip(answers.classes, matrix, strict=True):
+        values["per_class", name, "images"] = int(row.sum())
+    values["confusion_matrix",] = matrix.tolist()
+    return cast("Summary", nested(values))
 
 
-def nested(values: dict[Name, Any]) -> dict[str, Any]:
+def nested(values: Mapping[Name, object]) -> dict[str, object]:
     """A tree of dictionaries from names of several parts."""
-    tree: dict[str, Any] = {}
+    tree: dict[str, object] = {}
     for name, value in values.items():
         place = tree
         for part in name[:-1]:
-            place = place.setdefault(part, {})
+            branch = place.setdefault(part, {})
+            assert isinstance(branch, dict)
+            place = branch
         place[name[-1]] = value
     return tree
 
 
-def numbers(figures: dict[str, Any]) -> dict[Name, float]:
+def numbers(figures: Mapping[str, object]) -> dict[Name, float]:
     """The metrics of a summary that are defined, without its counts and intervals."""
-    result: dict[Name, float] = {}
-    for name, value in figures.items():
-        if isinstance(value, float):
-            result[name,] = value
-        elif isinstance(value, dict) and name not in ("intervals", "wilson"):
-            result |= {(name, *rest): number for rest, number in numbers(value).items()}
-    return result
+    return {name: value for name, value in _leaves(figures) if isinstance(value, float)}
 
 
-def softmax(logits: NDArray[Any]) -> Floats:
+def edges(intervals: Intervals) -> dict[Name, Interval]:
+    """The intervals of a tree, each [low, high] under the name of its metric."""
+    return {name: value for name, value in _leaves(intervals) if isinstance(value, list)}
+
+
+def _leaves(tree: Mapping[str, object]) -> Iterator[tuple[Name, object]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from (((key, *rest), leaf) for rest, leaf in _leaves(value))
+        else:
+            yield (key,), value
+
+
+def softmax(logits: NDArray[np.floating]) -> Floats:
     """Probabilities in float64 along the last axis."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     exponentials = np.exp(shifted)

@@ -1,32 +1,42 @@
-"""The verdict: is the tuned model better than the baseline, or was the search only lucky?
+"""The verdict on a baseline and a tuned model: better, worse, or no evidence of a difference.
 
 Accuracy on the test split decides, because one metric must be named before anything is seen; all others are shown.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from busi_tune import files
+from busi_tune import files, results
 from busi_tune.data.split import Split
 from busi_tune.errors import FileError, RunError
 from busi_tune.evaluation.intervals import expanded_tail, of_ratio, paired
-from busi_tune.evaluation.metrics import Answers, numbers, summarise
+from busi_tune.evaluation.metrics import Answers, Counts, Labels, numbers, summarise
+from busi_tune.results import Comparison, Difference, MetricsFile, VerdictFile, VerdictWord
 
 SIGNIFICANCE = 0.05
 POWER = 0.8
 # With as many changed groups on average, at least the six that the exact test needs change with 80 % probability.
 FEWEST_CHANGED = 8
-Verdict = dict[str, Any]
 
 
-def compare(baseline: Answers, tuned: Answers, groups: NDArray[Any], paths: Sequence[str] = ()) -> Verdict:
-    """The verdict on two models' answers for the same images in the same order; `groups` has each image's group.
+class Decision(TypedDict):
+    """The verdict on the accuracy, and the figures that it rests on."""
+
+    verdict: VerdictWord
+    groups: int
+    grouped_p: float
+    detectable_difference: float | None
+    accuracy: Difference
+
+
+def compare(baseline: Answers, tuned: Answers, groups: Labels, paths: Sequence[str] = ()) -> Comparison:
+    """The comparison on two models' answers for the same images in the same order; `groups` has each image's group.
 
     `differences` has each metric under its dotted name: both values, tuned less baseline, and the 95 % interval of
     that, which is None where there is none. With `paths`, the images that changed are named.
@@ -35,21 +45,25 @@ def compare(baseline: Answers, tuned: Answers, groups: NDArray[Any], paths: Sequ
     gained, lost = now & ~right, right & ~now
     decided = decide(right, now, groups)
     same = np.array_equal(baseline.probabilities, tuned.probabilities)
-    found = {"verdict": decided["verdict"], "sentence": _sentence(decided, same=same)} | decided
-    found |= {
+    found: Comparison = {
+        "verdict": decided["verdict"],
+        "sentence": _sentence(decided, same=same),
+        "groups": decided["groups"],
+        "grouped_p": decided["grouped_p"],
+        "detectable_difference": decided["detectable_difference"],
         "images": len(right),
         "changed_to_right": int(gained.sum()),
         "changed_to_wrong": int(lost.sum()),
         "mcnemar_p": mcnemar(int(gained.sum()), int(lost.sum())),
-        "differences": _differences(baseline, tuned, groups) | {"accuracy": found.pop("accuracy")},
+        "differences": _differences(baseline, tuned, groups) | {"accuracy": decided["accuracy"]},
     }
     if len(paths):
         names = np.asarray(paths)
-        found |= {"paths_to_right": names[gained].tolist(), "paths_to_wrong": names[lost].tolist()}
+        found["paths_to_right"], found["paths_to_wrong"] = names[gained].tolist(), names[lost].tolist()
     return found
 
 
-def decide(right: NDArray[np.bool_], now: NDArray[np.bool_], groups: NDArray[Any]) -> Verdict:
+def decide(right: NDArray[np.bool_], now: NDArray[np.bool_], groups: Labels) -> Decision:
     """The decision alone, from which images the baseline has right and which the tuned model has.
 
     "better" and "worse" need both: an interval of accuracy's difference that excludes zero, and `grouped_p` below
@@ -61,10 +75,10 @@ def decide(right: NDArray[np.bool_], now: NDArray[np.bool_], groups: NDArray[Any
     gains = np.bincount(member, weights=now.astype(np.int64) - right)
     p = grouped_p(gains)
     interval, error = of_ratio(gains, sizes) if len(sizes) > 1 else (None, 0.0)
-    verdict = "no evidence"
+    verdict: VerdictWord = "no evidence"
     if interval and p < SIGNIFICANCE and not interval[0] <= 0 <= interval[1]:
         verdict = "better" if interval[0] > 0 else "worse"
-    accuracy = {
+    accuracy: Difference = {
         "baseline": float(right.mean()),
         "tuned": float(now.mean()),
         "difference": float(gains.sum() / sizes.sum()),
@@ -84,7 +98,7 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def grouped_p(gains: NDArray[Any]) -> float:
+def grouped_p(gains: Counts) -> float:
     """McNemar's exact p with groups in place of images; `gains` is each group's images to right less those to wrong.
 
     Were the two models equally good, each group's gain could as well have been the loss: p is the probability, over
@@ -114,9 +128,9 @@ def detectable_difference(groups: int, error: float) -> float | None:
     return min(1.0, max(reach, FEWEST_CHANGED / groups))
 
 
-def _sentence(found: Verdict, *, same: bool) -> str:
+def _sentence(found: Decision, *, same: bool) -> str:
     gain, interval = 100 * found["accuracy"]["difference"], found["accuracy"]["interval"]
-    if found["verdict"] != "no evidence":
+    if interval and found["verdict"] != "no evidence":
         word = "higher" if gain > 0 else "lower"
         low, high = sorted(100 * abs(edge) for edge in interval)
         return (
@@ -135,7 +149,7 @@ def _sentence(found: Verdict, *, same: bool) -> str:
     return f"No evidence of a difference{why}; {seen}."
 
 
-def _differences(baseline: Answers, tuned: Answers, groups: NDArray[Any]) -> dict[str, Any]:
+def _differences(baseline: Answers, tuned: Answers, groups: Labels) -> dict[str, Difference]:
     first, second = (numbers(summarise(answers)) for answers in (baseline, tuned))
     intervals = paired(baseline, tuned, groups)
     return {
@@ -168,10 +182,10 @@ def selection_optimism(trials: int, images: int, accuracy: float, correlation: f
     return float((largest - accuracy) * np.sqrt(1 - max(0.0, correlation)))
 
 
-def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int) -> Verdict:
+def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int) -> VerdictFile:
     """The verdict on two finished runs that were tested on `split`, the second the best of `trials` trials.
 
-    Beside what `compare` says: `trials`, and the expected `optimism` of the selection on the validation images, from
+    It has all of `compare`, then `trials`, and the expected `optimism` of the selection on the validation images, from
     the baseline's accuracy there and how alike the two models are right on the test images (None where they answer
     alike everywhere, which says nothing); `optimism_at_most` is that of trials that err independently.
 
@@ -184,12 +198,18 @@ def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int) -> Verdic
     classes = tuple(sorted(set(split.used["class"])))
     first, second = (_answers(folder, rows, classes) for folder in (baseline, tuned))
     found = compare(first, second, rows["group"].to_numpy(), list(rows["path"]))
-    validation = files.read_json(baseline / "metrics.json")["validation"]
+    validation = results.read(baseline / results.METRICS, MetricsFile)["validation"]
     images, accuracy = validation["images"], validation["accuracy"]
     alike = _correlation(first.predicted == first.labels, second.predicted == second.labels)
     optimism = None if alike is None else selection_optimism(trials, images, accuracy, alike)
     most = selection_optimism(trials, images, accuracy)
-    return found | {"trials": trials, "optimism": optimism, "optimism_at_most": most}
+    return {
+        "schema": results.SCHEMAS[VerdictFile],
+        **found,
+        "trials": trials,
+        "optimism": optimism,
+        "optimism_at_most": most,
+    }
 
 
 def _correlation(right: NDArray[np.bool_], now: NDArray[np.bool_]) -> float | None:
@@ -201,7 +221,7 @@ def _correlation(right: NDArray[np.bool_], now: NDArray[np.bool_]) -> float | No
 
 def _answers(run: Path, rows: pd.DataFrame, classes: tuple[str, ...]) -> Answers:
     """A run's answers for the images in `rows`, in their order."""
-    path = run / "predictions.csv"
+    path = run / results.PREDICTIONS
     with files.explained(path, "read"):
         try:
             table = pd.read_csv(path, dtype={"path": str, "class": str}, keep_default_na=False)

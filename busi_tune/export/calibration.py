@@ -118,7 +118,7 @@ def at_threshold(answers: Answers, groups: NDArray[Any], threshold: float) -> di
     positive = _malignant(answers)
     flagged = answers.probabilities[:, answers.classes.index(MALIGNANT)] >= threshold
     flags = Answers(positive.astype(np.int64), np.stack([~flagged, flagged], axis=1).astype(float), ("rest", MALIGNANT))
-    figures, spread = summarise(flags), with_intervals(flags, groups)
+    figures, spread = dict[str, Any](summarise(flags)), dict[str, Any](with_intervals(flags, groups))
     name = f"{MALIGNANT}_vs_rest"
     return {
         metric: {"value": figures[name][metric], "images": int(chosen.sum())}

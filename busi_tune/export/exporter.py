@@ -26,9 +26,9 @@ from busi_tune.export.verification import PREDICTIONS, failure, images_sha256
 from busi_tune.inference import MODEL, VERIFICATION
 from busi_tune.progress import Progress
 from busi_tune.report.card import CARD, model_card
+from busi_tune.results import METRICS
 from busi_tune.training import exportable
 from busi_tune.training.hardware import abilities, environment
-from busi_tune.training.run_folder import METRICS
 from busi_tune.training.runs import prediction_rows
 
 Result = dict[str, Any]
@@ -164,7 +164,7 @@ def _evidence(folder: Path, source: Source, fitted: Fitted, reference: Reference
         "predictions_sha256": files.sha256(folder / PREDICTIONS),
         "probe_logits": np.nan_to_num(reference.probe).tolist(),
         # Of the calibrated probabilities, with which more than argmax changes: the area of one class against the rest.
-        "test": summarise(answers) | with_intervals(answers, groups),
+        "test": {**summarise(answers), **with_intervals(answers, groups)},
         "temperature": fitted.temperature,
         "calibration": {
             "validation": fitted.calibration,

@@ -117,7 +117,7 @@ def _certificate(
             {"path": paths[row], "class": names[labels[row]]} | {"float32": names[before[row]], form: names[after[row]]}
             for row in np.flatnonzero(before != after)
         ],
-        "test": summarise(answers) | with_intervals(answers, groups),
+        "test": {**summarise(answers), **with_intervals(answers, groups)},
     }
     if "operating_point" in facts:
         point = facts["operating_point"]

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +16,7 @@ from busi_tune.errors import ImageError
 from busi_tune.images import Pixels
 from busi_tune.inference.classifier import Classifier
 from busi_tune.inference.metadata import ModelFacts
+from busi_tune.results import PredictionEntry
 
 BATCH_SIZE = 8
 # The graph resizes in double precision: what is larger is resized as it is read, to the same pixels.
@@ -38,6 +39,18 @@ class Prediction:
     malignant: bool | None = None
     warning: str = ""
     error: str = ""
+
+    def to_entry(self, classes: Sequence[str]) -> PredictionEntry:
+        """The prediction as JSON has it, with the names of the classes."""
+        if self.error:
+            return {"path": self.path, "error": self.error}
+        probabilities = dict(zip(classes, self.probabilities, strict=True))
+        entry: PredictionEntry = {"path": self.path, "class": self.predicted, "probabilities": probabilities}
+        if self.malignant is not None:
+            entry["malignant"] = self.malignant
+        if self.warning:
+            entry["warning"] = self.warning
+        return entry
 
 
 def predict_files(

@@ -1,1 +1,1 @@
-"""Pictures of what was trained."""
+"""Plots of a run, the page of an audit, the card of an export."""

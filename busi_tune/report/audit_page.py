@@ -2,18 +2,18 @@
 
 import base64
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
 from busi_tune import files, images
 from busi_tune.report.summary import summary
+from busi_tune.results import AuditFile
 
 SIDE = 160
 MOST_GROUPS, MOST_PICTURES, MOST_PAIRS = 200, 12, 6
 
 
-def write_page(path: Path, root: Path, audit: dict[str, Any]) -> None:
+def write_page(path: Path, root: Path, audit: AuditFile) -> None:
     """Write `audit`, of the images in `root`, as HTML to `path`."""
 
     def picture(name: str) -> str:

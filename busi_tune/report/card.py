@@ -1,4 +1,4 @@
-"""The model card: README.md of an export, which says what the model is, how good, and how to use it."""
+"""The model card: README.md of an export: the model, its figures, and its use."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,12 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from busi_tune import files
+from busi_tune import results
 from busi_tune.data.split import excluded_file
-from busi_tune.evaluation.metrics import numbers
-from busi_tune.training.run_folder import IDENTITY, METRICS, SPLIT
+from busi_tune.evaluation.metrics import edges, numbers
+from busi_tune.results import SPLIT, VERDICT, MetricsFile, RunIdentityFile, TestSummary, VerdictFile
 
 CARD = "README.md"
-VERDICT = "verdict.json"
 WIDTH = 120
 
 
@@ -24,11 +23,11 @@ def model_card(run: Path, certificate: Mapping[str, Any]) -> str:
     split, excluded = (
         pd.read_csv(path, dtype=str, keep_default_na=False) for path in (run / SPLIT, excluded_file(run / SPLIT))
     )
-    figures = files.read_json(run / METRICS)
+    figures = results.read(run / results.METRICS, MetricsFile)
     # The best run of a study has its verdict beside it.
     verdict = run.parent / VERDICT
     return template.render(
-        identity=files.read_json(run / IDENTITY),
+        identity=results.read(run / results.IDENTITY, RunIdentityFile),
         test=certificate["test"],
         metrics=_metrics(certificate["test"]),
         leaked=figures["leaked_test_images"],
@@ -36,7 +35,7 @@ def model_card(run: Path, certificate: Mapping[str, Any]) -> str:
         counts=split.groupby(["split", "class"]).size().unstack(fill_value=0),
         groups=split.groupby("split")["group"].nunique(),
         left_out=excluded["reason"].value_counts(),
-        verdict=files.read_json(verdict) if run.name == "best" and verdict.exists() else None,
+        verdict=results.read(verdict, VerdictFile) if run.name == "best" and verdict.exists() else None,
         certificate=certificate,
     )
 
@@ -53,15 +52,10 @@ def _environment() -> Environment:
     return environment
 
 
-def _metrics(test: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _metrics(test: TestSummary) -> list[tuple[str, str, str]]:
     """Each metric's name, value and interval."""
-    rows = []
-    for path, value in numbers(dict(test)).items():
-        interval = test["intervals"]
-        for key in path:
-            interval = interval.get(key, {})
-        rows.append((_title(path), _figure(value), _interval(interval)))
-    return rows
+    intervals = edges(test["intervals"])
+    return [(_title(name), _figure(value), _interval(intervals.get(name))) for name, value in numbers(test).items()]
 
 
 def _title(path: Sequence[str]) -> str:

@@ -2,23 +2,20 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from busi_tune import files
-from busi_tune.training.runs import history
-from busi_tune.training.state import Epoch
-
-CURVES = "learning_curves.png"
-CONFUSION = "confusion_matrix.png"
+from busi_tune import files, results
+from busi_tune.results import CONFUSION, CURVES, MetricsFile, TestSummary
+from busi_tune.training.epochs import Epoch
+from busi_tune.training.run_folder import history
 
 
 def plot_run(folder: Path) -> None:
     """Draw the pictures of a finished run into its folder, where they are missing."""
-    metrics = files.read_json(folder / "metrics.json")
+    metrics = results.read(folder / results.METRICS, MetricsFile)
     if not (folder / CURVES).exists():
         files.write_bytes(folder / CURVES, _png(learning_curves(history(folder), metrics["best_epoch"])))
     if not (folder / CONFUSION).exists():
@@ -54,7 +51,7 @@ def learning_curves(records: list[Epoch], best_epoch: int) -> Figure:
     return figure
 
 
-def confusion(test: dict[str, Any]) -> Figure:
+def confusion(test: TestSummary) -> Figure:
     """The test split's confusion matrix: counts, shaded by the share of the true class."""
     counts = np.array(test["confusion_matrix"])
     classes = list(test["per_class"])

@@ -1,10 +1,10 @@
 """An audit in a few lines of text."""
 
-from typing import Any
+from busi_tune.results import AuditFile
 
 
-def summary(audit: dict[str, Any]) -> list[tuple[str, str]]:
-    """The audit in a few lines: what, and how much of it."""
+def summary(audit: AuditFile) -> list[tuple[str, str]]:
+    """The rows of the table: a label and its value."""
     leak = audit["leak"]
     meter = leak["nearest_neighbour_accuracy"]
     copies = audit["copies"]

@@ -16,7 +16,7 @@ from busi_tune.results import Json, StudyFile
 from busi_tune.search.plan import IDENTITY, TRIALS, Plan, trial_rows
 from busi_tune.search.trials import OpenTrial, Trials, epochs_run, finished, ranked, running
 from busi_tune.training import run_folder
-from busi_tune.training.state import Epoch
+from busi_tune.training.epochs import Epoch
 from busi_tune.workers.claims import Claims
 from busi_tune.workers.jobs import Ended, Job, Trained, Workers, work_through
 

@@ -12,7 +12,7 @@ from busi_tune import files, locks, results
 from busi_tune.config import Config, differences
 from busi_tune.errors import BusiTuneError, RunError
 from busi_tune.report.plots import plot_run
-from busi_tune.results import AuditedTrial, BestTrial, Finalist, MetricsFile
+from busi_tune.results import METRICS, AuditedTrial, BestTrial, Finalist, MetricsFile
 from busi_tune.search.driver import FAILURES, Search, best_so_far, show_epoch
 from busi_tune.search.trials import finished, ranked
 from busi_tune.training import hardware, run_folder, runs
@@ -40,7 +40,7 @@ def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
 
 
 def _unlike(search: Search, baseline: Path) -> str:
-    if not (baseline / run_folder.METRICS).exists():
+    if not (baseline / METRICS).exists():
         return "it is not a finished run"
     identity = run_folder.read_identity(baseline)
     different = differences(identity.config.to_dict(), search.plan.config.to_dict())
@@ -85,9 +85,9 @@ def _is_trained(job: Job, keep_model: bool) -> bool:
     # A worker may have been killed in its last step.
     with locks.only_writer(job.folder, wait=True):
         run_folder.settle(job.folder)
-    if keep_model and not (job.folder / run_folder.METRICS).exists() and runs.saved_state(job.folder) is None:
+    if keep_model and not (job.folder / METRICS).exists() and runs.saved_state(job.folder) is None:
         return False
-    return len(runs.history(job.folder)) >= job.until or bool(runs.stop_reason(job.folder))
+    return len(run_folder.history(job.folder)) >= job.until or bool(run_folder.stop_reason(job.folder))
 
 
 def job_of(search: Search, trial: FrozenTrial, until: int) -> Job:
@@ -110,7 +110,7 @@ def confirm(search: Search, count: int, seeds: int) -> list[Finalist]:
         for number, some in jobs.items():
             if failed.keys() & {job.folder for job in some}:
                 continue
-            values = [best_so_far(runs.history(job.folder), search.plan)[0] for job in some]
+            values = [best_so_far(run_folder.history(job.folder), search.plan)[0] for job in some]
             for job in some[1:]:
                 run_folder.forget(job.folder)
             found.append(_finalist(number, values))
@@ -152,7 +152,7 @@ def audit_pruning(search: Search, count: int) -> list[AuditedTrial]:
             folder = search.trial_folder(trial.number)
             if folder in failed:
                 continue
-            at_end, _ = best_so_far(runs.history(folder)[: search.plan.trial_epochs], search.plan)
+            at_end, _ = best_so_far(run_folder.history(folder)[: search.plan.trial_epochs], search.plan)
             entry: AuditedTrial = {
                 "trial": trial.number,
                 "pruned_at": trial.user_attrs["epochs_run"],
@@ -195,15 +195,15 @@ def train_best(search: Search, wanted: Sequence[int]) -> BestTrial:
 def _evaluated(search: Search, job: Job) -> MetricsFile:
     folder, config = job.folder, job.config
     with locks.only_writer(folder, wait=True):
-        if not (folder / run_folder.METRICS).exists():
+        if not (folder / METRICS).exists():
             run = runs.begin(folder, config, search.dataset, search.progress)
             runs.evaluate(replace(run, config=_here(search, folder, config)), search.progress)
         plot_run(folder)
-    return results.read(folder / run_folder.METRICS, MetricsFile)
+    return results.read(folder / METRICS, MetricsFile)
 
 
 def _here(search: Search, folder: Path, config: Config) -> Config:
-    here = hardware.on_this_machine(config)
+    here = config.replace(device=hardware.on_this_machine(config.device))
     if here != config:
         search.progress.notice(f"{folder} was trained on {config.device}; here it is evaluated on {here.device}.")
     return here

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from busi_tune.config import Config
 from busi_tune.results import Importance
 from busi_tune.search.space import Space
-from busi_tune.training.state import Epoch, Watcher
+from busi_tune.training.epochs import Epoch, Watcher
 
 FEWEST_TRIALS = 10
 # PED-ANOVA compares the best part of the trials with all; Optuna's tenth would be one or two trials here.

@@ -13,10 +13,9 @@ from busi_tune import files, results
 from busi_tune.config import Config, differences
 from busi_tune.data.split import Split, read_split
 from busi_tune.errors import RunError
-from busi_tune.results import Json, StudyFile
+from busi_tune.results import SPLIT, Json, StudyFile
 from busi_tune.search.space import Space
 from busi_tune.search.storage import Database, shown
-from busi_tune.training.run_folder import SPLIT
 
 METRICS = {
     "val_loss": StudyDirection.MINIMIZE,

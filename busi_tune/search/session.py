@@ -12,7 +12,7 @@ from busi_tune.data.dataset import open_dataset
 from busi_tune.errors import RunError
 from busi_tune.evaluation.verdict import verdict_of
 from busi_tune.progress import Progress
-from busi_tune.results import SearchFinals, SearchResult, VerdictFile
+from busi_tune.results import METRICS, VERDICT, SearchFinals, SearchResult, VerdictFile
 from busi_tune.search import finals
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.importance import importances, never_acted
@@ -21,7 +21,7 @@ from busi_tune.search.search_options import SearchOptions
 from busi_tune.search.space import Space, default_space, read_space
 from busi_tune.search.storage import Database, server_url
 from busi_tune.search.trials import Trials, epochs_run, finished, ranked, running
-from busi_tune.training import run_folder, runs
+from busi_tune.training import run_folder
 from busi_tune.training.model import untrained
 from busi_tune.workers import crew
 from busi_tune.workers.claims import Claims
@@ -161,7 +161,7 @@ def _finals(session: Search, options: SearchOptions) -> SearchFinals:
     trials, plan = finished(session.trials.all()), session.plan
     trained = [trial for trial in trials if epochs_run(trial)]
     histories = {
-        trial.number: runs.history(session.trial_folder(trial.number))[: plan.trial_epochs] for trial in trained
+        trial.number: run_folder.history(session.trial_folder(trial.number))[: plan.trial_epochs] for trial in trained
     }
     configs = {trial.number: plan.trial_config(trial.params) for trial in trained}
     return {
@@ -177,8 +177,8 @@ def _finals(session: Search, options: SearchOptions) -> SearchFinals:
 def _verdict(session: Search, trials: int) -> VerdictFile | None:
     """The verdict, which is written, too; None where the baseline could not be trained to its end."""
     baseline = session.trial_folder(0)
-    if not (baseline / run_folder.METRICS).exists():
+    if not (baseline / METRICS).exists():
         return None
     found = verdict_of(baseline, session.folder / "best", session.dataset.split, trials)
-    files.write_json(session.folder / "verdict.json", found)
+    files.write_json(session.folder / VERDICT, found)
     return found

@@ -1,6 +1,6 @@
 """Images on the device, and which of them a batch holds: flips, normalisation and the sampler's draws."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import RandomSampler, Sampler, WeightedRandomSampler
 
-from busi_tune.config import Config
 from busi_tune.data.dataset import Part, balanced_weights
 
 
@@ -42,42 +41,58 @@ class DeviceImages:
         return ((pixels.float() - self.mean) / self.deviation).permute(0, 3, 1, 2)
 
 
-def to_device(part: Part, config: Config) -> DeviceImages:
-    """Put one split's images on the device: copied to a GPU, on a CPU the memory map that all workers share."""
-    on_cpu = config.device == "cpu"
+def to_device(part: Part, device: str, *, mean: Sequence[float], std: Sequence[float]) -> DeviceImages:
+    """Put one split's images on the device: copied to a GPU, on a CPU the memory map that all workers share.
+
+    `mean` and `std` are of each colour channel, in 0..1.
+    """
+    on_cpu = device == "cpu"
     rows = part.rows if on_cpu else np.arange(len(part.rows))
     return DeviceImages(
-        images=torch.from_numpy(part.images if on_cpu else part.pixels()).to(config.device),
-        rows=torch.from_numpy(rows).to(config.device),
-        labels=torch.from_numpy(part.labels).to(config.device),
+        images=torch.from_numpy(part.images if on_cpu else part.pixels()).to(device),
+        rows=torch.from_numpy(rows).to(device),
+        labels=torch.from_numpy(part.labels).to(device),
         host_labels=part.labels,
-        mean=torch.tensor(config.mean, device=config.device) * 255,
-        deviation=torch.tensor(config.std, device=config.device) * 255,
+        mean=torch.tensor(mean, device=device) * 255,
+        deviation=torch.tensor(std, device=device) * 255,
     )
 
 
-def class_weights(labels: NDArray[np.int64], config: Config, classes: int) -> Tensor:
-    """The loss's weight of each class, (classes,) float32 on the device: balanced, or ones."""
-    weights = balanced_weights(labels, classes) if config.class_weights else np.ones(classes)
-    return torch.tensor(weights, dtype=torch.float32, device=config.device)
+def class_weights(labels: NDArray[np.int64], classes: int, device: str, *, balanced: bool) -> Tensor:
+    """The loss's weight of each class, (classes,) float32 on the device: `balanced`, or ones."""
+    weights = balanced_weights(labels, classes) if balanced else np.ones(classes)
+    return torch.tensor(weights, dtype=torch.float32, device=device)
 
 
-def training_batches(data: DeviceImages, config: Config, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of one epoch: (images, labels). Draws and flips are a function of (seed, epoch) alone."""
-    generator = torch.Generator().manual_seed(mixed_seed(config.seed, epoch))
+def training_batches(
+    data: DeviceImages, seed: int, *, batch_size: int, balanced: bool, flip: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of one epoch: (images, labels). Draws and flips are a function of `seed` alone, one for each epoch.
+
+    With `balanced`, classes are drawn equally often; `flip` is the probability that an image is mirrored.
+    """
+    generator = torch.Generator().manual_seed(seed)
     count = len(data.labels)
-    sampler: Sampler[int] = RandomSampler(range(count), generator=generator)
-    if config.weighted_sampler:
-        share = balanced_weights(data.host_labels, int(data.host_labels.max()) + 1)[data.host_labels]
-        sampler = WeightedRandomSampler(share.tolist(), count, replacement=True, generator=generator)
-    order = torch.tensor(list(sampler), device=data.labels.device)
-    chance = torch.rand(count, generator=generator)
-    flipped = (chance < config.horizontal_flip).to(data.labels.device)
-    sizes = [config.batch_size] * (count // config.batch_size)
-    if count % config.batch_size:
-        sizes.append(count % config.batch_size)
+    order = torch.tensor(list(_sampler(data.host_labels, generator, balanced=balanced)), device=data.labels.device)
+    flipped = (torch.rand(count, generator=generator) < flip).to(data.labels.device)
+    sizes = batch_sizes(count, batch_size)
+    for rows, mirrored in zip(torch.split(order, sizes), torch.split(flipped, sizes), strict=True):
+        yield data.batch(rows, mirrored), data.labels[rows]
+
+
+def _sampler(labels: NDArray[np.int64], generator: torch.Generator, *, balanced: bool) -> Sampler[int]:
+    if not balanced:
+        return RandomSampler(range(len(labels)), generator=generator)
+    share = balanced_weights(labels, int(labels.max()) + 1)[labels]
+    return WeightedRandomSampler(share.tolist(), len(labels), replacement=True, generator=generator)
+
+
+def batch_sizes(count: int, batch_size: int) -> list[int]:
+    """The sizes of the batches of `count` images; the last one may be smaller."""
+    sizes = [batch_size] * (count // batch_size)
+    if count % batch_size:
+        sizes.append(count % batch_size)
     if len(sizes) > 1 and sizes[-1] == 1:
         # A batch of one has no batch statistics: it joins the one before.
         sizes[-2:] = [sizes[-2] + 1]
-    for rows, mirrored in zip(torch.split(order, sizes), torch.split(flipped, sizes), strict=True):
-        yield data.batch(rows, mirrored), data.labels[rows]
+    return sizes

@@ -1,4 +1,4 @@
-"""The training loop, as a generator: one record an epoch, and whoever iterates decides what to do with it."""
+"""The training loop: a generator that yields one record an epoch."""
 
 import math
 import time
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from busi_tune.config import Config
 from busi_tune.errors import TrainingDiverged
 from busi_tune.evaluation.metrics import accuracy, confusion_matrix, macro_f1
 from busi_tune.training.batches import DeviceImages, class_weights, mixed_seed, training_batches
-from busi_tune.training.state import Epoch, TrainingState
+from busi_tune.training.epochs import Epoch
+from busi_tune.training.state import TrainingState
 
 EVALUATION_BATCH = 64
 
@@ -27,14 +27,15 @@ def fit(state: TrainingState, train: DeviceImages, validation: DeviceImages, unt
     Raises:
         TrainingDiverged: the training or the validation loss is no longer finite.
     """
-    weights = class_weights(train.host_labels, state.config, state.classes)
+    config = state.config
+    weights = class_weights(train.host_labels, state.classes, config.device, balanced=config.class_weights)
     while state.epoch < until and not state.stop_reason:
         number = state.epoch + 1
         learning_rate = state.learning_rate
         started = time.perf_counter()
         train_loss = train_epoch(state, train, weights, number)
         trained = time.perf_counter()
-        logits = logits_of(state.model, validation, state.config.precision)
+        logits = logits_of(state.model, validation, config.precision)
         val_loss = weighted_loss(logits, validation.labels, weights)
         predicted = logits.argmax(dim=1).double()
         # The only moment of an epoch at which the host waits for the device.
@@ -60,11 +61,16 @@ def fit(state: TrainingState, train: DeviceImages, validation: DeviceImages, unt
 
 def train_epoch(state: TrainingState, data: DeviceImages, weights: Tensor, epoch: int) -> Tensor:
     """One pass of training; the weighted mean loss over all its images, still on the device (float64, scalar)."""
+    config = state.config
+    seed = mixed_seed(config.seed, epoch)
     # Dropout and stochastic depth draw from the global generator.
-    torch.manual_seed(mixed_seed(state.config.seed, epoch))
+    torch.manual_seed(seed)
     state.model.train()
     total = torch.zeros(2, dtype=torch.float64, device=weights.device)
-    for images, labels in training_batches(data, state.config, epoch):
+    batches = training_batches(
+        data, seed, batch_size=config.batch_size, balanced=config.weighted_sampler, flip=config.horizontal_flip
+    )
+    for images, labels in batches:
         loss = train_step(state, images, labels, weights)
         share = weights[labels].sum()
         total += torch.stack([loss * share, share])
@@ -108,6 +114,6 @@ def _check_finite(losses: list[float], epoch: int) -> None:
             )
 
 
-def float32_logits(model: nn.Module, data: DeviceImages, config: Config) -> NDArray[np.float32]:
+def float32_logits(model: nn.Module, data: DeviceImages) -> NDArray[np.float32]:
     """The logits that final figures are made of, (n, classes), computed in float32 whatever training used."""
-    return logits_of(model.to(device=config.device), data, "float32").cpu().numpy()
+    return logits_of(model.to(device=data.labels.device), data, "float32").cpu().numpy()

@@ -1,4 +1,4 @@
-"""What this machine computes on: device, precision, threads, and memory that is kept between steps."""
+"""This machine's device, precision and threads, and memory that is kept between steps."""
 
 import ctypes
 import os
@@ -6,12 +6,12 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 import torch
 
-from busi_tune.config import Config
 from busi_tune.errors import ConfigError, OutOfMemory
+from busi_tune.results import Json
 
 # glibc's mallopt parameters (malloc.h).
 M_TRIM_THRESHOLD = -1
@@ -20,26 +20,31 @@ M_MMAP_MAX = -4
 T = TypeVar("T")
 
 
-def resolve(config: Config) -> Config:
+class Computing(TypedDict):
+    """What a run computes with: fields of its configuration."""
+
+    device: str
+    precision: str
+
+
+def resolve(device: str, precision: str) -> Computing:
     """Replace `auto` by what this machine has, so that a run's config says what really computed it.
 
     Raises:
         ConfigError: CUDA is asked for and not there.
     """
-    device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device != "cpu":
         _check_cuda(device)
-    precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if native_bfloat16(device) else "float32"
-    return config.replace(device=device, precision=precision)
+    return {"device": device, "precision": precision}
 
 
-def on_this_machine(config: Config) -> Config:
-    """The configuration to evaluate a run that another machine has trained: on the CPU where there is no GPU."""
-    return config if torch.cuda.is_available() else config.replace(device="cpu")
+def on_this_machine(device: str) -> str:
+    """The device to evaluate a run that another machine has trained on `device`: the CPU where there is no GPU."""
+    return device if torch.cuda.is_available() else "cpu"
 
 
 def _check_cuda(device: str) -> None:
@@ -76,8 +81,8 @@ def confine(threads: int, gpu: str | None) -> None:
     torch.set_num_threads(threads)
 
 
-def environment() -> dict[str, Any]:
-    """What, beside the configuration, decides the last bit of a result."""
+def environment() -> dict[str, Json]:
+    """The versions and the machine, which beside the configuration decide the last bit of a result."""
     return {
         "threads": torch.get_num_threads(),
         "torch": version("torch"),
@@ -95,8 +100,7 @@ def abilities() -> list[str]:
 def keep_memory() -> None:
     """Let glibc reuse freed activations instead of asking the kernel for zeroed pages in every step.
 
-    Without it a fifth of a training step on a CPU goes into page faults. Elsewhere than on glibc nothing
-    is done, for nothing is needed.
+    Without it a fifth of a training step on a CPU goes into page faults. On systems without glibc it does nothing.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -104,11 +108,11 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def memory_explained(config: Config, work: Iterator[T]) -> Iterator[T]:
-    """Pass on what `work` yields, and turn its running out of memory into one sentence.
+def memory_explained(work: Iterator[T], device: str, load: str) -> Iterator[T]:
+    """Pass on what `work` yields, and turn its running out of memory into one sentence that names `load`.
 
     Raises:
-        OutOfMemory: the device has too little memory for the configuration.
+        OutOfMemory: `device` has too little memory.
     """
     try:
         yield from work
@@ -116,6 +120,5 @@ def memory_explained(config: Config, work: Iterator[T]) -> Iterator[T]:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise OutOfMemory(
-            f"The memory of {config.device} is too small for {config.arch} with batches of {config.batch_size} images "
-            f"of {config.image_size} pixels; lower --batch-size or --image-size."
+            f"The memory of {device} is too small for {load}; lower --batch-size or --image-size."
         ) from error

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from busi_tune import files, locks
-from busi_tune.training import run_folder
+from busi_tune.results import IDENTITY
 
 
 def copy_run(source: Path, target: Path) -> None:
@@ -32,7 +32,7 @@ def _link(source: str, target: str) -> None:
 
 def publish(run: Path, target: Path) -> None:
     """Make `target` the copy of a finished run, replacing the copy of another one."""
-    identity = run_folder.IDENTITY
+    identity = IDENTITY
     if target.exists() and (target / identity).read_bytes() != (run / identity).read_bytes():
         files.remove_folder(target)
     if not target.exists():

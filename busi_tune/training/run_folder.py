@@ -1,19 +1,27 @@
 """A run's folder: what it is of, its last and best checkpoint, and the one file whose rename commits an epoch."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from busi_tune import files
+from busi_tune import files, results
 from busi_tune.config import Config, differences, from_dict
 from busi_tune.data.split import Split, excluded_file, read_split
 from busi_tune.errors import FileError, RunError
+from busi_tune.results import (
+    HISTORY,
+    IDENTITY,
+    SOURCE,
+    SPLIT,
+    STATE,
+    DataFile,
+    Json,
+    RunIdentityFile,
+    StateFile,
+    TrainingValues,
+)
+from busi_tune.training.epochs import Epoch
 
-IDENTITY = "config.json"
-STATE = "state.json"
-SOURCE = "data.json"
-METRICS = "metrics.json"
-SPLIT = "split.csv"
 FIRST_FILES = frozenset({SPLIT, excluded_file(Path(SPLIT)).name, SOURCE})
 
 
@@ -25,29 +33,37 @@ class Identity:
     classes: tuple[str, ...]
     split: str
     weights_sha256: str
-    environment: dict[str, Any]
+    environment: Mapping[str, Json]
 
     def write(self, folder: Path) -> None:
         """Write config.json."""
-        values = asdict(self) | {"config": self.config.to_dict()}
-        files.write_json(folder / IDENTITY, values)
+        document: RunIdentityFile = {
+            "schema": results.SCHEMAS[RunIdentityFile],
+            "config": self.config.to_dict(),
+            "classes": list(self.classes),
+            "split": self.split,
+            "weights_sha256": self.weights_sha256,
+            "environment": dict(self.environment),
+        }
+        files.write_json(folder / IDENTITY, document)
 
 
 def read_identity(folder: Path) -> Identity:
     """Read config.json.
 
     Raises:
-        FileError: it is missing or damaged.
+        FileError: it is missing, damaged or of another version.
+        ConfigError: its configuration breaks a rule.
     """
     path = folder / IDENTITY
-    values = files.read_json(path)
-    try:
-        config = from_dict(values["config"], source=str(path))
-        return Identity(
-            config, tuple(values["classes"]), values["split"], values["weights_sha256"], values["environment"]
-        )
-    except (KeyError, TypeError) as error:
-        raise FileError(f"{path} is not a run's ({error} is missing or wrong); restore it or start anew.") from error
+    found = results.read(path, RunIdentityFile)
+    return Identity(
+        config=from_dict(found["config"], source=str(path)),
+        classes=tuple(found["classes"]),
+        split=found["split"],
+        weights_sha256=found["weights_sha256"],
+        environment=found["environment"],
+    )
 
 
 def saved_split(folder: Path, config: Config) -> Split | None:
@@ -77,17 +93,19 @@ def refuse_other(folder: Path, known: Identity, config: Config) -> None:
 
 
 def remember_data(folder: Path, root: Path) -> None:
-    """Note where the images lie now; this is no part of what the run is."""
-    files.write_json(folder / SOURCE, {"folder": str(root.resolve())})
+    """Write data.json: the folder of the images, which is no part of what the run is."""
+    document: DataFile = {"schema": results.SCHEMAS[DataFile], "folder": str(root.resolve())}
+    files.write_json(folder / SOURCE, document)
 
 
 def remembered_data(folder: Path) -> Path:
-    """Where the images of the run lay when it was last opened.
+    """The folder of the images when the run was last opened, from data.json.
 
     Raises:
-        RunError: they are no longer there.
+        FileError: data.json is missing, damaged or of another version.
+        RunError: the images are no longer there.
     """
-    root = Path(files.read_json(folder / SOURCE)["folder"])
+    root = Path(results.read(folder / SOURCE, DataFile)["folder"])
     if not root.is_dir():
         raise RunError(f"The images of {folder} are no longer in {root}; name their folder with --data.")
     return root
@@ -98,38 +116,64 @@ def clear(folder: Path) -> None:
     files.clear_folder(folder, IDENTITY)
 
 
-def commit(folder: Path, values: dict[str, Any], *, last: bytes, best: bytes | None) -> None:
+def read_state(folder: Path) -> StateFile | None:
+    """Read state.json; None where no epoch is committed.
+
+    Raises:
+        FileError: it is damaged or of another version.
+    """
+    path = folder / STATE
+    return results.read(path, StateFile) if path.exists() else None
+
+
+def history(folder: Path) -> list[Epoch]:
+    """The records of all committed epochs."""
+    state = read_state(folder)
+    return [Epoch.from_record(record) for record in state["history"]] if state else []
+
+
+def stop_reason(folder: Path) -> str:
+    """The reason why training ended, or "" while it has not."""
+    state = read_state(folder)
+    return state["stop_reason"] if state else ""
+
+
+def commit(folder: Path, values: TrainingValues, *, last: bytes, best: bytes | None) -> None:
     """Save an epoch: checkpoints first, then the state that names them, which is the moment it counts.
 
     `last` and `best` are safetensors files; `best` is None where the epoch is not the best so far.
     """
     checkpoints = files.make_folder(folder / "checkpoints")
     epoch = len(values["history"])
-    named = dict(files.read_json(folder / STATE)["checkpoints"]) if (folder / STATE).exists() else {}
+    before = read_state(folder)
+    named = dict(before["checkpoints"]) if before else {}
     for kind, data in (("last", last), ("best", best)):
         if data is not None:
             name = f"{kind}-{epoch:04d}.safetensors"
             files.write_bytes(checkpoints / name, data)
             named[kind] = {"file": name, "sha256": files.sha256_bytes(data)}
-    files.write_json(folder / STATE, {**values, "checkpoints": named})
+    _write_state(folder, {"schema": results.SCHEMAS[StateFile], **values, "checkpoints": named})
     settle(folder)
+
+
+def _write_state(folder: Path, state: StateFile) -> None:
+    files.write_json(folder / STATE, state)
 
 
 def forget(folder: Path) -> None:
     """Delete a run's checkpoints; what it measured stays, and training it on begins again at its first epoch."""
-    if (folder / STATE).exists():
-        state = files.read_json(folder / STATE)
-        if state["checkpoints"]:
-            files.write_json(folder / STATE, state | {"checkpoints": {}})
+    state = read_state(folder)
+    if state and state["checkpoints"]:
+        _write_state(folder, {**state, "checkpoints": {}})
     files.remove_folder(folder / "checkpoints")
 
 
 def settle(folder: Path) -> None:
     """Bring what follows from the committed state up to date: history.csv, and no checkpoint it does not name."""
-    if not (folder / STATE).exists():
+    state = read_state(folder)
+    if state is None:
         return
-    state = files.read_json(folder / STATE)
-    files.write_csv(folder / "history.csv", state["history"])
+    files.write_csv(folder / HISTORY, state["history"])
     kept = {entry["file"] for entry in state["checkpoints"].values()}
     for path in (folder / "checkpoints").glob("*.safetensors"):
         if path.name not in kept:
@@ -140,10 +184,13 @@ def checkpoint(folder: Path, kind: str) -> bytes:
     """The "last" or "best" checkpoint's content, checked against its recorded SHA-256.
 
     Raises:
-        FileError: it is missing, or not what was written.
+        FileError: the state does not name it, or it is missing, or not the file that was written.
     """
-    entry = files.read_json(folder / STATE)["checkpoints"][kind]
-    path = folder / "checkpoints" / str(entry["file"])
+    state = read_state(folder)
+    entry = state["checkpoints"].get(kind) if state else None
+    if entry is None:
+        raise FileError(f"{folder / STATE} names no {kind} checkpoint; restore it or start anew.")
+    path = folder / "checkpoints" / entry["file"]
     with files.explained(path, "read"):
         data: bytes = path.read_bytes()
     if files.sha256_bytes(data) != entry["sha256"]:

@@ -4,10 +4,11 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import load, save
+from torch import nn
 
 from busi_tune import files, results
 from busi_tune.config import Config
@@ -15,16 +16,17 @@ from busi_tune.data.dataset import Dataset, Part, effective_prior, open_dataset
 from busi_tune.data.split import Split
 from busi_tune.errors import DataError
 from busi_tune.evaluation.intervals import with_intervals
-from busi_tune.evaluation.metrics import Answers, softmax, summarise
+from busi_tune.evaluation.metrics import Answers, Floats, softmax, summarise
 from busi_tune.progress import Progress
-from busi_tune.results import MetricsFile
+from busi_tune.results import IDENTITY, Json, MetricsFile, TestFigures, TestSummary, TrainingValues
 from busi_tune.training import run_folder
 from busi_tune.training.batches import to_device
+from busi_tune.training.epochs import Epoch
 from busi_tune.training.exportable import best_model
 from busi_tune.training.fit import fit, float32_logits
 from busi_tune.training.hardware import environment, keep_memory, memory_explained, resolve
 from busi_tune.training.run_folder import Identity
-from busi_tune.training.state import Epoch, TrainingState
+from busi_tune.training.state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,14 @@ def open_run(folder: Path, config: Config, root: Path, progress: Progress, split
         DataError: the data cannot be used, or has changed since the run began.
         ConfigError: the device is not there.
     """
-    resolved = resolve(config)
+    resolved = config.replace(**resolve(config.device, config.precision))
     saved = run_folder.saved_split(folder, resolved)
     dataset = open_dataset(root, resolved, progress, saved=saved, split_file=split_file)
     return begin(folder, resolved, dataset, progress)
 
 
 def begin(
-    folder: Path, config: Config, dataset: Dataset, progress: Progress, here: Mapping[str, Any] | None = None
+    folder: Path, config: Config, dataset: Dataset, progress: Progress, here: Mapping[str, Json] | None = None
 ) -> Run:
     """Open the run of a resolved `config` on `dataset` in `folder`; a new one is written there by `train`.
 
@@ -67,7 +69,7 @@ def begin(
     """
     keep_memory()
     run = Run(folder, config, dataset)
-    if not (folder / run_folder.IDENTITY).exists():
+    if not (folder / IDENTITY).exists():
         return run
     known, here = run_folder.read_identity(folder), here or environment()
     if known.split != dataset.split.fingerprint():
@@ -83,15 +85,19 @@ def begin(
     return run
 
 
-def identify(run: Run, here: Mapping[str, Any]) -> None:
+def identify(run: Run, here: Mapping[str, Json]) -> None:
     """Write what a new run is of: its split, and config.json last, whose presence makes the folder a run."""
-    if (run.folder / run_folder.IDENTITY).exists():
+    if (run.folder / IDENTITY).exists():
         return
     config, split = run.config, run.dataset.split
     weights = "" if config.weights in ("imagenet", "none") else files.sha256(Path(config.weights))
     run_folder.remember_data(run.folder, run.dataset.listing.root)
-    split.write(run.folder / run_folder.SPLIT)
+    split.write(run.folder / results.SPLIT)
     Identity(config, run.dataset.classes, split.fingerprint(), weights, dict(here)).write(run.folder)
+
+
+# The plain values of a training state, and its tensors as a safetensors file.
+Checkpoint = tuple[TrainingValues, bytes]
 
 
 @dataclass(frozen=True)
@@ -99,24 +105,23 @@ class Saved:
     """All that an epoch leaves: its record, the state's plain values, and checkpoints as safetensors files."""
 
     record: Epoch
-    values: dict[str, Any]
+    values: TrainingValues
     last: bytes
     best: bytes | None
 
 
-def saved_state(folder: Path) -> tuple[dict[str, Any], bytes] | None:
+def saved_state(folder: Path) -> Checkpoint | None:
     """The values and the checkpoint of the last committed epoch, or None where none is kept."""
-    if not (folder / run_folder.STATE).exists():
-        return None
-    values = files.read_json(folder / run_folder.STATE)
-    return (values, run_folder.checkpoint(folder, "last")) if values["checkpoints"] else None
+    state = run_folder.read_state(folder)
+    return (state, run_folder.checkpoint(folder, "last")) if state and state["checkpoints"] else None
 
 
-def state_from(config: Config, classes: int, saved: tuple[dict[str, Any], bytes] | None) -> TrainingState:
+def state_from(config: Config, classes: int, saved: Checkpoint | None) -> TrainingState:
     """The state that was `saved`, or the one before the first epoch."""
     if saved is None:
         return TrainingState.start(config, classes)
-    return TrainingState.restore(config, classes, load(saved[1]), saved[0])
+    values, tensors = saved
+    return TrainingState.restore(config, classes, load(tensors), values)
 
 
 def epochs(state: TrainingState, train_part: Part, validation: Part, until: int) -> Iterator[Saved]:
@@ -128,11 +133,13 @@ def epochs(state: TrainingState, train_part: Part, validation: Part, until: int)
     """
     config = state.config
     keep_memory()
-    parts = to_device(train_part, config), to_device(validation, config)
-    for record in memory_explained(config, fit(state, *parts, until)):
+    train_images, validation_images = (
+        to_device(part, config.device, mean=config.mean, std=config.std) for part in (train_part, validation)
+    )
+    needs = f"{config.arch} with batches of {config.batch_size} images of {config.image_size} pixels"
+    for record in memory_explained(fit(state, train_images, validation_images, until), config.device, needs):
         best = save(state.weights()) if state.watcher.best_epoch == record.epoch else None
-        values = state.values() | {"stop_reason": state.stop_reason}
-        yield Saved(record, values, save(state.tensors()), best)
+        yield Saved(record, state.values(), save(state.tensors()), best)
 
 
 def train(run: Run, until: int, progress: Progress) -> Generator[Epoch, None, None]:
@@ -173,74 +180,74 @@ def save_behind(folder: Path, epochs: Iterator[Saved]) -> Generator[Epoch, None,
                 saving.result()
 
 
-def history(folder: Path) -> list[Epoch]:
-    """The records of all committed epochs."""
-    if not (folder / run_folder.STATE).exists():
-        return []
-    return [Epoch(**record) for record in files.read_json(folder / run_folder.STATE)["history"]]
-
-
-def stop_reason(folder: Path) -> str:
-    """Why training ended, or "" while it has not."""
-    return (
-        str(files.read_json(folder / run_folder.STATE)["stop_reason"]) if (folder / run_folder.STATE).exists() else ""
-    )
-
-
-def evaluate(run: Run, progress: Progress) -> dict[str, Any]:
+def evaluate(run: Run, progress: Progress) -> MetricsFile:
     """The run's figures, from its best checkpoint in float32: metrics.json and predictions.csv.
 
     This is the only place that opens the test split, and it does so only when training has ended.
     """
-    path = run.folder / run_folder.METRICS
+    path = run.folder / results.METRICS
     if path.exists():
-        return files.read_json(path)
-    reason = stop_reason(run.folder)
-    assert reason, f"{run.folder} has not ended"
-    classes = run.dataset.classes
-    model = best_model(run.folder, run.config, len(classes))
-    figures: dict[str, Any] = {"schema": results.SCHEMAS[MetricsFile]}
-    for name in ("validation", "test"):
-        part = run.part(name, progress)
-        logits = float32_logits(model, to_device(part, run.config), run.config)
-        answers = Answers(part.labels, softmax(logits), classes)
-        figures[name] = summarise(answers)
-        if name == "test":
-            files.write_csv(run.folder / "predictions.csv", prediction_rows(part, answers.probabilities, classes))
-            figures |= test_figures(answers, run.dataset.split)
-    state = files.read_json(run.folder / run_folder.STATE)
-    watcher = state["watcher"]
-    prior = effective_prior(run.dataset.labels("train"), run.config, len(classes))
-    figures |= {
-        "best_epoch": watcher["best_epoch"],
-        "tied_epochs": watcher["tied_epochs"],
-        "lowest_loss_epoch": watcher["lowest_loss_epoch"],
+        return results.read(path, MetricsFile)
+    state = run_folder.read_state(run.folder)
+    assert state is not None, f"{run.folder} has no epoch"
+    assert state["stop_reason"], f"{run.folder} has not ended"
+    model = best_model(run.folder, run.config, len(run.dataset.classes))
+    validation = _answers(run, model, run.part("validation", progress))
+    part = run.part("test", progress)
+    test = _answers(run, model, part)
+    rows = prediction_rows(part, test.probabilities, test.classes)
+    files.write_csv(run.folder / results.PREDICTIONS, rows)
+    figures: MetricsFile = {
+        "schema": results.SCHEMAS[MetricsFile],
+        "validation": summarise(validation),
+        **test_figures(test, run.dataset.split),
+        "best_epoch": state["watcher"]["best_epoch"],
+        "tied_epochs": state["watcher"]["tied_epochs"],
+        "lowest_loss_epoch": state["watcher"]["lowest_loss_epoch"],
         "epochs_run": len(state["history"]),
-        "stop_reason": reason,
+        "stop_reason": state["stop_reason"],
         "leaked_test_images": float(run.dataset.split.has_twin_in_training("test").mean()),
-        "effective_prior": dict(zip(classes, prior.tolist(), strict=True)),
+        "effective_prior": _prior(run),
         "model_sha256": state["checkpoints"]["best"]["sha256"],
     }
     files.write_json(path, figures)
     return figures
 
 
-def test_figures(answers: Answers, split: Split) -> dict[str, Any]:
+def _answers(run: Run, model: nn.Module, part: Part) -> Answers:
+    data = to_device(part, run.config.device, mean=run.config.mean, std=run.config.std)
+    return Answers(part.labels, softmax(float32_logits(model, data)), run.dataset.classes)
+
+
+def _prior(run: Run) -> dict[str, float]:
+    classes, config = run.dataset.classes, run.config
+    prior = effective_prior(
+        run.dataset.labels("train"),
+        len(classes),
+        weighted_sampler=config.weighted_sampler,
+        class_weights=config.class_weights,
+    )
+    return dict(zip(classes, prior.tolist(), strict=True))
+
+
+def test_figures(answers: Answers, split: Split) -> TestFigures:
     """The figures of the test split with intervals; where twins of it are in training, with and without these."""
     groups = split.rows("test")["group"].to_numpy()
     leaked = split.has_twin_in_training("test").to_numpy()
-    parts = {"test": np.ones(len(leaked), dtype=bool)}
+
+    def summary(kept: NDArray[np.bool_]) -> TestSummary:
+        some = answers.subset(kept)
+        return {**summarise(some), **with_intervals(some, groups[kept])}
+
+    figures: TestFigures = {"test": summary(np.ones(len(leaked), dtype=bool))}
     if leaked.any():
-        parts |= {"test_leaked": leaked, "test_clean": ~leaked}
-    figures = {}
-    for name, kept in parts.items():
-        if kept.any():
-            some = answers.subset(kept)
-            figures[name] = summarise(some) | with_intervals(some, groups[kept])
+        figures["test_leaked"] = summary(leaked)
+    if leaked.any() and not leaked.all():
+        figures["test_clean"] = summary(~leaked)
     return figures
 
 
-def prediction_rows(part: Part, probabilities: Any, classes: tuple[str, ...]) -> list[dict[str, object]]:
+def prediction_rows(part: Part, probabilities: Floats, classes: tuple[str, ...]) -> list[dict[str, object]]:
     """The rows of predictions.csv for probabilities of shape (images, classes)."""
     return [
         {"path": path, "class": classes[label], "predicted": classes[int(row.argmax())]}

@@ -1,8 +1,7 @@
 """All that training carries from one epoch to the next, as tensors and plain values."""
 
-import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,66 +9,11 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from busi_tune.config import Config
+from busi_tune.results import EpochRecord, StoppingState, TrainingValues
+from busi_tune.training.epochs import Epoch, Watcher
 from busi_tune.training.model import build_model, placed, untrained
 
 Tensors = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch's record: the row of history.csv. Losses are weighted means over all images."""
-
-    epoch: int
-    train_loss: float
-    val_loss: float
-    val_accuracy: float
-    val_macro_f1: float
-    learning_rate: float
-    seconds: float
-    images_per_second: float
-
-    def summary(self) -> str:
-        """The record in a few words, for a line or a bar."""
-        return (
-            f"loss {self.train_loss:.4f}, validation loss {self.val_loss:.4f}, accuracy {self.val_accuracy:.3f}, "
-            f"learning rate {self.learning_rate:g}, {self.images_per_second:.0f} images/s"
-        )
-
-
-@dataclass
-class Watcher:
-    """Which epoch is the best so far, and whether training should stop: values, not exceptions.
-
-    The epoch kept is the one of best validation accuracy; a tie goes to the lower validation loss. Training
-    stops when the validation loss has not fallen below its lowest for `patience` epochs.
-    """
-
-    patience: int
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_accuracy_loss: float = math.inf
-    tied_epochs: list[int] = field(default_factory=list)
-    lowest_loss_epoch: int = 0
-    lowest_loss: float = math.inf
-
-    def see(self, record: Epoch) -> bool:
-        """Take in one epoch; True when it is the best so far."""
-        if record.val_loss < self.lowest_loss:
-            self.lowest_loss, self.lowest_loss_epoch = record.val_loss, record.epoch
-        if record.val_accuracy > self.best_accuracy:
-            self.tied_epochs = []
-        elif record.val_accuracy < self.best_accuracy:
-            return False
-        self.tied_epochs.append(record.epoch)
-        better = len(self.tied_epochs) == 1 or record.val_loss < self.best_accuracy_loss
-        if better:
-            self.best_epoch = record.epoch
-            self.best_accuracy, self.best_accuracy_loss = record.val_accuracy, record.val_loss
-        return better
-
-    def should_stop(self, epoch: int) -> bool:
-        """Whether `patience` epochs have passed since the lowest validation loss."""
-        return epoch - self.lowest_loss_epoch >= self.patience
 
 
 class TrainingState:
@@ -127,18 +71,19 @@ class TrainingState:
         }
         return {f"model.{name}": value for name, value in self.weights().items()} | moments
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> TrainingValues:
         """Everything else needed to go on, as plain values."""
         scheduler = {key: value for key, value in self.scheduler.state_dict().items() if key in SCHEDULER_KEYS}
         return {
-            "history": [asdict(record) for record in self.history],
+            "history": [cast("EpochRecord", asdict(record)) for record in self.history],
             "scheduler": scheduler,
             "learning_rate": self.learning_rate,
-            "watcher": asdict(self.watcher),
+            "watcher": cast("StoppingState", asdict(self.watcher)),
+            "stop_reason": self.stop_reason,
         }
 
     @classmethod
-    def restore(cls, config: Config, classes: int, tensors: Tensors, values: dict[str, Any]) -> "TrainingState":
+    def restore(cls, config: Config, classes: int, tensors: Tensors, values: TrainingValues) -> "TrainingState":
         """The state that `tensors` and `values` were taken from, bit for bit."""
         model = placed(untrained(config, classes), config.device)
         state = cls(config, classes, model)
@@ -150,8 +95,8 @@ class TrainingState:
             }
         state.optimizer.param_groups[0]["lr"] = values["learning_rate"]
         state.scheduler.load_state_dict({**state.scheduler.state_dict(), **values["scheduler"]})
-        state.watcher = Watcher(**values["watcher"])
-        state.history = [Epoch(**record) for record in values["history"]]
+        state.watcher = Watcher.from_state(values["watcher"])
+        state.history = [Epoch.from_record(record) for record in values["history"]]
         return state
 
 

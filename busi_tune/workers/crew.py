@@ -36,7 +36,7 @@ def resolved(config: Config, count: int, address: str | None) -> Config:
         ConfigError: CUDA is asked for and not there, or the cluster has too few CPUs.
     """
     if address is None:
-        return resolve(config)
+        return config.replace(**resolve(config.device, config.precision))
     from busi_tune.workers import ray_actors
 
     return ray_actors.resolve_there(config, count)

@@ -12,8 +12,8 @@ from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset
 from busi_tune.errors import BusiTuneError, WorkerLost
 from busi_tune.progress import Progress
-from busi_tune.training import runs
-from busi_tune.training.state import Epoch
+from busi_tune.training import run_folder, runs
+from busi_tune.training.epochs import Epoch
 
 # A worker that dies so often without finishing an epoch will die again: too little memory, most likely.
 MOST_DEATHS = 5
@@ -94,7 +94,7 @@ def work(job: Job, dataset: Dataset, progress: Progress) -> Events:
         # Another worker may be finishing its last epoch there, its driver gone.
         with locks.only_writer(job.folder, wait=True):
             run = runs.begin(job.folder, job.config, dataset, progress)
-            records = runs.history(job.folder)
+            records = run_folder.history(job.folder)
             if (yield Trained(job, records)):
                 with contextlib.closing(runs.train(run, job.until, progress)) as epochs:
                     for record in epochs:
@@ -102,7 +102,7 @@ def work(job: Job, dataset: Dataset, progress: Progress) -> Events:
                         records = [*records[: record.epoch - 1], record]
                         if not (yield Trained(job, records)):
                             break
-        yield Ended(job, runs.stop_reason(job.folder))
+        yield Ended(job, run_folder.stop_reason(job.folder))
     except BusiTuneError as error:
         yield Ended(job, "", error)
 

@@ -20,10 +20,8 @@ from busi_tune.data.dataset import Dataset, Part
 from busi_tune.errors import BusiTuneError, ConfigError, RunError
 from busi_tune.progress import Progress
 from busi_tune.training import hardware, run_folder, runs
-from busi_tune.training.state import Epoch
+from busi_tune.training.epochs import Epoch
 from busi_tune.workers.jobs import Died, Ended, Event, Job, Trained
-
-Kept = tuple[dict[str, Any], bytes]
 
 
 class Trainer:
@@ -33,7 +31,9 @@ class Trainer:
         hardware.confine(threads, None)
         self.epochs: Iterator[runs.Saved] = iter(())
 
-    def begin(self, config: Config, classes: int, kept: Kept | None, parts: tuple[Part, Part], until: int) -> Any:
+    def begin(
+        self, config: Config, classes: int, kept: runs.Checkpoint | None, parts: tuple[Part, Part], until: int
+    ) -> Any:
         """Take up a job where it was left; what, beside its configuration, decides its last bits here.
 
         Raises:
@@ -161,10 +161,10 @@ class RayActors:
         if actor.run is None:
             actor.run = runs.begin(job.folder, job.config, self.dataset, self.progress, said)
             runs.identify(actor.run, said)
-            actor.records = tuple(runs.history(job.folder))
+            actor.records = tuple(run_folder.history(job.folder))
         elif said is None:
             actor.job = None
-            return Ended(job, runs.stop_reason(job.folder))
+            return Ended(job, run_folder.stop_reason(job.folder))
         else:
             actor.saving = self.savers.submit(
                 run_folder.commit, job.folder, said.values, last=said.last, best=said.best
@@ -246,10 +246,10 @@ def resolve_there(config: Config, count: int) -> Config:
     """
     needs = _needs(count)
     try:
-        resolved: Config = ray.get(ray.remote(**needs)(hardware.resolve).remote(config))
+        found = ray.get(ray.remote(**needs)(hardware.resolve).remote(config.device, config.precision))
     except RayError as error:
         raise _error(error) from error
-    return resolved
+    return config.replace(**found)
 
 
 def _error(error: RayError) -> BusiTuneError:

@@ -48,7 +48,7 @@ def paired_coverage(repetitions: int, groups: int, resamples: int) -> dict[Name,
     for number in range(repetitions):
         first, second, group = draw_pair(np.random.default_rng((9, number)), groups)
         for name, (low, high) in paired(first, second, group, resamples, number).items():
-            held[name] += low <= after[name] - before[name] <= high
+            held[name] += bool(low <= after[name] - before[name] <= high)
     return {name: count / repetitions for name, count in held.items()}
 
 

@@ -12,6 +12,7 @@ import itertools
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ TABLE = Path(__file__).parents[1] / "data" / "learning_curves.csv.gz"
 RATES = [float(f"{rate:.4g}") for rate in np.geomspace(1e-5, 1e-2, 13)][2:]
 DECAYS = [1e-5, 1e-3, 1e-1]
 PATIENCES = [2, 6]
-BASE = {"arch": "resnet18", "weights": "none", "image_size": 64, "epochs": 30, "device": "cpu"}
+BASE: dict[str, Any] = {"arch": "resnet18", "weights": "none", "image_size": 64, "epochs": 30, "device": "cpu"}
 # The configurations whose spread over seeds is recorded, too.
 REPEATED = [(RATES[6], 1e-3, 6), (RATES[4], 1e-3, 2)]
 SEEDS = 6
@@ -47,9 +48,13 @@ def record(data: Path, out: Path) -> None:
     """Train what `out` does not hold yet, and append its epochs."""
     torch.set_num_threads(1)
     keep_memory()
-    base = resolve(Config(**BASE))
+    base = Config(**BASE)
+    base = base.replace(**resolve(base.device, base.precision))
     dataset = open_dataset(data, base, Silent())
-    parts = [dataset.part(name, base.image_size, Silent()) for name in ("train", "validation")]
+    train, validation = (
+        to_device(dataset.part(name, base.image_size, Silent()), base.device, mean=base.mean, std=base.std)
+        for name in ("train", "validation")
+    )
     if not out.exists() and TABLE.exists():
         out.write_bytes(gzip.decompress(TABLE.read_bytes()))
     names = ["learning_rate", "weight_decay", "scheduler_patience", "seed"]
@@ -71,7 +76,7 @@ def record(data: Path, out: Path) -> None:
                 "val_macro_f1": f"{epoch.val_macro_f1:.6g}",
                 "next_learning_rate": state.learning_rate,
             }
-            for epoch in fit(state, *(to_device(part, config) for part in parts), config.epochs)
+            for epoch in fit(state, train, validation, config.epochs)
         ]
         pd.DataFrame(rows).to_csv(out, mode="a", header=not out.exists(), index=False)
         print(f"{number} {values}: {len(rows)} epochs in {time.monotonic() - started:.0f} s", flush=True)

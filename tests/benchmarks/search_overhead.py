@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import optuna
@@ -24,19 +25,20 @@ import pandas as pd
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from busi_tune import files, locks
+from busi_tune import files, locks, results
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset
 from busi_tune.data.listing import Listing
 from busi_tune.data.split import Split
 from busi_tune.progress import Progress, Silent
+from busi_tune.results import EpochRecord, StoppingState, TrainingValues
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.plan import IDENTITY, TRIALS, Plan
 from busi_tune.search.storage import Database
 from busi_tune.search.trials import Trials, finished
-from busi_tune.training import run_folder
-from busi_tune.training.runs import Saved, history, save_behind
-from busi_tune.training.state import Epoch
+from busi_tune.training.epochs import Epoch, Watcher
+from busi_tune.training.run_folder import history
+from busi_tune.training.runs import Saved, save_behind
 from busi_tune.workers.claims import Claims
 from busi_tune.workers.jobs import Ended, Events, Job, Trained
 from busi_tune.workers.processes import Processes
@@ -74,7 +76,7 @@ awoke: float | None = None
 def asleep(job: Job, _: Dataset, __: Progress) -> Events:
     """What `work` does, with sleep for training: `job.config.min_learning_rate` says how long."""
     with locks.only_writer(job.folder, wait=True):
-        files.write_json(job.folder / run_folder.IDENTITY, job.config.to_dict())
+        files.write_json(job.folder / results.IDENTITY, job.config.to_dict())
         records: list[Epoch] = []
         yield Trained(job, records)
         for record in save_behind(job.folder, _epochs(job)):
@@ -91,14 +93,21 @@ def _epochs(job: Job) -> Iterator[Saved]:
     """
     global awoke
     seconds = job.config.min_learning_rate * 1e3
-    history: list[dict[str, float]] = []
+    history: list[EpochRecord] = []
     for number in range(1, job.until + 1):
         time.sleep(seconds)
         before, awoke = awoke, time.monotonic()
         # All trials are equally good, so that none is pruned and each takes all of its time.
         record = Epoch(number, 1 / number, 1 / number, 0.5, 0.5, 0.1, awoke - before - seconds if before else -1.0, 1.0)
-        history = [*history, vars(record)]
-        yield Saved(record, {"history": history, "stop_reason": ""}, CHECKPOINT, None)
+        history = [*history, cast("EpochRecord", vars(record))]
+        values: TrainingValues = {
+            "history": history,
+            "scheduler": {},
+            "learning_rate": 0.1,
+            "watcher": cast("StoppingState", {**vars(Watcher(10)), "best_accuracy_loss": 1.0, "lowest_loss": 1.0}),
+            "stop_reason": "",
+        }
+        yield Saved(record, values, CHECKPOINT, None)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import multiprocessing
 import resource
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +86,21 @@ class OurLoop:
 
     def __init__(self, data: Path) -> None:
         keep_memory()
-        config = resolve(Config(weights="none"))
+        config = Config(weights="none", **resolve("auto", "auto"))
         dataset = open_dataset(data, config, Silent())
-        self.images = to_device(dataset.part("train", config.image_size, Silent()), config)
+        part = dataset.part("train", config.image_size, Silent())
+        self.images = to_device(part, config.device, mean=config.mean, std=config.std)
         self.state = TrainingState.start(config, 3)
-        self.weights = class_weights(self.images.host_labels, config, 3)
+        self.weights = class_weights(self.images.host_labels, 3, config.device, balanced=True)
+
+    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return training_batches(self.images, 1, batch_size=self.state.config.batch_size, balanced=True, flip=0.5)
 
     def images_per_second(self) -> float:
         """Over some batches, the first left out."""
         self.state.model.train()
         started, count = 0.0, 0
-        for number, (images, labels) in enumerate(training_batches(self.images, self.state.config, 1)):
+        for number, (images, labels) in enumerate(self._batches()):
             if number == 1:
                 started = time.perf_counter()
             if number == 1 + BATCHES:

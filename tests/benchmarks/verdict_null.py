@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from busi_tune.evaluation.verdict import SIGNIFICANCE, Verdict, decide, selection_optimism
+from busi_tune.evaluation.verdict import SIGNIFICANCE, Decision, decide, selection_optimism
 
 Booleans = NDArray[np.bool_]
 Test = tuple[Booleans, Booleans, NDArray[np.int64]]
@@ -75,22 +75,23 @@ def study(number: int, *, images: int, alike: float, signal: float, gain: float 
     return test.right(signals[0]), test.right(signals[chosen] + gain), test.groups
 
 
-def verdicts(studies: int, **world: Any) -> list[Verdict]:
+def verdicts(studies: int, **world: Any) -> list[Decision]:
     """The decision on each of so many studies."""
     return [decide(*study(number, **world)) for number in range(studies)]
 
 
-def count(found: list[Verdict], verdict: str = "better") -> int:
+def count(found: list[Decision], verdict: str = "better") -> int:
     """How often a verdict was given."""
     return sum(each["verdict"] == verdict for each in found)
 
 
-def by_interval(each: Verdict) -> bool:
+def by_interval(each: Decision) -> bool:
     """Whether the bootstrap alone would say "better"."""
-    return bool(each["accuracy"]["interval"][0] > 0)
+    interval = each["accuracy"]["interval"]
+    return interval is not None and interval[0] > 0
 
 
-def by_test(each: Verdict) -> bool:
+def by_test(each: Decision) -> bool:
     """Whether the exact test alone would say "better"."""
     return bool(each["grouped_p"] < SIGNIFICANCE and each["accuracy"]["difference"] > 0)
 

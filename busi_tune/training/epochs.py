@@ -1,0 +1,90 @@
+"""The record of an epoch, and the rule of early stopping; without PyTorch."""
+
+import math
+from dataclasses import dataclass, field
+
+from busi_tune.results import EpochRecord, StoppingState
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's record: the row of history.csv. Losses are weighted means over all images."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    val_macro_f1: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+    @classmethod
+    def from_record(cls, record: EpochRecord) -> "Epoch":
+        """The epoch of a record; keys that are not known are left out."""
+        return cls(
+            epoch=record["epoch"],
+            train_loss=record["train_loss"],
+            val_loss=record["val_loss"],
+            val_accuracy=record["val_accuracy"],
+            val_macro_f1=record["val_macro_f1"],
+            learning_rate=record["learning_rate"],
+            seconds=record["seconds"],
+            images_per_second=record["images_per_second"],
+        )
+
+    def summary(self) -> str:
+        """The record in a few words, for a line or a bar."""
+        return (
+            f"loss {self.train_loss:.4f}, validation loss {self.val_loss:.4f}, accuracy {self.val_accuracy:.3f}, "
+            f"learning rate {self.learning_rate:g}, {self.images_per_second:.0f} images/s"
+        )
+
+
+@dataclass
+class Watcher:
+    """Which epoch is the best so far, and whether training should stop: values, not exceptions.
+
+    The epoch kept is the one of best validation accuracy; a tie goes to the lower validation loss. Training
+    stops when the validation loss has not fallen below its lowest for `patience` epochs.
+    """
+
+    patience: int
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_accuracy_loss: float = math.inf
+    tied_epochs: list[int] = field(default_factory=list)
+    lowest_loss_epoch: int = 0
+    lowest_loss: float = math.inf
+
+    @classmethod
+    def from_state(cls, state: StoppingState) -> "Watcher":
+        """The watcher in a saved state; keys that are not known are left out."""
+        return cls(
+            patience=state["patience"],
+            best_epoch=state["best_epoch"],
+            best_accuracy=state["best_accuracy"],
+            best_accuracy_loss=state["best_accuracy_loss"],
+            tied_epochs=list(state["tied_epochs"]),
+            lowest_loss_epoch=state["lowest_loss_epoch"],
+            lowest_loss=state["lowest_loss"],
+        )
+
+    def see(self, record: Epoch) -> bool:
+        """Take in one epoch; True when it is the best so far."""
+        if record.val_loss < self.lowest_loss:
+            self.lowest_loss, self.lowest_loss_epoch = record.val_loss, record.epoch
+        if record.val_accuracy > self.best_accuracy:
+            self.tied_epochs = []
+        elif record.val_accuracy < self.best_accuracy:
+            return False
+        self.tied_epochs.append(record.epoch)
+        better = len(self.tied_epochs) == 1 or record.val_loss < self.best_accuracy_loss
+        if better:
+            self.best_epoch = record.epoch
+            self.best_accuracy, self.best_accuracy_loss = record.val_accuracy, record.val_loss
+        return better
+
+    def should_stop(self, epoch: int) -> bool:
+        """Whether `patience` epochs have passed since the lowest validation loss."""
+        return epoch - self.lowest_loss_epoch >= self.patience
