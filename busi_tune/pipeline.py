@@ -11,15 +11,19 @@ from typing import Any
 
 from busi_tune import files, locks
 from busi_tune.config import Config
-from busi_tune.data.audit import audit
+from busi_tune.data.audit import GivenSplit, audit
 from busi_tune.data.dataset import Dataset, open_dataset, split_images, tell_left_out
-from busi_tune.data.listing import SPLITS, find_images, find_names
+from busi_tune.data.listing import find_names
 from busi_tune.data.phantoms import PLANTED, make_phantoms
+from busi_tune.data.pixel_cache import find_decoded
+from busi_tune.data.reading import read_folder
 from busi_tune.data.split import read_split, refuse_to_replace
+from busi_tune.data.twins import THUMBNAIL
 from busi_tune.errors import ConfigError, FileError, RunError
 from busi_tune.evaluation.metrics import numbers
 from busi_tune.export.export_options import ExportOptions
 from busi_tune.progress import Progress
+from busi_tune.results import AuditFile, SplitResult
 from busi_tune.search.search_options import SearchOptions
 from busi_tune.training import run_folder
 
@@ -57,7 +61,7 @@ def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
 
 def audit_data(
     root: Path, folder: Path, config: Config, progress: Progress, *, seed: int = 0, split_file: Path | None = None
-) -> Result:
+) -> AuditFile:
     """Audit the images in `root` into `folder`: audit.json, whose content is returned, and audit.html.
 
     Raises:
@@ -68,9 +72,11 @@ def audit_data(
     names = find_names(root)
     files.refuse_foreign(folder, "an audit", "audit.json", {"audit.html"})
     with locks.only_writer(folder):
-        found = audit(names, config.similarity, progress, seed=seed, split_file=split_file)
+        given = GivenSplit.read(split_file) if split_file else None
+        reading = read_folder(names, progress)
+        found = audit(reading, config.similarity, seed=seed, given=given)
         files.write_json(folder / "audit.json", found)
-        write_page(folder / "audit.html", root, found)
+        write_page(folder / "audit.html", found, reading.images)
     return found
 
 
@@ -82,8 +88,8 @@ def split_data(
     *,
     patients: Path | None = None,
     asked: Sequence[str] = (),
-) -> Result:
-    """Split the images in `root` into `file`; who is where, in numbers.
+) -> SplitResult:
+    """Split the images in `root` into `file`; the numbers of images and groups in each part.
 
     Raises:
         ConfigError: the folder is already split, and `asked` names options that say how to split it.
@@ -93,22 +99,14 @@ def split_data(
     if file.is_dir():
         raise FileError(f"{file} is a folder; name the file to write.")
     refuse_to_replace(file)
-    listing = find_images(root)
+    listing = find_decoded(root, [THUMBNAIL], progress)
     if listing.is_split and asked:
         raise ConfigError(f"{root} is already split, which leaves nothing to {', '.join(asked)}; drop what you gave.")
     dataset = split_images(listing, config, progress, patients=patients)
     tell_left_out(dataset, progress)
     files.make_folder(file.parent)
     dataset.split.write(file)
-    used = dataset.split.used
-    counts = used.groupby(["class", "split"]).size().unstack(fill_value=0)
-    return {
-        "fingerprint": dataset.split.fingerprint(),
-        "images": {str(label): {name: int(row[name]) for name in SPLITS} for label, row in counts.iterrows()},
-        "groups": {name: int(dataset.split.rows(name)["group"].nunique()) for name in SPLITS},
-        "left_out": len(dataset.split.left_out),
-        "leaked": float(dataset.split.has_twin_in_training("test").mean()),
-    }
+    return dataset.split.summary()
 
 
 def baseline(
@@ -131,7 +129,8 @@ def baseline(
             run_folder.clear(folder)
         if (folder / run_folder.METRICS).exists():
             # Checks the configuration and the data, too: a result is only shown for what was asked.
-            open_dataset(root, config, progress, saved=run_folder.saved_split(folder, config), split_file=split_file)
+            saved = run_folder.saved_split(folder, config)
+            open_dataset(root, config, progress, saved=saved, split_file=split_file, decode=False)
             _plot(folder)
             return files.read_json(folder / run_folder.METRICS)
         from busi_tune.training import runs

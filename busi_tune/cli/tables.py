@@ -8,6 +8,7 @@ from busi_tune.cli.prediction_formats import table
 from busi_tune.cli.screen import print_line, print_table
 from busi_tune.evaluation.metrics import Name, numbers
 from busi_tune.report.summary import summary
+from busi_tune.results import AuditFile, SplitResult
 
 Result = dict[str, Any]
 INTERVAL, WILSON = "95 % interval", "Wilson's"
@@ -71,13 +72,13 @@ def show_seeds(result: Result) -> None:
     print_table(f"The same training with {len(result['seeds'])} seeds, on the same split", columns, rows)
 
 
-def show_audit(found: Result, folder: Path) -> None:
+def show_audit(found: AuditFile, folder: Path) -> None:
     """An audit in a few lines."""
     print_table(f"{found['folder']}: audit", ["what", "found"], summary(found))
     print_line(f"{folder / 'audit.html'} shows the groups as pictures; {folder / 'audit.json'} holds everything.")
 
 
-def show_split(result: Result, file: Path) -> None:
+def show_split(result: SplitResult, file: Path) -> None:
     """Who is where, in numbers."""
     rows = [[label, *counts.values()] for label, counts in result["images"].items()]
     rows.append(["groups", *result["groups"].values()])

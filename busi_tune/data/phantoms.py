@@ -1,4 +1,4 @@
-"""Phantoms that look like breast ultrasound, so that everything can be tried without anybody's images.
+"""Phantoms that look like breast ultrasound, for trying the whole tool without real images.
 
 An image is drawn as tissue layers and, but for `normal`, a dark lesion: a smooth oval for `benign`, an irregular,
 spiculated one with a shadow for `malignant`; then multiplied by speckle (Rayleigh-distributed, as in Wagner et al.,
