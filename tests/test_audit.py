@@ -215,9 +215,9 @@ def test_the_demo_does_not_draw_over_anything(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().err == f"busi-tune: {drawn} holds the phantoms of seed 0, not 3; name another folder.\n"
     (drawn / "phantoms.json").unlink()
     (drawn / "planted.csv").unlink()
-    before = sorted(drawn.rglob("*"))
+    entries = sorted(drawn.rglob("*"))
     assert exit_code(["data", "demo", str(drawn)]) == 1
-    assert sorted(drawn.rglob("*")) == before
+    assert sorted(drawn.rglob("*")) == entries
 
 
 def test_an_audit_looks_at_where_it_writes_before_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

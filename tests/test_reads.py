@@ -172,6 +172,29 @@ def test_a_changed_file_is_hashed_anew(tmp_path: Path, change: Callable[[Path], 
         change(path)
 
 
+def test_only_a_file_that_was_left_alone_for_a_while_is_not_read_again(tmp_path: Path) -> None:
+    """Of one that has just changed the time stamp may be that of the next change, too."""
+    path, opened, listening = tmp_path / "x.png", [], True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if listening and event == "open" and arguments[0] == str(path):
+            opened.append(event)
+
+    path.write_bytes(b"x")
+    sys.addaudithook(hook)
+    for count in (1, 2):
+        digests.digest(path)
+        assert len(opened) == count
+    time.sleep(digests.COARSEST / 1e9)
+    for _ in range(3):
+        digests.digest(path)
+        assert len(opened) == 3
+    path.touch()
+    digests.digest(path)
+    listening = False
+    assert len(opened) == 4
+
+
 def test_a_missing_file_is_an_error_though_its_digest_was_known(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"x")
