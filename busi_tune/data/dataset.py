@@ -162,7 +162,7 @@ def _check_changes(split: Split, listing: Listing, remedy: str, file: Path | Non
 
 
 def tell_left_out(dataset: Dataset, progress: Progress) -> None:
-    """Say what is not used, and why."""
+    """Report the images that are left out, and the reason."""
     listing, split = dataset.listing, dataset.split
     if listing.masks:
         progress.notice(f"{listing.masks} masks left out.")

@@ -43,7 +43,7 @@ class Listing:
 
     @property
     def is_split(self) -> bool:
-        """Whether the folder itself says which image is in which split."""
+        """Whether the folder has a subfolder for each split."""
         return bool(self.images[0].split)
 
 

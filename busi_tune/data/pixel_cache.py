@@ -119,7 +119,7 @@ def _missing(root: Path, names: Sequence[str], sizes: Iterable[int]) -> list[int
 
 
 def _seen_intact(path: Path) -> bool:
-    """As `_intact`, without hashing a file again that this process has found to be whole and that is as it was."""
+    """As `_intact`; an array that this process found intact, and that has not changed since, is not hashed again."""
     if not path.exists():
         return False
     status = path.stat()
@@ -183,7 +183,7 @@ def _reserved(mark: Path, count: int, size: int) -> Iterator[Array]:
 
 
 def _publish(array: Array, path: Path, mark: Path) -> None:
-    """Give an array its name, with its seal beside it, and write the mark that leads to it."""
+    """Give an array its final name, and write its seal (the SHA-256 of its file) and its mark."""
     temporary = files.temporary_for(mark)
     with files.explained(path, "written"):
         array.flush()
