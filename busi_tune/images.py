@@ -152,12 +152,12 @@ def decode(path: Path) -> Image.Image:
         return to_rgb(image)
 
 
-def preview(path: Path, side: int) -> bytes:
-    """A JPEG of `path` for a page, at most `side` pixels wide and high."""
-    image = decode(path)
-    image.thumbnail((side, side), Image.Resampling.BILINEAR)
+def preview(image: Image.Image, side: int) -> bytes:
+    """A JPEG of an RGB image for a page, at most `side` pixels wide and high."""
+    smaller = image.copy()
+    smaller.thumbnail((side, side), Image.Resampling.BILINEAR)
     data = io.BytesIO()
-    image.save(data, "JPEG", quality=80)
+    smaller.save(data, "JPEG", quality=80)
     return data.getvalue()
 
 

@@ -3,18 +3,20 @@
 PyTorch and Optuna are imported where they are needed, so that a finished result is shown without waiting for them.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from busi_tune import files, locks, results
 from busi_tune.config import Config
-from busi_tune.data.audit import audit
+from busi_tune.data.audit import GivenSplit, audit
 from busi_tune.data.dataset import Dataset, open_dataset, split_images, tell_left_out
-from busi_tune.data.listing import SPLITS, find_images, find_names
+from busi_tune.data.listing import find_names
 from busi_tune.data.phantoms import PLANTED, make_phantoms
+from busi_tune.data.pixel_cache import find_decoded
+from busi_tune.data.reading import read_folder
 from busi_tune.data.split import read_split, refuse_to_replace
+from busi_tune.data.twins import THUMBNAIL
 from busi_tune.errors import ConfigError, FileError, RunError
 from busi_tune.evaluation.seeds import compare_seeds
 from busi_tune.export.export_options import ExportOptions
@@ -25,7 +27,6 @@ from busi_tune.results import (
     RunResult,
     SearchResult,
     SeedsFile,
-    SplitCounts,
     SplitResult,
     VerificationFile,
 )
@@ -76,10 +77,11 @@ def audit_data(
     names = find_names(root)
     files.refuse_foreign(folder, "an audit", results.AUDIT, {"audit.html"})
     with locks.only_writer(folder):
-        seen = audit(names, config.similarity, progress, seed=seed, split_file=split_file)
-        found = results.check({"schema": results.SCHEMAS[AuditFile], **seen}, AuditFile, str(folder))
+        given = GivenSplit.read(split_file) if split_file else None
+        reading = read_folder(names, progress)
+        found = audit(reading, config.similarity, seed=seed, given=given)
         files.write_json(folder / results.AUDIT, found)
-        write_page(folder / "audit.html", root, found)
+        write_page(folder / "audit.html", found, reading.images)
     return found
 
 
@@ -92,7 +94,7 @@ def split_data(
     patients: Path | None = None,
     asked: Sequence[str] = (),
 ) -> SplitResult:
-    """Split the images in `root` into `file`; how many images and groups each split has.
+    """Split the images in `root` into `file`; the numbers of images and groups in each part.
 
     Raises:
         ConfigError: the folder is already split, and `asked` names options that say how to split it.
@@ -102,29 +104,14 @@ def split_data(
     if file.is_dir():
         raise FileError(f"{file} is a folder; name the file to write.")
     refuse_to_replace(file)
-    listing = find_images(root)
+    listing = find_decoded(root, [THUMBNAIL], progress)
     if listing.is_split and asked:
         raise ConfigError(f"{root} is already split, which leaves nothing to {', '.join(asked)}; drop what you gave.")
     dataset = split_images(listing, config, progress, patients=patients)
     tell_left_out(dataset, progress)
     files.make_folder(file.parent)
     dataset.split.write(file)
-    used = dataset.split.used
-    counts = Counter(zip(used["class"], used["split"], strict=True))
-    return {
-        "schema": results.SCHEMAS[SplitResult],
-        "fingerprint": dataset.split.fingerprint(),
-        "images": {
-            label: _split_counts({name: counts[label, name] for name in SPLITS}) for label in sorted(set(used["class"]))
-        },
-        "groups": _split_counts({name: dataset.split.rows(name)["group"].nunique() for name in SPLITS}),
-        "left_out": len(dataset.split.left_out),
-        "leaked": float(dataset.split.has_twin_in_training("test").mean()),
-    }
-
-
-def _split_counts(counts: Mapping[str, int]) -> SplitCounts:
-    return {"train": counts["train"], "validation": counts["validation"], "test": counts["test"]}
+    return dataset.split.summary()
 
 
 def baseline(
@@ -147,7 +134,8 @@ def baseline(
             run_folder.clear(folder)
         if (folder / results.METRICS).exists():
             # Checks the configuration and the data, too: a result is only shown for what was asked.
-            open_dataset(root, config, progress, saved=run_folder.saved_split(folder, config), split_file=split_file)
+            saved = run_folder.saved_split(folder, config)
+            open_dataset(root, config, progress, saved=saved, split_file=split_file, decode=False)
             _plot(folder)
             return results.read(folder / results.METRICS, MetricsFile)
         from busi_tune.training import runs

@@ -18,6 +18,7 @@ Json = Scalar | list[Scalar]
 Interval = list[float]
 Matrix = list[list[int]]
 VerdictWord = Literal["better", "worse", "no evidence"]
+TwinKind = Literal["copy", "near", "mirrored", "cropped"]
 T = TypeVar("T")
 
 # The files of result folders.
@@ -344,12 +345,12 @@ class UnreadableFile(TypedDict):
 
 
 class TwinPair(TypedDict):
-    """Two near-duplicates; `kind` is copy, near, mirrored or cropped."""
+    """Two near-duplicates; `kind` says how they are alike."""
 
     first: str
     second: str
     similarity: float
-    kind: str
+    kind: TwinKind
 
 
 class TwinGroup(TypedDict):

@@ -105,7 +105,8 @@ def mutated_bytes(data: bytes, generator: Generator) -> bytes:
 
 
 def _node(model: onnx.ModelProto, generator: Generator) -> onnx.NodeProto:
-    return model.graph.node[int(generator.integers(0, len(model.graph.node)))]
+    node: onnx.NodeProto = model.graph.node[int(generator.integers(0, len(model.graph.node)))]
+    return node
 
 
 def _value(model: onnx.ModelProto, generator: Generator) -> str:

@@ -14,12 +14,14 @@ from PIL import Image
 
 from busi_tune import files
 from busi_tune.cli import exit_code
-from busi_tune.data.audit import audit
+from busi_tune.data.audit import GivenSplit, audit
 from busi_tune.data.listing import find_images, find_names
 from busi_tune.data.phantoms import KINDS, make_phantoms
+from busi_tune.data.reading import read_folder
 from busi_tune.data.split import read_split
 from busi_tune.progress import Silent
 from busi_tune.report.summary import summary
+from busi_tune.results import AuditFile
 from conftest import BUSI
 
 
@@ -39,8 +41,13 @@ def messy(tmp_path: Path) -> Path:
     return root
 
 
+def audited(root: Path, given: GivenSplit | None = None) -> AuditFile:
+    """The audit of a folder."""
+    return audit(read_folder(find_names(root), Silent()), 0.93, given=given)
+
+
 def test_an_audit_finds_it_all(messy: Path) -> None:
-    found = audit(find_names(messy), 0.93, Silent())
+    found = audited(messy)
     assert found["images"] == sum(found["classes"].values()) == 53
     assert found["formats"] == {"PNG": 49, "JPEG": 3, "TIFF": 1}
     assert found["modes"] == {"L": 51, "I;16": 1, "RGB": 1}
@@ -74,14 +81,14 @@ def test_the_leak_of_a_folder_that_is_split(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             own = np.random.default_rng(ord(name)).integers(0, 256, (64, 64), dtype=np.uint8)
             Image.fromarray(own).save(path)
-    leak = audit(find_names(tmp_path / "data"), 0.93, Silent())["leak"]
+    leak = audited(tmp_path / "data")["leak"]
     assert (leak["split"], leak["test_images"], leak["leaked"]) == ("the folder's own", 4, 0.5)
     assert leak["nearest_neighbour_accuracy"]["leaked"] == 1.0
 
 
 def test_the_leak_of_a_grouped_split_is_none(phantoms: Path, tmp_path: Path) -> None:
     assert exit_code(["data", "split", str(phantoms), "--out", str(tmp_path / "s.csv")]) == 0
-    leak = audit(find_names(phantoms), 0.93, Silent(), split_file=tmp_path / "s.csv")["leak"]
+    leak = audited(phantoms, given=GivenSplit.read(tmp_path / "s.csv"))["leak"]
     assert leak["leaked"] == 0
     assert leak["nearest_neighbour_accuracy"]["leaked"] is None
     assert leak["nearest_neighbour_accuracy"]["clean"] == leak["nearest_neighbour_accuracy"]["all"]
@@ -89,7 +96,7 @@ def test_the_leak_of_a_grouped_split_is_none(phantoms: Path, tmp_path: Path) -> 
 
 @pytest.mark.skipif(not BUSI.exists(), reason="the real data set is not here")
 def test_the_leak_of_busi_is_as_measured() -> None:
-    found = audit(find_names(BUSI), 0.93, Silent())
+    found = audited(BUSI)
     assert found["leak"]["leaked"] == pytest.approx(0.33, abs=0.02)
     assert found["leak"]["nearest_neighbour_accuracy"]["leaked"] == pytest.approx(0.95, abs=0.02)
     assert found["leak"]["nearest_neighbour_accuracy"]["clean"] == pytest.approx(0.5, abs=0.05)
@@ -208,9 +215,9 @@ def test_the_demo_does_not_draw_over_anything(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().err == f"busi-tune: {drawn} holds the phantoms of seed 0, not 3; name another folder.\n"
     (drawn / "phantoms.json").unlink()
     (drawn / "planted.csv").unlink()
-    before = sorted(drawn.rglob("*"))
+    entries = sorted(drawn.rglob("*"))
     assert exit_code(["data", "demo", str(drawn)]) == 1
-    assert sorted(drawn.rglob("*")) == before
+    assert sorted(drawn.rglob("*")) == entries
 
 
 def test_an_audit_looks_at_where_it_writes_before_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -356,7 +363,7 @@ def noise(path: Path, seed: int) -> None:
 def test_a_class_too_small_to_split_is_told_and_the_audit_goes_on(tmp_path: Path) -> None:
     for number, name in enumerate([*(f"a/{k}.png" for k in range(9)), "b/0.png"]):
         noise(tmp_path / "data" / name, number)
-    found = audit(find_names(tmp_path / "data"), 0.93, Silent())
+    found = audited(tmp_path / "data")
     leak = found["leak"]
     assert leak["split"] == "none, a class has too few images for a random split"
     assert (leak["leaked"], leak["test_images"]) == (None, 0)
@@ -372,7 +379,7 @@ def test_a_class_of_which_nothing_can_be_read_is_shown_and_leaves_no_meter(
             noise(tmp_path / f"data/{side}a/{number}.png", number)
         (tmp_path / f"data/{side}b").mkdir()
         (tmp_path / f"data/{side}b/0.png").touch()
-    found = audit(find_names(tmp_path / "data"), 0.93, Silent())
+    found = audited(tmp_path / "data")
     assert found["classes"] == {"a": 8 * len(sides), "b": 0}
     leak = found["leak"]
     assert leak["nearest_neighbour_accuracy"] == dict.fromkeys(("all", "leaked", "clean"))
@@ -397,7 +404,7 @@ def test_an_audit_opens_each_image_once(tmp_path: Path) -> None:
             opened[str(arguments[0])] += 1
 
     sys.addaudithook(hook)
-    audit(find_names(tmp_path / "data"), 0.93, Silent())
+    audited(tmp_path / "data")
     listening = False
     assert opened == Counter(str(path) for path in (tmp_path / "data").rglob("*.png"))
 

@@ -195,7 +195,7 @@ def test_decoded_holds_what_read_gives_for_every_file(own_cache: Path, small: Li
     for row, image in enumerate(small.images):
         np.testing.assert_array_equal(array[row], images.read(small.root / image.path, size))
     assert cache_folder() == own_cache
-    assert sorted(path.suffix for path in own_cache.glob("[!.]*")) == [".npy", ".sha256"]
+    assert sorted(path.suffix for path in own_cache.glob("[!.]*")) == [".mark", ".npy", ".sha256"]
 
 
 def test_a_second_call_takes_the_first_ones_file(own_cache: Path, small: Listing) -> None:
@@ -220,7 +220,7 @@ def test_what_a_caller_writes_into_the_array_stays_with_that_caller(own_cache: P
     kept = array.copy()
     array[:] = 0
     np.testing.assert_array_equal(decoded(small, 16, Silent()), kept)
-    assert len(list(own_cache.glob("[!.]*"))) == 2
+    assert len(list(own_cache.glob("[!.]*"))) == 3
 
 
 def flip_a_byte(path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_damaged_cache_is_decoded_anew(own_cache: Path, small: Listing, damage
     (array,) = own_cache.glob("*.npy")
     damage(array)
     np.testing.assert_array_equal(decoded(small, 16, Silent()), kept)
-    assert sorted(path.suffix for path in own_cache.glob("[!.]*")) == [".npy", ".sha256"]
+    assert sorted(path.suffix for path in own_cache.glob("[!.]*")) == [".mark", ".npy", ".sha256"]
 
 
 @pytest.mark.parametrize("broken", [1, 10, 12])

@@ -18,7 +18,7 @@ from busi_tune.data.dataset import balanced_weights, effective_prior, open_datas
 from busi_tune.data.groups import group_numbers
 from busi_tune.data.listing import SPLITS, ImageFile, Listing, find_images
 from busi_tune.data.pixel_cache import decoded
-from busi_tune.data.split import Split, changes, make_split, read_split
+from busi_tune.data.split import Conflicts, Split, Strategy, changes, make_split, read_split
 from busi_tune.errors import DataError, FileError
 from busi_tune.files import sha256_bytes
 from busi_tune.progress import Silent
@@ -49,16 +49,21 @@ def listing_of(labels: Sequence[str], splits: Sequence[str] = ()) -> Listing:
 
 
 def split_of(
-    labels: Sequence[str], numbers: Sequence[int] | NDArray[np.int64], strategy: str = "grouped", **changed: object
+    labels: Sequence[str],
+    numbers: Sequence[int] | NDArray[np.int64],
+    strategy: Strategy = "grouped",
+    *,
+    fractions: tuple[float, ...] = SHARES,
+    conflicts: Conflicts = "exclude",
+    seed: int = 0,
 ) -> Split:
-    options = Config(strategy=strategy).replace(**changed)
     return make_split(
         listing_of(labels),
         np.asarray(numbers, dtype=np.int64),
-        strategy=options.strategy,
-        fractions=options.fractions,
-        conflicts=options.conflicts,
-        seed=options.split_seed,
+        strategy=strategy,
+        fractions=fractions,
+        conflicts=conflicts,
+        seed=seed,
     )
 
 
@@ -94,10 +99,10 @@ def is_whole(split: Split) -> bool:
 
 
 @pytest.mark.parametrize(("conflicts", "seeds"), [("exclude", range(200)), ("keep", range(50))])
-def test_groups_stay_whole_and_shares_are_met_whatever_the_groups(conflicts: str, seeds: range) -> None:
+def test_groups_stay_whole_and_shares_are_met_whatever_the_groups(conflicts: Conflicts, seeds: range) -> None:
     for seed in seeds:
         labels, numbers = like_busi(seed)
-        split = split_of(labels, numbers, split_seed=seed, conflicts=conflicts)
+        split = split_of(labels, numbers, seed=seed, conflicts=conflicts)
         assert is_whole(split), seed
         assert not split.has_twin_in_training("test").any(), seed
         assert unevenness(split) <= 0.02, seed
@@ -149,9 +154,9 @@ def test_no_pair_of_twins_of_busi_crosses_splits(busi: tuple[Listing, NDArray[np
 
 
 @pytest.mark.parametrize("strategy", ["grouped", "random"])
-def test_a_seed_decides_the_split(strategy: str) -> None:
+def test_a_seed_decides_the_split(strategy: Strategy) -> None:
     labels, numbers = like_busi(0)
-    first, again, other = (split_of(labels, numbers, strategy, split_seed=seed) for seed in (3, 3, 4))
+    first, again, other = (split_of(labels, numbers, strategy, seed=seed) for seed in (3, 3, 4))
     assert first.fingerprint() == again.fingerprint()
     pd.testing.assert_frame_equal(first.used, again.used)
     assert first.fingerprint() != other.fingerprint()
@@ -159,7 +164,7 @@ def test_a_seed_decides_the_split(strategy: str) -> None:
 
 @pytest.mark.parametrize("fractions", [(0.7, 0.15, 0.15), (0.8, 0.1, 0.1), (0.5, 0.2, 0.3)])
 @pytest.mark.parametrize("strategy", ["grouped", "random"])
-def test_other_fractions(strategy: str, fractions: tuple[float, float, float]) -> None:
+def test_other_fractions(strategy: Strategy, fractions: tuple[float, float, float]) -> None:
     split = split_of(*like_busi(1), strategy, fractions=fractions)
     assert unevenness(split, fractions) <= 0.02
 
@@ -187,7 +192,7 @@ def test_what_stands_in_a_split() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["grouped", "random"])
-def test_conflicts_can_be_kept(strategy: str) -> None:
+def test_conflicts_can_be_kept(strategy: Strategy) -> None:
     labels = ["a"] * 10 + ["b"] * 10
     numbers = [*range(10), 0, *range(11, 20)]
     kept = split_of(labels, numbers, strategy, conflicts="keep")
@@ -199,11 +204,11 @@ def test_conflicts_can_be_kept(strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", ["grouped", "random"])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_six_groups_a_class_are_enough(strategy: str, size: int) -> None:
+def test_six_groups_a_class_are_enough(strategy: Strategy, size: int) -> None:
     labels = [label for label in "abc" for _ in range(6 * size)]
     numbers = np.arange(18).repeat(size)
     for seed in range(20):
-        split = split_of(labels, numbers, strategy, split_seed=seed)
+        split = split_of(labels, numbers, strategy, seed=seed)
         assert len(split.used[["class", "split"]].drop_duplicates()) == 9
 
 
@@ -217,7 +222,7 @@ def test_six_groups_a_class_are_enough(strategy: str, size: int) -> None:
     ],
 )
 @pytest.mark.parametrize("strategy", ["grouped", "random"])
-def test_too_few_groups_in_a_class(numbers: list[int], images: int, count: int, strategy: str) -> None:
+def test_too_few_groups_in_a_class(numbers: list[int], images: int, count: int, strategy: Strategy) -> None:
     """The last row's sixth group is a conflict with the other class, and left out."""
     labels = ["few"] * len(numbers) + ["many"] * 20
     with pytest.raises(DataError) as error:
@@ -234,7 +239,7 @@ def test_a_class_of_conflicts_only() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["grouped", "random"])
-def test_a_folder_that_is_split_keeps_its_split(strategy: str) -> None:
+def test_a_folder_that_is_split_keeps_its_split(strategy: Strategy) -> None:
     labels = ["a", "b"] * 3
     given = ["train", "train", "validation", "validation", "test", "test"]
     numbers = np.array([0, 1, 2, 2, 0, 3])
@@ -487,6 +492,8 @@ def classes_on_each_side(config: Config, data: Path) -> list[int] | str:
 
 @pytest.mark.parametrize("strategy", ["grouped", "random"])
 @pytest.mark.parametrize("fractions", [(0.02, 0.49, 0.49), (0.98, 0.01, 0.01)])
-def test_no_side_is_left_without_a_class(strategy: str, fractions: tuple[float, float, float], phantoms: Path) -> None:
+def test_no_side_is_left_without_a_class(
+    strategy: Strategy, fractions: tuple[float, float, float], phantoms: Path
+) -> None:
     found = classes_on_each_side(Config(strategy=strategy, fractions=fractions), phantoms)
     assert found == [3, 3, 3] or "choose other --fractions" in found

@@ -13,6 +13,7 @@ from busi_tune.data.dataset import open_dataset
 from busi_tune.data.split import read_split
 from busi_tune.errors import ConfigError, DataError, RunError
 from busi_tune.progress import Silent
+from busi_tune.search.search_options import SearchOptions
 
 SMALL = ["--arch", "resnet18", "--weights", "none", "--image-size", "32", "--epochs", "1", "--device", "cpu"]
 
@@ -79,7 +80,7 @@ def test_files_that_changed_since_are_named(tmp_path: Path, tiny: Config) -> Non
 def test_a_study_and_its_export_keep_to_their_split(
     phantoms: Path, tmp_path: Path, split_files: tuple[Path, Path], tiny: Config
 ) -> None:
-    config, options = tiny.replace(strategy="file", epochs=2), pipeline.SearchOptions(trials=1, trial_epochs=1)
+    config, options = tiny.replace(strategy="file", epochs=2), SearchOptions(trials=1, trial_epochs=1)
     study = tmp_path / "study"
     result = pipeline.search(phantoms, study, config, options, Silent(), split_file=split_files[0])
     fingerprint = read_split(split_files[0]).fingerprint()

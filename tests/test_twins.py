@@ -33,7 +33,8 @@ def edges_of(table: pd.DataFrame, *kinds: str) -> Edges:
 
 
 def grouped(table: pd.DataFrame, count: int) -> list[int]:
-    return group_numbers(count, table["first"].to_numpy(), table["second"].to_numpy()).tolist()
+    numbers: list[int] = group_numbers(count, table["first"].to_numpy(), table["second"].to_numpy()).tolist()
+    return numbers
 
 
 def naive_groups(count: int, edges: Edges) -> list[int]:

@@ -1,1 +1,1 @@
-"""Find images, tell twins, split without leaks, decode once; nothing here knows of training."""
+"""Data folders: images found, audited for near-duplicates, split without leaks, and decoded once."""

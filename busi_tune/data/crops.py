@@ -1,4 +1,4 @@
-"""How alike two thumbnails are when one shows the other cropped by up to 5 % at each side."""
+"""Similarity of two thumbnails of which one shows the other cropped by up to 5 % at each side."""
 
 from itertools import product
 

@@ -1,4 +1,4 @@
-"""A data folder, split and decoded: what training, verification and search are given."""
+"""A data folder with its split and its decoded images, for training, search and export."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from busi_tune.config import Config
 from busi_tune.data import groups
 from busi_tune.data.listing import Listing, find_images
-from busi_tune.data.pixel_cache import decoded
-from busi_tune.data.split import Split, changes, lost, make_split, read_split
+from busi_tune.data.pixel_cache import decoded, find_decoded
+from busi_tune.data.split import Conflicts, Split, Strategy, changes, make_split, missing_exclusions, read_split
 from busi_tune.data.twins import THUMBNAIL, find_twins
 from busi_tune.errors import ConfigError, DataError, listed
 from busi_tune.images import Pixels
@@ -63,22 +63,32 @@ class Dataset:
 
 
 def open_dataset(
-    root: Path, config: Config, progress: Progress, *, saved: Split | None = None, split_file: Path | None = None
+    root: Path,
+    config: Config,
+    progress: Progress,
+    *,
+    saved: Split | None = None,
+    split_file: Path | None = None,
+    decode: bool = True,
 ) -> Dataset:
-    """Find the images of `root` and split them as `config` says, or as `saved` or `split_file` say.
+    """Find the images of `root` and split them by `config`, or take the split `saved` or the one in `split_file`.
+
+    Each file is read once: images at `config.image_size`, and thumbnails for a new split, are decoded in the same pass
+    where the cache lacks them. Without `decode` the files are hashed only, which is enough to check a finished run.
 
     Raises:
         DataError: the folder cannot be used, or is no longer what the split was made of; or the splits differ.
     """
-    listing = find_images(root)
     given = read_split(split_file) if split_file else None
-    if given is not None:
-        _check_changes(given, listing, f"restore the files, or make a new split than {split_file}", split_file)
-        untrained = sorted(set(listing.classes) - set(given.rows("train")["class"]))
-        if untrained:
-            raise DataError(
-                f"{split_file} has no training image of class {', '.join(untrained)}; give each class some."
-            )
+    if saved is None and given is None:
+        _check_strategy(config)
+    if decode:
+        thumbnails = [THUMBNAIL] if saved is None and given is None else []
+        listing = find_decoded(root, [*thumbnails, config.image_size], progress)
+    else:
+        listing = find_images(root)
+    if given is not None and split_file is not None:
+        _check_given(given, listing, split_file)
     if saved is not None:
         _check_changes(saved, listing, "restore the files, or start anew with --overwrite")
         if given is not None and given.fingerprint() != saved.fingerprint():
@@ -97,6 +107,18 @@ def open_dataset(
     return dataset
 
 
+def _check_given(given: Split, listing: Listing, file: Path) -> None:
+    _check_changes(given, listing, f"restore the files, or make a new split than {file}", file)
+    untrained = sorted(set(listing.classes) - set(given.rows("train")["class"]))
+    if untrained:
+        raise DataError(f"{file} has no training image of class {', '.join(untrained)}; give each class some.")
+
+
+def _check_strategy(config: Config) -> None:
+    if config.strategy == "file":
+        raise ConfigError("strategy is file, which needs a split; name it with --split FILE.csv.")
+
+
 def split_images(listing: Listing, config: Config, progress: Progress, *, patients: Path | None = None) -> Dataset:
     """Split a listing as `config` says; images of one group in the CSV `patients` stay together, as twins do.
 
@@ -104,20 +126,21 @@ def split_images(listing: Listing, config: Config, progress: Progress, *, patien
         ConfigError: the strategy is "file".
         DataError: a class is too small, or `patients` cannot be used.
     """
-    if config.strategy == "file":
-        raise ConfigError("strategy is file, which needs a split; name it with --split FILE.csv.")
+    _check_strategy(config)
     twins = twins_of(listing, config.similarity, progress)
     first, second = twins["first"].to_numpy(), twins["second"].to_numpy()
     pictures = groups.group_numbers(len(listing.images), first, second)
     if patients is not None:
         more = groups.given_pairs(patients, [image.path for image in listing.images])
         first, second = np.concatenate([first, more[0]]), np.concatenate([second, more[1]])
+    strategy: Strategy = "random" if config.strategy == "random" else "grouped"
+    conflicts: Conflicts = "keep" if config.conflicts == "keep" else "exclude"
     split = make_split(
         listing,
         groups.group_numbers(len(listing.images), first, second),
-        strategy=config.strategy,
+        strategy=strategy,
         fractions=config.fractions,
-        conflicts=config.conflicts,
+        conflicts=conflicts,
         seed=config.split_seed,
         twin_groups=pictures,
     )
@@ -134,12 +157,12 @@ def _check_changes(split: Split, listing: Listing, remedy: str, file: Path | Non
     different = changes(split, listing)
     if different:
         appeared = any(change.endswith(" appeared") for change in different)
-        why = lost(file) if file and appeared else ""
+        why = missing_exclusions(file) if file and appeared else ""
         raise DataError(f"{listing.root} is not what the split was made of: {listed(different)}{why}; {remedy}.")
 
 
 def tell_left_out(dataset: Dataset, progress: Progress) -> None:
-    """Say what is not used, and why."""
+    """Report the images that are left out, and the reason."""
     listing, split = dataset.listing, dataset.split
     if listing.masks:
         progress.notice(f"{listing.masks} masks left out.")

@@ -1,4 +1,4 @@
-"""Which images belong together: those that are twins, and those that a list of the user's says are of one patient."""
+"""Groups of images that must stay on one side of a split: near-duplicates, and images of one patient."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which files of a data folder are images, of which class, and in which split if they come split."""
+"""The images of a data folder: their paths, classes and contents, and the split that their folders give."""
 
 import re
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from busi_tune import files, images
+from busi_tune.data import digests
 from busi_tune.errors import DataError, listed
 
 SPLIT_FOLDERS = {
@@ -42,25 +43,25 @@ class Listing:
 
     @property
     def is_split(self) -> bool:
-        """Whether the folder itself says which image is in which split."""
+        """Whether the folder has a subfolder for each split."""
         return bool(self.images[0].split)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a folder's names say: its classes, the images' paths with class and given split, and the masks left out."""
+class FolderNames:
+    """A folder as its names show it: classes, (path, class, given split) of each image, and the count of masks."""
 
     root: Path
     classes: tuple[str, ...]
     images: tuple[tuple[Path, str, str], ...]
     masks: int
 
-    def listing(self, digests: Mapping[Path, str]) -> Listing:
-        """The images that have a SHA-256 in `digests`, sorted by path."""
+    def listing(self, sha256s: Mapping[Path, str]) -> Listing:
+        """The images that have a SHA-256 in `sha256s`, sorted by path."""
         rows = [
-            ImageFile(path.relative_to(self.root).as_posix(), label, split, digests[path])
+            ImageFile(path.relative_to(self.root).as_posix(), label, split, sha256s[path])
             for path, label, split in self.images
-            if path in digests
+            if path in sha256s
         ]
         return Listing(self.root, self.classes, tuple(sorted(rows, key=lambda row: row.path)), self.masks)
 
@@ -72,25 +73,33 @@ def find_images(root: Path) -> Listing:
         DataError: no such folder, no class folders, fewer than two classes, a class without images, or a file that
             cannot be read.
     """
-    found = find_names(root)
+    return hashed(find_names(root))
+
+
+def hashed(found: FolderNames) -> Listing:
+    """The listing of all images in `found`.
+
+    Raises:
+        DataError: files that cannot be read.
+    """
     paths = [path for path, _, _ in found.images]
     with ThreadPoolExecutor() as pool:
-        digests = dict(zip(paths, pool.map(_hash, paths), strict=True))
+        hashes = dict(zip(paths, pool.map(_hash, paths), strict=True))
     unreadable = [
-        f"{path.relative_to(root)} ({(digest.strerror or str(digest)).lower()})"
-        for path, digest in digests.items()
-        if isinstance(digest, OSError)
+        f"{path.relative_to(found.root)} ({(sha256.strerror or str(sha256)).lower()})"
+        for path, sha256 in hashes.items()
+        if isinstance(sha256, OSError)
     ]
     if unreadable:
         raise DataError(
-            f"{len(unreadable)} of {len(paths)} images in {root} cannot be read: {listed(unreadable)}; "
+            f"{len(unreadable)} of {len(paths)} images in {found.root} cannot be read: {listed(unreadable)}; "
             "restore or remove them."
         )
-    return found.listing({path: str(digest) for path, digest in digests.items()})
+    return found.listing({path: str(sha256) for path, sha256 in hashes.items()})
 
 
-def find_names(root: Path) -> Found:
-    """As `find_images`, from the names alone: no file is opened."""
+def find_names(root: Path) -> FolderNames:
+    """The names in a folder, checked as by `find_images`; no file is opened."""
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name the folder that holds one folder of images for each class.")
     if UNFIT.search(str(root)):
@@ -112,12 +121,12 @@ def find_names(root: Path) -> Found:
     kept = [entry for entry in files_found if not images.is_mask(entry[0])]
     _check_images(classes, branches, kept)
     _check_paths([path.relative_to(root).as_posix() for path, _, _ in kept])
-    return Found(root, classes, tuple(kept), len(files_found) - len(kept))
+    return FolderNames(root, classes, tuple(kept), len(files_found) - len(kept))
 
 
 def _hash(path: Path) -> str | OSError:
     try:
-        return files.digest(path)
+        return digests.digest(path)
     except OSError as error:
         return error
 

@@ -1,4 +1,4 @@
-"""Phantoms that look like breast ultrasound, so that everything can be tried without anybody's images.
+"""Phantoms that look like breast ultrasound, for trying the whole tool without real images.
 
 An image is drawn as tissue layers and, but for `normal`, a dark lesion: a smooth oval for `benign`, an irregular,
 spiculated one with a shadow for `malignant`; then multiplied by speckle (Rayleigh-distributed, as in Wagner et al.,
@@ -97,7 +97,7 @@ def _tissue(y: Floats, x: Floats, generator: np.random.Generator) -> Floats:
 
 
 def _lesion(y: Floats, x: Floats, malignant: bool, generator: np.random.Generator) -> tuple[NDArray[np.bool_], Floats]:
-    """The mask of a lesion and the factor by which it and what lies below it change the echo."""
+    """The mask of a lesion, and the factor that changes the echo inside and below the lesion."""
     middle_y = generator.uniform(0.3, 0.6) * y.max()
     middle_x = generator.uniform(0.3, 0.7) * x.max()
     size = generator.uniform(0.09, 0.18)

@@ -1,24 +1,56 @@
-"""All images of a listing as one memory-mapped uint8 array, decoded once and kept by content."""
+"""Decoded images of a data folder: one memory-mapped uint8 array for each size, kept by content.
+
+`find_decoded` is the one pass over a folder: each file is read once, hashed, and decoded to all sizes whose array is
+not in the cache.
+"""
 
 import hashlib
 import io
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
 from busi_tune import files, images, locks
-from busi_tune.data.listing import Listing
+from busi_tune.data import digests
+from busi_tune.data.listing import Listing, find_names, hashed
 from busi_tune.errors import DataError, ImageError, listed
 from busi_tune.images import Pixels
 from busi_tune.progress import Progress
+
+Array = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/busi-tune`, by default `~/.cache/busi-tune`; safe to delete at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "busi-tune"
+
+
+def find_decoded(root: Path, sizes: Iterable[int], progress: Progress) -> Listing:
+    """As `find_images`; the arrays of `sizes` that are not in the cache are made from the same reading of the files.
+
+    No array is made where a file cannot be decoded; `decoded` names these files.
+
+    Raises:
+        DataError: as `find_images`.
+        FileError: the cache cannot be written.
+    """
+    found = find_names(root)
+    paths = sorted((path for path, _, _ in found.images), key=lambda path: path.relative_to(root).as_posix())
+    names = [path.relative_to(root).as_posix() for path in paths]
+    # `hashed` names the files that are missing.
+    if all(path.exists() for path in paths) and _missing(root, names, sizes):
+        with locks.only_writer(cache_folder(), wait=True):
+            # Another process may have made them while this one waited.
+            missing = _missing(root, names, sizes)
+            sha256s, problems = _decode(root, names, missing, progress) if missing else ([], [])
+        if missing and not problems:
+            return found.listing(dict(zip(paths, sha256s, strict=True)))
+    return hashed(found)
 
 
 def decoded(listing: Listing, size: int, progress: Progress) -> Pixels:
@@ -28,25 +60,66 @@ def decoded(listing: Listing, size: int, progress: Progress) -> Pixels:
     contents, so that a changed file is decoded anew.
 
     Raises:
-        DataError: some files cannot be read; all of them are named, at most ten by name.
+        DataError: some files cannot be decoded, of which at most ten are named; or they change meanwhile.
         FileError: the cache cannot be written.
     """
-    digest = hashlib.sha256(f"{images.VERSION} {size}".encode())
-    for image in listing.images:
-        digest.update(image.sha256.encode())
-    path = cache_folder() / f"{digest.hexdigest()[:32]}.npy"
+    path = _array_file([image.sha256 for image in listing.images], size)
     if not _seen_intact(path):
-        # Whoever comes second waits, and finds the work done.
         with locks.only_writer(cache_folder(), wait=True):
+            # Another process may have made it while this one waited.
             if not _intact(path):
-                _decode_all(listing, size, path, progress)
+                _decode_listed(listing, size, path, progress)
     # "c" is copy-on-write: torch wants memory that it could write to, the file stays as it is.
     array: Pixels = np.load(path, mmap_mode="c")
     return array
 
 
+def _decode_listed(listing: Listing, size: int, path: Path, progress: Progress) -> None:
+    _, problems = _decode(listing.root, [image.path for image in listing.images], [size], progress)
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(listing.images)} images in {listing.root} cannot be read: "
+            f"{listed(sorted(problems))}; restore or remove them."
+        )
+    if not path.exists():
+        raise DataError(f"Images in {listing.root} changed while they were read; run the same command again.")
+
+
+def _array_file(sha256s: Iterable[str], size: int) -> Path:
+    """The array's file, named by the contents of the images in their order."""
+    return cache_folder() / f"{_key(size, sha256s)}.npy"
+
+
+def _mark_files(root: Path, names: Sequence[str], sizes: Iterable[int]) -> dict[int, Path]:
+    """For each size the file that names the array of a folder, itself named by the folder's files, sizes and times.
+
+    A mark only tells before any file is read whether decoding is needed. The hashes decide which array is right.
+    """
+    folder = [str(root.absolute())]
+    for name in names:
+        state = digests.state(root / name)
+        folder.append(f"{name} {state and (state.size, state.modified)}")
+    return {size: cache_folder() / f"{_key(size, folder)}.mark" for size in sorted(set(sizes))}
+
+
+def _key(size: int, parts: Iterable[str]) -> str:
+    key = hashlib.sha256(f"{images.VERSION} {size}".encode())
+    for part in parts:
+        key.update(part.encode())
+    return key.hexdigest()[:32]
+
+
+def _missing(root: Path, names: Sequence[str], sizes: Iterable[int]) -> list[int]:
+    """The sizes of which no array of the folder, as it is now, is in the cache."""
+    return [
+        size
+        for size, mark in _mark_files(root, names, sizes).items()
+        if not (mark.exists() and _seen_intact(cache_folder() / mark.read_text(errors="replace")))
+    ]
+
+
 def _seen_intact(path: Path) -> bool:
-    """As `_intact`, without hashing a file again that this process has found to be whole and that is as it was."""
+    """As `_intact`; an array that this process found intact, and that has not changed since, is not hashed again."""
     if not path.exists():
         return False
     status = path.stat()
@@ -64,37 +137,59 @@ def _intact(path: Path) -> bool:
     return path.exists() and seal.exists() and seal.read_bytes().decode(errors="replace") == files.sha256(path)
 
 
-def _decode_all(listing: Listing, size: int, path: Path, progress: Progress) -> None:
-    total = len(listing.images)
-    temporary = files.temporary_for(path)
+def _decode(root: Path, names: Sequence[str], sizes: Sequence[int], progress: Progress) -> tuple[list[str], list[str]]:
+    """Read each file once: its SHA-256, and arrays of all `sizes`, which are kept if all files can be decoded.
+
+    Also returns a line for each file that cannot be decoded, in no particular order.
+    """
+    marks = _mark_files(root, names, sizes)
+    sha256s = [""] * len(names)
     problems: list[str] = []
-    with files.explained(temporary, "written"):
-        _reserve(temporary, (total, size, size, 3))
-        array = open_memmap(temporary, mode="r+")
+    with ExitStack() as stack:
+        arrays = {size: stack.enter_context(_reserved(mark, len(names), size)) for size, mark in marks.items()}
 
-    def decode(index: int) -> None:
-        image = listing.images[index]
-        try:
-            array[index] = images.read(listing.root / image.path, size)
-        except ImageError as error:
-            problems.append(f"{image.path} ({error})")
+        def read(row: int) -> None:
+            try:
+                data, sha256s[row] = digests.content(root / names[row])
+                _, image = images.inspect(data)
+                for size, array in arrays.items():
+                    array[row] = images.resized(image, size)
+            except ImageError as error:
+                problems.append(f"{names[row]} ({error})")
+            except OSError as error:
+                problems.append(f"{names[row]} ({(error.strerror or str(error)).lower()})")
 
-    try:
         with ThreadPoolExecutor() as pool:
-            for done, _ in enumerate(pool.map(decode, range(total)), start=1):
-                progress.step("decoding", done, total)
+            for done, _ in enumerate(pool.map(read, range(len(names))), start=1):
+                progress.step("decoding", done, len(names))
         progress.close("decoding")
-        if problems:
-            raise DataError(
-                f"{len(problems)} of {total} images in {listing.root} cannot be read: {listed(sorted(problems))}; "
-                "restore or remove them."
-            )
-        with files.explained(path, "written"):
-            array.flush()
-            files.write_text(path.with_suffix(".sha256"), files.sha256(temporary))
-            temporary.replace(path)
+        if not problems:
+            for size, array in arrays.items():
+                _publish(array, _array_file(sha256s, size), marks[size])
+    return sha256s, problems
+
+
+@contextmanager
+def _reserved(mark: Path, count: int, size: int) -> Iterator[Array]:
+    """A new array in the temporary file of `mark`, which is gone at the end unless it was given a name."""
+    temporary = files.temporary_for(mark)
+    try:
+        with files.explained(temporary, "written"):
+            _reserve(temporary, (count, size, size, 3))
+            array = open_memmap(temporary, mode="r+")
+        yield array
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _publish(array: Array, path: Path, mark: Path) -> None:
+    """Give an array its final name, and write its seal (the SHA-256 of its file) and its mark."""
+    temporary = files.temporary_for(mark)
+    with files.explained(path, "written"):
+        array.flush()
+        files.write_text(path.with_suffix(".sha256"), files.sha256(temporary))
+        temporary.replace(path)
+    files.write_text(mark, path.name)
 
 
 def _reserve(path: Path, shape: tuple[int, ...]) -> None:

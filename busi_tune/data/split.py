@@ -1,8 +1,9 @@
-"""Who trains, who validates, who tests: a group goes to one side whole; and the CSV that remembers it."""
+"""The split of a listing into training, validation and test images, and the CSV files that hold it."""
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,11 @@ from sklearn.model_selection import train_test_split
 from busi_tune import files
 from busi_tune.data.listing import SPLITS, Listing
 from busi_tune.errors import DataError, FileError, listed
+from busi_tune.results import SCHEMAS, SplitCounts, SplitResult
 
 Integers = NDArray[np.int64]
+Strategy = Literal["grouped", "random"]
+Conflicts = Literal["exclude", "keep"]
 COLUMNS = ["path", "class", "group", "split", "sha256"]
 LEFT_OUT = ["path", "class", "group", "reason", "sha256"]
 
@@ -37,14 +41,30 @@ class Split:
         """For each row of a split, whether its group also has training images."""
         return self.rows(split)["group"].isin(set(self.rows("train")["group"]))
 
+    def summary(self) -> SplitResult:
+        """The numbers of images and groups in each part, and the share of test images with a twin in training."""
+        return {
+            "schema": SCHEMAS[SplitResult],
+            "fingerprint": self.fingerprint(),
+            "images": {str(label): _counts(rows["split"]) for label, rows in self.used.groupby("class")},
+            "groups": _counts(self.used[["group", "split"]].drop_duplicates()["split"]),
+            "left_out": len(self.left_out),
+            "leaked": float(self.has_twin_in_training("test").mean()),
+        }
+
     def write(self, path: Path) -> None:
         """Write the images used to `path`, and those left out to the file beside it."""
         files.write_bytes(excluded_file(path), _csv(self.left_out))
         files.write_bytes(path, _csv(self.used))
 
 
+def _counts(splits: pd.Series) -> SplitCounts:
+    train, validation, test = (int((splits == name).sum()) for name in SPLITS)
+    return {"train": train, "validation": validation, "test": test}
+
+
 def excluded_file(path: Path) -> Path:
-    """Where the images stand that the split in `path` leaves out: `split.csv` has `split.excluded.csv`."""
+    """The file of the images that the split in `path` leaves out: `split.excluded.csv` for `split.csv`."""
     return path.with_name(f"{path.stem}.excluded.csv")
 
 
@@ -53,9 +73,9 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 
 def read_split(path: Path) -> Split:
-    """Read what `Split.write` wrote; without a file of left-out images, none are left out.
+    """Read a split that `Split.write` wrote; without a file of left-out images, none are left out.
 
-    More columns may stand beside ours, and are not looked at.
+    Other columns are ignored.
 
     Raises:
         FileError: the file is missing, damaged, or lacks a column or a split.
@@ -85,8 +105,8 @@ def refuse_to_replace(path: Path) -> None:
         raise FileError(f"{path} would replace something that is no split ({reason}); name another --out.") from error
 
 
-def lost(path: Path) -> str:
-    """Words for a sentence where the images that a split leaves out cannot be known; nothing where they can."""
+def missing_exclusions(path: Path) -> str:
+    """Words for an error where the file of the images that a split leaves out is missing; "" where it exists."""
     beside = excluded_file(path)
     return "" if beside.exists() else f" ({beside}, which lists the images left out, is missing)"
 
@@ -112,7 +132,7 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def changes(split: Split, listing: Listing) -> list[str]:
-    """What is no longer as the split remembers it: files that changed, vanished, appeared or moved class."""
+    """The differences of a listing from a split, in words: files that changed, vanished, appeared or moved class."""
     remembered = {}
     for table in (split.used, split.left_out):
         for path, label, digest in zip(table["path"], table["class"], table["sha256"], strict=True):
@@ -129,9 +149,9 @@ def make_split(
     listing: Listing,
     groups: Integers,
     *,
-    strategy: str,
+    strategy: Strategy,
     fractions: tuple[float, ...],
-    conflicts: str,
+    conflicts: Conflicts,
     seed: int,
     twin_groups: Integers | None = None,
 ) -> Split:

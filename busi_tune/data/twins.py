@@ -1,4 +1,4 @@
-"""Which images are the same picture, or nearly: as they are, mirrored, or one of them cropped.
+"""Near-duplicates among images: the same picture as it is, mirrored, or cropped.
 
 The similarity of two images is a cosine of their centred grey 64 x 64 thumbnails, the largest of three: as they are,
 one mirrored, one cropped by up to 5 % at each side. The thumbnails' lowest frequencies say block by block which pairs

@@ -1,10 +1,12 @@
-"""An audit in a few lines of text."""
+"""The summary of an audit as a few lines of text."""
+
+from collections.abc import Mapping
 
 from busi_tune.results import AuditFile
 
 
 def summary(audit: AuditFile) -> list[tuple[str, str]]:
-    """The rows of the table: a label and its value."""
+    """The lines of an audit as pairs of name and figure."""
     leak = audit["leak"]
     meter = leak["nearest_neighbour_accuracy"]
     copies = audit["copies"]
@@ -38,7 +40,7 @@ def summary(audit: AuditFile) -> list[tuple[str, str]]:
     ]
 
 
-def _listed(counts: dict[str, int], most: int = 6) -> str:
+def _listed(counts: Mapping[str, int], most: int = 6) -> str:
     shown = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:most])
     return shown + (f" and {len(counts) - most} more" if len(counts) > most else "")
 

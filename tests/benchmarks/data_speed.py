@@ -18,8 +18,11 @@ from interval_coverage import draw
 from busi_tune.config import Config
 from busi_tune.data.audit import audit
 from busi_tune.data.dataset import twins_of
-from busi_tune.data.listing import find_images, find_names
+from busi_tune.data.listing import find_names
 from busi_tune.data.phantoms import make_phantoms
+from busi_tune.data.pixel_cache import find_decoded
+from busi_tune.data.reading import read_folder
+from busi_tune.data.twins import THUMBNAIL
 from busi_tune.evaluation.intervals import RESAMPLES, bootstrap
 from busi_tune.progress import Silent
 
@@ -29,12 +32,12 @@ COUNTS = {"benign": 437, "malignant": 210, "normal": 133}
 def look_through(root: Path) -> None:
     """Time what `data audit` and what a split's search for near-duplicates do, from files and an empty cache."""
     started = time.perf_counter()
-    found = audit(find_names(root), Config().similarity, Silent())
+    found = audit(read_folder(find_names(root), Silent()), Config().similarity)
     print(f"audit of {found['images']} images: {time.perf_counter() - started:.1f} s")
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
         started = time.perf_counter()
-        pairs = len(twins_of(find_images(root), Config().similarity, Silent()))
+        pairs = len(twins_of(find_decoded(root, [THUMBNAIL], Silent()), Config().similarity, Silent()))
         print(f"{pairs} pairs of near-duplicates found: {time.perf_counter() - started:.1f} s")
 
 

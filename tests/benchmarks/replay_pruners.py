@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import IntDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, PatientPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
@@ -66,7 +66,9 @@ def study_epochs(curves: Curves, sampler: BaseSampler, pruner: BasePruner, name:
         int(np.abs(np.log(np.array(axis) / value)).argmin()) for axis, value in zip(curves.axes, base, strict=True)
     ]
     study.enqueue_trial(dict(zip(NAMES, nearest, strict=True)))
-    space = {name: IntDistribution(0, len(axis) - 1) for name, axis in zip(NAMES, curves.axes, strict=True)}
+    space: dict[str, BaseDistribution] = {
+        name: IntDistribution(0, len(axis) - 1) for name, axis in zip(NAMES, curves.axes, strict=True)
+    }
     spent = 0
     while spent < MOST_EPOCHS:
         trial = study.ask(space)
