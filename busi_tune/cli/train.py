@@ -198,7 +198,6 @@ def run(
     if demo == (data is not None):
         raise click.UsageError("Give either --data DIR or --demo.")
     from busi_tune import pipeline
-    from busi_tune.cli.prediction_formats import as_dict
     from busi_tune.cli.screen import print_json, screen
     from busi_tune.cli.tables import show_all
 
@@ -224,7 +223,7 @@ def run(
         )
     if as_json:
         classes = list(result["baseline"]["test"]["per_class"])
-        result["predictions"] = [as_dict(p, classes) for p in result["predictions"]]
+        result["predictions"] = [p.to_entry(classes) for p in result["predictions"]]
         print_json(result | {"places": {key: str(path) for key, path in dataclasses.asdict(places).items()}})
     else:
         show_all(result, dataclasses.asdict(places))
