@@ -1,4 +1,4 @@
-"""One file in, one uint8 array out: the only decode-and-resize there is, for training and prediction alike."""
+"""Image files decoded and resized to uint8 arrays, in the one way that training and prediction share."""
 
 import io
 import os
@@ -83,7 +83,7 @@ def walk(folder: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a file says of itself: its format, Pillow's mode, and its size in pixels."""
+    """The header of an image file: its format, Pillow's mode, and its size in pixels."""
 
     form: str
     mode: str
@@ -92,15 +92,15 @@ class ImageInfo:
 
 
 def inspect(data: bytes) -> tuple[ImageInfo, Image.Image]:
-    """The facts of a file whose content is `data`, and what `decode` makes of it.
+    """The header of a file whose content is `data`, and the image that `decode` makes of it.
 
     Raises:
         ImageError: as `decode`.
     """
     with _opened(io.BytesIO(data)) as image:
-        facts = ImageInfo(str(image.format), image.mode, image.width, image.height)
+        info = ImageInfo(str(image.format), image.mode, image.width, image.height)
         image.load()
-        return facts, to_rgb(image)
+        return info, to_rgb(image)
 
 
 def read(path: Path, size: int) -> Pixels:
@@ -163,7 +163,7 @@ def preview(image: Image.Image, side: int) -> bytes:
 
 @contextmanager
 def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
-    """An image whose header has been read; what goes wrong here or inside becomes an ImageError."""
+    """An image whose header has been read; an error here or inside the block becomes an ImageError."""
     try:
         # Pillow warns of large images below our limit, and of odd but harmless metadata.
         with warnings.catch_warnings(action="ignore"), Image.open(source, formats=FORMATS) as image:
@@ -187,7 +187,7 @@ def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
 
 
 def _foreign(source: Path | io.BytesIO) -> str:
-    """What a file is that none of our decoders knows."""
+    """The kind of a file that no decoder of ours knows."""
     if isinstance(source, io.BytesIO):
         start = source.getvalue()[:132]
     else:

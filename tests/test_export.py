@@ -22,7 +22,7 @@ from busi_tune.export import assembly
 from busi_tune.export.exporter import clear
 from busi_tune.export.verification import check_again
 from busi_tune.inference import Classifier
-from busi_tune.inference.seal import check_folder
+from busi_tune.inference.certificate import check_folder
 from busi_tune.progress import Silent
 from exported import EXPORT_FILES, Exported, flip_a_bit, linked, names, replace
 from test_search import Recorder

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from busi_tune.cli.extras import TRAINING
 from exported import Exported, flip_a_bit, linked
 from small_export import CLASSES, small_model, write_export
 
@@ -45,6 +46,17 @@ def run(command: Path, arguments: list[str], folder: Path) -> subprocess.Complet
     return subprocess.run(
         [command, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=environment
     )
+
+
+def test_what_prediction_needs_is_installed_and_no_more(installed: Path) -> None:
+    code = (
+        "import sys; from importlib.util import find_spec; print(*(name for name in sys.argv[1:] if find_spec(name)))"
+    )
+    plain = ["click", "filelock", "msgspec", "numpy", "onnxruntime", "PIL", "rich"]
+    command = [installed.with_name("python"), "-c", code, *plain, *sorted(TRAINING)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == plain
 
 
 @pytest.mark.parametrize("options", [[], ["--allow-unverified"]])

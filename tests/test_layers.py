@@ -30,7 +30,7 @@ ROOMS = {
     "sqlalchemy": {"search"},
     "ray": {"workers"},
     "filelock": {"locks", "workers"},
-    "msgspec": {"results"},
+    "msgspec": {"inference", "results"},
     "tenacity": {"search", "workers"},
     "onnx": {"export"},
     "matplotlib": {"report"},

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,8 @@ UNVERIFIED = "or use it as it is with --allow-unverified"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An export with two models, of which one did not pass."""
-    models = {"model.onnx": small_model(), f"model-{SIZE}.onnx": small_model(side=SIZE), "model.int8.onnx": b"int8"}
+    models: dict[str, onnx.ModelProto | bytes] = {"model.onnx": small_model(), "model.int8.onnx": b"int8"}
+    models[f"model-{SIZE}.onnx"] = small_model(side=SIZE)
     return write_export(tmp_path / "export", models, failed=["model.int8.onnx"])
 
 
@@ -36,8 +38,8 @@ def test_an_export_and_each_of_its_models_open(folder: Path) -> None:
         answers = classifier.run(pixels(2, SIZE, SIZE))
         assert answers.logits.shape == answers.probabilities.shape == (2, 3)
         assert answers.guard.shape == (2, 2)
-    assert classifier.facts.threshold == 0.3
-    assert [guard.limit for guard in classifier.facts.guards] == [20, 250]
+    assert classifier.metadata.threshold == 0.3
+    assert [guard.limit for guard in classifier.metadata.guards] == [20, 250]
 
 
 def test_every_optimisation_gives_the_same_answers(folder: Path) -> None:
@@ -80,13 +82,27 @@ def break_certificate(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
 
 
-def certify(entry: object) -> Callable[[Path], None]:
+def change_certificate(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     """Another content of verification.json."""
 
-    def change(folder: Path) -> None:
-        (folder / "verification.json").write_text(json.dumps(entry))
+    def damage(folder: Path) -> None:
+        path = folder / "verification.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content, indent=1) + "\n")
 
-    return change
+    return damage
+
+
+def entry_of(content: dict[str, Any]) -> dict[str, Any]:
+    """The entry of model.onnx."""
+    entry: dict[str, Any] = content["models"]["model.onnx"]
+    return entry
+
+
+def list_for_certificate(folder: Path) -> None:
+    """A list in the place of the certificate."""
+    (folder / "verification.json").write_text("[]")
 
 
 def move_model(folder: Path) -> None:
@@ -103,12 +119,20 @@ def move_model(folder: Path) -> None:
         (drop_model, "holds no model.onnx; name a folder that `busi-tune export` made"),
         (drop_certificate, f"verification.json does not exist); export it again, {UNVERIFIED}"),
         (break_certificate, "verification.json is not valid JSON"),
-        (certify({"passed": True}), "has no certificate in"),
-        (certify({"models": []}), "has no certificate in"),
-        (certify({"models": {"model.onnx": "yes"}}), "has no certificate in"),
-        (certify({"models": {"model.onnx": {"passed": "true"}}}), "did not pass its verification"),
-        (certify({"models": {"model.onnx": {"passed": True}}}), "is not the file that was verified"),
-        (certify([]), "must hold a JSON object, not a list"),
+        (change_certificate(dict.clear), "has the schema None, and this busi-tune reads busi-tune.verification"),
+        (change_certificate(lambda c: c.pop("schema")), "has the schema None"),
+        (change_certificate(lambda c: c.update(schema="busi-tune.verification/2")), "busi-tune.verification/2, and"),
+        (change_certificate(lambda c: c.pop("split")), "is damaged (Object missing required field `split`)"),
+        (
+            change_certificate(lambda c: c.update(models=[])),
+            "is damaged (Expected `object`, got `array` - at `$.models",
+        ),
+        (change_certificate(lambda c: c["models"].pop("model.onnx")), "has no certificate in"),
+        (change_certificate(lambda c: c["models"].update({"model.onnx": "yes"})), "is damaged (Expected `object`"),
+        (change_certificate(lambda c: entry_of(c).update(passed="true")), "is damaged (Expected `bool`, got `str`"),
+        (change_certificate(lambda c: entry_of(c).update(passed=False)), "did not pass its verification"),
+        (change_certificate(lambda c: entry_of(c).pop("model_sha256")), "is not the file that was verified"),
+        (list_for_certificate, "must hold a JSON object, not a list"),
     ],
 )
 def test_a_model_that_is_not_certified_is_refused(
@@ -145,7 +169,7 @@ def test_a_model_from_elsewhere_is_used_on_request(missing: tuple[str, ...], sid
     with pytest.raises(BusiTuneError, match=UNVERIFIED):
         open_export(path)
     classifier = open_export(path, allow_unverified=True)
-    assert classifier.facts.threshold == (None if missing else 0.3)
+    assert classifier.metadata.threshold == (None if missing else 0.3)
     assert classifier.run(pixels(2, SIZE, SIZE)).guard.shape == (2, 0 if missing else 2)
 
 
@@ -204,15 +228,22 @@ USE = "is not a model that busi-tune can use"
         (facts(classes=["a", "a", "b"]), "no list of different names"),
         (facts(classes=["a", "b\u001b[2J", "c"]), "no list of different names"),
         (facts(classes="[" * 100_000), USE),
+        (facts(classes='["a", "b", 3]'), "its classes is damaged: Expected `str`, got `int`"),
         (facts(classes=["malignant", "b"]), "does not answer 2 numbers an image as its logits"),
         (facts(image_size="0"), "no image size"),
         (facts(image_size="sixteen"), USE),
         (facts(preprocessing_version="2"), "was made for preprocessing 2, and this busi-tune does 1"),
-        (facts(operating_point={"class": "tumour", "threshold": 0.1}), "operating point"),
-        (facts(operating_point={"class": "malignant"}), "the threshold of its operating point is no number"),
-        (facts(operating_point='{"class": "malignant", "threshold": NaN}'), "is no number"),
-        (facts(guard=[{"name": "a", "limit": 1}]), "without a name or a warning"),
-        (facts(guard={"name": "a"}), "without a name or a warning"),
+        (facts(operating_point={"class": "tumour", "threshold": 0.1}), "its operating_point is damaged: Invalid enum"),
+        (facts(operating_point={"class": "malignant"}), "missing required field `threshold`"),
+        (facts(operating_point='{"class": "malignant", "threshold": NaN}'), "its operating_point is damaged"),
+        (facts(operating_point='{"class": "malignant", "threshold": 1e999}'), "its operating_point is damaged"),
+        (facts(classes=["a", "b", "c"]), "its operating_point is of a class that it does not have"),
+        (facts(guard=[{"name": "a", "limit": 1}]), "its guard is damaged: Object missing required field `warning`"),
+        (facts(guard=[{"name": "a", "limit": "1", "warning": "w"}]), "its guard is damaged: Expected `float`"),
+        (facts(guard=[{"name": "a", "limit": 1, "warning": "\u001b[2J"}]), "its guard is damaged: a name or a warning"),
+        (facts(guard={"name": "a"}), "its guard is damaged: Expected `array`"),
+        (facts(guard="null"), "its guard is damaged: Expected `array`, got `null`"),
+        (facts(certificate="{"), "its certificate is damaged"),
         (facts(guard=[{"name": "a", "limit": 1, "warning": "w"}]), "does not answer 1 numbers an image as its guard"),
         (renamed(small_model(), "images", "pictures"), "does not take `images`"),
         (renamed(small_model(), "probabilities", "chances"), "does not take `images`"),

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from itertools import islice
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from PIL import Image
 
 from busi_tune import images
 from busi_tune.cli import exit_code
-from busi_tune.errors import FileError
-from busi_tune.inference import open_export, predict_files
+from busi_tune.errors import BusiTuneError, ConfigError, FileError
+from busi_tune.inference import open_export, predict, predict_files
+from busi_tune.inference.classifier import OPTIMISATION, Optimisation
 from busi_tune.inference.inputs import image_paths
 from small_export import CLASSES, SIZE, small_model, without, write_export
 
@@ -96,6 +99,47 @@ def test_a_model_for_ready_images_gets_them_ready(export: Path, pictures: Path) 
     (found,) = predict_files(classifier, [pictures / GREY])
     row = classifier.run(images.read(pictures / GREY, SIZE)[None]).probabilities[0]
     np.testing.assert_allclose(found.probabilities, row, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("count", "level", "batch_size"), [(1, "none", 1), (8, "none", 1), (9, "all", 8), (14, "all", 8)]
+)
+def test_few_images_are_answered_without_optimisation(
+    count: int, level: Optimisation, batch_size: int, export: Path, pictures: Path
+) -> None:
+    paths = list(image_paths([str(pictures)]))[:count]
+    assert len(paths) == count
+    predictions = predict(export, paths)
+    options = predictions.classifier.session.get_session_options()
+    assert options.graph_optimization_level == OPTIMISATION[level]
+    expected = list(predict_files(open_export(export, optimisation=level), paths, batch_size))
+    assert next(iter(predictions)) == expected[0]
+    assert list(predictions) == expected[1:]
+    assert list(predictions) == []
+
+
+def test_paths_are_taken_as_predictions_are_asked_for(export: Path, pictures: Path) -> None:
+    waiting = iter([pictures / GREY] * 100)
+    predictions = iter(predict(export, waiting, batch_size=2))
+    assert length_hint(waiting) == 100 - 9
+    assert len(list(islice(predictions, 50))) == 50
+    # Two batches of two are decoded ahead.
+    assert 40 < length_hint(waiting) < 50
+
+
+def test_predict_takes_what_open_export_takes(export: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.onnx").write_bytes((export / "model-plain.onnx").read_bytes())
+    with pytest.raises(BusiTuneError, match="has no certificate"):
+        predict(tmp_path / "elsewhere.onnx", [pictures / GREY])
+    with pytest.raises(ConfigError, match="--provider must be one that"):
+        predict(export, [pictures / GREY], provider="tpu")
+    (found,) = predict(tmp_path / "elsewhere.onnx", [pictures / GREY], allow_unverified=True, threads=1)
+    assert found.to_entry(CLASSES) == {
+        "path": str(pictures / GREY),
+        "class": found.predicted,
+        "probabilities": dict(zip(CLASSES, found.probabilities, strict=True)),
+    }
+    assert list(predict(export, [])) == []
 
 
 def test_json(export: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,6 +321,8 @@ def test_a_csv_that_cannot_be_written_to_its_end_is_not_there(export: Path, pict
 
 PREDICT = """
 import sys
+from itertools import islice
+from operator import length_hint
 from pathlib import Path
 from busi_tune.cli import exit_code
 from busi_tune.cli.extras import TRAINING

@@ -14,7 +14,7 @@ from busi_tune.errors import ConfigError, ParityError
 from busi_tune.export.export_options import ExportOptions
 from busi_tune.export.gate import GateError
 from busi_tune.inference import open_export, predict_files
-from busi_tune.inference.seal import check_folder
+from busi_tune.inference.certificate import check_folder
 from busi_tune.progress import Silent
 from exported import EXPORT_FILES, Exported, linked, names, replace
 

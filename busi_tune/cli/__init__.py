@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def exit_code(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` default to the process's own."""
     try:
-        result = cli.main(arguments, prog_name="busi-tune", standalone_mode=False)
+        # Patterns of files are expanded by the command, on every system alike.
+        result = cli.main(arguments, prog_name="busi-tune", standalone_mode=False, windows_expand_args=False)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted. All finished epochs are saved: run the same command again to go on.", err=True)
         return INTERRUPTED

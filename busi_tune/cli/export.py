@@ -1,5 +1,6 @@
 """The commands that make and check an exported model: export, verify."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,19 @@ def verify(export_folder: Path, data: Path | None, as_json: bool) -> None:
     """Check that EXPORT is what was certified; with --data, also that it answers its test images as it did."""
     from busi_tune.cli.export_tables import show_certificate
     from busi_tune.cli.screen import print_json, print_line, screen
-    from busi_tune.inference.seal import check_folder
+    from busi_tune.inference.certificate import check_folder
 
     if data is None:
-        certificate = check_folder(export_folder)
+        certificate: Mapping[str, object] = check_folder(export_folder)
         if not as_json:
             print_line(f"{export_folder}: every file is the one that was certified.")
     else:
         from busi_tune.export.verification import check_again
 
         with screen() as progress:
-            certificate = check_again(export_folder, data, progress)
+            repeated = check_again(export_folder, data, progress)
         if not as_json:
-            show_certificate(certificate, export_folder)
+            show_certificate(repeated, export_folder)
+        certificate = repeated
     if as_json:
         print_json(certificate)

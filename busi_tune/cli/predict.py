@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +10,7 @@ import click
 from busi_tune.cli.parameters import FOLDER
 
 if TYPE_CHECKING:
-    from busi_tune.inference import Classifier, Prediction
-
-# For so few images optimisation takes longer than it saves, and twice the memory (docs/predict.md).
-FEW = 8
+    from busi_tune.inference import Prediction, Predictions
 
 
 @click.command()
@@ -42,30 +38,29 @@ def predict(
     IMAGE is a file, a folder, a pattern ("scans/**/*.png") or - for a list of files on stdin. A file that cannot be
     read is a row with its error, the rest goes on, and the exit code is 1 at the end.
     """
-    from busi_tune.inference import open_export, predict_files
+    from busi_tune import inference
     from busi_tune.inference.inputs import image_paths
 
-    chosen = image_paths(paths)
-    first = list(islice(chosen, FEW + 1))
-    classifier = open_export(
+    predictions = inference.predict(
         export,
-        threads,
-        optimisation="none" if len(first) <= FEW else "all",
+        image_paths(paths),
+        batch_size=batch_size,
+        threads=threads,
         provider=provider,
         allow_unverified=allow_unverified,
     )
-    answers = predict_files(classifier, chain(first, chosen), 1 if len(first) <= FEW else batch_size, threads)
-    return int(_show(answers, classifier, csv_file, form))
+    return int(_show(predictions, csv_file, form))
 
 
-def _show(answers: "Iterator[Prediction]", classifier: "Classifier", csv_file: Path | None, form: str | None) -> bool:
-    """Print each answer as it comes, and write it down; whether a file could not be read."""
+def _show(predictions: "Predictions", csv_file: Path | None, form: str | None) -> bool:
+    """Print each prediction as it comes, and write it to the CSV; whether a file could not be read."""
     from busi_tune import files
     from busi_tune.cli import prediction_formats
     from busi_tune.cli.screen import print_line
 
-    classes, flagged = classifier.classes, classifier.facts.threshold is not None
-    names = prediction_formats.columns(classes, flagged=flagged, guarded=bool(classifier.facts.guards))
+    model = predictions.classifier.metadata
+    classes, flagged = model.classes, model.threshold is not None
+    names = prediction_formats.columns(classes, flagged=flagged, guarded=bool(model.guards))
     failed = False
 
     def noted(found: "Iterable[Prediction]") -> "Iterator[Prediction]":
@@ -79,11 +74,11 @@ def _show(answers: "Iterator[Prediction]", classifier: "Classifier", csv_file: P
     with ExitStack() as stack:
         write = stack.enter_context(files.csv_stream(csv_file, names)) if csv_file is not None else None
         if form is None:
-            lines = prediction_formats.table(noted(answers), classes, flagged=flagged)
+            lines = prediction_formats.table(noted(predictions), classes, flagged=flagged)
+        elif form == "json":
+            lines = prediction_formats.json_list(noted(predictions), classes)
         else:
-            lines = {"json": prediction_formats.json_list, "jsonl": prediction_formats.json_lines}[form](
-                noted(answers), classes
-            )
+            lines = prediction_formats.json_lines(noted(predictions), classes)
         for line in lines:
             print_line(line)
     return failed

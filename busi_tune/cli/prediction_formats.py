@@ -1,8 +1,7 @@
-"""Predictions as lines of text, one after the other: a table, JSON, JSON lines; and as rows of CSV."""
+"""The forms of a prediction: a line of a table, of a JSON list or of JSON lines, and a row of a CSV."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
@@ -10,7 +9,7 @@ from busi_tune.inference import Prediction
 
 
 def table(predictions: Iterable[Prediction], classes: Sequence[str], *, flagged: bool) -> Iterator[str]:
-    """A table whose columns have their widths from the start; the file, and what is to say of it, comes last."""
+    """A table whose columns have their widths from the start; the file and its error or warning come last."""
     heads = ["predicted", *(f"p({name})" for name in classes), *(["malignant"] if flagged else [])]
     widths = [max(map(cell_len, [heads[0], *classes])), *map(cell_len, heads[1:])]
     yield _line([*heads, "file"], widths)
@@ -37,25 +36,18 @@ def json_list(predictions: Iterable[Prediction], classes: Sequence[str]) -> Iter
     """One JSON list, an object a line."""
     before = "["
     for found in predictions:
-        yield before + json.dumps(as_dict(found, classes), allow_nan=False)
+        yield before + _json(found, classes)
         before = ","
     yield "]" if before == "," else "[]"
 
 
 def json_lines(predictions: Iterable[Prediction], classes: Sequence[str]) -> Iterator[str]:
     """A JSON object a line."""
-    return (json.dumps(as_dict(found, classes), allow_nan=False) for found in predictions)
+    return (_json(found, classes) for found in predictions)
 
 
-def as_dict(found: Prediction, classes: Sequence[str]) -> dict[str, Any]:
-    """A prediction as JSON has it."""
-    if found.error:
-        return {"path": found.path, "error": found.error}
-    probabilities = dict(zip(classes, found.probabilities, strict=True))
-    entry: dict[str, Any] = {"path": found.path, "class": found.predicted, "probabilities": probabilities}
-    if found.malignant is not None:
-        entry["malignant"] = found.malignant
-    return entry | ({"warning": found.warning} if found.warning else {})
+def _json(found: Prediction, classes: Sequence[str]) -> str:
+    return json.dumps(found.to_entry(classes), allow_nan=False)
 
 
 def columns(classes: Sequence[str], *, flagged: bool, guarded: bool) -> list[str]:

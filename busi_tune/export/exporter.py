@@ -24,6 +24,7 @@ from busi_tune.export.source import Fitted, Source, fit
 from busi_tune.export.variants import FORMS, guard_rates, make_variant, variant_name
 from busi_tune.export.verification import PREDICTIONS, failure, images_sha256
 from busi_tune.inference import MODEL, VERIFICATION
+from busi_tune.inference.certificate import write_certificate
 from busi_tune.progress import Progress
 from busi_tune.report.card import CARD, model_card
 from busi_tune.results import METRICS
@@ -198,7 +199,7 @@ def _publish(folder: Path, source: Source, made: Mapping[str, Made], common: Res
     certificate = {key: models[MODEL][key] for key in HEADLINES} | common | {"models": models}
     files.write_text(folder / CARD, model_card(source.run, certificate))
     certificate |= {"files": {name: files.sha256(folder / name) for name in (PREDICTIONS, CARD)}, "passed": passed}
-    files.write_json(folder / VERIFICATION, certificate)
+    certificate = {**write_certificate(folder, certificate)}
     for old in folder.glob("*.onnx"):
         if old.name not in made or not passed:
             old.unlink()

@@ -15,7 +15,7 @@ from busi_tune.errors import DataError, ParityError, listed
 from busi_tune.export import assembly
 from busi_tune.export.parity import Reference, Shown, verify
 from busi_tune.inference import MODEL, Classifier
-from busi_tune.inference.seal import check_folder
+from busi_tune.inference.certificate import check_folder
 from busi_tune.progress import Progress
 
 PREDICTIONS = "predictions.csv"
@@ -41,7 +41,7 @@ def check_again(folder: Path, root: Path, progress: Progress) -> dict[str, Any]:
         ParityError: it does not pass, or a file of the export is not what was certified.
         DataError: a test image is missing or has changed.
     """
-    certificate = check_folder(folder)
+    certificate: dict[str, Any] = {**check_folder(folder)}
     table = pd.read_csv(folder / PREDICTIONS, dtype={"path": str, "class": str}, keep_default_na=False)
     _check_files(root, table)
     reasons = _foreign_graph(folder / MODEL, certificate)

@@ -1,7 +1,16 @@
-"""Images in, probabilities out, with ONNX Runtime alone; nothing here knows how the model was made."""
+"""Prediction with ONNX Runtime alone: images in, probabilities out, for any exported model."""
 
 from busi_tune.inference.certificate import MODEL, VERIFICATION, open_export
 from busi_tune.inference.classifier import Classifier
-from busi_tune.inference.predictions import Prediction, predict_files
+from busi_tune.inference.predictions import Prediction, Predictions, predict, predict_files
 
-__all__ = ["MODEL", "VERIFICATION", "Classifier", "Prediction", "open_export", "predict_files"]
+__all__ = [
+    "MODEL",
+    "VERIFICATION",
+    "Classifier",
+    "Prediction",
+    "Predictions",
+    "open_export",
+    "predict",
+    "predict_files",
+]

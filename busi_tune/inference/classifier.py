@@ -2,39 +2,45 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from busi_tune import images
 from busi_tune.errors import ConfigError, FileError
 from busi_tune.images import Pixels
-from busi_tune.inference.metadata import facts_of
+from busi_tune.inference.metadata import read_metadata
 from busi_tune.inference.structure import check_structure
 
 Floats = NDArray[np.float32]
 
-OPTIMISATION = {
+Optimisation = Literal["none", "basic", "all"]
+
+OPTIMISATION: dict[Optimisation, ort.GraphOptimizationLevel] = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
+# The exception classes have no other name; ONNX Runtime's documentation imports them so ("Common errors").
 REFUSALS = (
-    ort_errors.EPFail,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
+    onnxruntime_pybind11_state.EPFail,
+    onnxruntime_pybind11_state.Fail,
+    onnxruntime_pybind11_state.InvalidArgument,
+    onnxruntime_pybind11_state.InvalidGraph,
+    onnxruntime_pybind11_state.InvalidProtobuf,
+    onnxruntime_pybind11_state.NotImplemented,
+    onnxruntime_pybind11_state.RuntimeException,
     MemoryError,
     OverflowError,
     # Metadata that are nested too deeply, and what ONNX Runtime has no name for.
     RuntimeError,
 )
 SUFFIX = "ExecutionProvider"
+# The graph resizes in double precision: a larger image is resized as it is read, to the same pixels.
+LARGEST_SIDE = 1024
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Outputs:
 
 
 class Classifier:
-    """An exported model, ready to answer, with what its metadata say of it in `facts`.
+    """An exported model in a session, and its `metadata`; `fixed_size` is the side of its input, None if it takes any.
 
     `optimisation` is "none", "basic" or "all": with "all" ONNX Runtime folds and lays out the weights anew, which takes
     their memory twice again, and is faster from the eighth image or so on.
@@ -57,7 +63,9 @@ class Classifier:
         ConfigError: this ONNX Runtime has no such provider.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0, optimisation: str = "all", provider: str = "cpu") -> None:
+    def __init__(
+        self, path: Path, *, threads: int = 0, optimisation: Optimisation = "all", provider: str = "cpu"
+    ) -> None:
         check_structure(path)
         self.path = path
         options = ort.SessionOptions()
@@ -75,29 +83,28 @@ class Classifier:
             # on stdout.
             self.session = ort.InferenceSession(str(path), options, providers=[chosen], enable_fallback=0)
             self.fixed_size = self._checked_size()
-            self.metadata = dict(self.session.get_modelmeta().custom_metadata_map)
-            self.facts = facts_of(self.metadata, self.fixed_size)
+            self.metadata = read_metadata(self.session.get_modelmeta().custom_metadata_map, self.fixed_size)
         except (*REFUSALS, ValueError) as error:
             raise self._refused(error) from error
         if chosen not in self.session.get_providers():
             raise ConfigError(f"--provider {provider} could not be started on this machine; use --provider cpu.")
-        if self.facts.preprocessing not in {None, images.VERSION}:
+        if self.metadata.preprocessing not in {None, images.VERSION}:
             raise FileError(
-                f"{path} was made for preprocessing {self.facts.preprocessing}, and this busi-tune does "
+                f"{path} was made for preprocessing {self.metadata.preprocessing}, and this busi-tune does "
                 f"{images.VERSION}; export it again or install the matching version."
             )
         # A guard that is promised and not there is an error when it is asked.
-        self.outputs = ["logits", "probabilities", *(["guard"] if self.facts.guards else [])]
+        self.outputs = ["logits", "probabilities", *(["guard"] if self.metadata.guards else [])]
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the probabilities."""
-        return self.facts.classes
+        return self.metadata.classes
 
     @property
     def image_size(self) -> int:
         """Height and width of what the network sees."""
-        return self.facts.image_size
+        return self.metadata.image_size
 
     def run(self, pixels: Pixels) -> Outputs:
         """All answers for images (n, height, width, 3), uint8 RGB.
@@ -109,7 +116,7 @@ class Classifier:
             found = self.session.run(self.outputs, {"images": pixels})
         except (*REFUSALS, ValueError) as error:
             raise self._refused(error) from error
-        widths = [len(self.classes), len(self.classes), len(self.facts.guards)]
+        widths = [len(self.classes), len(self.classes), len(self.metadata.guards)]
         for name, array, width in zip(self.outputs, found, widths, strict=False):
             if not isinstance(array, np.ndarray) or array.shape != (len(pixels), width):
                 raise self._refused(ValueError(f"it does not answer {width} numbers an image as its {name}"))

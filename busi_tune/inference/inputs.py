@@ -1,4 +1,4 @@
-"""Which files are meant: files, folders, patterns, and a list on stdin, one after the other, never all at once."""
+"""The image files that arguments name: files, folders, patterns, and a list on stdin; never all of them in memory."""
 
 import glob
 import os
@@ -45,7 +45,7 @@ def _found(argument: str) -> Iterator[Path]:
         for name in sorted(glob.iglob(argument, recursive=True)):
             match = Path(name)
             if match.is_dir():
-                # What is in it comes by itself where the pattern goes down.
+                # A pattern that goes down matches the files of the folder, too.
                 yield from () if "**" in argument else _unmasked(match)
             elif not images.is_mask(match):
                 yield match

@@ -1,86 +1,94 @@
-"""What a model says of itself in its metadata, checked before anything relies on it."""
+"""The metadata inside a model: its classes, image size, operating point and input guard, checked before use."""
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypeVar
+
+import msgspec
 
 MOST_CLASSES = 1000
 MOST_SIDE = 4096
-PREPROCESSING = "preprocessing_version"
+T = TypeVar("T")
+D = TypeVar("D")
 
 
-@dataclass(frozen=True)
-class GuardScore:
+class GuardScore(msgspec.Struct, frozen=True):
     """One score of the input guard: above the limit the image gets the warning."""
 
     name: str
     limit: float
     warning: str
 
+    def __post_init__(self) -> None:
+        """Refuse texts that cannot be shown."""
+        if not (self.name.isprintable() and self.warning.isprintable()):
+            raise ValueError("a name or a warning is not printable")
+
+
+class MalignantThreshold(msgspec.Struct, frozen=True, rename={"label": "class"}):
+    """The operating point: an image is malignant from this probability on."""
+
+    label: Literal["malignant"]
+    threshold: float
+
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """The classes in the order of the probabilities, and what else the model carries for its use."""
+class ModelMetadata:
+    """The metadata of a model; `classes` are in the order of the probabilities, `image_size` is in pixels.
+
+    `preprocessing` and `threshold` are None, `guards` and `certificate` empty, where the model has none.
+    """
 
     classes: tuple[str, ...]
     image_size: int
     preprocessing: int | None
     threshold: float | None
     guards: tuple[GuardScore, ...]
+    certificate: Mapping[str, object]
 
 
-def facts_of(metadata: Mapping[str, str], fixed_size: int | None) -> ModelFacts:
-    """The facts in a model's metadata; its image size from the shape of its input where that is fixed.
+def read_metadata(texts: Mapping[str, str], fixed_size: int | None) -> ModelMetadata:
+    """The metadata in `texts`, as ONNX Runtime gives them; the image size from the input's shape where that is fixed.
 
     Raises:
-        ValueError: something is missing or makes no sense; the message is the bare reason.
+        ValueError: an entry is missing or makes no sense; the message is the bare reason.
     """
-    if "classes" not in metadata:
+    if "classes" not in texts:
         raise ValueError("its metadata name no classes")
-    classes = json.loads(metadata["classes"])
+    classes = _decoded(texts, "classes", tuple[str, ...], ())
     if not _are_names(classes):
         raise ValueError("its classes are no list of different names")
-    size = int(metadata["image_size"]) if "image_size" in metadata else fixed_size
+    size = int(texts["image_size"]) if "image_size" in texts else fixed_size
     if size is None or not 1 <= size <= MOST_SIDE or fixed_size not in {None, size}:
         raise ValueError("its metadata name no image size that goes with its input")
-    version = metadata.get(PREPROCESSING)
-    return ModelFacts(
-        classes=tuple(classes),
+    version = texts.get("preprocessing_version")
+    point = _decoded(texts, "operating_point", MalignantThreshold, None)
+    if point and point.label not in classes:
+        raise ValueError("its operating_point is of a class that it does not have")
+    return ModelMetadata(
+        classes=classes,
         image_size=size,
         preprocessing=None if version is None else int(version),
-        threshold=_threshold(json.loads(metadata.get("operating_point", "null")), classes),
-        guards=tuple(_guard(entry) for entry in json.loads(metadata.get("guard", "[]"))),
+        threshold=point.threshold if point else None,
+        guards=_decoded(texts, "guard", tuple[GuardScore, ...], ()),
+        certificate=_decoded(texts, "certificate", dict[str, object], {}),
     )
 
 
-def _are_names(value: Any) -> bool:
-    """Names that can be shown: a terminal obeys what is not printable."""
+def _are_names(names: tuple[str, ...]) -> bool:
+    """Whether these names can be shown: a terminal obeys text that is not printable."""
     return (
-        isinstance(value, list)
-        and 0 < len(value) <= MOST_CLASSES
-        and all(isinstance(name, str) and name and name.isprintable() for name in value)
-        and len(set(value)) == len(value)
+        0 < len(names) <= MOST_CLASSES
+        and all(name and name.isprintable() for name in names)
+        and len(set(names)) == len(names)
     )
 
 
-def _threshold(point: Any, classes: list[str]) -> float | None:
-    if point is None:
-        return None
-    if not isinstance(point, dict) or point.get("class") != "malignant" or "malignant" not in classes:
-        raise ValueError("its operating point is not one of the class malignant")
-    return _number(point.get("threshold"), "the threshold of its operating point")
-
-
-def _guard(entry: Any) -> GuardScore:
-    texts = [entry.get(key) for key in ("name", "warning")] if isinstance(entry, dict) else [None]
-    if not all(isinstance(text, str) and text.isprintable() for text in texts):
-        raise ValueError("its guard has a score without a name or a warning")
-    return GuardScore(entry["name"], _number(entry.get("limit"), "a limit of its guard"), entry["warning"])
-
-
-def _number(value: Any, what: str) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{what} is no number")
-    return float(value)
+def _decoded(texts: Mapping[str, str], name: str, kind: type[T], default: D) -> T | D:
+    """The value of an entry that holds JSON, or `default` where the entry is missing."""
+    if name not in texts:
+        return default
+    try:
+        return msgspec.json.decode(texts[name], type=kind)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"its {name} is damaged: {error}") from None

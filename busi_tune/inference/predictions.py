@@ -1,4 +1,4 @@
-"""Files in, an answer for each out: decoding runs ahead of the model, and no more than that is in memory."""
+"""Predictions for image files: decoding runs ahead of the model, and only a few files are in memory."""
 
 import os
 import warnings
@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,14 @@ import numpy as np
 from busi_tune import images
 from busi_tune.errors import ImageError
 from busi_tune.images import Pixels
-from busi_tune.inference.classifier import Classifier
-from busi_tune.inference.metadata import ModelFacts
+from busi_tune.inference.certificate import open_export
+from busi_tune.inference.classifier import LARGEST_SIDE, Classifier
+from busi_tune.inference.metadata import ModelMetadata
 from busi_tune.results import PredictionEntry
 
 BATCH_SIZE = 8
-# The graph resizes in double precision: what is larger is resized as it is read, to the same pixels.
-LARGEST_SIDE = 1024
+# For so few images optimisation takes longer than it saves, and twice the memory (docs/predict.md).
+FEW = 8
 PIXELS_AT_ONCE = 4_000_000
 
 Loaded = tuple[Path, Pixels | str]
@@ -53,10 +54,53 @@ class Prediction:
         return entry
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of `classifier`, one for each file, in order; each is computed when it is asked for, and once."""
+
+    classifier: Classifier
+    found: Iterator[Prediction]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """The predictions that have not been asked for yet."""
+        return self.found
+
+
+def predict(
+    export: Path,
+    paths: Iterable[Path],
+    *,
+    batch_size: int = BATCH_SIZE,
+    threads: int = 0,
+    provider: str = "cpu",
+    allow_unverified: bool = False,
+) -> Predictions:
+    """The predictions for `paths` of an export folder's model, or of one model file in it.
+
+    Up to eight files go one at a time through a model that is not optimised, because optimisation takes longer than it
+    saves; more go through an optimised one, up to `batch_size` at a time. `threads` is 0 for one on each core.
+
+    Raises:
+        BusiTuneError: the model cannot be used (see `open_export`).
+    """
+    remaining = iter(paths)
+    first = list(islice(remaining, FEW + 1))
+    few = len(first) <= FEW
+    classifier = open_export(
+        export,
+        threads,
+        optimisation="none" if few else "all",
+        provider=provider,
+        allow_unverified=allow_unverified,
+    )
+    found = predict_files(classifier, chain(first, remaining), 1 if few else batch_size, threads)
+    return Predictions(classifier, found)
+
+
 def predict_files(
     classifier: Classifier, paths: Iterable[Path], batch_size: int = BATCH_SIZE, threads: int = 0
 ) -> Iterator[Prediction]:
-    """An answer for each file, in order; a file that cannot be read gets its error, and the rest goes on.
+    """A prediction for each file, in order; a file that cannot be read gets its error, and the rest goes on.
 
     Of each `batch_size` files those of equal size go through the model together. The next two batches are decoded
     meanwhile, by `threads` threads; 0 is one for each core.
@@ -67,7 +111,7 @@ def predict_files(
     with warnings.catch_warnings(action="ignore"):
         try:
             while batch := list(islice(loaded, batch_size)):
-                yield from _answered(classifier, batch)
+                yield from _predicted(classifier, batch)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -97,27 +141,27 @@ def _load(path: Path, classifier: Classifier) -> Pixels | str:
         return str(error)
 
 
-def _answered(classifier: Classifier, batch: list[Loaded]) -> Iterator[Prediction]:
-    """The answers for a batch in its order, computed for each size at once."""
+def _predicted(classifier: Classifier, batch: list[Loaded]) -> Iterator[Prediction]:
+    """The predictions for a batch in its order, computed for each size at once."""
     sizes: dict[tuple[int, ...], list[int]] = {}
     for number, (_, pixels) in enumerate(batch):
         if not isinstance(pixels, str):
             sizes.setdefault(pixels.shape, []).append(number)
-    answers: dict[int, Prediction] = {}
+    predictions: dict[int, Prediction] = {}
     for (height, width, _), numbers in sizes.items():
         most = max(1, PIXELS_AT_ONCE // (height * width))
         for start in range(0, len(numbers), most):
             some = numbers[start : start + most]
-            found = classifier.run(np.stack([batch[number][1] for number in some]))
-            for number, row, scores in zip(some, found.probabilities.tolist(), found.guard.tolist(), strict=True):
-                answers[number] = _prediction(str(batch[number][0]), row, scores, classifier.facts)
+            outputs = classifier.run(np.stack([batch[number][1] for number in some]))
+            for number, row, scores in zip(some, outputs.probabilities.tolist(), outputs.guard.tolist(), strict=True):
+                predictions[number] = _prediction(str(batch[number][0]), row, scores, classifier.metadata)
     for number, (path, pixels) in enumerate(batch):
-        yield answers[number] if number in answers else Prediction(str(path), error=str(pixels))
+        yield predictions[number] if number in predictions else Prediction(str(path), error=str(pixels))
 
 
-def _prediction(path: str, row: list[float], scores: list[float], facts: ModelFacts) -> Prediction:
+def _prediction(path: str, row: list[float], scores: list[float], model: ModelMetadata) -> Prediction:
     malignant = None
-    if facts.threshold is not None:
-        malignant = row[facts.classes.index("malignant")] >= facts.threshold
-    warnings = [guard.warning for guard, score in zip(facts.guards, scores, strict=True) if score > guard.limit]
-    return Prediction(path, facts.classes[int(np.argmax(row))], tuple(row), malignant, "; ".join(warnings))
+    if model.threshold is not None:
+        malignant = row[model.classes.index("malignant")] >= model.threshold
+    warnings = [guard.warning for guard, score in zip(model.guards, scores, strict=True) if score > guard.limit]
+    return Prediction(path, model.classes[int(np.argmax(row))], tuple(row), malignant, "; ".join(warnings))

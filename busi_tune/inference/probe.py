@@ -1,20 +1,19 @@
-"""A model from elsewhere is first loaded and run in a process of its own, which may crash, hang or eat memory.
+"""The child process in which a model without a certificate is loaded and run before it is used.
 
-ONNX Runtime is no sandbox: there are damaged graphs that end its process. This finds them before ours is at stake.
+ONNX Runtime is no sandbox: some damaged graphs end its process, hang, or fill the memory.
 """
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from busi_tune.errors import BusiTuneError, FileError
 from busi_tune.images import Pixels
-from busi_tune.inference.classifier import Classifier
-from busi_tune.inference.predictions import LARGEST_SIDE
+from busi_tune.inference.classifier import LARGEST_SIDE, Classifier, Optimisation
 
 # Of processor time, and for a large model more: 100 MB load in less than a second. On a busy machine it takes longer.
 SECONDS = 4
@@ -24,8 +23,8 @@ MOST_BYTES = 4_000_000_000
 SIZES = ((1, 41, 53), (2, 320, 256), (1, LARGEST_SIDE, LARGEST_SIDE))
 
 
-def try_in_a_child(model: Path, optimisation: str) -> None:
-    """Load `model` and run it on three batches, in a child process with limits.
+def try_in_a_child(model: Path, optimisation: Optimisation) -> None:
+    """Load `model` and run it on three batches, in a child process with limits (see `limit`).
 
     Raises:
         FileError: it is refused there, crashes, or takes too long or too much memory.
@@ -69,15 +68,30 @@ def examples(classifier: Classifier) -> list[Pixels]:
     return [generator.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
 
 
-def main(model: str, optimisation: str, seconds: str) -> int:
-    """What the child does; the sentence of a refusal goes to stdout."""
-    size = MOST_BYTES + 6 * Path(model).stat().st_size
-    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: int(seconds), resource.RLIMIT_AS: size}
-    for limit, value in limits.items():
-        _, hard = resource.getrlimit(limit)
-        resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+def limit(seconds: int, size: int) -> None:
+    """Limit this process to `seconds` of processor time and `size` bytes of address space, without a core file.
+
+    Windows has no such limits, and macOS none of the address space.
+    """
     try:
-        classifier = Classifier(Path(model), threads=1, optimisation=optimisation)
+        import resource
+    except ModuleNotFoundError:
+        # The parent's own limit, on the time that passes, holds everywhere.
+        return
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: seconds}
+    if sys.platform != "darwin":
+        limits[resource.RLIMIT_AS] = size
+    for kind, value in limits.items():
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def main(model: str, optimisation: str, seconds: str) -> int:
+    """The child's work; the sentence of a refusal goes to stdout."""
+    path = Path(model)
+    limit(int(seconds), MOST_BYTES + 6 * path.stat().st_size)
+    try:
+        classifier = Classifier(path, threads=1, optimisation=cast("Optimisation", optimisation))
         for pixels in examples(classifier):
             classifier.run(pixels)
     except BusiTuneError as error:

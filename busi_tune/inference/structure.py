@@ -1,4 +1,4 @@
-"""What an ONNX file may hold, checked in its bytes before ONNX Runtime opens it.
+"""The check of an ONNX file's bytes, before ONNX Runtime opens it, for content that is never loaded.
 
 The data of the tensors is stepped over, not read: the check of 100 MB takes milliseconds and no memory. Sources:
 Protocol Buffers' encoding (protobuf.dev/programming-guides/encoding) and the field numbers of onnx.proto.
@@ -34,6 +34,7 @@ DOMAINS = {("operator", 7), ("opset import", 1)}
 MOST_FIELDS = 1_000_000
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
+# Number, wire type, and the first and last place of the value.
 Field = tuple[int, int, tuple[int, int]]
 
 
@@ -65,7 +66,7 @@ def check_structure(path: Path) -> None:
 
 
 def _refused(data: mmap.mmap) -> Iterator[str]:
-    """All that must not be in the model, in words."""
+    """Each refused part of the model, in words."""
     left = MOST_FIELDS
     messages = [("model", 0, len(data))]
     while messages:

@@ -1,0 +1,138 @@
+"""verification.json has one reader and one writer, and a folder passes only if nothing in it was changed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from busi_tune.cli import exit_code
+from busi_tune.errors import BusiTuneError, FileError, ParityError
+from busi_tune.files import sha256
+from busi_tune.inference.certificate import check_certificate, check_folder, read_certificate, write_certificate
+from small_export import COMMON, SIZE, small_model, write_export
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An export of two models that passed."""
+    return write_export(
+        tmp_path / "export", {"model.onnx": small_model(), f"model-{SIZE}.onnx": small_model(side=SIZE)}
+    )
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the content of verification.json, and write it as an export does."""
+    content: dict[str, Any] = json.loads((folder / "verification.json").read_text())
+    change(content)
+    (folder / "verification.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def test_a_certificate_is_read_as_it_was_written(folder: Path, tmp_path: Path) -> None:
+    certificate = read_certificate(folder)
+    assert certificate == json.loads((folder / "verification.json").read_text())
+    content = {name: value for name, value in certificate.items() if name != "schema"}
+    (tmp_path / "other").mkdir()
+    assert write_certificate(tmp_path / "other", content) == certificate
+    assert (tmp_path / "other" / "verification.json").read_bytes() == (folder / "verification.json").read_bytes()
+
+
+def test_what_is_no_certificate_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"verification.json is damaged"):
+        write_certificate(tmp_path, {"passed": True})
+    with pytest.raises(FileError, match=r"has version busi-tune.verification/9, and this busi-tune reads"):
+        write_certificate(tmp_path, {"schema": "busi-tune.verification/9"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sound_folder_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_folder(folder) == read_certificate(folder)
+    check_certificate(folder / f"model-{SIZE}.onnx")
+    assert exit_code(["verify", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == read_certificate(folder)
+
+
+def model_says(key: str, value: object) -> Callable[[Path], None]:
+    """Another value in the certificate inside the model; None takes the certificate away."""
+
+    def change(folder: Path) -> None:
+        path = folder / "model.onnx"
+        model = onnx.load(path)
+        texts = {entry.key: entry.value for entry in model.metadata_props}
+        inside = json.loads(texts.pop("certificate"))
+        texts |= {} if value is None else {"certificate": json.dumps(inside | {key: value})}
+        onnx.helper.set_model_props(model, texts)
+        onnx.save(model, path)
+        sha = sha256(path)
+        rewrite(folder, lambda content: content.update(model_sha256=sha))
+        rewrite(folder, lambda content: content["models"]["model.onnx"].update(model_sha256=sha))
+
+    return change
+
+
+def certificate_says(key: str, value: object, name: str | None = None) -> Callable[[Path], None]:
+    """Another value in verification.json, at its top or in the entry of a model."""
+    return lambda folder: rewrite(
+        folder, lambda content: (content if name is None else content["models"][name]).update({key: value})
+    )
+
+
+def blank(folder: Path) -> None:
+    """A blank more in verification.json."""
+    path = folder / "verification.json"
+    path.write_bytes(path.read_bytes().replace(b": ", b":  ", 1))
+
+
+def windows_lines(folder: Path) -> None:
+    """Other ends of lines in verification.json."""
+    path = folder / "verification.json"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def other_model(folder: Path) -> None:
+    """The models in each other's place."""
+    (folder / "model.onnx").write_bytes((folder / f"model-{SIZE}.onnx").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "reason"),
+    [
+        (lambda folder: (folder / "verification.json").unlink(), FileError, "export holds no verification.json; name"),
+        (lambda folder: rewrite(folder, dict.clear), FileError, "has the schema None"),
+        (certificate_says("schema", "busi-tune.verification/2"), FileError, "has version busi-tune.verification/2"),
+        (certificate_says("models", {}), FileError, r"is no certificate \(it does not name model.onnx\)"),
+        (certificate_says("images", "3"), FileError, "is damaged .Expected `int`, got `str`"),
+        (certificate_says("passed", False), ParityError, "did not pass its verification"),
+        (certificate_says("files", {"README.md": "0"}), FileError, "README.md could not be read"),
+        (blank, ParityError, "verification.json is not the file that was certified"),
+        (windows_lines, ParityError, "verification.json is not the file that was certified"),
+        (other_model, ParityError, "model.onnx is not the file that was certified"),
+        (certificate_says("max_error", 0.0), ParityError, "contradicts itself about model.onnx"),
+        (certificate_says("model_sha256", "0"), ParityError, "contradicts itself about model.onnx"),
+        (certificate_says("temperature", 2.0), ParityError, "does not say what the certificate inside"),
+        (certificate_says("max_error", 0.0, f"model-{SIZE}.onnx"), ParityError, f"inside .*model-{SIZE}.onnx says"),
+        (model_says("split", "another"), ParityError, "does not say what the certificate inside"),
+        (model_says("split", None), ParityError, "does not say what the certificate inside"),
+    ],
+)
+def test_a_changed_folder_is_refused(
+    damage: Callable[[Path], None],
+    error: type[BusiTuneError],
+    reason: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    damage(folder)
+    with pytest.raises(error, match=reason) as caught:
+        check_folder(folder)
+    assert exit_code(["verify", str(folder)]) == 1
+    assert capsys.readouterr() == ("", f"busi-tune: {caught.value}\n")
+
+
+def test_a_key_of_a_later_writer_does_not_matter(folder: Path) -> None:
+    certificate_says("later", 1)(folder)
+    assert "later" in check_folder(folder)
+    check_certificate(folder / "model.onnx")
+    assert COMMON.keys() <= read_certificate(folder).keys()
