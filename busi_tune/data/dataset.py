@@ -70,8 +70,10 @@ def open_dataset(
     Raises:
         DataError: the folder cannot be used, or is no longer what the split was made of; or the splits differ.
     """
-    listing = find_images(root)
     given = read_split(split_file) if split_file else None
+    if saved is None and given is None:
+        check_strategy(config)
+    listing = find_images(root)
     if given is not None:
         _check_changes(given, listing, f"restore the files, or make a new split than {split_file}", split_file)
         untrained = sorted(set(listing.classes) - set(given.rows("train")["class"]))
@@ -97,15 +99,22 @@ def open_dataset(
     return dataset
 
 
+def check_strategy(config: Config) -> None:
+    """Check that `config` says how to split images.
+
+    Raises:
+        ConfigError: its strategy is "file".
+    """
+    if config.strategy == "file":
+        raise ConfigError("strategy is file, which needs a split; name it with --split FILE.csv.")
+
+
 def split_images(listing: Listing, config: Config, progress: Progress, *, patients: Path | None = None) -> Dataset:
     """Split a listing as `config` says; images of one group in the CSV `patients` stay together, as twins do.
 
     Raises:
-        ConfigError: the strategy is "file".
         DataError: a class is too small, or `patients` cannot be used.
     """
-    if config.strategy == "file":
-        raise ConfigError("strategy is file, which needs a split; name it with --split FILE.csv.")
     twins = twins_of(listing, config.similarity, progress)
     first, second = twins["first"].to_numpy(), twins["second"].to_numpy()
     pictures = groups.group_numbers(len(listing.images), first, second)

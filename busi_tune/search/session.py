@@ -23,7 +23,7 @@ from busi_tune.search.search_options import SearchOptions
 from busi_tune.search.storage import Database, server_url
 from busi_tune.training import runs
 from busi_tune.training.hardware import resolve
-from busi_tune.training.model import untrained
+from busi_tune.training.model import check_model
 from busi_tune.training.run_folder import FIRST_FILES, METRICS
 from busi_tune.workers.jobs import Here, Workers
 from busi_tune.workers.processes import Processes
@@ -47,6 +47,7 @@ def search(
         if options.ray is not None:
             stack.enter_context(_cluster(options.ray))
         resolved = _resolved(config, options)
+        check_model(resolved)
         dimensions = dimensions_of(resolved, options)
         database = Database.of(folder, options.storage, progress)
         files.refuse_foreign(folder, "a study", studies.IDENTITY, FIRST_FILES)
@@ -58,7 +59,6 @@ def search(
                 _clear(folder, progress)
             stack.callback(os.close, _present(folder))
             dataset = open_dataset(root, resolved, progress, saved=studies.saved_split(folder), split_file=split_file)
-            untrained(resolved, len(dataset.classes))
             plan = studies.Plan(
                 config=resolved,
                 space=dimensions,
@@ -173,8 +173,8 @@ def _finish(driver: Driver, options: SearchOptions) -> Result:
 
 
 def _finals(session: Search, options: SearchOptions) -> Result:
-    audited = finals.audit_pruning(session, options.audit) if options.audit else None
-    finalists = finals.confirm(session, options.confirm, options.seeds) if options.confirm else []
+    audited = finals.audit_pruning(session, options.audit_pruned) if options.audit_pruned else None
+    finalists = finals.confirm(session, options.confirm, options.confirm_seeds) if options.confirm else []
     wanted = [entry["trial"] for entry in finalists] or [trial.number for trial in session.ranked()]
     return {"audit": audited, "finalists": finalists, "best": finals.train_best(session, wanted)}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from busi_tune import files
-from busi_tune.config import Config, differences, from_dict
+from busi_tune.config import Config, differences
 from busi_tune.data.split import Split, excluded_file, read_split
 from busi_tune.errors import FileError, RunError
 
@@ -42,7 +42,7 @@ def read_identity(folder: Path) -> Identity:
     path = folder / IDENTITY
     values = files.read_json(path)
     try:
-        config = from_dict(values["config"], source=str(path))
+        config = Config.from_dict(values["config"], source=str(path))
         return Identity(
             config, tuple(values["classes"]), values["split"], values["weights_sha256"], values["environment"]
         )
