@@ -59,9 +59,7 @@ class Config(Options):
     weights: str = option(
         "imagenet", "Initial weights: imagenet, none (random), or a file of weights", group="model", metavar="NAME"
     )
-    image_size: int = option(
-        224, "Height and width of the model's input", group="model", unit="pixels", low=16, high=1024
-    )
+    image_size: int = option(224, "Height and width of the model's input, in pixels", group="model", low=16, high=1024)
     mean: Triple = option(
         IMAGENET_MEAN, "Mean of each colour channel, on a scale of 0 to 1", group="model", low=0.0, high=1.0
     )
@@ -73,8 +71,8 @@ class Config(Options):
     )
     class_weights: bool = option(True, "Weight classes in the loss by the inverse of their frequency", group="training")
     weighted_sampler: bool = option(True, "Draw all classes equally often in training", group="training")
-    batch_size: int = option(32, "Size of a training step", group="training", unit="images", low=2, high=4096)
-    epochs: int = option(80, "Longest training", group="training", unit="epochs", low=1, high=10_000)
+    batch_size: int = option(32, "Images in each training step", group="training", low=2, high=4096)
+    epochs: int = option(80, "Maximum number of epochs", group="training", low=1, high=10_000)
     learning_rate: float = option(1e-3, "Initial learning rate of AdamW", group="training", low=1e-8, high=10.0)
     weight_decay: float = option(1e-2, "Weight decay of AdamW", group="training", low=0.0, high=10.0)
     scheduler_factor: float = option(
@@ -82,9 +80,8 @@ class Config(Options):
     )
     scheduler_patience: int = option(
         5,
-        "Training without a lower validation loss before the learning rate is reduced",
+        "Epochs without a lower validation loss before the learning rate is reduced",
         group="training",
-        unit="epochs",
         low=0,
         high=10_000,
     )
@@ -93,9 +90,8 @@ class Config(Options):
     )
     early_stopping_patience: int = option(
         10,
-        "Training without a lower validation loss before it stops",
+        "Epochs without a lower validation loss before training stops",
         group="training",
-        unit="epochs",
         low=1,
         high=10_000,
     )

@@ -1,12 +1,23 @@
-"""Options as fields of a dataclass: default, help, unit, bounds and choices stated once, and one check for all."""
+"""Options as fields of a dataclass: default, help, bounds and choices stated once, and one check for all."""
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    ClassVar,
+    Literal,
+    Self,
+    TypeGuard,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from busi_tune.errors import ConfigError
 
@@ -15,7 +26,14 @@ if TYPE_CHECKING:
 
 Group = Literal["data", "model", "training", "search", "budget", "machines", "output"]
 Triple = tuple[float, float, float]
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    tuple: "three numbers",
+}
 T = TypeVar("T")
 
 
@@ -24,7 +42,6 @@ def option(
     text: str,
     *,
     group: Group,
-    unit: str = "",
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
@@ -37,11 +54,12 @@ def option(
 ) -> T:
     """A field of an `Options` class. Its choices are those of its `Literal` type.
 
+    `text` says what the value is for, and its unit; it becomes a sentence.
     `low` and `high` are inclusive bounds, `above` and `below` exclusive ones. `test` returns what is wrong with a
     value, as in "must be even, not 3", or nothing. `read` makes a value of a text, or raises ValueError with its rule.
     `unset` says what None stands for. `environment` names a variable that sets the option on the command line.
     """
-    rule: dict[str, object] = {"text": text, "group": group, "unit": unit, "low": low, "high": high, "above": above}
+    rule: dict[str, object] = {"text": text, "group": group, "low": low, "high": high, "above": above}
     rule |= {"below": below, "test": test, "read": read, "metavar": metavar, "unset": unset}
     rule["environment"] = environment
     return field(default=default, metadata=rule)
@@ -61,7 +79,6 @@ class Option:
     default: object
     text: str
     group: Group
-    unit: str
     low: float | None
     high: float | None
     above: float | None
@@ -79,8 +96,8 @@ class Option:
 
     @property
     def help(self) -> str:
-        """One sentence on the option, with its unit."""
-        return f"{self.text}, in {self.unit}." if self.unit else f"{self.text}."
+        """One sentence on the option."""
+        return f"{self.text}."
 
     @property
     def values(self) -> str:
@@ -126,17 +143,15 @@ class Option:
     def _typed(self, value: object) -> object:
         if self.read is not None and isinstance(value, str):
             return self.read(value)
-        if self.kind is tuple:
-            if isinstance(value, list | tuple) and len(value) == 3 and all(type(v) in (int, float) for v in value):
-                return tuple(float(number) for number in value)
-            raise ValueError(f"{self.name} must be three numbers, not {value!r}")
+        if self.kind is tuple and _is_three_numbers(value):
+            return tuple(float(number) for number in value)
         if self.kind is Path and isinstance(value, str | Path):
             return Path(value)
         if self.kind is float and type(value) is int:
             return float(value)
-        if type(value) is self.kind:
-            return value
-        raise ValueError(f"{self.name} must be {KINDS[self.kind]}, not {value!r}")
+        if type(value) is not self.kind or self.kind is tuple:
+            raise ValueError(f"{self.name} must be {KINDS[self.kind]}, not {value!r}")
+        return value
 
     def _holds(self, value: object) -> bool:
         if self.choices:
@@ -237,6 +252,10 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
+
+
+def _is_three_numbers(value: object) -> TypeGuard[Sequence[float]]:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(type(number) in (int, float) for number in value)
 
 
 def _number(value: float) -> str:

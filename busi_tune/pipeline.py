@@ -100,7 +100,7 @@ def split_data(
             patients.open("rb").close()
     listing = find_images(root)
     if listing.is_split and asked:
-        raise ConfigError(f"{root} is already split, which leaves nothing to {', '.join(asked)}; drop what you gave.")
+        raise ConfigError(f"{root} is already split; remove {', '.join(asked)}.")
     dataset = split_images(listing, config, progress, patients=patients)
     tell_left_out(dataset, progress)
     files.make_folder(file.parent)

@@ -46,9 +46,9 @@ class SearchOptions(Options):
         metavar="SPAN",
     )
     epochs_total: int | None = option(
-        None, "Length of all trials together after which no further trial starts", group="budget", unit="epochs", low=1
+        None, "Epochs of all trials together after which no further trial starts", group="budget", low=1
     )
-    trial_epochs: int = option(20, "Longest training of a trial", group="budget", unit="epochs", low=1)
+    trial_epochs: int = option(20, "Maximum number of epochs of a trial", group="budget", low=1)
     metric: Metric = option("val_loss", "Validation metric that ranks trials, each by its best epoch", group="search")
     space: Path | None = option(
         None,
