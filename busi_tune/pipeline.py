@@ -132,7 +132,9 @@ def baseline(
     """
     files.refuse_foreign(folder, "a run", run_folder.IDENTITY, run_folder.FIRST_FILES)
     if overwrite or not (folder / run_folder.METRICS).exists():
-        _check_before_data(config, split_file)
+        from busi_tune.training.hardware import resolve
+
+        _check_before_data(resolve(config), split_file)
     with locks.only_writer(folder):
         if overwrite:
             run_folder.clear(folder)
@@ -158,17 +160,16 @@ def baseline(
 
 
 def _check_before_data(config: Config, split_file: Path | None) -> None:
-    """Check everything about a training that needs no image, before one is read or an old run is deleted.
+    """Check everything that can be checked without images, before images are read or an old run is deleted.
 
     Raises:
-        BusiTuneError: the split file, the device, the model or its weights cannot be used.
+        BusiTuneError: the split file, the model or its weights cannot be used.
     """
     if split_file is not None:
         read_split(split_file)
-    from busi_tune.training.hardware import resolve
     from busi_tune.training.model import check_model
 
-    check_model(resolve(config))
+    check_model(config)
 
 
 def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: Progress) -> Result:
@@ -231,6 +232,7 @@ def search(
         BusiTuneError: see errors.py; every finished epoch is kept.
     """
     options.check(config)
+    _check_before_data(config, split_file)
     from busi_tune.search import session
 
     return session.search(

@@ -158,7 +158,17 @@ def test_names_that_are_not_utf_8_end_in_no_traceback(tmp_path: Path) -> None:
     out = tmp_path / "out\udcff"
     answers = []
     for data in ("good", "inner", "root\udcff"):
-        command = [sys.executable, "-m", "busi_tune", "data", "audit", "--data", str(tmp_path / data), "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "busi_tune",
+            "data",
+            "audit",
+            "--data",
+            str(tmp_path / data),
+            "--out",
+            str(out),
+        ]
         answers.append(subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8"))
     assert [answer.returncode for answer in answers] == [0, 1, 1]
     assert "out\\udcff/audit.html shows the groups" in answers[0].stdout
@@ -247,7 +257,12 @@ def test_a_split_replaces_a_split_and_nothing_else(
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     found = []
     for seed in "01":
-        assert exit_code(["data", "split", "--data", str(phantoms), "--out", str(tmp_path / "new.csv"), "--split-seed", seed]) == 0
+        assert (
+            exit_code(
+                ["data", "split", "--data", str(phantoms), "--out", str(tmp_path / "new.csv"), "--split-seed", seed]
+            )
+            == 0
+        )
         found.append(read_split(tmp_path / "new.csv").fingerprint())
     assert found[0] != found[1]
 
@@ -259,8 +274,7 @@ def test_a_folder_that_is_split_is_not_split_otherwise(tmp_path: Path, capsys: p
     options = ["--split-seed", "0", "--fractions", "0.7,0.15,0.15", "--strategy", "grouped", "--conflicts", "keep"]
     assert exit_code([*arguments, *options]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"busi-tune: {tmp_path / 'data'} is already split; remove --strategy, --fractions, --conflicts, "
-        "--split-seed."
+        f"busi-tune: {tmp_path / 'data'} is already split; remove --strategy, --fractions, --conflicts, --split-seed."
     )
     assert not (tmp_path / "s.csv").exists()
     assert exit_code([*arguments, "--split-seed", "3"]) == 2
@@ -270,7 +284,18 @@ def test_a_folder_that_is_split_is_not_split_otherwise(tmp_path: Path, capsys: p
 
 def test_data_split_tells_who_is_where(phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "new" / "s.csv"
-    arguments = ["data", "split", "--data", str(phantoms), "--out", str(file), "--fractions", "0.6,0.2,0.2", "--split-seed", "5"]
+    arguments = [
+        "data",
+        "split",
+        "--data",
+        str(phantoms),
+        "--out",
+        str(file),
+        "--fractions",
+        "0.6,0.2,0.2",
+        "--split-seed",
+        "5",
+    ]
     assert exit_code([*arguments, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     split = read_split(file)
@@ -339,7 +364,16 @@ def test_a_patient_with_two_labels_is_no_conflict_and_blanks_are_no_patient(tmp_
     rows = [{"path": "a/0.png", "group": "p"}, {"path": "b/0.png", "group": "p"}]
     files.write_csv(tmp_path / "p.csv", rows + [{"path": name, "group": " "} for name in names[3:9]])
     out = tmp_path / "s.csv"
-    arguments = ["data", "split", "--data", str(tmp_path / "data"), "--out", str(out), "--groups", str(tmp_path / "p.csv")]
+    arguments = [
+        "data",
+        "split",
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(out),
+        "--groups",
+        str(tmp_path / "p.csv"),
+    ]
     assert exit_code(arguments) == 0
     split = read_split(out)
     assert len(split.left_out) == 0

@@ -142,7 +142,7 @@ config_option = click.option(
     is_eager=True,
     expose_value=False,
     callback=_read_config,
-    help="TOML file with any of these options, as in learning_rate = 0.001; the command line wins over it.",
+    help="TOML file of these options, dashes written as underscores; the command line wins over the file.",
 )
 data_option = partial(setting, "--data", type=PATH, metavar="DIR", group="data")
 out_option = partial(setting, "--out", type=PATH, metavar="DIR", group="output")

@@ -23,7 +23,6 @@ from busi_tune.search.search_options import SearchOptions
 from busi_tune.search.storage import Database, server_url
 from busi_tune.training import runs
 from busi_tune.training.hardware import resolve
-from busi_tune.training.model import check_model
 from busi_tune.training.run_folder import FIRST_FILES, METRICS
 from busi_tune.workers.jobs import Here, Workers
 from busi_tune.workers.processes import Processes
@@ -47,7 +46,6 @@ def search(
         if options.ray is not None:
             stack.enter_context(_cluster(options.ray))
         resolved = _resolved(config, options)
-        check_model(resolved)
         dimensions = dimensions_of(resolved, options)
         database = Database.of(folder, options.storage, progress)
         files.refuse_foreign(folder, "a study", studies.IDENTITY, FIRST_FILES)
