@@ -114,14 +114,14 @@ class Option:
         """The default as help shows it."""
         return self.unset or "none" if self.default is None else shown(self.default)
 
-    def parse(self, text: str) -> object:
-        """The value that `text` spells on the command line, or `text` itself where it spells none of this kind."""
+    def parse(self, given: object) -> object:
+        """The value that a text of the command line spells, or `given` itself where it spells none of this kind."""
         try:
-            if self.kind is tuple:
-                return tuple(float(part) for part in text.split(","))
-            return self.kind(text) if self.kind in (int, float) else text
+            if self.kind is tuple and isinstance(given, str):
+                return tuple(float(part) for part in given.split(","))
+            return self.kind(given) if self.kind in (int, float) and isinstance(given, str) else given
         except ValueError:
-            return text
+            return given
 
     def checked(self, value: object) -> object:
         """The value in the option's type.

@@ -70,18 +70,6 @@ class Command(click.Command):
                     formatter.write_dl(rows)
 
 
-class Spelled(click.ParamType[object]):
-    """The type of a stated option. A value that cannot be read passes as text; the check of all options refuses it."""
-
-    def __init__(self, stated: Option) -> None:
-        self.stated = stated
-        self.name = stated.metavar or METAVARS[stated.kind]
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:  # noqa: ARG002
-        """Read a value of the command line; values of files and defaults have their type already."""
-        return self.stated.parse(value) if isinstance(value, str) else value
-
-
 def examples(*lines: str) -> str:
     """The end of a command's help."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
@@ -106,10 +94,10 @@ def _stated(one: Option) -> Callable[[Function], Function]:
     return setting(
         flag,
         one.name,
-        type=click.BOOL if one.kind is bool else Spelled(one),
+        type=click.BOOL if one.kind is bool else one.parse,
         default=one.default,
         help=one.help,
-        metavar=f"[{'|'.join(one.choices)}]" if one.choices else None,
+        metavar=f"[{'|'.join(one.choices)}]" if one.choices else one.metavar or METAVARS.get(one.kind),
         envvar=one.environment or None,
         group=one.group,
         stated=one,
