@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test format schemas clean
+.PHONY: demo test format reference clean
 
 demo: .venv/installed
 	$(BIN)/busi-tune run --demo
@@ -19,7 +19,9 @@ format: .venv/installed-for-tests
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-schemas: .venv/installed-for-tests
+# The reference pages that are made from the code.
+reference: .venv/installed-for-tests
+	$(BIN)/python docs/reference/make_options.py
 	$(BIN)/python docs/reference/schemas.py
 
 .venv/installed: pyproject.toml

@@ -1,153 +1,112 @@
-"""One configuration: every value of the documented baseline is the default of one field here."""
+"""The configuration of a run: every value of the documented baseline is the default of one option here."""
 
-import dataclasses
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Literal
 
 from busi_tune.errors import ConfigError
 from busi_tune.files import explained
+from busi_tune.option import Options, Triple, option, stated
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-Triple = tuple[float, float, float]
+HIGHEST_SEED = 2**31 - 1
+Strategy = Literal["grouped", "random", "file"]
+Conflicts = Literal["exclude", "keep"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
-def option(
-    default: Any,
-    text: str,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """A field with its help text and the values it may take (both bounds inclusive)."""
-    rule = {"help": text, "low": low, "high": high, "choices": choices}
-    return dataclasses.field(default=default, metadata=rule)
+def _sum(fractions: Triple) -> str:
+    return "" if abs(sum(fractions) - 1) <= 1e-6 else f"must sum to 1, not {sum(fractions):.6g}"
 
 
+def _device(name: str) -> str:
+    return "" if DEVICE.fullmatch(name) else f"must be auto, cpu, cuda or cuda:N, not {name!r}"
+
+
+@stated
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """What a run is: the same configuration on the same split gives the same result.
+class Config(Options):
+    """The configuration of a run: the same configuration on the same split gives the same result.
 
     Raises:
-        ConfigError: one or more fields break their rule; all of them are named.
+        ConfigError: one or more values have a wrong type or break a rule; all of them are named.
     """
 
-    strategy: str = option(
-        "grouped", "how images are split (file: as --split says)", choices=("grouped", "random", "file")
+    strategy: Strategy = option(
+        "grouped",
+        "How images are split: grouped keeps near-duplicates on one side, random ignores them, file follows --split",
+        group="data",
     )
-    fractions: Triple = option((0.7, 0.15, 0.15), "shares of training, validation and test images", 0.01, 0.98)
-    similarity: float = option(0.93, "images at least this alike form a group (cosine)", 0.5, 1.0)
-    conflicts: str = option("exclude", "groups that carry two labels", choices=("exclude", "keep"))
-    split_seed: int = option(0, "seed of the split", 0, 2**31 - 1)
-    arch: str = option("resnet50", "a torchvision classification model")
-    weights: str = option("imagenet", "imagenet, none, or a file of weights")
-    image_size: int = option(224, "height and width of the model's input, in pixels", 16, 1024)
-    mean: Triple = option(IMAGENET_MEAN, "mean of each colour channel, in 0..1", 0.0, 1.0)
-    std: Triple = option(IMAGENET_STD, "standard deviation of each colour channel", 1e-3, 1.0)
-    horizontal_flip: float = option(0.5, "probability of a horizontal flip in training", 0.0, 1.0)
-    class_weights: bool = option(True, "balanced class weights in the loss")
-    weighted_sampler: bool = option(True, "draw classes equally often in training")
-    batch_size: int = option(32, "images a training step", 2, 4096)
-    epochs: int = option(80, "most epochs to train", 1, 10_000)
-    learning_rate: float = option(1e-3, "AdamW's learning rate", 1e-8, 10.0)
-    weight_decay: float = option(1e-2, "AdamW's weight decay", 0.0, 10.0)
-    scheduler_factor: float = option(0.5, "factor of the learning rate on a plateau", 0.01, 0.99)
-    scheduler_patience: int = option(5, "epochs without a lower validation loss before that", 0, 10_000)
-    min_learning_rate: float = option(1e-5, "the scheduler goes no lower", 0.0, 1.0)
-    early_stopping_patience: int = option(10, "epochs without a lower validation loss before the end", 1, 10_000)
-    seed: int = option(0, "seed of the initial weights, the sampler and the flips", 0, 2**31 - 1)
-    precision: str = option("auto", "arithmetic of training", choices=("auto", "float32", "bfloat16"))
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-
-    def __post_init__(self) -> None:
-        typed, problems = _checked(vars(self))
-        if problems:
-            raise ConfigError(f"The configuration breaks a rule: {'; '.join(problems)}.")
-        for name, value in typed.items():
-            object.__setattr__(self, name, value)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON and TOML hold them."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
-
-    def replace(self, **changes: Any) -> "Config":
-        """The same configuration with some fields changed."""
-        return from_dict({**self.to_dict(), **changes}, source="the configuration")
-
-
-TYPES: dict[str, Any] = get_type_hints(Config)
-FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(Config)}
-
-
-def _checked(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values of known fields in their types, and a line for each that has another type or breaks its rule."""
-    typed: dict[str, Any] = {}
-    problems: list[str] = []
-    for name, value in values.items():
-        try:
-            typed[name] = _in_range(name, _typed(name, value))
-        except ValueError as error:
-            problems.append(str(error))
-    fractions = typed.get("fractions", (1.0,))
-    if abs(sum(fractions) - 1) > 1e-6:
-        problems.append(f"fractions must sum to 1, not {sum(fractions):.6g}")
-    device = typed.get("device", "auto")
-    if not DEVICE.fullmatch(device):
-        problems.append(f"device must be auto, cpu, cuda or cuda:N, not {device!r}")
-    return typed, problems
-
-
-def _typed(name: str, value: Any) -> Any:
-    wanted = TYPES[name]
-    if wanted == Triple:
-        if isinstance(value, list | tuple) and len(value) == 3 and all(type(v) in (int, float) for v in value):
-            return tuple(value)
-        raise ValueError(f"{name} must be three numbers, not {value!r}")
-    if type(value) is not wanted and not (wanted is float and type(value) is int):
-        raise ValueError(f"{name} must be of type {wanted.__name__}, not {value!r}")
-    return value
+    fractions: Triple = option(
+        (0.7, 0.15, 0.15),
+        "Shares of training, validation and test images",
+        group="data",
+        low=0.01,
+        high=0.98,
+        test=_sum,
+    )
+    similarity: float = option(
+        0.93, "Cosine similarity from which two images are near-duplicates", group="data", low=0.5, high=1.0
+    )
+    conflicts: Conflicts = option("exclude", "Use of near-duplicates that carry different labels", group="data")
+    split_seed: int = option(0, "Seed of the split", group="data", low=0, high=HIGHEST_SEED)
+    arch: str = option("resnet50", "Classification model of torchvision", group="model", metavar="NAME")
+    weights: str = option(
+        "imagenet", "Initial weights: imagenet, none (random), or a file of weights", group="model", metavar="NAME"
+    )
+    image_size: int = option(224, "Height and width of the model's input, in pixels", group="model", low=16, high=1024)
+    mean: Triple = option(
+        IMAGENET_MEAN, "Mean of each colour channel, on a scale of 0 to 1", group="model", low=0.0, high=1.0
+    )
+    std: Triple = option(
+        IMAGENET_STD, "Standard deviation of each colour channel, on the same scale", group="model", low=1e-3, high=1.0
+    )
+    horizontal_flip: float = option(
+        0.5, "Probability that a training image is flipped horizontally", group="training", low=0.0, high=1.0
+    )
+    class_weights: bool = option(True, "Weight classes in the loss by the inverse of their frequency", group="training")
+    weighted_sampler: bool = option(True, "Draw all classes equally often in training", group="training")
+    batch_size: int = option(32, "Images in each training step", group="training", low=2, high=4096)
+    epochs: int = option(80, "Maximum number of epochs", group="training", low=1, high=10_000)
+    learning_rate: float = option(1e-3, "Initial learning rate of AdamW", group="training", low=1e-8, high=10.0)
+    weight_decay: float = option(1e-2, "Weight decay of AdamW", group="training", low=0.0, high=10.0)
+    scheduler_factor: float = option(
+        0.5, "Factor by which the scheduler reduces the learning rate", group="training", low=0.01, high=0.99
+    )
+    scheduler_patience: int = option(
+        5,
+        "Epochs without a lower validation loss before the learning rate is reduced",
+        group="training",
+        low=0,
+        high=10_000,
+    )
+    min_learning_rate: float = option(
+        1e-5, "Learning rate below which the scheduler does not go", group="training", low=0.0, high=1.0
+    )
+    early_stopping_patience: int = option(
+        10,
+        "Epochs without a lower validation loss before training stops",
+        group="training",
+        low=1,
+        high=10_000,
+    )
+    seed: int = option(
+        0, "Seed of the initial weights, the sampler and the flips", group="training", low=0, high=HIGHEST_SEED
+    )
+    precision: Precision = option(
+        "auto", "Arithmetic of training; auto takes bfloat16 where the hardware multiplies it", group="machines"
+    )
+    device: str = option(
+        "auto", "Device to train on: auto, cpu, cuda or cuda:N", group="machines", test=_device, metavar="NAME"
+    )
 
 
-def _in_range(name: str, value: Any) -> Any:
-    rule = FIELDS[name].metadata
-    if rule["choices"] and value not in rule["choices"]:
-        raise ValueError(f"{name} must be one of {', '.join(rule['choices'])}, not {value!r}")
-    if rule["low"] is None:
-        return value
-    numbers = value if isinstance(value, tuple) else (value,)
-    if not all(rule["low"] <= number <= rule["high"] for number in numbers):
-        raise ValueError(f"{name} must be between {rule['low']:g} and {rule['high']:g}, not {value!r}")
-    if isinstance(value, tuple):
-        return tuple(float(number) for number in value)
-    return TYPES[name](value)
-
-
-def from_dict(values: Mapping[str, Any], source: str) -> Config:
-    """A Config from plain values; `source` names their origin in errors.
-
-    Raises:
-        ConfigError: unknown keys (with the nearest known one), values of a wrong type, broken rules: all of them.
-    """
-    problems = [unknown(name, list(FIELDS)) for name in values if name not in FIELDS]
-    typed, wrong = _checked({name: value for name, value in values.items() if name in FIELDS})
-    if problems + wrong:
-        raise ConfigError(f"{source}: {'; '.join(problems + wrong)}.")
-    return Config(**typed)
-
-
-def unknown(name: str, known: list[str], kind: str = "key") -> str:
-    """Say that `name` is not a known key, or another `kind` of name, and which one is nearest."""
-    nearest = difflib.get_close_matches(name, known, n=1)
-    return f"unknown {kind} {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else "")
-
-
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, object]:
     """The content of a TOML file.
 
     Raises:
@@ -162,7 +121,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """The keys whose values differ, each as `name: old -> new`."""
     names = list(dict.fromkeys([*old, *new]))
     return [f"{n}: {old.get(n)!r} -> {new.get(n)!r}" for n in names if old.get(n) != new.get(n)]

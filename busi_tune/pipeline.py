@@ -10,7 +10,7 @@ from pathlib import Path
 from busi_tune import files, locks, results
 from busi_tune.config import Config
 from busi_tune.data.audit import GivenSplit, audit
-from busi_tune.data.dataset import Dataset, open_dataset, split_images, tell_left_out
+from busi_tune.data.dataset import Dataset, check_strategy, open_dataset, split_images, tell_left_out
 from busi_tune.data.listing import find_names
 from busi_tune.data.phantoms import PLANTED, make_phantoms
 from busi_tune.data.pixel_cache import find_decoded
@@ -34,15 +34,16 @@ from busi_tune.search.search_options import SearchOptions
 from busi_tune.training import run_folder
 
 # Small enough for two cores to run the whole demo in minutes.
-DEMO: dict[str, str | int] = {
+DEMO: dict[str, object] = {
     "arch": "resnet18",
     "weights": "none",
     "image_size": 80,
     "epochs": 14,
     "scheduler_patience": 2,
     "early_stopping_patience": 5,
+    "trials": 6,
+    "trial_epochs": 5,
 }
-DEMO_TRIALS, DEMO_TRIAL_EPOCHS = 6, 5
 
 
 def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
@@ -104,9 +105,13 @@ def split_data(
     if file.is_dir():
         raise FileError(f"{file} is a folder; name the file to write.")
     refuse_to_replace(file)
+    check_strategy(config)
+    if patients is not None:
+        with files.explained(patients, "read"):
+            patients.open("rb").close()
     listing = find_decoded(root, [THUMBNAIL], progress)
     if listing.is_split and asked:
-        raise ConfigError(f"{root} is already split, which leaves nothing to {', '.join(asked)}; drop what you gave.")
+        raise ConfigError(f"{root} is already split; remove {', '.join(asked)}.")
     dataset = split_images(listing, config, progress, patients=patients)
     tell_left_out(dataset, progress)
     files.make_folder(file.parent)
@@ -129,6 +134,10 @@ def baseline(
         BusiTuneError: see errors.py; what was trained until then is kept.
     """
     files.refuse_foreign(folder, "a run", results.IDENTITY, run_folder.FIRST_FILES)
+    if overwrite or not (folder / results.METRICS).exists():
+        from busi_tune.training.hardware import resolve
+
+        _check_before_data(config.replace(**resolve(config.device, config.precision)), split_file)
     with locks.only_writer(folder):
         if overwrite:
             run_folder.clear(folder)
@@ -152,6 +161,19 @@ def baseline(
         figures = runs.evaluate(run, progress)
         _plot(folder)
         return figures
+
+
+def _check_before_data(config: Config, split_file: Path | None) -> None:
+    """Check everything that can be checked without images, before images are read or an old run is deleted.
+
+    Raises:
+        BusiTuneError: the split file, the model or its weights cannot be used.
+    """
+    if split_file is not None:
+        read_split(split_file)
+    from busi_tune.training.model import check_model
+
+    check_model(config)
 
 
 def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: Progress) -> SeedsFile:
@@ -200,6 +222,7 @@ def search(
         BusiTuneError: see errors.py; every finished epoch is kept.
     """
     options.check(config)
+    _check_before_data(config, split_file)
     from busi_tune.search import session
 
     return session.search(
@@ -270,6 +293,7 @@ def run_all(
     options: SearchOptions,
     progress: Progress,
     *,
+    exported: ExportOptions | None = None,
     split_file: Path | None = None,
     overwrite: bool = False,
 ) -> RunResult:
@@ -295,7 +319,7 @@ def run_all(
         raise RunError(f"Another driver is using {places.study}; run the same command again when it has ended.")
     best = places.study / "best"
     progress.notice(f"Tuned: test accuracy {second['best']['test']['accuracy']:.3f} ({best}).")
-    certificate = export(best, places.export, places.data, progress, overwrite=overwrite)
+    certificate = export(best, places.export, places.data, progress, options=exported, overwrite=overwrite)
     from busi_tune.inference import open_export, predict_files
 
     test = list(run_data(best, places.data, progress).split.rows("test")["path"])

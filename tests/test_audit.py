@@ -87,7 +87,7 @@ def test_the_leak_of_a_folder_that_is_split(tmp_path: Path) -> None:
 
 
 def test_the_leak_of_a_grouped_split_is_none(phantoms: Path, tmp_path: Path) -> None:
-    assert exit_code(["data", "split", str(phantoms), "--out", str(tmp_path / "s.csv")]) == 0
+    assert exit_code(["data", "split", "--data", str(phantoms), "--out", str(tmp_path / "s.csv")]) == 0
     leak = audited(phantoms, given=GivenSplit.read(tmp_path / "s.csv"))["leak"]
     assert leak["leaked"] == 0
     assert leak["nearest_neighbour_accuracy"]["leaked"] is None
@@ -123,7 +123,7 @@ def test_the_page_is_self_contained_and_shows_every_group(
     messy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (messy / "benign/benign (1).png").rename(messy / "benign/<b>&(1).png")
-    arguments = ["data", "audit", str(messy), "--out", str(tmp_path / "out")]
+    arguments = ["data", "audit", "--data", str(messy), "--out", str(tmp_path / "out")]
     assert exit_code(arguments) == 0
     text = (tmp_path / "out/audit.html").read_text()
     page = Page()
@@ -140,7 +140,7 @@ def test_the_page_is_self_contained_and_shows_every_group(
 def test_strict_fails_on_conflicts_and_unreadable_files(
     messy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["data", "audit", str(messy), "--strict", "--out", str(tmp_path / "out")]
+    arguments = ["data", "audit", "--data", str(messy), "--strict", "--out", str(tmp_path / "out")]
     assert exit_code(arguments) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"busi-tune: {messy} has 1 groups with two labels and 3 unreadable files, and --strict allows none; "
@@ -165,7 +165,17 @@ def test_names_that_are_not_utf_8_end_in_no_traceback(tmp_path: Path) -> None:
     out = tmp_path / "out\udcff"
     answers = []
     for data in ("good", "inner", "root\udcff"):
-        command = [sys.executable, "-m", "busi_tune", "data", "audit", str(tmp_path / data), "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "busi_tune",
+            "data",
+            "audit",
+            "--data",
+            str(tmp_path / data),
+            "--out",
+            str(out),
+        ]
         answers.append(subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8"))
     assert [answer.returncode for answer in answers] == [0, 1, 1]
     assert "out\\udcff/audit.html shows the groups" in answers[0].stdout
@@ -198,25 +208,25 @@ def test_the_demo_does_not_draw_over_anything(tmp_path: Path, capsys: pytest.Cap
     mine = tmp_path / "mine"
     (mine / "benign").mkdir(parents=True)
     (mine / "benign/benign (1).png").write_bytes(b"mine")
-    assert exit_code(["data", "demo", str(mine)]) == 1
+    assert exit_code(["data", "demo", "--out", str(mine)]) == 1
     assert capsys.readouterr().err == (
         f"busi-tune: {mine} is not empty and not a folder of phantoms (it holds benign); name another folder.\n"
     )
     assert [path.name for path in mine.iterdir()] == ["benign"]
     assert (mine / "benign/benign (1).png").read_bytes() == b"mine"
     drawn = tmp_path / "drawn"
-    assert exit_code(["data", "demo", str(drawn)]) == 0
+    assert exit_code(["data", "demo", "--out", str(drawn)]) == 0
     before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*.png")}
     assert len(before) > 500
-    assert exit_code(["data", "demo", str(drawn)]) == 0
+    assert exit_code(["data", "demo", "--out", str(drawn)]) == 0
     assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*.png")} == before
     capsys.readouterr()
-    assert exit_code(["data", "demo", str(drawn), "--seed", "3"]) == 1
+    assert exit_code(["data", "demo", "--out", str(drawn), "--seed", "3"]) == 1
     assert capsys.readouterr().err == f"busi-tune: {drawn} holds the phantoms of seed 0, not 3; name another folder.\n"
     (drawn / "phantoms.json").unlink()
     (drawn / "planted.csv").unlink()
     entries = sorted(drawn.rglob("*"))
-    assert exit_code(["data", "demo", str(drawn)]) == 1
+    assert exit_code(["data", "demo", "--out", str(drawn)]) == 1
     assert sorted(drawn.rglob("*")) == entries
 
 
@@ -231,7 +241,7 @@ def test_an_audit_looks_at_where_it_writes_before_it_reads(tmp_path: Path, capsy
         "mine": "is not empty and not an audit (it holds thesis.txt); name another folder.",
         "mine/thesis.txt": "is a file; name a folder.",
     }.items():
-        assert exit_code(["data", "audit", str(tmp_path / "data"), "--out", str(tmp_path / out)]) == 1
+        assert exit_code(["data", "audit", "--data", str(tmp_path / "data"), "--out", str(tmp_path / out)]) == 1
         assert capsys.readouterr().err == f"busi-tune: {tmp_path / out} {told}\n"
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
@@ -247,14 +257,19 @@ def test_a_split_replaces_a_split_and_nothing_else(
     }.items():
         file = tmp_path / out
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-        assert exit_code(["data", "split", str(phantoms), "--out", str(file)]) == 1
+        assert exit_code(["data", "split", "--data", str(phantoms), "--out", str(file)]) == 1
         assert capsys.readouterr().err == (
             f"busi-tune: {file} would replace something that is no split ({tmp_path / reason}); name another --out.\n"
         )
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     found = []
     for seed in "01":
-        assert exit_code(["data", "split", str(phantoms), "--out", str(tmp_path / "new.csv"), "--seed", seed]) == 0
+        assert (
+            exit_code(
+                ["data", "split", "--data", str(phantoms), "--out", str(tmp_path / "new.csv"), "--split-seed", seed]
+            )
+            == 0
+        )
         found.append(read_split(tmp_path / "new.csv").fingerprint())
     assert found[0] != found[1]
 
@@ -262,22 +277,32 @@ def test_a_split_replaces_a_split_and_nothing_else(
 def test_a_folder_that_is_split_is_not_split_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, name in enumerate([f"{s}/{c}/{k}.png" for s in ("train", "val", "test") for c in "ab" for k in "12"]):
         noise(tmp_path / "data" / name, number)
-    arguments = ["data", "split", str(tmp_path / "data"), "--out", str(tmp_path / "s.csv")]
-    options = ["--seed", "0", "--fractions", "0.7,0.15,0.15", "--strategy", "grouped", "--conflicts", "keep"]
+    arguments = ["data", "split", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "s.csv")]
+    options = ["--split-seed", "0", "--fractions", "0.7,0.15,0.15", "--strategy", "grouped", "--conflicts", "keep"]
     assert exit_code([*arguments, *options]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"busi-tune: {tmp_path / 'data'} is already split, which leaves nothing to --strategy, --fractions, "
-        "--conflicts, --seed; drop what you gave."
+        f"busi-tune: {tmp_path / 'data'} is already split; remove --strategy, --fractions, --conflicts, --split-seed."
     )
     assert not (tmp_path / "s.csv").exists()
-    assert exit_code([*arguments, "--seed", "3"]) == 2
+    assert exit_code([*arguments, "--split-seed", "3"]) == 2
     assert exit_code([*arguments, "--similarity", "0.95"]) == 0
     assert len(read_split(tmp_path / "s.csv").rows("test")) == 4
 
 
 def test_data_split_tells_who_is_where(phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "new" / "s.csv"
-    arguments = ["data", "split", str(phantoms), "--out", str(file), "--fractions", "0.6,0.2,0.2", "--seed", "5"]
+    arguments = [
+        "data",
+        "split",
+        "--data",
+        str(phantoms),
+        "--out",
+        str(file),
+        "--fractions",
+        "0.6,0.2,0.2",
+        "--split-seed",
+        "5",
+    ]
     assert exit_code([*arguments, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     split = read_split(file)
@@ -295,8 +320,8 @@ def test_patients_stay_together(phantoms: Path, tmp_path: Path) -> None:
     files.write_csv(tmp_path / "patients.csv", rows)
     for seed in range(5):
         out = tmp_path / f"{seed}.csv"
-        options = ["--groups", str(tmp_path / "patients.csv"), "--seed", str(seed)]
-        assert exit_code(["data", "split", str(phantoms), "--out", str(out), *options]) == 0
+        options = ["--groups", str(tmp_path / "patients.csv"), "--split-seed", str(seed)]
+        assert exit_code(["data", "split", "--data", str(phantoms), "--out", str(out), *options]) == 0
         side = read_split(out).used.set_index("path")["split"]
         for patient in (normal[:4], normal[4:]):
             assert len({side[path] for path in patient}) == 1
@@ -305,7 +330,7 @@ def test_patients_stay_together(phantoms: Path, tmp_path: Path) -> None:
 def test_patients_join_with_the_twins_that_are_found(phantoms: Path, tmp_path: Path) -> None:
     """Of two planted pairs, one patient has an image of each: all four stay together, as nobody alone says."""
     out, patients = tmp_path / "s.csv", tmp_path / "patients.csv"
-    assert exit_code(["data", "split", str(phantoms), "--out", str(out)]) == 0
+    assert exit_code(["data", "split", "--data", str(phantoms), "--out", str(out)]) == 0
     used = read_split(out).used.set_index("path")
     with (phantoms / "planted.csv").open(newline="") as file:
         pairs = [(row["path"], row["of"]) for row in csv.DictReader(file) if row["path"] in used.index]
@@ -313,8 +338,8 @@ def test_patients_join_with_the_twins_that_are_found(phantoms: Path, tmp_path: P
     assert used["group"][one] == used["group"][two] != used["group"][three] == used["group"][four]
     files.write_csv(patients, [{"path": path, "group": "p 7"} for path in (two, three)])
     for seed in range(5):
-        options = ["--groups", str(patients), "--seed", str(seed)]
-        assert exit_code(["data", "split", str(phantoms), "--out", str(out), *options]) == 0
+        options = ["--groups", str(patients), "--split-seed", str(seed)]
+        assert exit_code(["data", "split", "--data", str(phantoms), "--out", str(out), *options]) == 0
         joined = read_split(out).used.set_index("path").loc[[one, two, three, four]]
         assert joined["group"].nunique() == joined["split"].nunique() == 1
 
@@ -325,8 +350,8 @@ def test_a_split_of_other_images_is_not_audited(
     for number, name in enumerate([f"{label}/{k}.png" for label in "ab" for k in range(6)]):
         noise(tmp_path / "data" / name, number)
     file = tmp_path / "s.csv"
-    assert exit_code(["data", "split", str(phantoms), "--out", str(file)]) == 0
-    arguments = ["data", "audit", "--split", str(file), "--out", str(tmp_path / "out")]
+    assert exit_code(["data", "split", "--data", str(phantoms), "--out", str(file)]) == 0
+    arguments = ["data", "audit", "--split", str(file), "--out", str(tmp_path / "out"), "--data"]
     capsys.readouterr()
     assert exit_code([*arguments, str(tmp_path / "data")]) == 1
     names = ", ".join(f"{label}/{k}.png" for label, k in [*(("a", k) for k in range(6)), *(("b", k) for k in range(4))])
@@ -346,7 +371,16 @@ def test_a_patient_with_two_labels_is_no_conflict_and_blanks_are_no_patient(tmp_
     rows = [{"path": "a/0.png", "group": "p"}, {"path": "b/0.png", "group": "p"}]
     files.write_csv(tmp_path / "p.csv", rows + [{"path": name, "group": " "} for name in names[3:9]])
     out = tmp_path / "s.csv"
-    arguments = ["data", "split", str(tmp_path / "data"), "--out", str(out), "--groups", str(tmp_path / "p.csv")]
+    arguments = [
+        "data",
+        "split",
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(out),
+        "--groups",
+        str(tmp_path / "p.csv"),
+    ]
     assert exit_code(arguments) == 0
     split = read_split(out)
     assert len(split.left_out) == 0
@@ -415,15 +449,15 @@ def test_what_cannot_be_audited_or_split(tmp_path: Path, capsys: pytest.CaptureF
         (tmp_path / "bad" / name).touch()
         noise(tmp_path / "good" / name, ord(name[0]))
     bad, good = str(tmp_path / "bad"), str(tmp_path / "good")
-    assert exit_code(["data", "audit", bad, "--out", str(tmp_path / "out")]) == 1
+    assert exit_code(["data", "audit", "--data", bad, "--out", str(tmp_path / "out")]) == 1
     told = f"None of the 2 images in {bad} can be read: a/0.png (empty), b/0.png (empty); restore them."
     assert capsys.readouterr().err.splitlines()[-1] == f"busi-tune: {told}"
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
     none = ["--split", str(tmp_path / "none.csv"), "--out", str(tmp_path / "out")]
-    assert exit_code(["data", "audit", good, *none]) == 1
+    assert exit_code(["data", "audit", "--data", good, *none]) == 1
     assert capsys.readouterr().err == (
         f"busi-tune: {tmp_path / 'none.csv'} could not be read: No such file or directory; "
         "mend that and run the same command again.\n"
     )
-    assert exit_code(["data", "split", good, "--out", str(tmp_path)]) == 1
+    assert exit_code(["data", "split", "--data", good, "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"busi-tune: {tmp_path} is a folder; name the file to write.\n"

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from busi_tune.cli import cli, exit_code
-from busi_tune.config import FIELDS
 
 SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--batch-size", "16", "--device", "cpu"]
 
@@ -44,21 +43,23 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert output.err == ""
 
 
-def test_every_field_of_the_config_is_an_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("baseline", "search", "run"):
-        exit_code([command, "--help"])
-        text = capsys.readouterr().out
-        for name in FIELDS:
-            assert f"--{name.replace('_', '-')}" in text
-        assert "0.001" in text
-
-
-def test_help_and_version_load_no_library_but_click() -> None:
-    code = (
-        "import sys; from busi_tune.cli import exit_code; exit_code(['baseline', '--help']);"
-        "print([m for m in ('numpy', 'torch', 'rich', 'pandas', 'PIL', 'optuna', 'onnxruntime') if m in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--version"], 0),
+        *(([name, "--help"], 0) for name in sorted(cli.commands)),
+        (["baseline", "--data", "d", "--epochs", "0"], 2),
+        (["search", "--data", "d", "--metric", "loss"], 2),
+        (["run", "--data", "d", "--max-drop", "2"], 2),
+        (["export", "run", "--out", "o", "--sensitivity", "95"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_help_and_the_check_of_options_load_no_library_but_click(arguments: list[str], code: int) -> None:
+    script = f"import sys; from busi_tune.cli import exit_code; assert exit_code({arguments}) == {code};"
+    heavy = ("numpy", "torch", "rich", "pandas", "PIL", "optuna", "onnx", "onnxruntime")
+    script += f"print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
 
 
@@ -67,19 +68,12 @@ def test_help_and_version_load_no_library_but_click() -> None:
     [
         (["--epochs", "0"], 2, "epochs must be between 1 and 10000, not 0"),
         (["--learning-rate", "nan"], 2, "learning_rate must be between 1e-08 and 10, not nan"),
-        (["--learning-rate", "fast"], 2, "'fast' is not a valid float"),
-        (["--fractions", "0.7,0.3"], 2, "is not three numbers"),
+        (["--learning-rate", "fast"], 2, "learning_rate must be a number, not 'fast'"),
+        (["--fractions", "0.7,0.3"], 2, "fractions must be three numbers, not (0.7, 0.3)"),
         (["--fractions", "0.7,0.2,0.2"], 2, "fractions must sum to 1, not 1.1"),
-        (["--precision", "half"], 2, "'half' is not one of"),
+        (["--precision", "half"], 2, "precision must be one of auto, float32, bfloat16, not 'half'"),
         (["--device", "tpu"], 2, "device must be auto, cpu, cuda or cuda:N, not 'tpu'"),
         (["--device", "cuda"], 2, "PyTorch sees no CUDA GPU here"),
-        (["--arch", "resnet51"], 2, "did you mean 'resnet50'?"),
-        (["--arch", "inception_v3", "--image-size", "32"], 2, "does not take images of 32 pixels"),
-        (
-            ["--weights", "missing.pth"],
-            1,
-            "missing.pth could not be read (No such file or directory); use --weights FILE",
-        ),
         (["--config", "missing.toml"], 1, "missing.toml could not be read"),
         (["--epoch", "3"], 2, "No such option"),
     ],
@@ -100,6 +94,82 @@ def test_wrong_options(
     assert not list(here.rglob("config.json"))
 
 
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]], ids=["", "overwrite"])
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--arch", "resnet51"], 2, "unknown architecture 'resnet51', did you mean 'resnet50'?"),
+        (["--arch", "inception_v3", "--image-size", "32"], 2, "does not take images of 32 pixels"),
+        (
+            ["--weights", "missing.pth"],
+            1,
+            "missing.pth could not be read (No such file or directory); use --weights FILE",
+        ),
+        (["--device", "cuda:99"], 2, "device is cuda:99, but "),
+        (["--split", "missing.csv"], 1, "missing.csv could not be read: No such file or directory"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_options_are_refused_before_the_data_is_read(
+    options: list[str], code: int, words: str, overwrite: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The data folder, which does not exist, would be refused otherwise; and no earlier run is deleted."""
+    run = here / "studies/baseline"
+    run.mkdir(parents=True)
+    for name in ("config.json", "split.csv"):
+        (run / name).write_text("an earlier run")
+    given, sentence = refused(["baseline", "--data", "missing", *SMALL, *options, *overwrite], capsys)
+    assert given == code
+    assert words in sentence
+    assert {path.read_text() for path in run.iterdir()} == {"an earlier run"}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--trial-epochs", "81"], 2, "trial_epochs must be between 1 and epochs (80), not 81"),
+        (["--storage", "a", "--ray", "b"], 2, "storage and ray exclude each other"),
+        (["--arch", "resnet51"], 2, "unknown architecture 'resnet51', did you mean 'resnet50'?"),
+        (["--space", "missing.toml"], 1, "missing.toml could not be read: No such file or directory"),
+        (["--space", "space.toml"], 2, "unknown key 'epoch'"),
+        (["--storage", "mysql://host/db"], 2, "storage must be a URL like"),
+        (["--weights", "missing.pth"], 1, "missing.pth could not be read (No such file or directory)"),
+        (["--split", "missing.csv"], 1, "missing.csv could not be read: No such file or directory"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+@pytest.mark.parametrize("command", ["search", "run"])
+def test_a_search_is_refused_before_the_data_is_read(
+    command: str, options: list[str], code: int, words: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "space.toml").write_text("epoch = {low = 1, high = 2}\n")
+    given, sentence = refused([command, "--data", "missing", *SMALL, *options], capsys)
+    assert given == code
+    assert words in sentence
+    assert not list(here.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["audit", "--data", "data", "--split", "missing.csv"], "missing.csv could not be read: No such file"),
+        (
+            ["split", "--data", "d", "--out", "s.csv", "--groups", "missing.csv"],
+            "missing.csv could not be read: No such",
+        ),
+        (["split", "--data", "d", "--out", "s.csv", "--strategy", "file"], "strategy is file, which needs a split"),
+    ],
+)
+def test_data_commands_look_at_their_files_before_the_images(
+    arguments: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images, which cannot be read, and the data folder that does not exist would be refused otherwise."""
+    for name in ("a/0.png", "b/0.png"):
+        (here / "data" / name).parent.mkdir(parents=True)
+        (here / "data" / name).touch()
+    assert words in refused(["data", *arguments], capsys)[1]
+
+
 def test_a_config_file_counts_and_options_win_over_it(
     here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,7 +185,7 @@ def test_a_config_file_with_an_unknown_key(here: Path, phantoms: Path, capsys: p
     code, sentence = refused(["baseline", "--data", str(phantoms), "--config", "c.toml"], capsys)
     assert code == 2
     assert "unknown key 'learningrate', did you mean 'learning_rate'?" in sentence
-    assert "epochs must be of type int" in sentence
+    assert "epochs must be a whole number, not 'many'" in sentence
     assert not (here / "studies").exists()
 
 
@@ -123,7 +193,7 @@ def test_an_options_fault_is_not_the_files(here: Path, phantoms: Path, capsys: p
     Path("c.toml").write_text("image_size = 64\n")
     code, sentence = refused(["baseline", "--data", str(phantoms), "--config", "c.toml", "--image-size", "5"], capsys)
     assert code == 2
-    assert sentence == "busi-tune: The options: image_size must be between 16 and 1024, not 5."
+    assert sentence == "busi-tune: image_size must be between 16 and 1024, not 5."
     assert not (here / "studies").exists()
 
 

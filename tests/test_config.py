@@ -1,16 +1,20 @@
-"""The configuration: its defaults are the documents' baseline, and what breaks a rule is told whole."""
+"""The three classes of options: their defaults, their rules, and one sentence for all that breaks them."""
 
 import dataclasses
+import pydoc
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from busi_tune.config import FIELDS, TYPES, Config, differences, from_dict, read_toml, unknown
+from busi_tune.config import Config, differences, read_toml
 from busi_tune.errors import ConfigError, FileError
+from busi_tune.export.export_options import ExportOptions
+from busi_tune.option import Option, Options, unknown
+from busi_tune.search.search_options import SearchOptions
 
-RULE = "The configuration breaks a rule: "
+CLASSES: tuple[type[Options], ...] = (Config, SearchOptions, ExportOptions)
 BASELINE = {
     "fractions": (0.7, 0.15, 0.15),
     "arch": "resnet50",
@@ -52,10 +56,51 @@ def test_what_the_documents_do_not_say_has_the_designs_default() -> None:
     }
 
 
-def test_it_is_frozen_and_keyword_only() -> None:
+def test_the_defaults_of_a_study_and_of_an_export() -> None:
+    assert vars(SearchOptions()) == {
+        "trials": 20,
+        "timeout": None,
+        "epochs_total": None,
+        "trial_epochs": 20,
+        "metric": "val_loss",
+        "space": None,
+        "pruner": "median",
+        "keep_trials": 5,
+        "confirm": 0,
+        "confirm_seeds": 3,
+        "audit_pruned": 0,
+        "workers": 1,
+        "storage": None,
+        "ray": None,
+    }
+    assert vars(ExportOptions()) == {"int8": False, "float16": False, "max_drop": 0.01, "sensitivity": None}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_they_are_frozen_and_keyword_only(kind: type[Options]) -> None:
+    name = next(iter(kind.options))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Config().epochs = 3  # type: ignore[misc]
-    assert all(field.kw_only and field.metadata["help"] for field in FIELDS.values())
+        setattr(kind(), name, None)
+    assert all(field.kw_only for field in dataclasses.fields(kind))
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_help_shows_each_options_help_values_and_default(kind: type[Options]) -> None:
+    text = pydoc.plain(pydoc.render_doc(kind))
+    for one in kind.options.values():
+        assert one.text
+        assert not one.text.endswith(".")
+        assert f"{one.name}: {one.help}" in text
+        assert f"{one.values}. Default: {one.shown_default}." in text or not one.values
+    if kind is Config:
+        line = "Height and width of the model's input, in pixels. It must be between 16 and 1024. Default: 224."
+        assert f"image_size: {line}" in text
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_each_default_keeps_its_own_rule(kind: type[Options]) -> None:
+    for one in kind.options.values():
+        assert one.checked(one.default) == one.default
 
 
 @pytest.mark.parametrize(
@@ -77,8 +122,8 @@ def test_it_is_frozen_and_keyword_only() -> None:
         ("early_stopping_patience", 0, "early_stopping_patience must be between 1 and 10000, not 0"),
         ("horizontal_flip", 1.01, "horizontal_flip must be between 0 and 1, not 1.01"),
         ("similarity", 0.4, "similarity must be between 0.5 and 1, not 0.4"),
-        ("seed", -1, "seed must be between 0 and 2.14748e+09, not -1"),
-        ("split_seed", 2**31, "split_seed must be between 0 and 2.14748e+09, not 2147483648"),
+        ("seed", -1, "seed must be between 0 and 2147483647, not -1"),
+        ("split_seed", 2**31, "split_seed must be between 0 and 2147483647, not 2147483648"),
         ("mean", (0.5, 0.5, 1.5), "mean must be between 0 and 1, not (0.5, 0.5, 1.5)"),
         ("std", (0.2, 0.0, 0.2), "std must be between 0.001 and 1, not (0.2, 0.0, 0.2)"),
         ("fractions", (1.0, 0.0, 0.0), "fractions must be between 0.01 and 0.98, not (1.0, 0.0, 0.0)"),
@@ -92,15 +137,98 @@ def test_it_is_frozen_and_keyword_only() -> None:
 def test_values_out_of_range(name: str, value: Any, problem: str) -> None:
     with pytest.raises(ConfigError) as error:
         Config(**{name: value})
-    assert str(error.value) == f"{RULE}{problem}."
+    assert str(error.value) == f"{problem}."
     assert error.value.exit_code == 2
 
 
-@pytest.mark.parametrize("bound", ["low", "high"])
-@pytest.mark.parametrize("name", [name for name, kind in TYPES.items() if kind in (int, float)])
-def test_both_bounds_may_be_used(name: str, bound: str) -> None:
-    value = TYPES[name](FIELDS[name].metadata[bound])
-    assert getattr(Config().replace(**{name: value}), name) == value
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "problem"),
+    [
+        (SearchOptions, "trials", 0, "trials must be at least 1, not 0"),
+        (SearchOptions, "trials", True, "trials must be a whole number, not True"),
+        (SearchOptions, "trials", None, "trials must be a whole number, not None"),
+        (SearchOptions, "trial_epochs", 0, "trial_epochs must be at least 1, not 0"),
+        (SearchOptions, "keep_trials", 0, "keep_trials must be at least 1, not 0"),
+        (SearchOptions, "workers", 0, "workers must be at least 1, not 0"),
+        (SearchOptions, "epochs_total", 0, "epochs_total must be at least 1, not 0"),
+        (SearchOptions, "confirm", -1, "confirm must be at least 0, not -1"),
+        (SearchOptions, "confirm_seeds", 0, "confirm_seeds must be at least 1, not 0"),
+        (SearchOptions, "audit_pruned", -1, "audit_pruned must be at least 0, not -1"),
+        (SearchOptions, "timeout", 0.0, "timeout must be above 0, not 0.0"),
+        (SearchOptions, "timeout", float("nan"), "timeout must be above 0, not nan"),
+        (SearchOptions, "timeout", "0s", "timeout must be above 0, not '0s'"),
+        (SearchOptions, "timeout", "soon", "timeout must be a span of time like 2h, 30m or 90s, not 'soon'"),
+        (SearchOptions, "timeout", "", "timeout must be a span of time like 2h, 30m or 90s, not ''"),
+        (SearchOptions, "timeout", "1m2h", "timeout must be a span of time like 2h, 30m or 90s, not '1m2h'"),
+        (SearchOptions, "metric", "loss", "metric must be one of val_loss, val_accuracy, val_macro_f1, not 'loss'"),
+        (SearchOptions, "pruner", "best", "pruner must be one of median, hyperband, none, not 'best'"),
+        (SearchOptions, "pruner", None, "pruner must be text, not None"),
+        (SearchOptions, "space", 3, "space must be a path, not 3"),
+        (SearchOptions, "storage", 3, "storage must be text, not 3"),
+        (ExportOptions, "max_drop", -0.1, "max_drop must be at least 0 and below 1, not -0.1"),
+        (ExportOptions, "max_drop", 1, "max_drop must be at least 0 and below 1, not 1"),
+        (ExportOptions, "sensitivity", 0.0, "sensitivity must be above 0 and below 1, not 0.0"),
+        (ExportOptions, "sensitivity", 95, "sensitivity must be above 0 and below 1, not 95"),
+        (ExportOptions, "int8", 1, "int8 must be true or false, not 1"),
+        (ExportOptions, "float16", "yes", "float16 must be true or false, not 'yes'"),
+    ],
+)
+def test_what_a_study_and_an_export_refuse(kind: type[Options], name: str, value: object, problem: str) -> None:
+    for source in ("", "my.toml"):
+        with pytest.raises(ConfigError) as error:
+            kind.from_dict({name: value}, source)
+        assert str(error.value) == f"{source}{': ' if source else ''}{problem}."
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "taken"),
+    [
+        (SearchOptions, "timeout", 90, 90.0),
+        (SearchOptions, "timeout", "2h", 7200.0),
+        (SearchOptions, "timeout", "1h30m", 5400.0),
+        (SearchOptions, "timeout", "1m1s", 61.0),
+        (SearchOptions, "timeout", None, None),
+        (SearchOptions, "space", "a/space.toml", Path("a/space.toml")),
+        (SearchOptions, "space", None, None),
+        (SearchOptions, "epochs_total", 1, 1),
+        (SearchOptions, "metric", "val_macro_f1", "val_macro_f1"),
+        (SearchOptions, "storage", "postgresql+psycopg://a@b/c", "postgresql+psycopg://a@b/c"),
+        (ExportOptions, "max_drop", 0, 0.0),
+        (ExportOptions, "sensitivity", 0.95, 0.95),
+        (ExportOptions, "int8", True, True),
+    ],
+)
+def test_what_a_study_and_an_export_take(kind: type[Options], name: str, value: object, taken: object) -> None:
+    found = getattr(kind.from_dict({name: value}), name)
+    assert repr(found) == repr(taken)
+
+
+def bounded() -> list[tuple[type[Options], Option]]:
+    """The options that take numbers."""
+    return [(kind, one) for kind in CLASSES for one in kind.options.values() if one.kind in (int, float)]
+
+
+@pytest.mark.parametrize(("kind", "one"), bounded(), ids=lambda value: getattr(value, "name", None))
+def test_a_bound_is_taken_where_it_is_inclusive(kind: type[Options], one: Option) -> None:
+    for bound in (one.low, one.high):
+        if bound is not None:
+            value = one.kind(bound)
+            assert getattr(kind.from_dict({one.name: value}), one.name) == value
+    for bound in (one.above, one.below):
+        if bound is not None:
+            with pytest.raises(ConfigError, match=f"{one.name} must be .*(above|below) "):
+                kind.from_dict({one.name: bound})
+
+
+def test_a_study_must_fit_its_configuration() -> None:
+    with pytest.raises(ConfigError) as error:
+        SearchOptions(workers=2, storage="a", ray="auto").check(Config(epochs=5, device="cuda:1"))
+    assert str(error.value) == (
+        "The search breaks a rule: trial_epochs must be between 1 and epochs (5), not 20: give a lower --trial-epochs; "
+        "device must be cuda where workers are spread over the GPUs, not cuda:1; "
+        "storage and ray exclude each other: on Ray one driver owns the study."
+    )
+    SearchOptions(trial_epochs=5).check(Config(epochs=5, device="cuda:1"))
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
@@ -112,17 +240,17 @@ def test_all_broken_rules_stand_in_one_message() -> None:
     with pytest.raises(ConfigError) as error:
         Config(epochs=0, batch_size=1, precision="half", std=(0.0, 1.0, 1.0))
     assert str(error.value) == (
-        f"{RULE}std must be between 0.001 and 1, not (0.0, 1.0, 1.0); batch_size must be between 2 and 4096, not 1; "
+        "std must be between 0.001 and 1, not (0.0, 1.0, 1.0); batch_size must be between 2 and 4096, not 1; "
         "epochs must be between 1 and 10000, not 0; precision must be one of auto, float32, bfloat16, not 'half'."
     )
 
 
 def test_all_keys_that_cannot_be_used_stand_in_one_message() -> None:
     with pytest.raises(ConfigError) as error:
-        from_dict({"learning_rte": 0.1, "epochs": "many", "zzz": 1, "class_weights": 1}, "my.toml")
+        Config.from_dict({"learning_rte": 0.1, "epochs": "many", "zzz": 1, "class_weights": 1}, "my.toml")
     assert str(error.value) == (
         "my.toml: unknown key 'learning_rte', did you mean 'learning_rate'?; unknown key 'zzz'; "
-        "epochs must be of type int, not 'many'; class_weights must be of type bool, not 1."
+        "epochs must be a whole number, not 'many'; class_weights must be true or false, not 1."
     )
 
 
@@ -137,9 +265,9 @@ def test_all_keys_that_cannot_be_used_stand_in_one_message() -> None:
     ],
 )
 def test_an_unknown_key_names_the_nearest(name: str, text: str) -> None:
-    assert unknown(name, list(FIELDS)) == text
+    assert unknown(name, list(Config.options)) == text
     with pytest.raises(ConfigError) as error:
-        from_dict({name: 1}, "config")
+        Config.from_dict({name: 1}, "config")
     assert str(error.value) == f"config: {text}."
 
 
@@ -156,7 +284,7 @@ def test_an_unknown_key_names_the_nearest(name: str, text: str) -> None:
     ],
 )
 def test_values_as_files_hold_them(name: str, given: Any, taken: object) -> None:
-    value = getattr(from_dict({name: given}, "config"), name)
+    value = getattr(Config.from_dict({name: given}, "config"), name)
     assert value == taken
     assert repr(value) == repr(taken)
 
@@ -164,36 +292,37 @@ def test_values_as_files_hold_them(name: str, given: Any, taken: object) -> None
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("learning_rate", True, "learning_rate must be of type float, not True"),
-        ("learning_rate", "0.1", "learning_rate must be of type float, not '0.1'"),
-        ("epochs", True, "epochs must be of type int, not True"),
-        ("epochs", 8.0, "epochs must be of type int, not 8.0"),
-        ("class_weights", 1, "class_weights must be of type bool, not 1"),
-        ("class_weights", "yes", "class_weights must be of type bool, not 'yes'"),
-        ("arch", 50, "arch must be of type str, not 50"),
+        ("learning_rate", True, "learning_rate must be a number, not True"),
+        ("learning_rate", "0.1", "learning_rate must be a number, not '0.1'"),
+        ("epochs", True, "epochs must be a whole number, not True"),
+        ("epochs", 8.0, "epochs must be a whole number, not 8.0"),
+        ("class_weights", 1, "class_weights must be true or false, not 1"),
+        ("class_weights", "yes", "class_weights must be true or false, not 'yes'"),
+        ("arch", 50, "arch must be text, not 50"),
         ("mean", 0.5, "mean must be three numbers, not 0.5"),
         ("mean", [0.5, 0.5], "mean must be three numbers, not [0.5, 0.5]"),
         ("std", ["1", 1, 1], "std must be three numbers, not ['1', 1, 1]"),
-        ("device", None, "device must be of type str, not None"),
+        ("device", None, "device must be text, not None"),
     ],
 )
 def test_values_of_the_wrong_type(name: str, value: Any, problem: str) -> None:
     with pytest.raises(ConfigError) as error:
-        from_dict({name: value}, "config")
+        Config.from_dict({name: value}, "config")
     assert str(error.value) == f"config: {problem}."
 
 
 def test_plain_values_and_back(tiny: Config) -> None:
     plain = tiny.to_dict()
-    assert list(plain) == list(FIELDS)
+    assert list(plain) == list(Config.options)
     assert plain["fractions"] == [0.7, 0.15, 0.15]
-    assert from_dict(plain, "config") == tiny
+    assert Config.from_dict(plain, "config") == tiny
+    assert SearchOptions(space=Path("a.toml")).to_dict()["space"] == "a.toml"
 
 
 def test_replace_checks_what_it_changes(tiny: Config) -> None:
     assert tiny.replace(epochs=4) == dataclasses.replace(tiny, epochs=4)
     assert tiny.epochs == 3
-    with pytest.raises(ConfigError, match=r"^the configuration: unknown key 'epoch', did you mean 'epochs'\?\.$"):
+    with pytest.raises(ConfigError, match=r"^unknown key 'epoch', did you mean 'epochs'\?\.$"):
         tiny.replace(epoch=4)
     with pytest.raises(ConfigError, match="epochs must be between 1 and 10000, not -4"):
         tiny.replace(epochs=-4)
@@ -202,7 +331,7 @@ def test_replace_checks_what_it_changes(tiny: Config) -> None:
 def test_a_toml_file_becomes_a_configuration(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text('epochs = 3\nlearning_rate = 1\nmean = [0, 0, 0]\narch = "resnet18"\n')
-    config = from_dict(read_toml(path), str(path))
+    config = Config.from_dict(read_toml(path), str(path))
     assert config == Config(epochs=3, learning_rate=1.0, mean=(0.0, 0.0, 0.0), arch="resnet18")
 
 

@@ -39,7 +39,14 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> SearchOptions:
     space = tmp_path_factory.mktemp("space") / "space.toml"
     space.write_text(SPACE)
     return SearchOptions(
-        trials=14, trial_epochs=TRIAL_EPOCHS, keep_trials=2, space=space, workers=2, confirm=2, seeds=2, audit=2
+        trials=14,
+        trial_epochs=TRIAL_EPOCHS,
+        keep_trials=2,
+        space=space,
+        workers=2,
+        confirm=2,
+        confirm_seeds=2,
+        audit_pruned=2,
     )
 
 

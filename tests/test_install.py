@@ -78,9 +78,9 @@ def test_predict_works(installed: Path, options: list[str], tmp_path: Path) -> N
         ["export", ".", "--out", "e"],
         ["verify", ".", "--data", "."],
         ["run", "--demo"],
-        ["data", "audit", "."],
-        ["data", "split", ".", "--out", "split.csv"],
-        ["data", "demo", "d"],
+        ["data", "audit", "--data", "."],
+        ["data", "split", "--data", ".", "--out", "split.csv"],
+        ["data", "demo", "--out", "d"],
     ],
     ids=" ".join,
 )

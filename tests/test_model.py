@@ -25,7 +25,7 @@ from busi_tune.data.dataset import Part
 from busi_tune.errors import BusiTuneError, ConfigError, WeightsError
 from busi_tune.training.batches import to_device
 from busi_tune.training.fit import logits_of, train_epoch
-from busi_tune.training.model import ARCHITECTURES, build_model, untrained
+from busi_tune.training.model import ARCHITECTURES, build_model, check_model, untrained
 from busi_tune.training.state import TrainingState
 from busi_tune.training.weights import imagenet_state
 from exported import Exported
@@ -106,11 +106,26 @@ def test_an_architecture_like_no_other(tiny: Config) -> None:
         untrained(tiny.replace(arch="xyzzy"), 3)
 
 
+@pytest.mark.parametrize("arch", ["resnet50", "regnet_y_400mf", "vit_b_32", "swin_t", "googlenet", "inception_v3"])
+def test_a_model_is_checked_without_its_memory(arch: str) -> None:
+    check_model(Config(arch=arch, weights="imagenet", image_size=224))
+
+
+def test_the_check_before_training_changes_no_weight(tiny: Config) -> None:
+    before = untrained(tiny, 3).state_dict()
+    check_model(tiny)
+    assert all(torch.equal(value, before[name]) for name, value in untrained(tiny, 3).state_dict().items())
+
+
 @pytest.mark.parametrize(("arch", "size"), [("alexnet", 32), ("inception_v3", 32), ("vit_b_32", 48), ("maxvit_t", 32)])
 def test_a_size_that_the_architecture_does_not_take(arch: str, size: int, tiny: Config) -> None:
+    config = tiny.replace(arch=arch, image_size=size)
     with pytest.raises(ConfigError) as caught:
-        untrained(tiny.replace(arch=arch, image_size=size), 3)
+        untrained(config, 3)
     text = one_sentence(caught.value)
+    with pytest.raises(ConfigError) as early:
+        check_model(config)
+    assert str(early.value) == text
     assert text.startswith(f"{arch} does not take images of {size} pixels (")
     assert text.endswith("choose another --image-size.")
 

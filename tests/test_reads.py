@@ -66,8 +66,8 @@ def every_image_once(root: Path) -> Counter[str]:
 
 
 def test_audit_and_split_read_each_file_once(data: Path, tmp_path: Path) -> None:
-    split = ["data", "split", str(data), "--out", "s.csv", "--json"]
-    audit = ["data", "audit", str(data), "--split", "s.csv", "--out", "audit", "--json"]
+    split = ["data", "split", "--data", str(data), "--out", "s.csv", "--json"]
+    audit = ["data", "audit", "--data", str(data), "--split", "s.csv", "--out", "audit", "--json"]
     once = every_image_once(data)
     assert opened(data, tmp_path, split) == [once]
     assert len(list((tmp_path / "cache/busi-tune").glob("*.npy"))) == 1

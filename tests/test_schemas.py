@@ -19,8 +19,8 @@ SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "
 # Commands in order, DATA being the folder of the images; the output of each goes to `outputs/NAME.json`.
 COMMANDS = {
     "baseline": ["baseline", "--out", "run", *SMALL, "--epochs", "2", "--seeds", "2", "--data", "DATA"],
-    "audit": ["data", "audit", "DATA", "--out", "audit"],
-    "split": ["data", "split", "DATA", "--out", "split.csv"],
+    "audit": ["data", "audit", "--data", "DATA", "--out", "audit"],
+    "split": ["data", "split", "--data", "DATA", "--out", "split.csv"],
 }
 # A schema's name, and a document that must agree with it.
 DOCUMENTS = [

@@ -22,10 +22,8 @@ SMALL = ["--arch", "resnet18", "--weights", "none", "--image-size", "32", "--epo
 def split_files(phantoms: Path, tmp_path: Path) -> tuple[Path, Path]:
     """Two splits of the phantoms."""
     for seed in (0, 1):
-        assert (
-            exit_code(["data", "split", str(phantoms), "--out", str(tmp_path / f"{seed}.csv"), "--seed", str(seed)])
-            == 0
-        )
+        arguments = ["--data", str(phantoms), "--out", str(tmp_path / f"{seed}.csv"), "--split-seed", str(seed)]
+        assert exit_code(["data", "split", *arguments]) == 0
     return tmp_path / "0.csv", tmp_path / "1.csv"
 
 
@@ -51,7 +49,7 @@ def test_a_run_takes_a_split_and_refuses_another(
 def test_split_options_beside_a_split_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--split", "s.csv", "--strategy", "random", "--split-seed", "3"]
     assert exit_code(["baseline", "--data", "x", *options]) == 2
-    message = "--split says who is where, which leaves nothing to --strategy, --split-seed; drop one."
+    message = "--split already defines the split; remove --strategy, --split-seed."
     assert message in " ".join(capsys.readouterr().err.split())
 
 

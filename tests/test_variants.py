@@ -109,8 +109,8 @@ def test_a_refused_model_leaves_the_others(exported: Exported, tmp_path: Path, m
     [
         ({"max_drop": -0.1}, "max_drop must be at least 0 and below 1, not -0.1"),
         ({"max_drop": 1.0}, "max_drop must be at least 0 and below 1, not 1"),
-        ({"sensitivity": 0.0}, "sensitivity must be between 0 and 1, not 0"),
-        ({"sensitivity": 95.0}, "sensitivity must be between 0 and 1, not 95"),
+        ({"sensitivity": 0.0}, "sensitivity must be above 0 and below 1, not 0"),
+        ({"sensitivity": 95.0}, "sensitivity must be above 0 and below 1, not 95"),
     ],
 )
 def test_options_that_make_no_sense(asked: dict[str, Any], problem: str, exported: Exported, tmp_path: Path) -> None:

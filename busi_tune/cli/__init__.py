@@ -11,6 +11,7 @@ from busi_tune import __version__
 from busi_tune.cli.data import data
 from busi_tune.cli.export import export, verify
 from busi_tune.cli.extras import TRAINING, missing
+from busi_tune.cli.parameters import examples
 from busi_tune.cli.predict import predict
 from busi_tune.cli.train import baseline, run, search
 from busi_tune.errors import BusiTuneError
@@ -18,12 +19,15 @@ from busi_tune.errors import BusiTuneError
 INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=examples("busi-tune run --demo", "busi-tune run --data data/busi"),
+)
 @click.version_option(__version__, prog_name="busi-tune")
 def cli() -> None:
     """Turn a folder of breast-ultrasound images into a verified ONNX classifier.
 
-    Start with `busi-tune run --demo`, which needs no data. Not a medical device.
+    Start with `busi-tune run --demo`, which needs no data. It is not a medical device.
     """
 
 
@@ -45,7 +49,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         # Patterns of files are expanded by the command, on every system alike.
         result = cli.main(arguments, prog_name="busi-tune", standalone_mode=False, windows_expand_args=False)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted. All finished epochs are saved: run the same command again to go on.", err=True)
+        click.echo("Interrupted. All finished epochs are saved: run the same command again to continue.", err=True)
         return INTERRUPTED
     except click.ClickException as error:
         error.show()

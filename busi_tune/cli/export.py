@@ -2,36 +2,45 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
-from busi_tune.cli.parameters import FOLDER, common_options, json_option
-
-
-@click.command()
-@click.argument("run", type=FOLDER)
-@click.option("--out", type=FOLDER, required=True, help="The export's folder, as in exports/NAME.")
-@click.option("--data", type=FOLDER, help="The images that the run was trained on, where they have moved.")
-@click.option("--int8", is_flag=True, help="Also model.int8.onnx, where it passes its gate on the validation split.")
-@click.option("--float16", is_flag=True, help="Also model.float16.onnx, likewise.")
-@click.option(
-    "--max-drop",
-    type=float,
-    default=0.01,
-    show_default=True,
-    help="What these may lose of validation accuracy and malignant sensitivity.",
+from busi_tune.cli.parameters import (
+    PATH,
+    Command,
+    config_option,
+    data_option,
+    examples,
+    json_option,
+    made,
+    out_option,
+    overwrite_option,
+    stated_options,
 )
-@click.option("--sensitivity", type=float, help="Find the threshold of malignant for this sensitivity, as in 0.95.")
-@common_options
-def export(run: Path, out: Path, data: Path | None, as_json: bool, overwrite: bool, **asked: Any) -> None:
+from busi_tune.export.export_options import ExportOptions
+
+
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "busi-tune export studies/tuned/best --out exports/tuned",
+        "busi-tune export studies/tuned/best --out exports/small --int8 --sensitivity 0.95",
+    ),
+)
+@click.argument("run", type=PATH)
+@data_option(help="Folder of the images that the run was trained on, where it has moved.")
+@out_option(required=True, help="Folder of the export, as in exports/NAME.")
+@stated_options(ExportOptions)
+@json_option
+@overwrite_option
+@config_option
+def export(run: Path, out: Path, data: Path | None, as_json: bool, overwrite: bool, **values: object) -> None:
     """Export the finished run RUN to ONNX, verified against PyTorch on its test split."""
+    options = made(ExportOptions, values)
     from busi_tune import pipeline
     from busi_tune.cli.export_tables import show_export
     from busi_tune.cli.screen import print_json, screen
-    from busi_tune.export.export_options import ExportOptions
 
-    options = ExportOptions(**asked)
     with screen() as progress:
         certificate = pipeline.export(run, out, data, progress, options=options, overwrite=overwrite)
     if as_json:
@@ -40,9 +49,12 @@ def export(run: Path, out: Path, data: Path | None, as_json: bool, overwrite: bo
         show_export(certificate, out)
 
 
-@click.command()
-@click.argument("export_folder", type=FOLDER, metavar="EXPORT")
-@click.option("--data", type=FOLDER, help="The images that it was evaluated on, to be answered here and now.")
+@click.command(
+    cls=Command,
+    epilog=examples("busi-tune verify exports/tuned", "busi-tune verify exports/tuned --data data/busi --json"),
+)
+@click.argument("export_folder", type=PATH, metavar="EXPORT")
+@data_option(help="Folder of the images that it was evaluated on, to compare its answers again here.")
 @json_option
 def verify(export_folder: Path, data: Path | None, as_json: bool) -> None:
     """Check that EXPORT is what was certified; with --data, also that it answers its test images as it did."""

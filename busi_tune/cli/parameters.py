@@ -1,109 +1,190 @@
-"""Options made from the fields of Config, so that names, defaults and help stand once."""
+"""Command-line options made from stated options, grouped in `--help`, and read from `--config` files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
-from busi_tune.config import FIELDS, TYPES, Config, Triple, from_dict, read_toml
+from busi_tune.config import Config, read_toml
+from busi_tune.errors import ConfigError
+from busi_tune.option import KINDS, Group, Option, Options, check, unknown
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-FOLDER = click.Path(path_type=Path)
+Function = TypeVar("Function", bound=Callable[..., object])
+Made = TypeVar("Made", bound=Options)
+PATH = click.Path(path_type=Path)
+METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "FILE", tuple: "A,B,C"}
+# The type that a value of an option must have in a file, where the command itself states the option.
+FILE_KINDS = {click.types.BoolParamType: bool, click.types.IntRange: int}
 SPLITTING = ("strategy", "fractions", "conflicts", "similarity", "split_seed")
 
 
-class Numbers(click.ParamType[Triple]):
-    """Three numbers with commas between them, as in 0.7,0.15,0.15."""
+class Setting(click.Option):
+    """An option of a group, whose help shows its default in one form."""
 
-    name = "A,B,C"
+    def __init__(self, *args: Any, group: Group, stated: Option | None = None, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.group = group
+        self.stated = stated
+        self.shown_default = stated.shown_default if stated else str(attributes.get("default", ""))
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Triple:
-        """Parse them, or fail with a usage error."""
-        parts = str(value).split(",")
-        try:
-            first, second, third = (float(part) for part in parts)
-        except ValueError:
-            self.fail(f"{value!r} is not three numbers with commas between them.", param, ctx)
-        return first, second, third
+    @property
+    def key(self) -> str:
+        """The option's name in a TOML file."""
+        return self.opts[0].removeprefix("--").replace("-", "_")
+
+    def checked(self, value: object) -> object:
+        """A value from a TOML file in the option's type.
+
+        Raises:
+            ValueError: it has another type or breaks a rule.
+        """
+        if self.stated is not None:
+            return self.stated.checked(value)
+        kind = FILE_KINDS.get(type(self.type), str)
+        if type(value) is not kind:
+            raise ValueError(f"{self.key} must be {KINDS[kind]}, not {value!r}")
+        return value
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The option's spelling, and its help with the default."""
+        record = super().get_help_record(ctx)
+        note = "required" if self.required else f"default: {self.shown_default}" if self.shown_default else ""
+        return record and (record[0], f"{self.help}  [{note}]" if note else str(self.help))
 
 
-def config_options(command: Command) -> Command:
-    """Add `--config` and one option for each field of Config."""
-    command = option_of(*FIELDS)(command)
-    command = click.option("--split", "split_file", type=FOLDER, metavar="FILE.csv", help="As `data split` wrote it.")(
-        command
-    )
-    help_text = "TOML file with any of the options below (`learning_rate = 0.001`); options win over it."
-    return click.option("--config", "config_file", type=FOLDER, help=help_text)(command)
+class Command(click.Command):
+    """A command whose help lists its options by group."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each group that has options, in the order of the groups."""
+        sections: dict[str, list[tuple[str, str]]] = {group: [] for group in (*get_args(Group), "other")}
+        for parameter in self.get_params(ctx):
+            record = None if isinstance(parameter, click.Argument) else parameter.get_help_record(ctx)
+            if record is not None:
+                sections[parameter.group if isinstance(parameter, Setting) else "other"].append(record)
+        for group, rows in sections.items():
+            if rows:
+                with formatter.section(group.capitalize()):
+                    formatter.write_dl(rows)
 
 
-def option_of(*names: str) -> Callable[[Command], Command]:
-    """Add an option for each of these fields of Config."""
+def examples(*lines: str) -> str:
+    """The end of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
-    def add(command: Command) -> Command:
-        for name in reversed(names):
-            field = FIELDS[name]
-            flag = "--" + name.replace("_", "-")
-            command = click.option(
-                f"{flag}/--no-{flag[2:]}" if TYPES[name] is bool else flag,
-                name,
-                type=_type(name),
-                default=None,
-                show_default=_shown(field.default),
-                help=field.metadata["help"] + ".",
-            )(command)
-        return command
+
+setting = partial(click.option, cls=Setting)
+
+
+def stated_options(kind: type[Options], *names: str) -> Callable[[Function], Function]:
+    """Add the stated options of a class to a command, all or those of these names."""
+
+    def add(function: Function) -> Function:
+        for name in reversed(names or tuple(kind.options)):
+            function = _stated(kind.options[name])(function)
+        return function
 
     return add
 
 
-def _type(name: str) -> Any:
-    choices = FIELDS[name].metadata["choices"]
-    if choices:
-        return click.Choice(choices)
-    if TYPES[name] == Triple:
-        return Numbers()
-    return None if TYPES[name] is bool else TYPES[name]
+def _stated(one: Option) -> Callable[[Function], Function]:
+    flag = f"{one.flag}/--no-{one.flag[2:]}" if one.kind is bool else one.flag
+    return setting(
+        flag,
+        one.name,
+        type=click.BOOL if one.kind is bool else one.parse,
+        default=one.default,
+        help=one.help,
+        metavar=f"[{'|'.join(one.choices)}]" if one.choices else one.metavar or METAVARS.get(one.kind),
+        envvar=one.environment or None,
+        group=one.group,
+        stated=one,
+    )
 
 
-def _shown(default: Any) -> str:
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    return ",".join(f"{value:g}" for value in default) if isinstance(default, tuple) else str(default)
+def _read_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Make the values of a TOML file the defaults of the command's other options."""
+    if path is None:
+        return
+    known = {one.key: one for one in context.command.params if isinstance(one, Setting)}
+    values = read_toml(path)
+    problems = [unknown(key, list(known)) for key in values if key not in known]
+    defaults: dict[str, object] = {}
+    for key, value in values.items():
+        if key in known:
+            try:
+                defaults[str(known[key].name)] = known[key].checked(value)
+            except ValueError as error:
+                problems.append(str(error))
+    if problems:
+        raise ConfigError(f"{path}: {'; '.join(problems)}.")
+    context.default_map = defaults
 
 
-def build_config(
-    config_file: Path | None,
-    given: dict[str, Any],
-    base: dict[str, Any] | None = None,
-    *,
-    split_file: Path | None = None,
-) -> Config:
-    """The configuration of a command: `base`, over it the file's values, over these the options given.
+config_option = click.option(
+    "--config",
+    type=PATH,
+    metavar="FILE.toml",
+    is_eager=True,
+    expose_value=False,
+    callback=_read_config,
+    help="TOML file of these options, dashes written as underscores; the command line wins over the file.",
+)
+data_option = partial(setting, "--data", type=PATH, metavar="DIR", group="data")
+out_option = partial(setting, "--out", type=PATH, metavar="DIR", group="output")
+split_option = setting(
+    "--split",
+    "split_file",
+    type=PATH,
+    metavar="FILE.csv",
+    group="data",
+    help="Split to use, as written by `data split`; replaces the options that say how to split.",
+)
+json_option = setting(
+    "--json", "as_json", is_flag=True, group="output", help="Print one JSON object instead of tables."
+)
+overwrite_option = setting(
+    "--overwrite", is_flag=True, group="output", help="Delete the result in the output folder and start anew."
+)
+
+
+def given(name: str) -> bool:
+    """Whether the command that runs was given this option on the command line, in a file or in the environment."""
+    return click.get_current_context().get_parameter_source(name) != click.core.ParameterSource.DEFAULT
+
+
+def follow_split(values: Mapping[str, object], split_file: Path | None) -> dict[str, object]:
+    """The values of a command's options, with the strategy that a split file stands for.
 
     Raises:
-        ConfigError: the file or an option breaks a rule.
-        UsageError: options say how to split, beside a file that says who is where.
+        UsageError: the command line says how to split as well.
     """
-    if split_file is not None:
-        beside = [f"--{name.replace('_', '-')}" for name in SPLITTING if given[name] is not None]
-        if beside:
-            raise click.UsageError(f"--split says who is where, which leaves nothing to {', '.join(beside)}; drop one.")
-        given = given | {"strategy": "file"}
-    values = dict(base or {})
-    if config_file is not None:
-        values |= read_toml(config_file)
-        from_dict(values, str(config_file))
-    return from_dict(values | {name: value for name, value in given.items() if value is not None}, "The options")
+    if split_file is None:
+        return dict(values)
+    source = click.get_current_context().get_parameter_source
+    beside = [Config.options[n].flag for n in SPLITTING if source(n) == click.core.ParameterSource.COMMANDLINE]
+    if beside:
+        raise click.UsageError(f"--split already defines the split; remove {', '.join(beside)}.")
+    return {**values, "strategy": "file"}
 
 
-def common_options(command: Command) -> Command:
-    """Add `--json` and `--overwrite`."""
-    command = click.option("--overwrite", is_flag=True, help="Delete what is in the folder and start anew.")(command)
-    return json_option(command)
+def refuse(values: Mapping[str, object], *kinds: type[Options]) -> None:
+    """Check the values of several classes of options together.
+
+    Raises:
+        ConfigError: values of a wrong type, broken rules: all of them.
+    """
+    problems = [problem for kind in kinds for problem in check(kind, _own(kind, values))[1]]
+    if problems:
+        raise ConfigError(f"{'; '.join(problems)}.")
 
 
-def json_option(command: Command) -> Command:
-    """Add `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")(command)
+def made(kind: type[Made], values: Mapping[str, object]) -> Made:
+    """The options of one class out of the values of a command; those that the command lacks have their defaults."""
+    return kind.from_dict(_own(kind, values))
+
+
+def _own(kind: type[Options], values: Mapping[str, object]) -> dict[str, object]:
+    return {name: values[name] for name in kind.options if name in values}

@@ -7,22 +7,57 @@ from typing import TYPE_CHECKING
 
 import click
 
-from busi_tune.cli.parameters import FOLDER
+from busi_tune.cli.parameters import PATH, Command, examples, setting
 
 if TYPE_CHECKING:
     from busi_tune.inference import Prediction, Predictions
 
 
-@click.command()
-@click.argument("export", type=FOLDER, metavar="EXPORT")
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "busi-tune predict exports/tuned scan.png",
+        "find scans -name '*.png' | busi-tune predict exports/tuned - --csv answers.csv",
+    ),
+)
+@click.argument("export", type=PATH, metavar="EXPORT")
 @click.argument("paths", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--csv", "csv_file", type=FOLDER, help="Write the answers to this file as well.")
-@click.option("--json", "form", flag_value="json", help="Print one JSON list instead of a table.")
-@click.option("--jsonl", "form", flag_value="jsonl", help="Print a JSON object a line instead of a table.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Images at once, at most.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads; 0 is one for each core.")
-@click.option("--provider", default="cpu", show_default=True, help="What ONNX Runtime runs on: cpu, cuda, ...")
-@click.option("--allow-unverified", is_flag=True, help="Use a model without a certificate, once it has been tried.")
+@setting(
+    "--allow-unverified",
+    is_flag=True,
+    group="model",
+    help="Use a model without a certificate, after it has been tried in a process of its own.",
+)
+@setting(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=8,
+    metavar="INTEGER",
+    group="machines",
+    help="Images that the model answers at once, at most.",
+)
+@setting(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="INTEGER",
+    group="machines",
+    help="Threads to compute with; 0 takes one for each core.",
+)
+@setting(
+    "--provider",
+    default="cpu",
+    metavar="NAME",
+    group="machines",
+    help="Execution provider of ONNX Runtime: cpu, cuda, ...",
+)
+@setting(
+    "--csv", "csv_file", type=PATH, metavar="FILE.csv", group="output", help="Also write the answers to this file."
+)
+@setting("--json", "form", flag_value="json", group="output", help="Print one JSON list instead of a table.")
+@setting(
+    "--jsonl", "form", flag_value="jsonl", group="output", help="Print one JSON object per line instead of a table."
+)
 def predict(
     export: Path,
     paths: tuple[str, ...],
@@ -36,7 +71,7 @@ def predict(
     """Classify images with the model of the folder EXPORT, or with one of its model files.
 
     IMAGE is a file, a folder, a pattern ("scans/**/*.png") or - for a list of files on stdin. A file that cannot be
-    read is a row with its error, the rest goes on, and the exit code is 1 at the end.
+    read becomes a row with its error; the others are still answered, and the exit code is 1.
     """
     from busi_tune import inference
     from busi_tune.inference.inputs import image_paths

@@ -1,70 +1,33 @@
 """The commands that train: run, baseline, search."""
 
-import dataclasses
-import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import click
 
-from busi_tune.cli.parameters import FOLDER, Command, build_config, common_options, config_options
-from busi_tune.search.search_options import PRUNERS, SearchOptions
-
-
-class Duration(click.ParamType[float]):
-    """A span of time with its unit, as in 2h, 30m or 1h30m; in seconds."""
-
-    name = "SPAN"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse it, or fail with a usage error."""
-        parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", str(value))
-        if not parts or not any(parts.groups()):
-            self.fail(f"{value!r} is not a span of time like 2h, 30m or 90s.", param, ctx)
-        hours, minutes, seconds = (int(part or 0) for part in parts.groups())
-        return float(hours * 3600 + minutes * 60 + seconds)
-
-
-STUDY = (
-    click.option("--trials", type=int, default=20, show_default=True, help="Trials in all, finished ones included."),
-    click.option("--timeout", type=Duration(), help="Begin no trial after this time, as in 2h or 30m."),
-    click.option("--epochs-total", type=int, help="Begin no trial once the study has so many epochs."),
-    click.option("--trial-epochs", type=int, default=20, show_default=True, help="Epochs a trial gets at most."),
-    click.option(
-        "--metric",
-        type=click.Choice(["val_loss", "val_accuracy", "val_macro_f1"]),
-        default="val_loss",
-        show_default=True,
-        help="What a trial's best epoch is judged by.",
-    ),
-    click.option("--space", type=FOLDER, help="TOML file of the fields to vary; see the README."),
-    click.option(
-        "--pruner", type=click.Choice(PRUNERS), default="median", show_default=True, help="What ends hopeless trials."
-    ),
-    click.option(
-        "--keep-trials", type=int, default=5, show_default=True, help="How many of the best trials keep checkpoints."
-    ),
-    click.option("--workers", type=int, default=1, show_default=True, help="Processes that train at the same time."),
-    click.option(
-        "--storage",
-        envvar="BUSI_TUNE_STORAGE",
-        metavar="URL",
-        help="PostgreSQL database that several machines share, postgresql+psycopg://user@host/db; needs the extra "
-        "postgres.  [default: a file of the study; env: BUSI_TUNE_STORAGE]",
-    ),
-    click.option(
-        "--ray", metavar="ADDRESS", help="Train on this Ray cluster (auto: the one here); needs the extra ray."
-    ),
-    click.option(
-        "--confirm", type=int, default=0, show_default=True, help="Train so many of the best on, with several seeds."
-    ),
-    click.option("--seeds", type=int, default=3, show_default=True, help="Seeds of each trial that is confirmed."),
-    click.option(
-        "--audit", type=int, default=0, show_default=True, help="Train so many pruned trials on, to see what was lost."
-    ),
+from busi_tune.cli.parameters import (
+    PATH,
+    Command,
+    config_option,
+    data_option,
+    examples,
+    follow_split,
+    given,
+    json_option,
+    made,
+    out_option,
+    overwrite_option,
+    refuse,
+    setting,
+    split_option,
+    stated_options,
 )
+from busi_tune.config import Config
+from busi_tune.export.export_options import ExportOptions
+from busi_tune.search.search_options import SearchOptions
+
+IMAGES = "Folder with one folder of images for each class."
 
 
 def hide_password(storage: str | None) -> None:
@@ -77,34 +40,41 @@ def hide_password(storage: str | None) -> None:
         del sys.argv[1:]
 
 
-def search_options(command: Command) -> Command:
-    """Add what a study is asked for."""
-    for option in reversed(STUDY):
-        command = option(command)
-    return command
-
-
-@click.command()
-@click.option("--data", type=FOLDER, required=True, help="Folder with one folder of images for each class.")
-@click.option("--out", type=FOLDER, default=Path("studies/baseline"), show_default=True, help="The run's folder.")
-@common_options
-@config_options
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings, a seed each.")
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "busi-tune baseline --data data/busi", "busi-tune baseline --data data/busi --arch resnet18 --seeds 5 --json"
+    ),
+)
+@data_option(required=True, help=IMAGES)
+@split_option
+@stated_options(Config)
+@setting(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    group="training",
+    metavar="INTEGER",
+    help="Trainings on the same split, with --seed and the seeds that follow it.",
+)
+@out_option(default=Path("studies/baseline"), help="Folder of the run.")
+@json_option
+@overwrite_option
+@config_option
 def baseline(
     data: Path,
     out: Path,
     seeds: int,
-    config_file: Path | None,
     split_file: Path | None,
     as_json: bool,
     overwrite: bool,
-    **given: Any,
+    **values: object,
 ) -> None:
     """Train the documented configuration and evaluate it on the test split.
 
     With --seeds, train it again with the seeds that follow, and print how much the seed alone changes.
     """
-    config = build_config(config_file, given, split_file=split_file)
+    config = made(Config, follow_split(values, split_file))
     # The last seed must be one before the first is trained.
     config.replace(seed=config.seed + seeds - 1)
     from busi_tune import pipeline
@@ -122,27 +92,44 @@ def baseline(
         show_seeds(compared)
 
 
-@click.command()
-@click.option("--data", type=FOLDER, required=True, help="Folder with one folder of images for each class.")
-@click.option("--out", type=FOLDER, default=Path("studies/tuned"), show_default=True, help="The study's folder.")
-@click.option("--baseline", "baseline_run", type=FOLDER, help="A finished run of this configuration: trial 0 as it is.")
-@search_options
-@common_options
-@config_options
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "busi-tune search --data data/busi --trials 40 --timeout 2h",
+        "busi-tune search --data data/busi --space space.toml --workers 4 --confirm 3",
+    ),
+)
+@data_option(required=True, help=IMAGES)
+@split_option
+@stated_options(Config)
+@setting(
+    "--baseline",
+    "baseline_run",
+    type=PATH,
+    metavar="RUN",
+    group="search",
+    help="Folder of a finished run of this configuration, which becomes trial 0 as it is; by default the run "
+    "`baseline` beside the study's folder, if it is one.",
+)
+@stated_options(SearchOptions)
+@out_option(default=Path("studies/tuned"), help="Folder of the study.")
+@json_option
+@overwrite_option
+@config_option
 def search(
     data: Path,
     out: Path,
     baseline_run: Path | None,
-    config_file: Path | None,
     split_file: Path | None,
     as_json: bool,
     overwrite: bool,
-    **given: Any,
+    **values: object,
 ) -> None:
     """Search around the configuration with Optuna, then train the best trial to its end."""
-    options, given = split_options(given)
-    hide_password(options["storage"])
-    config = build_config(config_file, given, split_file=split_file)
+    values = follow_split(values, split_file)
+    refuse(values, Config, SearchOptions)
+    config, options = made(Config, values), made(SearchOptions, values)
+    hide_password(options.storage)
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_json, screen
     from busi_tune.cli.tables import show_search
@@ -152,7 +139,7 @@ def search(
             data,
             out,
             config,
-            SearchOptions(**options),
+            options,
             progress,
             baseline_run=baseline_run,
             split_file=split_file,
@@ -164,49 +151,44 @@ def search(
         show_search(result, out)
 
 
-def split_options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The study's options, and the configuration's."""
-    names = [field.name for field in dataclasses.fields(SearchOptions)]
-    return {name: given[name] for name in names}, {k: v for k, v in given.items() if k not in names}
-
-
-@click.command()
-@click.option("--data", type=FOLDER, help="Folder with one folder of images for each class.")
-@click.option("--demo", is_flag=True, help="Draw phantom images and run small on them; needs no data.")
-@click.option("--name", default=None, help="Name of the study and the export.  [default: tuned, or demo]")
-@search_options
-@common_options
-@config_options
-@click.pass_context
+@click.command(
+    cls=Command, epilog=examples("busi-tune run --demo", "busi-tune run --data data/busi --trials 40 --name wide")
+)
+@data_option(help=IMAGES)
+@setting("--demo", is_flag=True, group="data", help="Draw phantom images and run small on them; needs no data.")
+@split_option
+@stated_options(Config)
+@stated_options(SearchOptions)
+@stated_options(ExportOptions)
+@setting("--name", group="output", help="Name of the study and of the export; by default tuned, with --demo demo.")
+@json_option
+@overwrite_option
+@config_option
 def run(
-    context: click.Context,
-    /,
     data: Path | None,
     demo: bool,
     name: str | None,
-    config_file: Path | None,
     split_file: Path | None,
     as_json: bool,
     overwrite: bool,
-    **given: Any,
+    **values: object,
 ) -> None:
     """Do it all: baseline, search, retrain, export, verify, predict.
 
-    What is finished is not done again, and what was interrupted goes on.
+    A finished step is not done again, and an interrupted step is resumed.
     """
     if demo == (data is not None):
         raise click.UsageError("Give either --data DIR or --demo.")
+    values = follow_split(values, split_file)
+    refuse(values, Config, SearchOptions, ExportOptions)
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_json, screen
     from busi_tune.cli.tables import show_all
 
-    options, given = split_options(given)
-    hide_password(options["storage"])
     if demo:
-        defaults = {"trials": pipeline.DEMO_TRIALS, "trial_epochs": pipeline.DEMO_TRIAL_EPOCHS}
-        unset = {k for k in defaults if context.get_parameter_source(k) == click.core.ParameterSource.DEFAULT}
-        options |= {key: value for key, value in defaults.items() if key in unset}
-    config = build_config(config_file, given, pipeline.DEMO if demo else None, split_file=split_file)
+        values |= {key: value for key, value in pipeline.DEMO.items() if not given(key)}
+    options = made(SearchOptions, values)
+    hide_password(options.storage)
     chosen = name or ("demo" if demo else "tuned")
     places = pipeline.Places(
         data=data or Path("data/demo"),
@@ -218,7 +200,13 @@ def run(
         if demo:
             pipeline.make_demo(places.data, progress)
         result = pipeline.run_all(
-            places, config, SearchOptions(**options), progress, split_file=split_file, overwrite=overwrite
+            places,
+            made(Config, values),
+            options,
+            progress,
+            exported=made(ExportOptions, values),
+            split_file=split_file,
+            overwrite=overwrite,
         )
     if as_json:
         print_json(result)

@@ -81,7 +81,7 @@ def open_dataset(
     """
     given = read_split(split_file) if split_file else None
     if saved is None and given is None:
-        _check_strategy(config)
+        check_strategy(config)
     if decode:
         thumbnails = [THUMBNAIL] if saved is None and given is None else []
         listing = find_decoded(root, [*thumbnails, config.image_size], progress)
@@ -114,7 +114,12 @@ def _check_given(given: Split, listing: Listing, file: Path) -> None:
         raise DataError(f"{file} has no training image of class {', '.join(untrained)}; give each class some.")
 
 
-def _check_strategy(config: Config) -> None:
+def check_strategy(config: Config) -> None:
+    """Check that `config` says how to split images.
+
+    Raises:
+        ConfigError: its strategy is "file".
+    """
     if config.strategy == "file":
         raise ConfigError("strategy is file, which needs a split; name it with --split FILE.csv.")
 
@@ -123,10 +128,8 @@ def split_images(listing: Listing, config: Config, progress: Progress, *, patien
     """Split a listing as `config` says; images of one group in the CSV `patients` stay together, as twins do.
 
     Raises:
-        ConfigError: the strategy is "file".
         DataError: a class is too small, or `patients` cannot be used.
     """
-    _check_strategy(config)
     twins = twins_of(listing, config.similarity, progress)
     first, second = twins["first"].to_numpy(), twins["second"].to_numpy()
     pictures = groups.group_numbers(len(listing.images), first, second)

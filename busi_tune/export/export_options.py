@@ -1,30 +1,37 @@
-"""What an export is asked for."""
+"""The options of an export."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from busi_tune.errors import ConfigError
+from busi_tune.option import Options, option, stated
 
 
+@stated
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """Which models are made beside the float32 one, and what they must keep.
+class ExportOptions(Options):
+    """The options of an export: the models beside the float32 one, and the operating point.
 
-    `max_drop` is how much validation accuracy and malignant sensitivity an int8 or float16 model may lose;
-    `sensitivity` asks for a threshold of the class malignant.
+    Raises:
+        ConfigError: one or more values have a wrong type or break a rule; all of them are named.
     """
 
-    int8: bool = False
-    float16: bool = False
-    max_drop: float = 0.01
-    sensitivity: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_drop < 1:
-            raise ConfigError(f"max_drop must be at least 0 and below 1, not {self.max_drop:g}.")
-        if self.sensitivity is not None and not 0 < self.sensitivity < 1:
-            raise ConfigError(f"sensitivity must be between 0 and 1, not {self.sensitivity:g}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+    int8: bool = option(
+        False, "Also write model.int8.onnx, if it passes its gate on the validation split", group="output"
+    )
+    float16: bool = option(
+        False, "Also write model.float16.onnx, if it passes its gate on the validation split", group="output"
+    )
+    max_drop: float = option(
+        0.01,
+        "Validation accuracy and malignant sensitivity that an int8 or float16 model may lose, as a share of 1",
+        group="output",
+        low=0,
+        below=1,
+    )
+    sensitivity: float | None = option(
+        None,
+        "Sensitivity for malignant, as in 0.95, for which a threshold is fitted on the validation split",
+        group="output",
+        above=0,
+        below=1,
+        unset="no threshold",
+    )

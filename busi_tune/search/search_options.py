@@ -1,54 +1,101 @@
-"""What a study is asked for, beside the configuration that it starts from."""
+"""The options of a study, beside the configuration that it starts from."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from busi_tune.config import Config
 from busi_tune.errors import ConfigError
+from busi_tune.option import Options, option, stated
 
-PRUNERS = ("median", "hyperband", "none")
+Metric = Literal["val_loss", "val_accuracy", "val_macro_f1"]
+Pruner = Literal["median", "hyperband", "none"]
+SPAN = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
+def seconds(span: str) -> float:
+    """The seconds of a span of time like 1h30m.
+
+    Raises:
+        ValueError: it is no span of time.
+    """
+    parts = SPAN.fullmatch(span)
+    if not parts:
+        raise ValueError(f"timeout must be a span of time like 2h, 30m or 90s, not {span!r}")
+    hours, minutes, rest = (int(part or 0) for part in parts.groups())
+    return float(hours * 3600 + minutes * 60 + rest)
+
+
+@stated
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """A study's budget, its trainers, and what follows its trials.
+class SearchOptions(Options):
+    """The options of a study: its budget, its workers, and the work that follows its trials.
 
-    `timeout` is in seconds; `storage` the URL of a database that several drivers share; `ray` the address of a
-    cluster; `confirm` how many finalists are trained with `seeds` seeds; `audit` how many pruned trials are trained on.
+    Raises:
+        ConfigError: one or more values have a wrong type or break a rule; all of them are named.
     """
 
-    trials: int = 20
-    trial_epochs: int = 20
-    metric: str = "val_loss"
-    space: Path | None = None
-    keep_trials: int = 5
-    pruner: str = "median"
-    timeout: float | None = None
-    epochs_total: int | None = None
-    workers: int = 1
-    storage: str | None = None
-    ray: str | None = None
-    confirm: int = 0
-    seeds: int = 3
-    audit: int = 0
+    trials: int = option(20, "Trials of the study, finished ones included", group="budget", low=1)
+    timeout: float | None = option(
+        None,
+        "Time after which no further trial starts, as in 2h or 1h30m; a plain number counts seconds",
+        group="budget",
+        above=0,
+        read=seconds,
+        metavar="SPAN",
+    )
+    epochs_total: int | None = option(
+        None, "Epochs of all trials together after which no further trial starts", group="budget", low=1
+    )
+    trial_epochs: int = option(20, "Maximum number of epochs of a trial", group="budget", low=1)
+    metric: Metric = option("val_loss", "Validation metric that ranks trials, each by its best epoch", group="search")
+    space: Path | None = option(
+        None,
+        "TOML file of the options to vary and their ranges",
+        group="search",
+        unset="learning rate, weight decay, scheduler patience",
+    )
+    pruner: Pruner = option("median", "Rule that stops trials early when they fall behind", group="search")
+    keep_trials: int = option(5, "Best trials whose checkpoints are kept", group="search", low=1)
+    confirm: int = option(
+        0, "Best trials to train to the end with several seeds; the best mean wins", group="search", low=0
+    )
+    confirm_seeds: int = option(
+        3, "Trainings of each trial of --confirm, each with its own seed", group="search", low=1
+    )
+    audit_pruned: int = option(
+        0, "Pruned trials to train on to the end of their trial, to measure what pruning cost", group="search", low=0
+    )
+    workers: int = option(1, "Processes that train at the same time", group="machines", low=1)
+    storage: str | None = option(
+        None,
+        "URL of a PostgreSQL database that several machines share, postgresql+psycopg://USER@HOST/DB; "
+        "needs the extra postgres; also taken from BUSI_TUNE_STORAGE",
+        group="machines",
+        metavar="URL",
+        unset="a file in the study's folder",
+        environment="BUSI_TUNE_STORAGE",
+    )
+    ray: str | None = option(
+        None,
+        "Address of a Ray cluster to train on, or auto for the one that this machine belongs to; needs the extra ray",
+        group="machines",
+        metavar="ADDRESS",
+    )
 
     def check(self, config: Config) -> None:
-        """Raise ConfigError where the numbers make no sense: all of them."""
+        """Check the options against the configuration that the study starts from.
+
+        Raises:
+            ConfigError: they contradict it or each other; all contradictions are named.
+        """
         problems = []
-        if not 1 <= self.trial_epochs <= config.epochs:
+        if self.trial_epochs > config.epochs:
             problems.append(
                 f"trial_epochs must be between 1 and epochs ({config.epochs}), not {self.trial_epochs}: "
                 "give a lower --trial-epochs"
             )
-        least = {"trials": 1, "keep_trials": 1, "workers": 1, "epochs_total": 1, "confirm": 0, "seeds": 1, "audit": 0}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                problems.append(f"{name} must be at least {low}, not {value}")
-        if self.timeout is not None and not self.timeout > 0:
-            problems.append(f"timeout must be above 0 seconds, not {self.timeout:g}")
-        if self.pruner not in PRUNERS:
-            problems.append(f"pruner must be one of {', '.join(PRUNERS)}, not {self.pruner!r}")
         if config.device.startswith("cuda:") and (self.workers > 1 or self.ray):
             problems.append(f"device must be cuda where workers are spread over the GPUs, not {config.device}")
         if self.storage and self.ray:

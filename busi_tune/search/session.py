@@ -22,7 +22,6 @@ from busi_tune.search.space import Space, default_space, read_space
 from busi_tune.search.storage import Database, server_url
 from busi_tune.search.trials import Trials, epochs_run, finished, ranked, running
 from busi_tune.training import run_folder
-from busi_tune.training.model import untrained
 from busi_tune.workers import crew
 from busi_tune.workers.claims import Claims
 
@@ -50,7 +49,6 @@ def search(
             if overwrite or not begun(folder):
                 _clear(folder, progress)
             dataset = open_dataset(root, resolved, progress, saved=saved_split(folder), split_file=split_file)
-            untrained(resolved, len(dataset.classes))
             plan = Plan(
                 config=resolved,
                 space=dimensions,
@@ -152,8 +150,8 @@ def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
 
 
 def _finals(session: Search, options: SearchOptions) -> SearchFinals:
-    audited = finals.audit_pruning(session, options.audit) if options.audit else None
-    finalists = finals.confirm(session, options.confirm, options.seeds) if options.confirm else []
+    audited = finals.audit_pruning(session, options.audit_pruned) if options.audit_pruned else None
+    finalists = finals.confirm(session, options.confirm, options.confirm_seeds) if options.confirm else []
     wanted = [entry["trial"] for entry in finalists] or [
         trial.number for trial in ranked(session.trials.all(), session.plan)
     ]

@@ -7,8 +7,9 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from busi_tune.config import FIELDS, TYPES, Config, read_toml, unknown
+from busi_tune.config import Config, read_toml
 from busi_tune.errors import ConfigError
+from busi_tune.option import unknown
 from busi_tune.training.model import ARCHITECTURES
 
 Space = dict[str, BaseDistribution]
@@ -86,8 +87,8 @@ def _holds(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def _distribution(name: str, table: Any) -> BaseDistribution:
-    if name not in FIELDS:
-        raise ValueError(unknown(name, [field for field in FIELDS if field not in FIXED]))
+    if name not in Config.options:
+        raise ValueError(unknown(name, [option for option in Config.options if option not in FIXED]))
     if name in FIXED:
         raise ValueError(f"{name} must be the same for all trials")
     if not isinstance(table, Mapping):
@@ -111,7 +112,7 @@ def _choices(name: str, choices: Any) -> BaseDistribution:
 
 
 def _range(name: str, low: Any, high: Any, log: bool = False, step: Any = None) -> BaseDistribution:
-    kind = TYPES[name]
+    kind = Config.options[name].kind
     if kind not in (int, float):
         raise ValueError(f"{name} is not a number and needs choices, not low and high")
     for value in (low, high):
@@ -136,10 +137,7 @@ def _range(name: str, low: Any, high: Any, log: bool = False, step: Any = None) 
 
 
 def _check_value(name: str, value: Any) -> None:
-    try:
-        Config().replace(**{name: value})
-    except ConfigError as error:
-        raise ValueError(str(error).rstrip(".").partition(": ")[2]) from error
+    Config.options[name].checked(value)
     if name == "arch" and value not in ARCHITECTURES:
         raise ValueError(unknown(value, list(ARCHITECTURES), "architecture"))
 

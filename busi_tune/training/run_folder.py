@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from busi_tune import files, results
-from busi_tune.config import Config, differences, from_dict
+from busi_tune.config import Config, differences
 from busi_tune.data.split import Split, excluded_file, read_split
 from busi_tune.errors import FileError, RunError
 from busi_tune.results import (
@@ -58,7 +58,7 @@ def read_identity(folder: Path) -> Identity:
     path = folder / IDENTITY
     found = results.read(path, RunIdentityFile)
     return Identity(
-        config=from_dict(found["config"], source=str(path)),
+        config=Config.from_dict(found["config"], source=str(path)),
         classes=tuple(found["classes"]),
         split=found["split"],
         weights_sha256=found["weights_sha256"],

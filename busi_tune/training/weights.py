@@ -76,6 +76,18 @@ def _patience(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
+def check_readable(path: Path) -> None:
+    """Check that a file of weights can be opened; its content is checked when it is loaded.
+
+    Raises:
+        WeightsError: it cannot.
+    """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise WeightsError(f"The weights in {path} could not be read ({error.strerror}); {WAYS_ON}.") from error
+
+
 def file_state(path: Path) -> dict[str, Any]:
     """The tensors of a safetensors file, or of a `torch.save` file of a state dict (read without unpickling code).
 

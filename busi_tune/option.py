@@ -1,0 +1,269 @@
+"""Options as fields of a dataclass: default, help, bounds and choices stated once, and one check for all."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    ClassVar,
+    Literal,
+    Self,
+    TypeGuard,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from busi_tune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from busi_tune.results import Json
+
+Group = Literal["data", "model", "training", "search", "budget", "machines", "output"]
+Triple = tuple[float, float, float]
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    tuple: "three numbers",
+}
+T = TypeVar("T")
+
+
+def option(
+    default: T,
+    text: str,
+    *,
+    group: Group,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    test: Callable[[T], str] | None = None,
+    read: Callable[[str], T] | None = None,
+    metavar: str = "",
+    unset: str = "",
+    environment: str = "",
+) -> T:
+    """A field of an `Options` class. Its choices are those of its `Literal` type.
+
+    `text` says what the value is for, and its unit; it becomes a sentence.
+    `low` and `high` are inclusive bounds, `above` and `below` exclusive ones. `test` returns what is wrong with a
+    value, as in "must be even, not 3", or nothing. `read` makes a value of a text, or raises ValueError with its rule.
+    `unset` says what None stands for. `environment` names a variable that sets the option on the command line.
+    """
+    rule: dict[str, object] = {"text": text, "group": group, "low": low, "high": high, "above": above}
+    rule |= {"below": below, "test": test, "read": read, "metavar": metavar, "unset": unset}
+    rule["environment"] = environment
+    return field(default=default, metadata=rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One stated option: the arguments of `option`, and what follows from the field's name and type.
+
+    `kind` is bool, int, float, str, Path, or tuple for three numbers.
+    """
+
+    name: str
+    kind: type
+    choices: tuple[str, ...]
+    optional: bool
+    default: object
+    text: str
+    group: Group
+    low: float | None
+    high: float | None
+    above: float | None
+    below: float | None
+    test: Callable[[object], str] | None
+    read: Callable[[str], object] | None
+    metavar: str
+    unset: str
+    environment: str
+
+    @property
+    def flag(self) -> str:
+        """The option's spelling on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def help(self) -> str:
+        """One sentence on the option."""
+        return f"{self.text}."
+
+    @property
+    def values(self) -> str:
+        """The values that the option takes, in words, as in "between 1 and 80"."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.low is not None and self.high is not None:
+            return f"between {_number(self.low)} and {_number(self.high)}"
+        bounds = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
+        return " and ".join(f"{word} {_number(bound)}" for word, bound in bounds.items() if bound is not None)
+
+    @property
+    def shown_default(self) -> str:
+        """The default as help shows it."""
+        return self.unset or "none" if self.default is None else shown(self.default)
+
+    def parse(self, given: object) -> object:
+        """The value that a text of the command line spells, or `given` itself where it spells none of this kind."""
+        try:
+            if self.kind is tuple and isinstance(given, str):
+                return tuple(float(part) for part in given.split(","))
+            return self.kind(given) if self.kind in (int, float) and isinstance(given, str) else given
+        except ValueError:
+            return given
+
+    def checked(self, value: object) -> object:
+        """The value in the option's type.
+
+        Raises:
+            ValueError: it has another type or breaks a rule; the message says which and quotes it.
+        """
+        if value is None and self.optional:
+            return None
+        typed = self._typed(value)
+        numbers = typed if isinstance(typed, tuple) else (typed,)
+        if not all(self._holds(number) for number in numbers):
+            raise ValueError(f"{self.name} must be {self.values}, not {value!r}")
+        problem = self.test(typed) if self.test else ""
+        if problem:
+            raise ValueError(f"{self.name} {problem}")
+        return typed
+
+    def _typed(self, value: object) -> object:
+        if self.read is not None and isinstance(value, str):
+            return self.read(value)
+        if self.kind is tuple and _is_three_numbers(value):
+            return tuple(float(number) for number in value)
+        if self.kind is Path and isinstance(value, str | Path):
+            return Path(value)
+        if self.kind is float and type(value) is int:
+            return float(value)
+        if type(value) is not self.kind or self.kind is tuple:
+            raise ValueError(f"{self.name} must be {KINDS[self.kind]}, not {value!r}")
+        return value
+
+    def _holds(self, value: object) -> bool:
+        if self.choices:
+            return value in self.choices
+        if not isinstance(value, int | float):
+            return True
+        # Negations would let a NaN through.
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of the classes of options: an object's values are checked when it is made.
+
+    Raises:
+        ConfigError: one or more values have a wrong type or break a rule; all of them are named.
+    """
+
+    options: ClassVar[dict[str, Option]] = {}
+
+    def __post_init__(self) -> None:
+        typed, problems = check(type(self), vars(self))
+        if problems:
+            raise ConfigError(f"{'; '.join(problems)}.")
+        for name, value in typed.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object], source: str = "") -> Self:
+        """An object from plain values; `source` names their origin in errors.
+
+        Raises:
+            ConfigError: unknown keys (with the nearest known one), values of a wrong type, broken rules: all of them.
+        """
+        typed, problems = check(cls, values)
+        if problems:
+            raise ConfigError(f"{source}: {'; '.join(problems)}." if source else f"{'; '.join(problems)}.")
+        return cls(**typed)
+
+    def to_dict(self) -> "dict[str, Json]":
+        """Plain values, as JSON and TOML hold them."""
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+    def replace(self, **changes: object) -> Self:
+        """The same options with some values changed."""
+        return self.from_dict({**vars(self), **changes})
+
+
+def check(kind: type[Options], values: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
+    """The values in their types, and a line for each key that is unknown and each value that cannot be used."""
+    known = kind.options
+    typed: dict[str, object] = {}
+    problems = [unknown(name, list(known)) for name in values if name not in known]
+    for name, value in values.items():
+        if name in known:
+            try:
+                typed[name] = known[name].checked(value)
+            except ValueError as error:
+                problems.append(str(error))
+    return typed, problems
+
+
+def unknown(name: str, known: list[str], kind: str = "key") -> str:
+    """Say that `name` is not a known key, or another `kind` of name, and which one is nearest."""
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"unknown {kind} {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else "")
+
+
+def stated(kind: type[T]) -> type[T]:
+    """Give a class of options its table `options`, by name and in order, and a docstring that lists them."""
+    assert issubclass(kind, Options)
+    hints = get_type_hints(kind)
+    kind.options = {one.name: _option(one, hints[one.name]) for one in fields(kind)}
+    lines = [
+        f"    {one.name}: {one.help} {f'It must be {one.values}. ' if one.values else ''}Default: {one.shown_default}."
+        for one in kind.options.values()
+    ]
+    kind.__doc__ = "\n".join([inspect.cleandoc(kind.__doc__ or ""), "", "Options:", *lines])
+    return kind
+
+
+def _option(one: Field[object], hint: type) -> Option:
+    """The option that a field of this type states."""
+    optional = get_origin(hint) in (Union, UnionType)
+    inner: type = next(part for part in get_args(hint) if part is not NoneType) if optional else hint
+    choices = get_args(inner) if get_origin(inner) is Literal else ()
+    kind = str if choices else get_origin(inner) or inner
+    return Option(name=one.name, kind=kind, choices=choices, optional=optional, default=one.default, **one.metadata)
+
+
+def shown(value: object) -> str:
+    """A value as the command line shows it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
+
+
+def _is_three_numbers(value: object) -> TypeGuard[Sequence[float]]:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(type(number) in (int, float) for number in value)
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _plain(value: object) -> "Json":
+    if isinstance(value, tuple):
+        return [float(number) for number in value]
+    assert value is None or isinstance(value, bool | int | float | str | Path)
+    return str(value) if isinstance(value, Path) else value
