@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from busi_tune import files, images
+from busi_tune import files, images, results
 from busi_tune.data.dataset import Dataset
 from busi_tune.errors import ParityError, RunError
 from busi_tune.evaluation.intervals import with_intervals
@@ -27,7 +27,7 @@ from busi_tune.inference import MODEL, VERIFICATION
 from busi_tune.inference.certificate import write_certificate
 from busi_tune.progress import Progress
 from busi_tune.report.card import CARD, model_card
-from busi_tune.results import METRICS
+from busi_tune.results import METRICS, MetricsFile
 from busi_tune.training import exportable
 from busi_tune.training.hardware import abilities, environment
 from busi_tune.training.runs import prediction_rows
@@ -50,7 +50,7 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
         ParityError: the exported model does not answer as PyTorch does; no model is left behind.
         GateError: an int8 or float16 model does not pass its gate; the others are there.
     """
-    origin = files.read_json(run / METRICS)["model_sha256"]
+    origin = results.read(run / METRICS, MetricsFile)["model_sha256"]
     known = _known(folder, origin, options, progress)
     if known is not None:
         return known

@@ -1,7 +1,6 @@
 """Any torchvision classification model with as many outputs as there are classes."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -39,10 +38,10 @@ def untrained(config: Config, classes: int) -> nn.Module:
     """
     if config.arch not in ARCHITECTURES:
         raise ConfigError(f"arch: {unknown(config.arch, list(ARCHITECTURES), 'architecture')}")
-    extra: dict[str, Any] = {}
+    extra: dict[str, object] = {}
     if config.arch in ("googlenet", "inception_v3"):
         # torchvision trained these two on another normalisation, which they make from ImageNet's themselves.
-        extra = WITHOUT_AUXILIARY | {"transform_input": config.weights == "imagenet"}
+        extra = {**WITHOUT_AUXILIARY, "transform_input": config.weights == "imagenet"}
     if config.arch.startswith("vit_"):
         extra = {"image_size": config.image_size}
     torch.manual_seed(config.seed)

@@ -1,4 +1,4 @@
-"""One run: a configuration trained in a folder, epoch by epoch, and its figures once it has ended."""
+"""A run: a configuration trained in a folder, epoch by epoch, and its figures at the end."""
 
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -158,26 +158,46 @@ def train(run: Run, until: int, progress: Progress) -> Generator[Epoch, None, No
     yield from save_behind(run.folder, epochs(state, *parts, until))
 
 
+class _Saver:
+    """Saves one epoch at a time in a thread of its own; at once where saving has once taken longer than an epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.thread = ThreadPoolExecutor(1)
+        self.saving: Future[None] | None = None
+        self.slow = False
+
+    def save(self, saved: Saved) -> None:
+        """Begin to save an epoch, when the last one is saved."""
+        self.slow = self.slow or (self.saving is not None and not self.saving.done())
+        self.finish()
+        self.saving = self.thread.submit(run_folder.commit, self.folder, saved.values, last=saved.last, best=saved.best)
+        if self.slow:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until the last epoch is saved.
+
+        Raises:
+            FileError: it cannot be saved.
+        """
+        if self.saving is not None:
+            self.saving.result()
+
+
 def save_behind(folder: Path, epochs: Iterator[Saved]) -> Generator[Epoch, None, None]:
     """Save each of `epochs` while the next one is trained; yield their records.
 
-    Where saving has once taken longer than an epoch, it is waited for, so that a kill costs no more than one epoch.
+    A kill costs one epoch, or two while the first save that takes longer than an epoch is not finished.
     """
-    saving: Future[None] | None = None
-    slow = False
-    with ThreadPoolExecutor(1) as saver:
+    saver = _Saver(folder)
+    with saver.thread:
         try:
             for saved in epochs:
-                if saving is not None:
-                    slow = slow or not saving.done()
-                    saving.result()
-                saving = saver.submit(run_folder.commit, folder, saved.values, last=saved.last, best=saved.best)
-                if slow:
-                    saving.result()
+                saver.save(saved)
                 yield saved.record
         finally:
-            if saving is not None:
-                saving.result()
+            saver.finish()
 
 
 def evaluate(run: Run, progress: Progress) -> MetricsFile:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,7 +19,7 @@ from torchvision.models import WeightsEnum, get_model_weights
 from busi_tune.errors import WeightsError
 
 DOWNLOAD_TIMEOUT = 30.0
-# What reading a file that is damaged, or something else than weights, ends in.
+# The errors of reading a file that is damaged, or that holds no weights.
 UNREADABLE = (
     OSError,
     RuntimeError,
@@ -48,7 +47,7 @@ def load_weights(model: nn.Module, arch: str, weights: str) -> None:
     _adopt(model, state, arch, weights)
 
 
-def imagenet_state(choices: Any, arch: str) -> dict[str, Any]:
+def imagenet_state(choices: type[WeightsEnum], arch: str) -> dict[str, Tensor]:
     """The `IMAGENET1K_V2` weights of `arch`, or its default ones where there is no V2.
 
     Raises:
@@ -88,7 +87,7 @@ def check_readable(path: Path) -> None:
         raise WeightsError(f"The weights in {path} could not be read ({error.strerror}); {WAYS_ON}.") from error
 
 
-def file_state(path: Path) -> dict[str, Any]:
+def file_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a `torch.save` file of a state dict (read without unpickling code).
 
     Raises:
@@ -107,7 +106,7 @@ def file_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _adopt(model: nn.Module, state: dict[str, Any], arch: str, weights: str) -> None:
+def _adopt(model: nn.Module, state: dict[str, Tensor], arch: str, weights: str) -> None:
     own = model.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     unfit = [name for name in own if name not in fitting and not name.endswith("num_batches_tracked")]
