@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import files, locks, results
 from busi_tune.data.dataset import Dataset
-from busi_tune.errors import ConfigError, OutOfMemory, RunError, TrainingDiverged, WorkerLost
+from busi_tune.errors import RunError
 from busi_tune.progress import Progress
 from busi_tune.results import Json, StudyFile
 from busi_tune.search.plan import IDENTITY, TRIALS, Plan, trial_rows
@@ -18,10 +18,9 @@ from busi_tune.search.trials import OpenTrial, Trials, epochs_run, finished, ran
 from busi_tune.training import run_folder
 from busi_tune.training.epochs import Epoch
 from busi_tune.workers.claims import Claims
+from busi_tune.workers.job_list import FAILURES
 from busi_tune.workers.jobs import Ended, Job, Trained, Workers, work_through
 
-# A trial with one of these has failed; any other error stops the study.
-FAILURES = (TrainingDiverged, ConfigError, OutOfMemory, WorkerLost)
 # The table of a long study is written again when it has grown by this share, not for each trial.
 GROWTH = 0.05
 

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from busi_tune.config import Config, differences
 from busi_tune.errors import BusiTuneError, RunError
 from busi_tune.report.plots import plot_run
 from busi_tune.results import METRICS, AuditedTrial, BestTrial, Finalist, MetricsFile
-from busi_tune.search.driver import FAILURES, Search, best_so_far, show_epoch
+from busi_tune.search.driver import Search, best_so_far, show_epoch
 from busi_tune.search.trials import finished, ranked
 from busi_tune.training import hardware, run_folder, runs
 from busi_tune.training.run_copies import copy_run, publish
-from busi_tune.workers.jobs import Ended, Job, Trained, work_through
+from busi_tune.workers import job_list
+from busi_tune.workers.jobs import Job
 
 
 def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
@@ -50,44 +52,10 @@ def _unlike(search: Search, baseline: Path) -> str:
 
 
 def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) -> dict[Path, BusiTuneError]:
-    """Train every job to its `until` or its own end; the folders and errors of those that failed as trials do.
-
-    A job that is trained already is left out. With `keep_model` the trained model is wanted, not its learning curve
-    alone. The caller holds the trials.
-
-    Raises:
-        BusiTuneError: anything else went wrong.
-    """
-    failed: dict[Path, BusiTuneError] = {}
-    rest = iter([job for job in jobs if not _is_trained(job, keep_model)])
-    begun = set()
-
-    def trained(event: Trained) -> bool:
-        if event.job in begun:
-            show_epoch(search, event)
-        begun.add(event.job)
-        return True
-
-    def ended(event: Ended) -> None:
-        search.progress.close(event.job.name)
-        if event.error is None:
-            return
-        if not isinstance(event.error, FAILURES):
-            raise event.error
-        search.progress.notice(f"{event.job.name.capitalize()} failed: {event.error}")
-        failed[event.job.folder] = event.error
-
-    work_through(search.workers, lambda: next(rest, None), trained, ended, search.progress)
-    return failed
-
-
-def _is_trained(job: Job, keep_model: bool) -> bool:
-    # A worker may have been killed in its last step.
-    with locks.only_writer(job.folder, wait=True):
-        run_folder.settle(job.folder)
-    if keep_model and not (job.folder / METRICS).exists() and runs.saved_state(job.folder) is None:
-        return False
-    return len(run_folder.history(job.folder)) >= job.until or bool(run_folder.stop_reason(job.folder))
+    """As `job_list.train_all`, with the study's workers; the caller holds the trials."""
+    return job_list.train_all(
+        jobs, search.workers, search.progress, show=partial(show_epoch, search), keep_model=keep_model
+    )
 
 
 def job_of(search: Search, trial: FrozenTrial, until: int) -> Job:
