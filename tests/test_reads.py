@@ -97,6 +97,21 @@ def test_a_baseline_and_its_export_read_each_file_once(data: Path, tmp_path: Pat
     assert len(list(tmp_path.glob("cache/busi-tune/*.npy"))) == 1
 
 
+def test_a_whole_run_reads_each_file_once(data: Path, tmp_path: Path) -> None:
+    """Baseline, search, export and predictions in one process."""
+    command = ["run", "--data", str(data), *TRAINING, "--trials", "2", "--trial-epochs", "1", "--json"]
+    once = every_image_once(data)
+    [found] = opened(data, tmp_path, command)
+    with (tmp_path / "studies/tuned/best/split.csv").open() as file:
+        test = Counter(line.split(",")[0] for line in file if ",test," in line)
+    # The export verifies the decoding of the test images, and six of these are predicted from their files.
+    again = found - once
+    assert found >= once
+    assert test <= again
+    assert sum((again - test).values()) == 6
+    assert set(again) <= set(test)
+
+
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache for one test."""
