@@ -1,4 +1,4 @@
-"""What can go wrong for a user: each error is one sentence, printed as it is, without a traceback.
+"""The errors that a user can cause: each is one sentence, printed as it is, without a traceback.
 
 BusiTuneError            exit code 1
   ConfigError            exit code 2: an option, a config file or a search space is wrong

@@ -1,4 +1,4 @@
-"""How long work tells what it is doing, without knowing who listens."""
+"""The interface through which long work reports its progress, and a listener that ignores it."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""The commands about the images themselves: data audit, data split, data demo."""
+"""The commands for folders of images: data audit, data split, data demo."""
 
 from pathlib import Path
 

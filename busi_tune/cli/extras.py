@@ -1,4 +1,4 @@
-"""What the plain installation leaves out, because `predict` and `verify` do without it."""
+"""Packages that the plain installation leaves out, because `predict` and `verify` do not need them."""
 
 TRAINING = frozenset(
     {

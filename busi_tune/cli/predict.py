@@ -1,4 +1,4 @@
-"""The command predict: ONNX Runtime only."""
+"""The command predict, which needs ONNX Runtime alone."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""The documents' metrics and those that join them, for all weightings of the images at once; numpy only.
+"""The metrics of a classifier, computed for many weightings of the images at once.
 
 A weighting is a row of weights, one for each image: ones for the figures themselves, a resample's counts for bootstrap.
 """

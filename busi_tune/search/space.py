@@ -1,4 +1,4 @@
-"""What a study may vary: config fields with the values they may take, checked whole before anything starts."""
+"""The search space of a study: options of the configuration with their ranges or choices."""
 
 from collections.abc import Mapping
 from decimal import Decimal

@@ -1,6 +1,5 @@
 """The trials of a study in Optuna: asked for, reported, pruned and told through its public interface."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -238,8 +237,3 @@ def is_complete(trial: FrozenTrial) -> bool:
 def epochs_run(trial: FrozenTrial) -> int:
     """The number of a trial's epochs; of a running one, of those that it has reported."""
     return int(trial.user_attrs.get("epochs_run", len(trial.intermediate_values)))
-
-
-def silence() -> None:
-    """Keep Optuna's own log of each trial off the screen."""
-    logging.getLogger("optuna").setLevel(logging.ERROR)

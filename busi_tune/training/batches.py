@@ -1,4 +1,4 @@
-"""Images on the device, and which of them a batch holds: flips, normalisation and the sampler's draws."""
+"""Batches of images on the device: the sampler's draws, flips and normalisation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

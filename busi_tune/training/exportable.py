@@ -1,4 +1,4 @@
-"""A trained model as other programs get it: pixels in, logits and probabilities out."""
+"""A trained model in the form that is exported: pixels in, logits and features out."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""A run's folder: what it is of, its last and best checkpoint, and the one file whose rename commits an epoch."""
+"""The folder of a run: its identity, its last and best checkpoint, and state.json, whose rename commits an epoch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

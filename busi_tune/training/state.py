@@ -1,4 +1,4 @@
-"""All that training carries from one epoch to the next, as tensors and plain values."""
+"""The state of training between two epochs, as tensors and plain values."""
 
 from dataclasses import asdict
 from typing import cast

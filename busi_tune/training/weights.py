@@ -1,4 +1,4 @@
-"""Pretrained weights: torchvision's own, downloaded and hash-checked by torchvision, or a file."""
+"""Pretrained weights: those that torchvision downloads and checks, or a file."""
 
 import contextlib
 import socket
