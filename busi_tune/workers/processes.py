@@ -7,7 +7,6 @@ import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
@@ -115,8 +114,8 @@ def _died(job: Job, code: int) -> Died:
     return Died(job, f"exit code {code}", "mend what the error above says")
 
 
-def _send(pipe: Connection, value: Any) -> None:
-    """Send; where the other side is gone, whoever reads from it next finds out."""
+def _send(pipe: Connection, value: object) -> None:
+    """Send `value`; if the other side is gone, the next read from the pipe says so."""
     with contextlib.suppress(OSError):
         pipe.send(value)
 
@@ -138,26 +137,29 @@ class _Told:
 
 
 def _serve(pipe: Connection, dataset: Dataset, threads: int, gpu: str | None, task: Work) -> None:
-    """A worker process: jobs in, events out. When its driver is gone it saves the epoch at hand, and ends."""
+    """A worker process: jobs in, events out. If its driver is gone, it saves the current epoch and ends."""
     # Ctrl-C is the driver's to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hardware.confine(threads, gpu)
     with contextlib.suppress(_DriverGone):
         while True:
-            events = task(_heard(pipe), dataset, _Told(pipe))
+            job = _heard(pipe)
+            assert isinstance(job, Job)
+            events = task(job, dataset, _Told(pipe))
             event = next(events)
             while isinstance(event, Trained):
                 _send(pipe, event)
-                event = events.send(_heard(pipe))
+                event = events.send(bool(_heard(pipe)))
             _send(pipe, event)
 
 
 class _DriverGone(Exception):
-    """Nobody is left to train for; an error of training is none of this."""
+    """The driver has ended."""
 
 
-def _heard(pipe: Connection) -> Any:
+def _heard(pipe: Connection) -> object:
     try:
-        return pipe.recv()
+        heard: object = pipe.recv()
     except (EOFError, OSError) as error:
         raise _DriverGone from error
+    return heard

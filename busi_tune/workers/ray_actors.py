@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from busi_tune import locks
@@ -19,13 +20,24 @@ from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, Part
 from busi_tune.errors import BusiTuneError, ConfigError, RunError
 from busi_tune.progress import Progress
+from busi_tune.results import Json
 from busi_tune.training import hardware, run_folder, runs
 from busi_tune.training.epochs import Epoch
 from busi_tune.workers.jobs import Died, Ended, Event, Job, Trained
 
+# What an actor answers: the environment that it trains in, an epoch, or that none is left.
+Answer = runs.Saved | dict[str, Json] | None
+
+
+class Needs(TypedDict):
+    """The share of a node that each actor asks for."""
+
+    num_cpus: int
+    num_gpus: float
+
 
 class Trainer:
-    """What runs on the cluster: trains one job at a time, an epoch a call, and touches no file."""
+    """An actor of the cluster: trains one job at a time, an epoch a call, and touches no file."""
 
     def __init__(self, threads: int) -> None:
         hardware.confine(threads, None)
@@ -33,8 +45,8 @@ class Trainer:
 
     def begin(
         self, config: Config, classes: int, kept: runs.Checkpoint | None, parts: tuple[Part, Part], until: int
-    ) -> Any:
-        """Take up a job where it was left; what, beside its configuration, decides its last bits here.
+    ) -> dict[str, Json]:
+        """Resume a job from its last checkpoint; the environment here, on which the last bits of its result depend.
 
         Raises:
             BusiTuneError: its model cannot be built here.
@@ -48,7 +60,7 @@ class Trainer:
         """Answer, once Ray has found a place for this actor."""
 
     def epoch(self) -> runs.Saved | None:
-        """Train one epoch: all that it leaves, or None where none is left to train.
+        """Train one epoch; its record and checkpoints, or None where no epoch is left.
 
         Raises:
             BusiTuneError: training failed.
@@ -58,9 +70,9 @@ class Trainer:
 
 @dataclass
 class _Actor:
-    handle: Any
+    handle: "ActorHandle[Trainer]"
     job: Job | None = None
-    said: Any = None
+    said: "ray.ObjectRef[Answer] | None" = None
     run: runs.Run | None = None
     records: tuple[Epoch, ...] = ()
     saving: Future[None] | None = None
@@ -86,10 +98,10 @@ class RayActors:
 
     def __init__(self, count: int, dataset: Dataset, progress: Progress) -> None:
         self.dataset, self.progress = dataset, progress
-        self.parts: dict[int, Any] = {}
+        self.parts: dict[int, ray.ObjectRef[tuple[Part, ...]]] = {}
         needs = _needs(count)
         actor = ray.remote(**needs, max_restarts=-1)(Trainer)
-        self.actors = [_Actor(actor.remote(needs["num_cpus"])) for _ in range(count)]
+        self.actors = [_Actor(cast("ActorHandle[Trainer]", actor.remote(needs["num_cpus"]))) for _ in range(count)]
         self.queue: deque[Job] = deque()
         self.savers = ThreadPoolExecutor(count)
 
@@ -113,7 +125,7 @@ class RayActors:
         actor.job, actor.run = job, None
         actor.said = actor.handle.begin.remote(job.config, len(self.dataset.classes), kept, parts, job.until)
 
-    def _parts(self, size: int) -> Any:
+    def _parts(self, size: int) -> "ray.ObjectRef[tuple[Part, ...]]":
         """The images of training and validation in Ray's object store, each size once."""
         if size not in self.parts:
             own = [self.dataset.part(name, size, self.progress) for name in ("train", "validation")]
@@ -128,11 +140,11 @@ class RayActors:
         return bool(said) and bool(ray.wait(said, timeout=0)[0])
 
     def next(self) -> Event:
-        """Wait for the first of the busy actors that has something to say."""
+        """Wait for the first busy actor that has an event."""
         while True:
             event, actor = None, self._first()
             said, actor.said = actor.said, None
-            if actor.job is not None:
+            if actor.job is not None and said is not None:
                 event = self._event(actor, actor.job, said)
             if actor.free and self.queue:
                 self._give(actor, self.queue.popleft())
@@ -140,12 +152,12 @@ class RayActors:
                 return event
 
     def _first(self) -> _Actor:
-        """The first actor that has something to say, be it that it is there again."""
+        """The first actor that has answered, or is there again after a restart."""
         asked = [actor for actor in self.actors if actor.said is not None]
         [ready], _ = ray.wait([actor.said for actor in asked], num_returns=1)
         return next(actor for actor in asked if actor.said == ready)
 
-    def _event(self, actor: _Actor, job: Job, said: Any) -> Event:
+    def _event(self, actor: _Actor, job: Job, said: "ray.ObjectRef[Answer]") -> Event:
         actor.settle()
         try:
             return self._heard(actor, job, ray.get(said))
@@ -157,8 +169,8 @@ class RayActors:
             actor.job, actor.said = None, actor.handle.there.remote()
             return Died(job, str(error).splitlines()[0])
 
-    def _heard(self, actor: _Actor, job: Job, said: Any) -> Event:
-        if actor.run is None:
+    def _heard(self, actor: _Actor, job: Job, said: "Answer") -> Event:
+        if isinstance(said, dict):
             actor.run = runs.begin(job.folder, job.config, self.dataset, self.progress, said)
             runs.identify(actor.run, said)
             actor.records = tuple(run_folder.history(job.folder))
@@ -206,7 +218,7 @@ def cluster(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _needs(count: int) -> dict[str, Any]:
+def _needs(count: int) -> Needs:
     """What each of `count` actors asks Ray for, so that the cluster has room for all of them at once.
 
     Raises:
@@ -216,7 +228,7 @@ def _needs(count: int) -> dict[str, Any]:
     return shares([int(node.get("CPU", 0)) for node in nodes], [int(node.get("GPU", 0)) for node in nodes], count)
 
 
-def shares(cpus: Sequence[int], gpus: Sequence[int], count: int) -> dict[str, Any]:
+def shares(cpus: Sequence[int], gpus: Sequence[int], count: int) -> Needs:
     """The most CPUs that each of `count` actors can have on nodes with so many, and a GPU or an equal part of one.
 
     Raises:
