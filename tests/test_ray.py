@@ -9,6 +9,7 @@ import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.exceptions import RayError
 
 from busi_tune import pipeline
 from busi_tune.config import Config
@@ -16,7 +17,7 @@ from busi_tune.errors import ConfigError, RunError
 from busi_tune.progress import Silent
 from busi_tune.search.search_options import SearchOptions
 from busi_tune.workers.ray_actors import cluster as joined
-from busi_tune.workers.ray_actors import resolve_there, shares
+from busi_tune.workers.ray_actors import cluster_error, shares
 from test_search import Recorder
 
 TINY = Config(arch="squeezenet1_1", weights="none", image_size=32, batch_size=16, epochs=4, device="cpu")
@@ -147,10 +148,15 @@ def test_a_cpu_beside_no_gpu_is_no_room() -> None:
         shares([16, 4], [0, 2], 5)
 
 
-def test_an_error_on_the_cluster_is_one_sentence(cluster: Cluster, tmp_path: Path) -> None:
-    told = r"^The Ray cluster failed \(AttributeError: .*'device'\); every node needs the busi-tune and PyTorch"
-    with joined(cluster.address), pytest.raises(RunError, match=told):
-        resolve_there(tmp_path, 1)  # type: ignore[arg-type]
+def test_an_error_on_the_cluster_is_one_sentence(cluster: Cluster) -> None:
+    def fail() -> None:
+        raise ValueError("no such thing")
+
+    told = r"^The Ray cluster failed \(ValueError: no such thing\); every node needs the busi-tune and PyTorch"
+    with joined(cluster.address), pytest.raises(RayError) as found:
+        ray.get(ray.remote(fail).remote())
+    with pytest.raises(RunError, match=told):
+        raise cluster_error(found.value)
 
 
 def test_more_workers_than_a_cluster_has_cpus_are_refused(cluster: Cluster, phantoms: Path, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ class RayActors:
             return self._heard(actor, job, ray.get(said))
         except RayTaskError as error:
             actor.job = None
-            return Ended(job, "", _error(error))
+            return Ended(job, "", cluster_error(error))
         except RayError as error:
             # The actor, its node, or what it had to say is gone.
             actor.job, actor.said = None, actor.handle.there.remote()
@@ -260,11 +260,11 @@ def resolve_there(config: Config, count: int) -> Config:
     try:
         found = ray.get(ray.remote(**needs)(hardware.resolve).remote(config.device, config.precision))
     except RayError as error:
-        raise _error(error) from error
+        raise cluster_error(error) from error
     return config.replace(**found)
 
 
-def _error(error: RayError) -> BusiTuneError:
+def cluster_error(error: RayError) -> BusiTuneError:
     """What went wrong on the cluster, as our own error."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, BusiTuneError):
