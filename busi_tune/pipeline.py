@@ -208,9 +208,6 @@ def compare_seeds(found: dict[int, Result]) -> Result:
 
 
 def _plot(folder: Path) -> None:
-    if (folder / run_folder.CURVES).exists() and (folder / run_folder.CONFUSION).exists():
-        # The modules that draw import PyTorch, which takes seconds.
-        return
     from busi_tune.report import plots
 
     plots.plot_run(folder)

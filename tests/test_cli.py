@@ -253,10 +253,6 @@ def test_another_configuration_is_refused_and_overwrite_starts_anew(
     assert exit_code(command) == 0
     assert capsys.readouterr().out == first
     assert model.stat() == before
-    heavy = "import sys; from busi_tune.cli import exit_code; "
-    heavy += f"assert exit_code({command}) == 0; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
-    assert shown.stdout == first + "[]\n"
     code, sentence = refused([*command, "--learning-rate", "0.01", "--seed", "3"], capsys)
     assert code == 1
     assert "learning_rate: 0.001 -> 0.01; seed: 0 -> 3" in sentence

@@ -9,9 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from busi_tune import files
-from busi_tune.training.run_folder import CONFUSION, CURVES
 from busi_tune.training.runs import history
 from busi_tune.training.state import Epoch
+
+CURVES = "learning_curves.png"
+CONFUSION = "confusion_matrix.png"
 
 
 def plot_run(folder: Path) -> None:

@@ -14,8 +14,6 @@ STATE = "state.json"
 SOURCE = "data.json"
 METRICS = "metrics.json"
 SPLIT = "split.csv"
-CURVES = "learning_curves.png"
-CONFUSION = "confusion_matrix.png"
 FIRST_FILES = frozenset({SPLIT, excluded_file(Path(SPLIT)).name, SOURCE})
 
 
