@@ -10,6 +10,7 @@ from typing import (
     TYPE_CHECKING,
     ClassVar,
     Literal,
+    Protocol,
     Self,
     TypeGuard,
     TypeVar,
@@ -178,7 +179,7 @@ class Options:
     options: ClassVar[dict[str, Option]] = {}
 
     def __post_init__(self) -> None:
-        typed, problems = check(type(self), vars(self))
+        typed, problems = check(self.options, vars(self))
         if problems:
             raise ConfigError(f"{'; '.join(problems)}.")
         for name, value in typed.items():
@@ -191,7 +192,7 @@ class Options:
         Raises:
             ConfigError: unknown keys (with the nearest known one), values of a wrong type, broken rules: all of them.
         """
-        typed, problems = check(cls, values)
+        typed, problems = check(cls.options, values)
         if problems:
             raise ConfigError(f"{source}: {'; '.join(problems)}." if source else f"{'; '.join(problems)}.")
         return cls(**typed)
@@ -205,9 +206,15 @@ class Options:
         return self.from_dict({**vars(self), **changes})
 
 
-def check(kind: type[Options], values: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
+class Checks(Protocol):
+    """An option that checks its values."""
+
+    def checked(self, value: object) -> object:
+        """The value in the option's type, or a ValueError with the rule that it breaks."""
+
+
+def check(known: Mapping[str, Checks], values: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
     """The values in their types, and a line for each key that is unknown and each value that cannot be used."""
-    known = kind.options
     typed: dict[str, object] = {}
     problems = [unknown(name, list(known)) for name in values if name not in known]
     for name, value in values.items():

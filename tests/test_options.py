@@ -260,7 +260,8 @@ Usage: busi-tune export [OPTIONS] RUN
   Export the finished run RUN to ONNX, verified against PyTorch on its test split.
 
 Data:
-  --data DIR  Folder of the images that the run was trained on, where it has moved.
+  --data DIR  Folder of the images that the run was trained on.  [default: the folder at the time
+              of training]
 
 Output:
   --out DIR                 Folder of the export, as in exports/NAME.  [required]

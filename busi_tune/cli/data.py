@@ -44,7 +44,8 @@ def data() -> None:
     type=PATH,
     metavar="FILE.csv",
     group="data",
-    help="Split whose leak is measured, as written by `data split`; by default random splits.",
+    unset="random splits",
+    help="Split whose leak is measured, as written by `data split`.",
 )
 @stated_options(Config, "similarity", "split_seed")
 @out_option(default=Path("data/audit"), help="Folder of the report.")

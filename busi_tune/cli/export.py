@@ -28,7 +28,7 @@ from busi_tune.export.export_options import ExportOptions
     ),
 )
 @click.argument("run", type=PATH)
-@data_option(help="Folder of the images that the run was trained on, where it has moved.")
+@data_option(unset="the folder at the time of training", help="Folder of the images that the run was trained on.")
 @out_option(required=True, help="Folder of the export, as in exports/NAME.")
 @stated_options(ExportOptions)
 @json_option

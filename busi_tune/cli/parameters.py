@@ -9,7 +9,7 @@ import click
 
 from busi_tune.config import Config, read_toml
 from busi_tune.errors import ConfigError
-from busi_tune.option import KINDS, Group, Option, Options, check, unknown
+from busi_tune.option import KINDS, Group, Option, Options, check
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Made = TypeVar("Made", bound=Options)
@@ -21,13 +21,15 @@ SPLITTING = ("strategy", "fractions", "conflicts", "similarity", "split_seed")
 
 
 class Setting(click.Option):
-    """An option of a group, whose help shows its default in one form."""
+    """An option of a group, whose help shows its default in one form; `unset` says what stands for none given."""
 
-    def __init__(self, *args: Any, group: Group, stated: Option | None = None, **attributes: Any) -> None:
+    def __init__(
+        self, *args: Any, group: Group, stated: Option | None = None, unset: str = "", **attributes: Any
+    ) -> None:
         super().__init__(*args, **attributes)
         self.group = group
         self.stated = stated
-        self.shown_default = stated.shown_default if stated else str(attributes.get("default", ""))
+        self.shown_default = stated.shown_default if stated else unset or str(attributes.get("default", ""))
 
     @property
     def key(self) -> str:
@@ -109,18 +111,10 @@ def _read_config(context: click.Context, _: click.Parameter, path: Path | None) 
     if path is None:
         return
     known = {one.key: one for one in context.command.params if isinstance(one, Setting)}
-    values = read_toml(path)
-    problems = [unknown(key, list(known)) for key in values if key not in known]
-    defaults: dict[str, object] = {}
-    for key, value in values.items():
-        if key in known:
-            try:
-                defaults[str(known[key].name)] = known[key].checked(value)
-            except ValueError as error:
-                problems.append(str(error))
+    typed, problems = check(known, read_toml(path))
     if problems:
         raise ConfigError(f"{path}: {'; '.join(problems)}.")
-    context.default_map = defaults
+    context.default_map = {str(known[key].name): value for key, value in typed.items()}
 
 
 config_option = click.option(
@@ -176,7 +170,7 @@ def refuse(values: Mapping[str, object], *kinds: type[Options]) -> None:
     Raises:
         ConfigError: values of a wrong type, broken rules: all of them.
     """
-    problems = [problem for kind in kinds for problem in check(kind, _own(kind, values))[1]]
+    problems = [problem for kind in kinds for problem in check(kind.options, _own(kind, values))[1]]
     if problems:
         raise ConfigError(f"{'; '.join(problems)}.")
 

@@ -108,8 +108,8 @@ def baseline(
     type=PATH,
     metavar="RUN",
     group="search",
-    help="Folder of a finished run of this configuration, which becomes trial 0 as it is; by default the run "
-    "`baseline` beside the study's folder, if it is one.",
+    unset="baseline beside the study's folder, if there is one",
+    help="Folder of a finished run of this configuration, which becomes trial 0 as it is.",
 )
 @stated_options(SearchOptions)
 @out_option(default=Path("studies/tuned"), help="Folder of the study.")
@@ -160,7 +160,7 @@ def search(
 @stated_options(Config)
 @stated_options(SearchOptions)
 @stated_options(ExportOptions)
-@setting("--name", group="output", help="Name of the study and of the export; by default tuned, with --demo demo.")
+@setting("--name", group="output", unset="tuned, or demo with --demo", help="Name of the study and of the export.")
 @json_option
 @overwrite_option
 @config_option
