@@ -238,7 +238,7 @@ def test_devices(device: str) -> None:
 
 def test_all_broken_rules_stand_in_one_message() -> None:
     with pytest.raises(ConfigError) as error:
-        Config(epochs=0, batch_size=1, precision="half", std=(0.0, 1.0, 1.0))
+        Config(epochs=0, batch_size=1, precision="half", std=(0.0, 1.0, 1.0))  # type: ignore[arg-type]  # refused
     assert str(error.value) == (
         "std must be between 0.001 and 1, not (0.0, 1.0, 1.0); batch_size must be between 2 and 4096, not 1; "
         "epochs must be between 1 and 10000, not 0; precision must be one of auto, float32, bfloat16, not 'half'."

@@ -7,7 +7,6 @@ import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
@@ -115,7 +114,7 @@ def _died(job: Job, code: int) -> Died:
     return Died(job, f"exit code {code}", "mend what the error above says")
 
 
-def _send(pipe: Connection, value: Any) -> None:
+def _send(pipe: Connection, value: object) -> None:
     """Send; where the other side is gone, whoever reads from it next finds out."""
     with contextlib.suppress(OSError):
         pipe.send(value)
@@ -144,11 +143,13 @@ def _serve(pipe: Connection, dataset: Dataset, threads: int, gpu: str | None, ta
     hardware.confine(threads, gpu)
     with contextlib.suppress(_DriverGone):
         while True:
-            events = task(_heard(pipe), dataset, _Told(pipe))
+            job = _heard(pipe)
+            assert isinstance(job, Job)
+            events = task(job, dataset, _Told(pipe))
             event = next(events)
             while isinstance(event, Trained):
                 _send(pipe, event)
-                event = events.send(_heard(pipe))
+                event = events.send(_heard(pipe) is True)
             _send(pipe, event)
 
 
@@ -156,7 +157,7 @@ class _DriverGone(Exception):
     """Nobody is left to train for; an error of training is none of this."""
 
 
-def _heard(pipe: Connection) -> Any:
+def _heard(pipe: Connection) -> object:
     try:
         return pipe.recv()
     except (EOFError, OSError) as error:
