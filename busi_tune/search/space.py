@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -77,17 +77,16 @@ def _outside(space: Space, config: Config) -> list[str]:
     return [f"it does not hold the baseline's {', '.join(outside)}, and the baseline is the first trial"]
 
 
-def _holds(distribution: BaseDistribution, value: object) -> bool:
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    assert isinstance(value, int | float)
     inside = distribution.low <= value <= distribution.high
     steps = (Decimal(str(value)) - Decimal(str(distribution.low))) / Decimal(str(distribution.step or 1))
     return inside and (distribution.step is None or steps == int(steps))
 
 
-def _distribution(name: str, table: object) -> BaseDistribution:
+def _distribution(name: str, table: Any) -> BaseDistribution:
     if name not in Config.options:
         raise ValueError(unknown(name, [option for option in Config.options if option not in FIXED]))
     if name in FIXED:
@@ -102,7 +101,7 @@ def _distribution(name: str, table: object) -> BaseDistribution:
     return _range(name, **table)
 
 
-def _choices(name: str, choices: object) -> BaseDistribution:
+def _choices(name: str, choices: Any) -> BaseDistribution:
     if not isinstance(choices, list) or not choices:
         raise ValueError(f"choices of {name} must be a list of values, not {choices!r}")
     for value in choices:
@@ -112,14 +111,12 @@ def _choices(name: str, choices: object) -> BaseDistribution:
     return CategoricalDistribution(choices)
 
 
-def _range(name: str, *, low: object, high: object, log: object = False, step: object = None) -> BaseDistribution:
+def _range(name: str, low: Any, high: Any, log: bool = False, step: Any = None) -> BaseDistribution:
     kind = Config.options[name].kind
     if kind not in (int, float):
         raise ValueError(f"{name} is not a number and needs choices, not low and high")
     for value in (low, high):
         _check_value(name, value)
-    assert isinstance(low, int | float)
-    assert isinstance(high, int | float)
     problems = []
     if low > high:
         problems.append(f"low of {name} must not be above high, and {low} is above {high}")
@@ -127,28 +124,22 @@ def _range(name: str, *, low: object, high: object, log: object = False, step: o
         problems.append(f"low of {name} must be above 0 on a log scale, not {low}")
     if type(log) is not bool:
         problems.append(f"log of {name} must be true or false, not {log!r}")
-    if step is not None and (not _is_number(step, kind) or step <= 0 or log):
+    if step is not None and (type(step) not in (int, kind) or step <= 0 or log):
         problems.append(f"step of {name} must be above 0, of the field's type, and without log, not {step!r}")
     # Decimal, because 0.3 is no multiple of 0.1 in binary.
     elif step is not None and (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step)):
         problems.append(f"step of {name} must lead from {low} to {high}, and {step} does not")
     if problems:
         raise ValueError("; ".join(problems))
-    assert isinstance(log, bool)
-    assert step is None or isinstance(step, int | float)
     if kind is int:
-        return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
+        return IntDistribution(low, high, log=log, step=step or 1)
     return FloatDistribution(float(low), float(high), log=log, step=step)
 
 
-def _is_number(value: object, kind: type) -> TypeGuard[float]:
-    return type(value) in (int, kind)
-
-
-def _check_value(name: str, value: object) -> None:
+def _check_value(name: str, value: Any) -> None:
     Config.options[name].checked(value)
     if name == "arch" and value not in ARCHITECTURES:
-        raise ValueError(unknown(str(value), list(ARCHITECTURES), "architecture"))
+        raise ValueError(unknown(value, list(ARCHITECTURES), "architecture"))
 
 
 def _patience_problems(space: Space, config: Config) -> list[str]:

@@ -7,6 +7,7 @@ import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
@@ -114,7 +115,7 @@ def _died(job: Job, code: int) -> Died:
     return Died(job, f"exit code {code}", "mend what the error above says")
 
 
-def _send(pipe: Connection, value: object) -> None:
+def _send(pipe: Connection, value: Any) -> None:
     """Send; where the other side is gone, whoever reads from it next finds out."""
     with contextlib.suppress(OSError):
         pipe.send(value)
@@ -143,13 +144,11 @@ def _serve(pipe: Connection, dataset: Dataset, threads: int, gpu: str | None, ta
     hardware.confine(threads, gpu)
     with contextlib.suppress(_DriverGone):
         while True:
-            job = _heard(pipe)
-            assert isinstance(job, Job)
-            events = task(job, dataset, _Told(pipe))
+            events = task(_heard(pipe), dataset, _Told(pipe))
             event = next(events)
             while isinstance(event, Trained):
                 _send(pipe, event)
-                event = events.send(_heard(pipe) is True)
+                event = events.send(_heard(pipe))
             _send(pipe, event)
 
 
@@ -157,7 +156,7 @@ class _DriverGone(Exception):
     """Nobody is left to train for; an error of training is none of this."""
 
 
-def _heard(pipe: Connection) -> object:
+def _heard(pipe: Connection) -> Any:
     try:
         return pipe.recv()
     except (EOFError, OSError) as error:

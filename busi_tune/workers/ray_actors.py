@@ -19,7 +19,6 @@ from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, Part
 from busi_tune.errors import BusiTuneError, ConfigError, RunError
 from busi_tune.progress import Progress
-from busi_tune.results import Json
 from busi_tune.training import hardware, run_folder, runs
 from busi_tune.training.epochs import Epoch
 from busi_tune.workers.jobs import Died, Ended, Event, Job, Trained
@@ -34,7 +33,7 @@ class Trainer:
 
     def begin(
         self, config: Config, classes: int, kept: runs.Checkpoint | None, parts: tuple[Part, Part], until: int
-    ) -> dict[str, Json]:
+    ) -> Any:
         """Take up a job where it was left; what, beside its configuration, decides its last bits here.
 
         Raises:
