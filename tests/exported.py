@@ -4,7 +4,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from PIL import Image
 from busi_tune import images, pipeline
 from busi_tune.config import Config
 from busi_tune.progress import Silent
+from busi_tune.results import VerificationFile
 
 MODELS = {"model.onnx", "model-32.onnx"}
 EXPORT_FILES = MODELS | {".lock", "README.md", "predictions.csv", "verification.json"}
@@ -25,7 +25,7 @@ class Exported:
     data: Path
     run: Path
     folder: Path
-    certificate: dict[str, Any]
+    certificate: VerificationFile
 
 
 @pytest.fixture(scope="session")

@@ -5,20 +5,19 @@ import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from busi_tune import files, pipeline
+from busi_tune import files, pipeline, results
 from busi_tune.config import Config
 from busi_tune.evaluation.metrics import Answers, numbers
 from busi_tune.evaluation.verdict import compare
 from busi_tune.export.export_options import ExportOptions
 from busi_tune.progress import Silent
 from busi_tune.report.card import model_card
-from busi_tune.results import SCHEMAS, VerdictFile
+from busi_tune.results import SCHEMAS, MetricsFile, VerdictFile, VerificationFile
 from exported import Exported, linked
 
 pytest_plugins = ["exported"]
@@ -38,6 +37,7 @@ def sections(card: str) -> dict[str, tuple[str, Tables]]:
     found: dict[str, tuple[str, Tables]] = {}
     heading, inside, tables = "", "", Tables()
     for token, after in pairwise([*MarkdownIt("commonmark").enable("table").parse(card), None]):
+        assert token is not None
         kind = token.type
         if kind == "heading_open" and after:
             heading, inside = after.content, ""
@@ -62,13 +62,13 @@ def interval(edges: list[float] | None) -> str:
     return f"{edges[0]:.3f} to {edges[1]:.3f}" if edges else "none"
 
 
-def card_of(run: Path, certificate: dict[str, Any]) -> dict[str, tuple[str, Tables]]:
+def card_of(run: Path, certificate: VerificationFile) -> dict[str, tuple[str, Tables]]:
     return sections(model_card(run, certificate))
 
 
 def test_what_the_card_says_of_the_test_split(exported: Exported, card: str) -> None:
     text, (metrics, confusion) = sections(card)["Figures"]
-    figures = files.read_json(exported.run / "metrics.json")["test"]
+    figures = results.read(exported.run / "metrics.json", MetricsFile)["test"]
     said = {row[0]: row[1:] for row in metrics}
     # What the temperature leaves as it is was measured twice: after training, and for the certificate.
     for test in (figures, exported.certificate["test"]):
@@ -91,8 +91,10 @@ def test_what_the_card_says_of_probabilities_guard_and_verification(exported: Ex
     text, (calibration,) = found["Probabilities"]
     assert figure(certificate["temperature"]) in text
     figures = certificate["calibration"]["test"]
-    for row, name in zip(calibration[1:], ("brier", "log_loss", "calibration_error"), strict=True):
-        assert row[1:] == [figure(figures[when][name]) for when in ("before", "after")]
+    assert [row[1:] for row in calibration[1:]] == [
+        [figure(figures["before"][name]), figure(figures["after"][name])]
+        for name in ("brier", "log_loss", "calibration_error")
+    ]
     _, (scores, rates) = found["Input guard"]
     assert [(row[0], row[2]) for row in scores[1:]] == [
         (score["name"], score["warning"]) for score in certificate["guard"]["scores"]
@@ -107,7 +109,7 @@ def test_what_the_card_says_of_probabilities_guard_and_verification(exported: Ex
 
 def test_what_the_card_says_of_data_licence_and_limits(exported: Exported, card: str) -> None:
     text, (table,) = sections(card)["Data"]
-    rows = {"train": Counter(), "validation": Counter(), "test": Counter()}
+    rows: dict[str, Counter[str]] = {"train": Counter(), "validation": Counter(), "test": Counter()}
     groups: dict[str, set[str]] = {name: set() for name in rows}
     with (exported.run / "split.csv").open() as file:
         for row in csv.DictReader(file):
@@ -170,14 +172,11 @@ def test_an_operating_point_and_a_smaller_model(exported: Exported, tmp_path: Pa
     assert f"its probability of malignant is at least {point['threshold']:.4f}" in text
     assert f"{point['missed']} of {point['cases']} malignant cases lie below it" in text
     assert point["supported"] == ("These are enough cases" in text)
-    for row in table[1:]:
-        result = point["test"][row[0]]
-        assert row[1:] == [
-            figure(result["value"]),
-            interval(result["intervals"]),
-            interval(result["wilson"]),
-            str(result["images"]),
-        ]
+    test = point["test"]
+    assert table[1:] == [
+        [name, figure(at["value"]), interval(at["intervals"]), interval(at["wilson"]), str(at["images"])]
+        for name, at in (("sensitivity", test["sensitivity"]), ("specificity", test["specificity"]))
+    ]
     small = certificate["models"]["model.float16.onnx"]
     text, _ = found["Smaller models"]
     assert f"`model.float16.onnx` ({small['bytes'] / 1e6:.1f} MB)" in text
@@ -190,7 +189,7 @@ def test_an_operating_point_and_a_smaller_model(exported: Exported, tmp_path: Pa
 def test_a_split_that_leaks(exported: Exported, tiny: Config, tmp_path: Path) -> None:
     run = tmp_path / "run"
     pipeline.baseline(exported.data, run, tiny.replace(strategy="random", epochs=1), Silent())
-    figures = files.read_json(run / "metrics.json")
+    figures = results.read(run / "metrics.json", MetricsFile)
     assert 0 < figures["leaked_test_images"] < 1
     found = card_of(run, exported.certificate)
     assert (

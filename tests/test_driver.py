@@ -3,15 +3,17 @@
 import json
 import statistics
 from pathlib import Path
+from typing import Literal
 
 import optuna
 import pytest
 from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
-from busi_tune import locks, pipeline
+from busi_tune import locks, pipeline, results
 from busi_tune.config import Config
 from busi_tune.progress import Silent
+from busi_tune.results import SearchResult
 from busi_tune.search.driver import Budget
 from busi_tune.search.search_options import SearchOptions
 from test_search import Recorder, rows
@@ -59,9 +61,8 @@ def study(tmp_path_factory: pytest.TempPathFactory, phantoms: Path, config: Conf
 
 
 @pytest.fixture(scope="module")
-def told(study: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((study / "result.json").read_text())
-    return found
+def told(study: Path) -> SearchResult:
+    return results.read(study / "result.json", SearchResult)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_checkpoints_are_kept_of_the_best_and_the_baseline(trials: list[FrozenTr
     assert kept == {number for _, number in complete[:2]} | {0}
 
 
-def test_finalists_are_ranked_by_their_mean(told: dict[str, list[dict[str, object]]], study: Path) -> None:
+def test_finalists_are_ranked_by_their_mean(told: SearchResult, study: Path) -> None:
     first, second = told["finalists"]
     assert len(list(study.glob("confirm/*/1/history.csv"))) == 2
     assert list(study.glob("confirm/*/1/checkpoints")) == []
@@ -127,17 +128,18 @@ def test_finalists_are_ranked_by_their_mean(told: dict[str, list[dict[str, objec
         assert entry["mean"] == statistics.fmean(best)
         seeds = [json.loads((folder / "config.json").read_text())["config"]["seed"] for folder in folders]
         assert seeds == [0, 1]
-    assert float(str(first["mean"])) <= float(str(second["mean"]))
+    assert first["mean"] <= second["mean"]
     assert told["best"]["trial"] == first["trial"]
 
 
 def test_an_audited_trial_is_trained_again_to_the_bit_and_then_on(
-    told: dict[str, list[dict[str, float]]], study: Path, trials: list[FrozenTrial]
+    told: SearchResult, study: Path, trials: list[FrozenTrial]
 ) -> None:
     best = min(trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None)
+    assert told["audit"] is not None
     assert len(told["audit"]) == min(2, sum(trial.state == TrialState.PRUNED for trial in trials))
     for entry in told["audit"]:
-        trial = trials[int(entry["trial"])]
+        trial = trials[entry["trial"]]
         history = [float(row["val_loss"]) for row in rows(study / f"trials/{trial.number:04d}/history.csv")]
         pruned_at = trial.user_attrs["epochs_run"]
         # Its checkpoint was given up, so all epochs were trained anew; they are what the study was told.
@@ -148,7 +150,7 @@ def test_an_audited_trial_is_trained_again_to_the_bit_and_then_on(
 
 
 def test_the_same_command_trains_nothing(
-    study: Path, phantoms: Path, config: Config, options: SearchOptions, told: dict[str, object]
+    study: Path, phantoms: Path, config: Config, options: SearchOptions, told: SearchResult
 ) -> None:
     seen = Recorder()
     again = pipeline.search(phantoms, study, config, options, seen)
@@ -156,7 +158,7 @@ def test_the_same_command_trains_nothing(
     assert json.loads(json.dumps(again)) | {"disk_bytes": 0} == told | {"disk_bytes": 0}
 
 
-def test_the_verdict_is_written(study: Path, told: dict[str, object]) -> None:
+def test_the_verdict_is_written(study: Path, told: SearchResult) -> None:
     assert json.loads((study / "verdict.json").read_text()) == told["verdict"]
 
 
@@ -187,7 +189,9 @@ def test_more_epochs_continue_the_same_study(phantoms: Path, config: Config, tmp
 
 
 @pytest.mark.parametrize("pruner", ["hyperband", "none"])
-def test_other_pruners(pruner: str, phantoms: Path, config: Config, options: SearchOptions, tmp_path: Path) -> None:
+def test_other_pruners(
+    pruner: Literal["hyperband", "none"], phantoms: Path, config: Config, options: SearchOptions, tmp_path: Path
+) -> None:
     own = SearchOptions(trials=14, trial_epochs=TRIAL_EPOCHS, space=options.space, pruner=pruner)
     result = pipeline.search(phantoms, tmp_path / "study", config, own, Silent())
     states = [row["state"] for row in result["trials"]]
@@ -246,7 +250,8 @@ def test_a_best_trial_that_cannot_be_trained_to_its_end_gives_way_to_the_next(
     seen = Recorder()
     result = pipeline.search(phantoms, tmp_path / "study", hard, alike, seen)
     assert [row["state"] for row in result["trials"]] == ["COMPLETE"] * 3
-    assert result["trials"][0]["value"] >= max(row["value"] for row in result["trials"])
+    first, *others = (float(str(row["value"])) for row in result["trials"])
+    assert first >= max(others)
     assert any(text.startswith("Trial 0 to epoch 30 failed: The training loss of epoch") for text in seen.notices)
     assert result["best"]["trial"] in (1, 2)
     assert result["verdict"] is None

@@ -50,7 +50,8 @@ def features_of(pixels: Pixels) -> Floats:
     """What stands for a network: a rectified projection of a 6 x 6 thumbnail."""
     side = pixels.shape[1] // 6
     tiles = pixels[:, : 6 * side, : 6 * side].reshape(len(pixels), 6, side, 6, side, 3).mean(axis=(2, 4))
-    return np.maximum(tiles.reshape(len(pixels), -1) / 255 @ MIXING, 0).astype(np.float32)
+    projected: NDArray[np.float64] = tiles.reshape(len(pixels), -1) / 255 @ MIXING
+    return np.maximum(projected, 0).astype(np.float32)
 
 
 def scores(guard: Guard, pixels: Pixels, features: Floats | None = None) -> Floats:

@@ -30,8 +30,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "busi_tune", source / "busi_tune", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    command = [environment / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", source]
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    command = [str(environment / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = f"pip cannot install the package here: {done.stderr[-300:]}"
@@ -44,7 +44,7 @@ def run(command: Path, arguments: list[str], folder: Path) -> subprocess.Complet
     """Run the installed command, out of sight of this checkout."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
-        [command, *arguments], capture_output=True, text=True, check=False, cwd=folder, env=environment
+        [str(command), *arguments], capture_output=True, text=True, check=False, cwd=folder, env=environment
     )
 
 
@@ -53,7 +53,7 @@ def test_what_prediction_needs_is_installed_and_no_more(installed: Path) -> None
         "import sys; from importlib.util import find_spec; print(*(name for name in sys.argv[1:] if find_spec(name)))"
     )
     plain = ["click", "filelock", "msgspec", "numpy", "onnxruntime", "PIL", "rich"]
-    command = [installed.with_name("python"), "-c", code, *plain, *sorted(TRAINING)]
+    command = [str(installed.with_name("python")), "-c", code, *plain, *sorted(TRAINING)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == plain

@@ -260,14 +260,9 @@ def test_code_in_a_file_of_weights_is_not_run(form: str, tmp_path: Path, tiny: C
 
 def choices(port: int, digest: str) -> type[WeightsEnum]:
     """Weights as torchvision describes them, but published on this machine."""
-
-    class LocalWeights(WeightsEnum):
-        IMAGENET1K_V2 = Weights(
-            url=f"http://127.0.0.1:{port}/resnet18-{digest[:8]}.pth", transforms=nn.Identity, meta={}
-        )
-        DEFAULT = IMAGENET1K_V2
-
-    return LocalWeights
+    published = Weights(url=f"http://127.0.0.1:{port}/resnet18-{digest[:8]}.pth", transforms=nn.Identity, meta={})
+    made: type[WeightsEnum] = WeightsEnum("LocalWeights", {"IMAGENET1K_V2": published, "DEFAULT": published})
+    return made
 
 
 @contextmanager

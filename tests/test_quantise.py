@@ -71,12 +71,14 @@ def hostile(network: bytes) -> bytes:
         elif tensor.name == f"{HOSTILE}.conv2.weight":
             values[:, 0] /= 1e4
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def layer_with(network: bytes, weight: str) -> str:
     """The name of the layer that has a weight."""
-    return next(node.name for node in onnx.load_from_string(network).graph.node if weight in node.input[1:])
+    name: str = next(node.name for node in onnx.load_from_string(network).graph.node if weight in node.input[1:])
+    return name
 
 
 def kernels(network: bytes, folder: Path) -> Counter[str]:

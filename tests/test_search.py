@@ -66,16 +66,12 @@ def test_the_baseline_is_the_first_trial_and_its_value_counts_its_first_epochs(f
 def test_the_retrained_best_is_a_run_in_one_go(finished: Path, phantoms: Path, config: Config, tmp_path: Path) -> None:
     best = finished / "tuned/best"
     identity = json.loads((best / "config.json").read_text())
-    pipeline.baseline(phantoms, tmp_path / "run", Config(**identity_config(identity)), Silent())
+    pipeline.baseline(phantoms, tmp_path / "run", Config.from_dict(identity["config"]), Silent())
     for name in ("config.json", "metrics.json", "predictions.csv", "split.csv", "confusion_matrix.png"):
         assert (best / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
     for path in (best / "checkpoints").iterdir():
         assert path.read_bytes() == (tmp_path / "run/checkpoints" / path.name).read_bytes()
     assert identity["config"]["epochs"] == config.epochs == len(rows(best / "history.csv"))
-
-
-def identity_config(identity: dict[str, dict[str, object]]) -> dict[str, object]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in identity["config"].items()}
 
 
 def test_a_finished_baseline_is_not_trained_again_and_the_best_goes_on(

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, event
 import busi_tune
 from busi_tune.config import Config
 from busi_tune.progress import Silent
+from busi_tune.results import Json
 from busi_tune.search.plan import Plan
 from busi_tune.search.space import Space
 from busi_tune.search.storage import Database
@@ -229,7 +230,7 @@ HYPERBAND = replace(PLAN, pruner="hyperband", space={"learning_rate": SPACE["lea
 HYPERBAND = replace(HYPERBAND, config=Config(scheduler_patience=0))
 
 
-def run_hyperband(folder: Path, kill_at: int) -> tuple[list[tuple[object, ...]], int]:
+def run_hyperband(folder: Path, kill_at: int) -> tuple[list[tuple[TrialState, float | None, int | None]], int]:
     """Trials under Hyperband, in which decisions are killed before the `kill_at`-th commit, again and again.
 
     What became of each trial, and the number of kills.
@@ -289,8 +290,9 @@ def test_an_undecided_comparison_is_made_again_as_it_was(tmp_path: Path) -> None
 def test_a_tell_whose_answer_was_lost_can_be_repeated(tmp_path: Path) -> None:
     trials = opened(tmp_path)
     trial = asked(trials)
-    for facts in ({"epochs_run": 1}, {}):
-        trials.tell(trial, TrialState.COMPLETE, facts, 0.5)
+    facts: list[dict[str, Json]] = [{"epochs_run": 1}, {}]
+    for given in facts:
+        trials.tell(trial, TrialState.COMPLETE, given, 0.5)
     [there] = trials.all()
     assert (there.state, there.value, there.user_attrs) == (TrialState.COMPLETE, 0.5, {"epochs_run": 1})
 

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 def predict(
     export: Path,
     paths: tuple[str, ...],
+    *,
     csv_file: Path | None,
     form: str | None,
     batch_size: int,

@@ -62,6 +62,7 @@ def hide_password(storage: str | None) -> None:
 @overwrite_option
 @config_option
 def baseline(
+    *,
     data: Path,
     out: Path,
     seeds: int,
@@ -117,6 +118,7 @@ def baseline(
 @overwrite_option
 @config_option
 def search(
+    *,
     data: Path,
     out: Path,
     baseline_run: Path | None,
@@ -165,6 +167,7 @@ def search(
 @overwrite_option
 @config_option
 def run(
+    *,
     data: Path | None,
     demo: bool,
     name: str | None,

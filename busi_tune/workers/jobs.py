@@ -93,18 +93,24 @@ def work(job: Job, dataset: Dataset, progress: Progress) -> Events:
     try:
         # Another worker may be finishing its last epoch there, its driver gone.
         with locks.only_writer(job.folder, wait=True):
-            run = runs.begin(job.folder, job.config, dataset, progress)
-            records = run_folder.history(job.folder)
-            if (yield Trained(job, records)):
-                with contextlib.closing(runs.train(run, job.until, progress)) as epochs:
-                    for record in epochs:
-                        # A run whose checkpoints were given up is trained again from its first epoch.
-                        records = [*records[: record.epoch - 1], record]
-                        if not (yield Trained(job, records)):
-                            break
+            yield from _epochs(job, dataset, progress)
         yield Ended(job, run_folder.stop_reason(job.folder))
     except BusiTuneError as error:
         yield Ended(job, "", error)
+
+
+def _epochs(job: Job, dataset: Dataset, progress: Progress) -> Generator[Trained, bool | None, None]:
+    """The records that a job's run has, then those with each new epoch, while the answer is to go on."""
+    run = runs.begin(job.folder, job.config, dataset, progress)
+    records = run_folder.history(job.folder)
+    if not (yield Trained(job, records)):
+        return
+    with contextlib.closing(runs.train(run, job.until, progress)) as epochs:
+        for record in epochs:
+            # A run whose checkpoints were given up is trained again from its first epoch.
+            records = [*records[: record.epoch - 1], record]
+            if not (yield Trained(job, records)):
+                return
 
 
 class Here:

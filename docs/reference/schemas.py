@@ -13,7 +13,11 @@ from busi_tune import results
 FOLDER = Path(__file__).with_name("schemas")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # Outputs of `--json` that are not documents of their own.
-OUTPUTS: dict[str, object] = {"baseline": results.BaselineResult, "predictions": list[results.PredictionEntry]}
+OUTPUTS: dict[str, object] = {
+    "baseline": results.BaselineResult,
+    "prediction": results.PredictionEntry,
+    "predictions": list[results.PredictionEntry],
+}
 METRICS = results.SCHEMAS[results.MetricsFile]
 VERSIONS = {**results.SCHEMAS, results.BaselineResult: METRICS, results.BestTrial: METRICS}
 

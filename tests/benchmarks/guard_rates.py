@@ -93,8 +93,8 @@ def print_halves(data: Dataset, size: int, network: InferenceSession, repetition
             asked = np.tile(~held_out, len(values) // len(pixels))
             shares[name].append(float(warned(guard, values[asked], of_altered[name][asked]).any(axis=1).mean()))
     print(f"\n{repetitions} random halves{'':10}{'mean':>8}{'5 %':>8}{'95 %':>8}{'lowest':>8}{'highest':>8}")
-    for name, values in shares.items():
-        row = (np.mean(values), *np.quantile(values, (0.05, 0.95)), min(values), max(values))
+    for name, measured in shares.items():
+        row = (np.mean(measured), *np.quantile(measured, (0.05, 0.95)), min(measured), max(measured))
         print(f"{name:26}" + "".join(f"{value:8.3f}" for value in row))
 
 

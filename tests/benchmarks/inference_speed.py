@@ -9,10 +9,10 @@ session's threads rest while another is measured. The weights are random, for th
 import argparse
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
+from onnxruntime import InferenceSession
 
 from busi_tune.config import Config
 from busi_tune.export import quantisation
@@ -27,6 +27,9 @@ FLOAT32, INT8, FLOAT16 = "ONNX Runtime float32", "ONNX Runtime int8", "ONNX Runt
 RATIOS = ((FLOAT32, CHANNELS_LAST), (INT8, FLOAT32), (INT8, EAGER), (INT8, CHANNELS_LAST), (FLOAT16, FLOAT32))
 
 
+Call = Callable[[torch.Tensor], object]
+
+
 class Eager:
     """A served model as PyTorch runs it, in one memory format."""
 
@@ -34,7 +37,7 @@ class Eager:
         self.model, self.memory_format = model, memory_format
 
     @torch.inference_mode()
-    def __call__(self, pixels: torch.Tensor) -> Any:
+    def __call__(self, pixels: torch.Tensor) -> object:
         """The answers to uint8 images (n, 3, size, size)."""
         return self.model(pixels.contiguous(memory_format=self.memory_format))
 
@@ -45,7 +48,7 @@ def served(config: Config) -> ServedModel:
     return ServedModel(untrained(config, 3), config.mean, config.std).eval()
 
 
-def calls(config: Config, threads: int) -> dict[str, Callable[[Any], Any]]:
+def calls(config: Config, threads: int) -> dict[str, Call]:
     """Each form of the network, as a function of uint8 images (n, 3, size, size)."""
     size = config.image_size
     network = to_onnx(served(config), size)
@@ -55,15 +58,17 @@ def calls(config: Config, threads: int) -> dict[str, Callable[[Any], Any]]:
         INT8: quantisation.int8(network, noise),
         FLOAT16: quantisation.float16(network),
     }
-    eager = {
+    eager: dict[str, Call] = {
         EAGER: Eager(served(config), torch.contiguous_format),
         CHANNELS_LAST: Eager(served(config).to(memory_format=torch.channels_last), torch.channels_last),
     }
     sessions = {name: quantisation.session(data, threads) for name, data in forms.items()}
-    return eager | {
-        name: lambda pixels, running=running: running.run(None, {"pixels": pixels.numpy()})
-        for name, running in sessions.items()
-    }
+    return eager | {name: partial(answer, session) for name, session in sessions.items()}
+
+
+def answer(session: InferenceSession, pixels: torch.Tensor) -> object:
+    """The answers of ONNX Runtime to uint8 images (n, 3, size, size)."""
+    return session.run(None, {"pixels": pixels.numpy()})
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -182,7 +182,10 @@ def measure(load: Load, *, watched: bool = False) -> Measured:
         files.write_json(folder / IDENTITY, load.plan.document(place, NAME))
         fill(place, load)
         started = time.monotonic()
-        with dashboard(place.url.render_as_string(hide_password=False)) if watched else nullcontext([]) as reads:
+        watching: AbstractContextManager[list[int]] = nullcontext([])
+        if watched:
+            watching = dashboard(place.url.render_as_string(hide_password=False))
+        with watching as reads:
             if load.drivers == 1:
                 work = drive(load, folder, url)
             else:

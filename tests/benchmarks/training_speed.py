@@ -86,7 +86,7 @@ class OurLoop:
 
     def __init__(self, data: Path) -> None:
         keep_memory()
-        config = Config(weights="none", **resolve("auto", "auto"))
+        config = Config(weights="none").replace(**resolve("auto", "auto"))
         dataset = open_dataset(data, config, Silent())
         part = dataset.part("train", config.image_size, Silent())
         self.images = to_device(part, config.device, mean=config.mean, std=config.std)
