@@ -20,6 +20,7 @@ from busi_tune.errors import ConfigError, FileError, RunError
 from busi_tune.evaluation.metrics import numbers
 from busi_tune.export.export_options import ExportOptions
 from busi_tune.progress import Progress
+from busi_tune.results import VerificationFile
 from busi_tune.search.search_options import SearchOptions
 from busi_tune.training import run_folder
 
@@ -247,7 +248,7 @@ def export(
     *,
     options: ExportOptions | None = None,
     overwrite: bool = False,
-) -> Result:
+) -> VerificationFile:
     """Export a finished run and verify it on its test split; the certificate.
 
     Raises:
@@ -256,12 +257,13 @@ def export(
     dataset = run_data(run, root, progress)
     from busi_tune.export import exporter
     from busi_tune.inference import VERIFICATION
+    from busi_tune.report.card import model_card
 
     files.refuse_foreign(folder, "an export", VERIFICATION, exporter.FIRST_FILES)
     with locks.only_writer(folder):
         if overwrite:
             exporter.clear(folder)
-        return exporter.export_run(run, folder, dataset, options or ExportOptions(), progress)
+        return exporter.export_run(run, folder, dataset, options or ExportOptions(), progress, card=model_card)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def test_operating_points(cases: int, sensitivity: float, missed: int, supported
             <= 0.05
             < stats.binom.cdf(missed + 1, cases, 1 - sensitivity)
         )
-    assert (f"takes at least {needed} cases" in point.to_dict()["sentence"]) is not supported
+    assert (f"takes at least {needed} cases" in point.entry()["sentence"]) is not supported
 
 
 def test_a_supported_sensitivity_holds_for_new_cases() -> None:

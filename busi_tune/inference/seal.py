@@ -2,17 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from busi_tune import files
 from busi_tune.errors import FileError, ParityError
 from busi_tune.inference.certificate import MODEL, VERIFICATION
 from busi_tune.inference.classifier import Classifier
+from busi_tune.results import VerificationFile
 
 CERTIFICATE = "certificate"
 
 
-def check_folder(folder: Path) -> dict[str, Any]:
+def check_folder(folder: Path) -> VerificationFile:
     """The content of verification.json, where all files of the export are the ones that it was written for.
 
     Raises:
@@ -39,7 +40,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
         said = verification | entry
         if any(said.get(key) != value for key, value in json.loads(inside).items()):
             raise ParityError(f"{path} does not say what the certificate inside {folder / name} says; export it again.")
-    return verification
+    return cast("VerificationFile", verification)
 
 
 def _foreign(path: Path) -> ParityError:

@@ -1,9 +1,8 @@
-"""The model card: README.md of an export, which says what the model is, how good, and how to use it."""
+"""The model card: README.md of an export: the model, its figures, and its use."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -11,14 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from busi_tune import files
 from busi_tune.data.split import excluded_file
 from busi_tune.evaluation.metrics import numbers
+from busi_tune.results import Interval, TestSummary, VerificationFile
 from busi_tune.training.run_folder import IDENTITY, METRICS, SPLIT
 
-CARD = "README.md"
 VERDICT = "verdict.json"
 WIDTH = 120
 
 
-def model_card(run: Path, certificate: Mapping[str, Any]) -> str:
+def model_card(run: Path, certificate: VerificationFile) -> str:
     """The card of the export of a finished run, as Markdown."""
     template = _environment().get_template("card.md.jinja")
     split, excluded = (
@@ -53,15 +52,19 @@ def _environment() -> Environment:
     return environment
 
 
-def _metrics(test: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _metrics(test: TestSummary) -> list[tuple[str, str, str]]:
     """Each metric's name, value and interval."""
-    rows = []
-    for path, value in numbers(dict(test)).items():
-        interval = test["intervals"]
-        for key in path:
-            interval = interval.get(key, {})
-        rows.append((_title(path), _figure(value), _interval(interval)))
-    return rows
+    return [
+        (_title(name), _figure(value), _interval(_edges(test["intervals"], name)))
+        for name, value in numbers({**test}).items()
+    ]
+
+
+def _edges(tree: object, name: Sequence[str]) -> Interval | None:
+    """The interval of a metric in a tree of intervals, where it has one."""
+    for key in name:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree if isinstance(tree, list) else None
 
 
 def _title(path: Sequence[str]) -> str:
