@@ -56,7 +56,8 @@ def test_a_class_without_images_does_no_harm() -> None:
 def test_figures_fall_and_no_answer_changes() -> None:
     logits, labels = calibrated(2000)
     temperature = fit_temperature(logits * 4, labels)
-    figures = calibration_figures(logits * 4, temperature, labels, CLASSES)
+    before, after = (Answers(labels, softmax(values), CLASSES) for values in (logits * 4, logits * 4 / temperature))
+    figures = calibration_figures(before, after)
     assert temperature > 2
     for name in ("brier", "log_loss", "calibration_error"):
         assert figures["after"][name] < figures["before"][name]

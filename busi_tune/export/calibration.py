@@ -44,9 +44,8 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     return math.exp(-float(found.x))
 
 
-def calibration_figures(logits: Logits, temperature: float, labels: Labels, classes: tuple[str, ...]) -> BeforeAfter:
-    """Brier score, log loss and expected calibration error at temperature 1 and at `temperature`."""
-    before, after = (Answers(labels, softmax(logits / value), classes) for value in (1.0, temperature))
+def calibration_figures(before: Answers, after: Answers) -> BeforeAfter:
+    """Brier score, log loss and expected calibration error before and after the temperature."""
     return {"before": _calibration_of(before), "after": _calibration_of(after)}
 
 

@@ -156,9 +156,8 @@ def _variants(draft: Draft) -> tuple[dict[str, Made], dict[str, GateError]]:
 def _evidence(draft: Draft, origin: str, asked: dict[str, Json]) -> Evidence:
     """The part of the certificate that all models share: data, versions, and figures on the test split."""
     source, fitted, reference = draft.source, draft.fitted, draft.reference
-    labels, groups = source.labels("test"), source.groups("test")
-    answers = source.answers("test", reference.logits)
-    test = calibration_figures(draft.uncalibrated, fitted.temperature, labels, source.classes)
+    answers, groups = source.answers("test", reference.logits), source.groups("test")
+    calibration = calibration_figures(source.answers("test", draft.uncalibrated), answers)
     evidence: Evidence = {
         "source_sha256": origin,
         "options": asked,
@@ -169,7 +168,7 @@ def _evidence(draft: Draft, origin: str, asked: dict[str, Json]) -> Evidence:
         # Of the calibrated probabilities: the temperature changes the area of one class against the rest.
         "test": summary_with_intervals(answers, groups),
         "temperature": fitted.temperature,
-        "calibration": {"validation": fitted.calibration, "test": test},
+        "calibration": {"validation": fitted.calibration, "test": calibration},
         "guard": guard_result(draft.staging / ready_name(source.size), fitted.guard, source),
         "versions": {name: version(name) for name in PACKAGES},
         "machine": {**environment(), "abilities": [*abilities()]},

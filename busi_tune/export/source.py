@@ -84,16 +84,12 @@ class Fitted:
 def fit(source: Source, sensitivity: float | None) -> Fitted:
     """Fit temperature, operating point and guard."""
     logits, _ = exportable.logits_of(source.model, source.part("validation").pixels(), "float32")
-    labels = source.labels("validation")
-    temperature = fit_temperature(logits, labels)
-    point = None
-    if sensitivity is not None:
-        answers = source.answers("validation", logits / temperature)
-        point = operating_point(answers, source.groups("validation"), sensitivity)
+    temperature = fit_temperature(logits, source.labels("validation"))
+    before, after = (source.answers("validation", values) for values in (logits, logits / temperature))
+    point = None if sensitivity is None else operating_point(after, source.groups("validation"), sensitivity)
     model = at_temperature(source, temperature)
     network = folded(exportable.to_onnx(model, source.size))
-    figures = calibration_figures(logits, temperature, labels, source.classes)
-    return Fitted(temperature, figures, point, model, network, guard_of(network, source))
+    return Fitted(temperature, calibration_figures(before, after), point, model, network, guard_of(network, source))
 
 
 def at_temperature(source: Source, temperature: float) -> ExportableModel:
