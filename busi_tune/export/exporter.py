@@ -57,8 +57,8 @@ def export_run(
         made = _float32_models(draft)
         variants, refused = _variants(draft)
         made |= variants
-        # A form that was refused is made again, and refused again, when it is asked for again.
         _write_predictions(draft)
+        # A form that was refused is made again, and refused again, when it is asked for again.
         asked = options.to_dict() | dict.fromkeys(refused, False)
         certificate = _certificate(draft, made, _evidence(draft, origin, asked), card)
         publish(staging, folder, passed=certificate["passed"])
