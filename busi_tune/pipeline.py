@@ -269,12 +269,13 @@ def export(
     dataset = run_data(run, root, progress)
     from busi_tune.export import exporter
     from busi_tune.inference import VERIFICATION
+    from busi_tune.report.card import model_card
 
     files.refuse_foreign(folder, "an export", VERIFICATION, exporter.FIRST_FILES)
     with locks.only_writer(folder):
         if overwrite:
             exporter.clear(folder)
-        return exporter.export_run(run, folder, dataset, options or ExportOptions(), progress)
+        return exporter.export_run(run, folder, dataset, options or ExportOptions(), progress, card=model_card)
 
 
 @dataclass(frozen=True)

@@ -498,15 +498,12 @@ class GateEntry(TypedDict):
     answers_changed: int
 
 
-class ModelCertificate(TypedDict):
-    """The certificate of one model file; keys that are not required are of float32, or of int8 and float16 alone."""
+class ModelFigures(TypedDict):
+    """The verification of one model file; keys that are not required are of float32, or of int8 and float16 alone."""
 
     passed: bool
     reasons: list[str]
     images: int
-    graph_sha256: str
-    weights_sha256: str
-    model_sha256: NotRequired[str]
     max_error: NotRequired[float | None]
     tolerance: NotRequired[float | None]
     pytorch_float32_error: NotRequired[float | None]
@@ -529,19 +526,19 @@ class ModelCertificate(TypedDict):
     bytes: NotRequired[int]
     guard: NotRequired[GuardResult]
     latency_ms: NotRequired[dict[str, float]]
+    model_sha256: NotRequired[str]
 
 
-class VerificationFile(TypedDict):
-    """verification.json: the certificate of an export. The keys up to `model_sha256` are those of model.onnx."""
+class ModelCertificate(ModelFigures):
+    """The certificate of one model file; the one inside the model lacks `model_sha256`."""
 
-    schema: str
-    passed: bool
-    reasons: list[str]
-    images: int
-    max_error: float | None
-    tolerance: float | None
-    answers_changed: int
-    model_sha256: str
+    graph_sha256: str
+    weights_sha256: str
+
+
+class Evidence(TypedDict):
+    """The part of a certificate that all models of an export share, and that each holds inside."""
+
     source_sha256: str
     options: dict[str, Json]
     split: str
@@ -555,6 +552,19 @@ class VerificationFile(TypedDict):
     versions: dict[str, str]
     machine: dict[str, Json]
     operating_point: NotRequired[OperatingPointEntry]
+
+
+class VerificationFile(Evidence):
+    """verification.json: the certificate of an export; errors, hash and counts at its top are those of model.onnx."""
+
+    schema: str
+    passed: bool
+    reasons: list[str]
+    images: int
+    max_error: float | None
+    tolerance: float | None
+    answers_changed: int
+    model_sha256: str
     models: dict[str, ModelCertificate]
     files: dict[str, str]
 

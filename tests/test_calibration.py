@@ -56,11 +56,14 @@ def test_a_class_without_images_does_no_harm() -> None:
 def test_figures_fall_and_no_answer_changes() -> None:
     logits, labels = calibrated(2000)
     temperature = fit_temperature(logits * 4, labels)
-    figures = calibration_figures(logits * 4, temperature, labels, CLASSES)
+    before, after = (Answers(labels, softmax(values), CLASSES) for values in (logits * 4, logits * 4 / temperature))
+    figures = calibration_figures(before, after)
     assert temperature > 2
-    for name in ("brier", "log_loss", "calibration_error"):
-        assert figures["after"][name] < figures["before"][name]
-    assert figures["after"]["calibration_error"] < 0.03
+    for earlier, later in zip(figures["before"].values(), figures["after"].values(), strict=True):
+        assert isinstance(earlier, float)
+        assert isinstance(later, float)
+        assert later < earlier
+    assert float(str(figures["after"]["calibration_error"])) < 0.03
     np.testing.assert_array_equal((logits * 4 / temperature).argmax(axis=1), logits.argmax(axis=1))
 
 
@@ -97,7 +100,7 @@ def test_operating_points(cases: int, sensitivity: float, missed: int, supported
             <= 0.05
             < stats.binom.cdf(missed + 1, cases, 1 - sensitivity)
         )
-    assert (f"takes at least {needed} cases" in point.to_dict()["sentence"]) is not supported
+    assert (f"takes at least {needed} cases" in point.entry()["sentence"]) is not supported
 
 
 def test_a_supported_sensitivity_holds_for_new_cases() -> None:
@@ -120,9 +123,12 @@ def test_a_group_is_one_case_and_missed_where_one_image_is() -> None:
 def test_figures_at_a_threshold() -> None:
     given = answers(np.array([0.2, 0.6, 0.7, 0.9]), np.array([0.1, 0.4, 0.65]))
     found = at_threshold(given, np.arange(7), 0.5)
-    assert (found["sensitivity"]["value"], found["sensitivity"]["images"]) == (0.75, 4)
-    assert (found["specificity"]["value"], found["specificity"]["images"]) == (pytest.approx(2 / 3), 3)
-    for metric in found.values():
+    for metric, value, count in ((found["sensitivity"], 3 / 4, 4), (found["specificity"], 2 / 3, 3)):
+        assert metric["value"] is not None
+        assert metric["intervals"] is not None
+        assert metric["wilson"] is not None
+        assert metric["value"] == pytest.approx(value)
+        assert metric["images"] == count
         low, high = metric["intervals"]
         assert 0 <= low <= metric["value"] <= high <= 1
         assert metric["wilson"][0] < metric["value"] < metric["wilson"][1]

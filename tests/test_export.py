@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 
-from busi_tune import files, images, pipeline
+from busi_tune import files, images, pipeline, results
 from busi_tune.cli import exit_code
 from busi_tune.config import Config
 from busi_tune.errors import BusiTuneError, DataError, FileError, ParityError, RunError
@@ -23,7 +23,9 @@ from busi_tune.export.exporter import clear
 from busi_tune.export.verification import check_again
 from busi_tune.inference import Classifier
 from busi_tune.inference.certificate import check_folder
+from busi_tune.inference.structure import check_structure
 from busi_tune.progress import Silent
+from busi_tune.results import VerificationFile
 from exported import EXPORT_FILES, Exported, flip_a_bit, linked, names, replace
 from test_search import Recorder
 
@@ -50,6 +52,8 @@ def test_the_file_is_valid_and_whole(exported: Exported, model: onnx.ModelProto)
     assert names(exported.folder) == EXPORT_FILES
     assert model.ir_version == 10
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+    assert not model.functions
+    check_structure(exported.folder / "model.onnx")
     assert {tensor.data_location for tensor in model.graph.initializer} == {onnx.TensorProto.DEFAULT}
     weights = load_file(next((exported.run / "checkpoints").glob("best-*.safetensors")))
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -57,6 +61,12 @@ def test_the_file_is_valid_and_whole(exported: Exported, model: onnx.ModelProto)
     assert len(floats) > 100
     for name, value in floats.items():
         np.testing.assert_array_equal(held[f"model.{name}"], value)
+
+
+def test_the_certificate_is_of_its_type(exported: Exported) -> None:
+    path = exported.folder / "verification.json"
+    assert results.read(path, VerificationFile) == exported.certificate
+    assert next(iter(exported.certificate)) == "schema"
 
 
 def test_input_and_outputs(exported: Exported, model: onnx.ModelProto) -> None:

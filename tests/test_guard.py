@@ -263,7 +263,7 @@ def test_a_score_that_is_no_number_is_warned_of(guard: Guard) -> None:
 
 
 def test_the_metadata_says_what_each_column_is(guard: Guard) -> None:
-    read: list[dict[str, Any]] = json.loads(json.dumps(guard.to_metadata()))
+    read: list[dict[str, Any]] = json.loads(json.dumps(guard.entries()))
     assert [row["name"] for row in read] == ["colour", "blank", "statistics", "features"]
     assert all({*row} == {"name", "limit", "warning", "false_alarms"} for row in read)
     assert scores(guard, layered(3, 3)).shape == (3, len(read))

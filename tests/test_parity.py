@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,14 +18,17 @@ from busi_tune import images, pipeline
 from busi_tune.errors import DataError, FileError, ParityError
 from busi_tune.evaluation.metrics import Labels
 from busi_tune.export import assembly, quantisation, resize
-from busi_tune.export.exporter import certify, facts_of
+from busi_tune.export.draft import Draft
+from busi_tune.export.export_options import ExportOptions
+from busi_tune.export.exporter import certify
+from busi_tune.export.graphs import folded
 from busi_tune.export.guard import guard_graph
-from busi_tune.export.parity import Reference, Shown, Verification, make_reference, verify, ways
-from busi_tune.export.source import Fitted, Source, fit
+from busi_tune.export.parity import Reference, Shown, Verification, verify, ways
+from busi_tune.export.source import Fitted, Source, at_temperature, fit, reference_of
 from busi_tune.images import Pixels
 from busi_tune.progress import Silent
 from busi_tune.training import exportable
-from busi_tune.training.exportable import ServedModel
+from busi_tune.training.exportable import ExportableModel
 from exported import EXPORT_FILES, MODELS, Exported, flip_a_bit, linked, names, replace
 
 pytest_plugins = ["exported"]
@@ -44,29 +46,28 @@ class Case:
     labels: Labels
     reference: Reference
 
-    def model(self) -> ServedModel:
+    def model(self) -> ExportableModel:
         """The trained model, loaded anew."""
-        model = exportable.served(self.exported.run, self.source.identity)
-        model.temperature.fill_(self.fitted.temperature)
-        return model
+        fresh = exportable.exportable_model(self.exported.run, self.source.identity)
+        return at_temperature(dataclasses.replace(self.source, model=fresh), self.fitted.temperature)
 
-    def export(self, model: ServedModel, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
+    def export(self, model: ExportableModel, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
         """The graph of `model`, made as every export is."""
-        network = assembly.folded(exportable.to_onnx(model, self.source.size))
+        network = folded(exportable.to_onnx(model, self.source.size))
         front = front or resize.any_size(self.source.size)
         return assembly.assemble(front, network, guard_graph(self.fitted.guard))
+
+    def draft(self, place: Path) -> Draft:
+        """The export in the making, staged in `place`."""
+        given = (self.fitted, self.shown, self.reference, self.reference.logits * self.fitted.temperature)
+        return Draft(place, self.source, ExportOptions(), *given)
 
     def verify(self, model: onnx.ModelProto | Path, place: Path) -> Verification:
         """The verdict on a model, run in one way."""
         path = model if isinstance(model, Path) else place / "model.onnx"
         if isinstance(model, onnx.ModelProto):
-            path.write_bytes(assembly.finish(model, facts_of(self.source, self.fitted)))
+            self.draft(place).write(path.name, model, self.draft(place).facts(self.fitted.guard, None))
         return verify(path, self.shown, self.labels, self.reference, Silent(), how=ONE_WAY)
-
-
-def reference_of(model: ServedModel, shown: Shown, labels: Labels) -> Reference:
-    """What PyTorch answers, in both precisions."""
-    return make_reference(lambda *given: exportable.served_answers(model, *given)[0], shown, labels)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,8 @@ def case(exported: Exported) -> Case:
     fitted = fit(source, None)
     shown = Shown.of(source.pictures("test"), source.size)
     labels = source.labels("test")
-    return Case(exported, source, fitted, shown, labels, reference_of(source.model, shown, labels))
+    reference, _ = reference_of(fitted.model, shown, labels)
+    return Case(exported, source, fitted, shown, labels, reference)
 
 
 def test_a_correct_export_passes(case: Case) -> None:
@@ -112,7 +114,7 @@ def test_ready_images_are_answered_alike(case: Case) -> None:
     assert (result.passed, result.resized_differently) == (True, 0)
 
 
-class Swapped(ServedModel):
+class Swapped(ExportableModel):
     """A consumer that reads BGR: what comes in as RGB is taken for BGR."""
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +122,9 @@ class Swapped(ServedModel):
         return super().forward(pixels.flip(1))
 
 
-def served(case: Case, mean: tuple[float, ...], std: tuple[float, ...], kind: type[ServedModel] = ServedModel) -> Any:
+def normalised(
+    case: Case, mean: tuple[float, ...], std: tuple[float, ...], kind: type[ExportableModel] = ExportableModel
+) -> onnx.ModelProto:
     """The trained network behind another normalisation, or with its channels swapped."""
     return case.export(kind(case.model().model, mean, std, case.fitted.temperature).eval())
 
@@ -128,28 +132,23 @@ def served(case: Case, mean: tuple[float, ...], std: tuple[float, ...], kind: ty
 def bgr(case: Case) -> onnx.ModelProto:
     """The channels in the wrong order."""
     config = case.source.identity.config
-    graph: onnx.ModelProto = served(case, config.mean, config.std, Swapped)
-    return graph
+    return normalised(case, config.mean, config.std, Swapped)
 
 
 def unnormalised(case: Case) -> onnx.ModelProto:
     """Pixels in 0..1, mean and deviation forgotten."""
-    graph: onnx.ModelProto = served(case, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return graph
+    return normalised(case, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def raw_pixels(case: Case) -> onnx.ModelProto:
     """Pixels in 0..255, nothing done to them."""
-    graph: onnx.ModelProto = served(case, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
-    return graph
+    return normalised(case, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
 
 
 def without_temperature(case: Case) -> onnx.ModelProto:
     """The temperature left out."""
     assert case.fitted.temperature != 1
-    model = case.model()
-    model.temperature.fill_(1.0)
-    return case.export(model)
+    return case.export(case.source.model)
 
 
 def batch_statistics(case: Case) -> onnx.ModelProto:
@@ -215,12 +214,11 @@ def test_one_weight_moved_by_a_thousandth_of_its_layers_scale_fails(layer: str, 
     graph = with_weight(
         case, layer, lambda weights: float(weights.flat[np.abs(weights).argmax()] + 1e-3 * weights.std())
     )
-    facts = facts_of(case.source, case.fitted)
-    given = (case.source, case.shown, case.reference, ONE_WAY)
-    certificate = certify(tmp_path / "model.onnx", graph, facts, *given)
+    certificate = certify(case.draft(tmp_path), "model.onnx", graph, case.shown, ONE_WAY).certificate
     assert not certificate["passed"]
     assert f"tensors are not those of the run: {layer}" in certificate["reasons"]
-    assert certify(tmp_path / "model.onnx", case.export(case.model()), facts, *given)["passed"]
+    right = case.export(case.model())
+    assert certify(case.draft(tmp_path), "model.onnx", right, case.shown, ONE_WAY).certificate["passed"]
 
 
 def height_first(size: int) -> onnx.ModelProto:
@@ -268,7 +266,7 @@ def test_another_resize_fails(front: Callable[[int], onnx.ModelProto], case: Cas
 
 def test_channels_in_the_wrong_order_fail_on_grey_images_too(case: Case, tmp_path: Path) -> None:
     shown = Shown.of([np.repeat(picture[..., :1], 3, axis=2) for picture in case.shown.pictures], case.source.size)
-    grey = dataclasses.replace(case, shown=shown, reference=reference_of(case.model(), shown, case.labels))
+    grey = dataclasses.replace(case, shown=shown, reference=reference_of(case.model(), shown, case.labels)[0])
     wrong = grey.verify(bgr(case), tmp_path)
     assert not wrong.passed
     assert wrong.probe_error > wrong.probe_tolerance
@@ -277,7 +275,7 @@ def test_channels_in_the_wrong_order_fail_on_grey_images_too(case: Case, tmp_pat
 
 
 def test_a_model_left_in_training_mode_fails(case: Case, tmp_path: Path) -> None:
-    reference = reference_of(case.model().train(), case.shown, case.labels)
+    reference, _ = reference_of(case.model().train(), case.shown, case.labels)
     training = dataclasses.replace(case, reference=reference)
     result = training.verify(case.exported.folder / "model.onnx", tmp_path)
     assert not result.passed
@@ -360,11 +358,11 @@ def test_nan_in_one_way_of_running_fails(case: Case, tmp_path: Path) -> None:
     model.write_bytes(nan_for_batches_of_seven(case, column))
     shown = Shown([case.shown.pictures[0]] * 14, case.shown.probes, case.source.size)
     labels = case.labels[np.zeros(14, dtype=np.int64)]
-    result = verify(model, shown, labels, reference_of(case.model(), shown, labels), Silent())
+    result = verify(model, shown, labels, reference_of(case.model(), shown, labels)[0], Silent())
     model.unlink()
     assert np.isnan(result.errors["batch 7"])
     assert not result.passed
-    assert json.dumps(result.to_dict(), allow_nan=False).count("null") == 2
+    assert json.dumps(result.entry(), allow_nan=False).count("null") == 2
 
 
 def test_an_altered_checkpoint_is_refused(exported: Exported, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from onnx import TensorProto, numpy_helper
 from busi_tune import pipeline
 from busi_tune.config import Config
 from busi_tune.export import quantisation
-from busi_tune.export.assembly import folded
 from busi_tune.export.gate import Gate, GateError, Pair, compare, failure, latency, through_gate
+from busi_tune.export.graphs import folded
 from busi_tune.images import Pixels
 from busi_tune.progress import Silent
 from busi_tune.training import exportable
@@ -49,7 +49,7 @@ def trained(phantoms: Path, tiny: Config, tmp_path_factory: pytest.TempPathFacto
     pipeline.baseline(phantoms, run, replace(tiny, epochs=40, early_stopping_patience=40), Silent())
     data = pipeline.run_data(run, phantoms, Silent())
     parts = [data.part(name, tiny.image_size, Silent()) for name in ("train", "validation")]
-    network = exportable.to_onnx(exportable.served(run, read_identity(run)), tiny.image_size)
+    network = exportable.to_onnx(exportable.exportable_model(run, read_identity(run)), tiny.image_size)
     pixels = np.concatenate([part.pixels() for part in parts])
     labels = np.concatenate([part.labels for part in parts])
     return Trained(network, parts[0].pixels(), pixels, labels, quantisation.logits(network, pixels))

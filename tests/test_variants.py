@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from busi_tune import pipeline
+from busi_tune import pipeline, results
 from busi_tune.cli import exit_code
 from busi_tune.errors import ConfigError, ParityError
 from busi_tune.export.export_options import ExportOptions
@@ -16,6 +16,7 @@ from busi_tune.export.gate import GateError
 from busi_tune.inference import open_export, predict_files
 from busi_tune.inference.certificate import check_folder
 from busi_tune.progress import Silent
+from busi_tune.results import VerificationFile
 from exported import EXPORT_FILES, Exported, linked, names, replace
 
 pytest_plugins = ["exported"]
@@ -37,6 +38,7 @@ def metadata(path: Path) -> dict[str, str]:
 def test_all_that_was_asked_for_is_there(everything: Exported) -> None:
     assert names(everything.folder) == EXPORT_FILES | {"model.int8.onnx", "model.float16.onnx"}
     assert check_folder(everything.folder) == everything.certificate
+    assert results.read(everything.folder / "verification.json", VerificationFile) == everything.certificate
     assert everything.certificate["options"] == ALL.to_dict()
     for name, model in everything.certificate["models"].items():
         assert (model["passed"], model["reasons"]) == (True, []), name

@@ -1,41 +1,34 @@
-"""The exported file: picture to pixels, network, probabilities and guard in one graph; what it says of itself."""
+"""The exported file: resize, network, probabilities and guard in one graph, with metadata."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from onnxscript import optimizer
+from onnxscript import FLOAT, script
+from onnxscript import opset20 as op
 
 from busi_tune import __version__
+from busi_tune.export.graphs import IR_VERSION, cleaned, graph_of
 
-IR_VERSION = 10
 OUTPUTS = ("logits", "probabilities", "pixels", "guard")
-PROBABILITIES = """<ir_version: 10, opset_import: ["": 20]>
-probabilities (float[batch, COUNT] logits) => (float[batch, COUNT] probabilities)
-{
-  probabilities = Softmax <axis = -1> (logits)
-}"""
 
 
-@dataclass(frozen=True)
-class Made:
-    """A model file that has been verified: its graph, what it says of itself, and its certificate."""
-
-    graph: onnx.ModelProto
-    facts: dict[str, Any]
-    certificate: dict[str, Any]
+@script()
+def softmax(logits: FLOAT[...]) -> FLOAT[...]:
+    """Probabilities of logits."""
+    return op.Softmax(logits, axis=-1)
 
 
 def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto) -> onnx.ModelProto:
-    """One graph of what stands before the network (see resize.py), the network, and what follows it."""
+    """One graph of the front (see resize.py), the network, its probabilities and the guard."""
     middle = cleaned(onnx.load_from_string(network))
     classes = next(value for value in middle.graph.output if value.name == "logits").type.tensor_type.shape.dim[1]
-    last = onnx.parser.parse_model(PROBABILITIES.replace("COUNT", str(classes.dim_value)))
+    scores = FLOAT["batch", classes.dim_value]
+    last = graph_of(softmax, [scores], {"probabilities": scores}, "probabilities")
     parts = [front, middle, last, guard]
     known = {value.name: value for part in parts for value in part.graph.output}
     graph = onnx.helper.make_graph(
@@ -50,24 +43,7 @@ def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto) -> 
     return model
 
 
-def folded(network: bytes) -> bytes:
-    """The network with its constant expressions computed: as such, they keep ONNX Runtime from fusing layers."""
-    model = onnx.load_from_string(network)
-    optimizer.fold_constants(model)
-    optimizer.remove_unused_nodes(model)
-    return bytes(model.SerializeToString())
-
-
-def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's notes, which hold paths of this machine."""
-    graph = model.graph
-    for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    return model
-
-
-def finish(model: onnx.ModelProto, facts: Mapping[str, Any]) -> bytes:
+def finish(model: onnx.ModelProto, facts: Mapping[str, object]) -> bytes:
     """The file: checked whole, with `facts` in its metadata; texts as they are, all else as JSON.
 
     Raises:
@@ -79,7 +55,7 @@ def finish(model: onnx.ModelProto, facts: Mapping[str, Any]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def foreign_tensors(model: onnx.ModelProto, expected: Mapping[str, NDArray[Any]]) -> list[str]:
+def foreign_tensors(model: onnx.ModelProto, expected: Mapping[str, NDArray[np.float32]]) -> list[str]:
     """The names of `expected` under which the graph holds another tensor, or none."""
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     return [

@@ -1,8 +1,8 @@
-"""What is fitted on the validation split: the temperature of the probabilities, and the operating point."""
+"""The temperature of the probabilities and the operating point, both fitted on the validation split."""
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,14 @@ from sklearn.metrics import log_loss
 from busi_tune.errors import ConfigError
 from busi_tune.evaluation.intervals import with_intervals
 from busi_tune.evaluation.metrics import Answers, Labels, softmax, summarise
+from busi_tune.results import (
+    BeforeAfter,
+    CalibrationFigures,
+    OperatingPointEntry,
+    TestSummary,
+    ThresholdFigure,
+    ThresholdFigures,
+)
 
 Logits = NDArray[np.float64]
 CONFIDENCE = 0.95
@@ -36,26 +44,31 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     return math.exp(-float(found.x))
 
 
-def calibration_figures(logits: Logits, temperature: float, labels: Labels, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Brier score, log loss and expected calibration error at temperature 1 and at `temperature`."""
-    result = {}
-    for name, value in (("before", 1.0), ("after", temperature)):
-        probabilities = softmax(logits / value)
-        figures = summarise(Answers(labels, probabilities, classes))
-        result[name] = {
-            "brier": figures["brier"],
-            "log_loss": float(log_loss(labels, probabilities, labels=range(len(classes)))),
-            "calibration_error": figures["calibration_error"],
-        }
-    return result
+def calibration_figures(before: Answers, after: Answers) -> BeforeAfter:
+    """Brier score, log loss and expected calibration error before and after the temperature."""
+    return {"before": _calibration_of(before), "after": _calibration_of(after)}
+
+
+def _calibration_of(answers: Answers) -> CalibrationFigures:
+    figures = summarise(answers)
+    return {
+        "brier": figures["brier"],
+        "log_loss": float(log_loss(answers.labels, answers.probabilities, labels=range(len(answers.classes)))),
+        "calibration_error": figures["calibration_error"],
+    }
+
+
+def summary_with_intervals(answers: Answers, groups: Labels) -> TestSummary:
+    """All metrics of the test split, with intervals; `groups` has each image's group."""
+    return cast("TestSummary", {**summarise(answers), **with_intervals(answers, groups)})
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The probability of malignant from which on an image is flagged, and what supports it.
+    """The probability of malignant from which on an image is flagged, and its support.
 
-    `cases` are groups of near-duplicates with malignant images in the validation split; `needed`, how many of them a
-    claim of this sensitivity takes at least; `supported`, whether it holds with 95 % confidence.
+    `cases` are groups of near-duplicates with malignant images in the validation split. A claim of this sensitivity
+    takes at least `needed` of them, and is `supported` if it holds with 95 % confidence.
     """
 
     sensitivity: float
@@ -65,9 +78,10 @@ class OperatingPoint:
     needed: int
     supported: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, with the class that it is of, and in words what it rests on."""
-        return {"class": MALIGNANT} | asdict(self) | {"sentence": self._sentence()}
+    def entry(self) -> OperatingPointEntry:
+        """The point as the certificate and the model's metadata have it, with its class and a sentence."""
+        values = {"class": MALIGNANT, **asdict(self), "sentence": self._sentence()}
+        return cast("OperatingPointEntry", values)
 
     def _sentence(self) -> str:
         rest = f"{self.missed} of {self.cases} malignant cases of the validation split below it"
@@ -79,7 +93,7 @@ class OperatingPoint:
         )
 
 
-def operating_point(answers: Answers, groups: NDArray[Any], sensitivity: float) -> OperatingPoint:
+def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> OperatingPoint:
     """The highest threshold at which the cases of `answers`, of the validation split, reach `sensitivity`.
 
     Where there are enough cases it is the one that new cases reach as well with 95 % confidence, whatever their
@@ -113,15 +127,22 @@ def _malignant(answers: Answers) -> NDArray[np.bool_]:
     return np.asarray(answers.labels == answers.classes.index(MALIGNANT))
 
 
-def at_threshold(answers: Answers, groups: NDArray[Any], threshold: float) -> dict[str, Any]:
+def at_threshold(answers: Answers, groups: Labels, threshold: float) -> ThresholdFigures:
     """Sensitivity and specificity of the flag on a test split, with intervals over groups and Wilson's."""
     positive = _malignant(answers)
     flagged = answers.probabilities[:, answers.classes.index(MALIGNANT)] >= threshold
     flags = Answers(positive.astype(np.int64), np.stack([~flagged, flagged], axis=1).astype(float), ("rest", MALIGNANT))
-    figures, spread = dict[str, Any](summarise(flags)), dict[str, Any](with_intervals(flags, groups))
-    name = f"{MALIGNANT}_vs_rest"
+    figures, spread = summarise(flags), with_intervals(flags, groups)
+
+    def figure(metric: Literal["sensitivity", "specificity"], images: int) -> ThresholdFigure:
+        return {
+            "value": figures["malignant_vs_rest"][metric],
+            "images": images,
+            "intervals": spread["intervals"].get("malignant_vs_rest", {}).get(metric),
+            "wilson": spread["wilson"].get("malignant_vs_rest", {}).get(metric),
+        }
+
     return {
-        metric: {"value": figures[name][metric], "images": int(chosen.sum())}
-        | {kind: spread[kind].get(name, {}).get(metric) for kind in ("intervals", "wilson")}
-        for metric, chosen in (("sensitivity", positive), ("specificity", ~positive))
+        "sensitivity": figure("sensitivity", int(positive.sum())),
+        "specificity": figure("specificity", int((~positive).sum())),
     }

@@ -1,4 +1,4 @@
-"""How often the input guard warns: of the test images, and of pictures that the network should not be asked about."""
+"""Warning rates of the input guard: on the test images, and on pictures that the network should not be asked about."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,49 +1,47 @@
-"""Make an export: models that are there only when they passed, their certificate, and the answers behind it."""
+"""The making of an export: models that are published only if they passed, their certificate, and its evidence."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
-from busi_tune import files, images, results
+from busi_tune import files, results
 from busi_tune.data.dataset import Dataset
 from busi_tune.errors import ParityError, RunError
-from busi_tune.evaluation.intervals import with_intervals
-from busi_tune.evaluation.metrics import softmax, summarise
+from busi_tune.evaluation.metrics import softmax
 from busi_tune.export import assembly, resize
-from busi_tune.export.assembly import Made
-from busi_tune.export.calibration import at_threshold, calibration_figures
+from busi_tune.export.calibration import at_threshold, calibration_figures, summary_with_intervals
+from busi_tune.export.draft import CARD, Draft, Made, publish, staging_folder
 from busi_tune.export.export_options import ExportOptions
 from busi_tune.export.gate import GateError
 from busi_tune.export.guard import guard_graph
-from busi_tune.export.parity import Reference, Shown, Way, make_reference, verify, ways
-from busi_tune.export.source import Fitted, Source, fit
-from busi_tune.export.variants import FORMS, guard_rates, make_variant, variant_name
+from busi_tune.export.parity import Shown, Way, verify, ways
+from busi_tune.export.source import Source
+from busi_tune.export.variants import FORMS, guard_result, make_variant, variant_name
 from busi_tune.export.verification import PREDICTIONS, failure, images_sha256
 from busi_tune.inference import MODEL, VERIFICATION
 from busi_tune.inference.certificate import write_certificate
 from busi_tune.progress import Progress
-from busi_tune.report.card import CARD, model_card
-from busi_tune.results import METRICS, MetricsFile
+from busi_tune.results import METRICS, Evidence, Json, MetricsFile, ModelCertificate, VerificationFile
 from busi_tune.training import exportable
 from busi_tune.training.hardware import abilities, environment
 from busi_tune.training.runs import prediction_rows
 
-Result = dict[str, Any]
-# What may be in a folder whose first export was cut off.
+Card = Callable[[Path, VerificationFile], str]
+# The files in a folder whose first export was killed while it was published.
 FIRST_FILES = frozenset({PREDICTIONS, CARD})
 PACKAGES = ("busi-tune", "torch", "torchvision", "onnx", "onnxruntime", "pillow", "numpy")
-# What verification.json says of the model that takes pictures as they are, at its top.
-HEADLINES = ("passed", "reasons", "images", "max_error", "tolerance", "answers_changed", "model_sha256")
 
 
-def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions, progress: Progress) -> Result:
+def export_run(
+    run: Path, folder: Path, dataset: Dataset, options: ExportOptions, progress: Progress, *, card: Card
+) -> VerificationFile:
     """Export the finished `run` into `folder` and verify it on the test split of `dataset`; the certificate.
 
-    An export of the same run that was asked for the same is not made again. The caller holds the folder's lock.
+    An export of the same run with the same options is not made again. `card` writes the model card from the run and
+    the certificate. The caller holds the folder's lock.
 
     Raises:
         RunError: the folder holds an export of another run.
@@ -54,163 +52,43 @@ def export_run(run: Path, folder: Path, dataset: Dataset, options: ExportOptions
     known = _known(folder, origin, options, progress)
     if known is not None:
         return known
-    source = Source.of(run, dataset, progress)
-    fitted = fit(source, options.sensitivity)
-    shown = Shown.of(source.pictures("test"), source.size)
-    reference = make_reference(
-        lambda *given: exportable.served_answers(source.model, *given)[0], shown, source.labels("test")
-    )
-    facts = facts_of(source, fitted)
-    _write_predictions(folder, source, reference)
-    # The way that a graph is run makes no difference before its network, so one is enough for the second of the two.
-    plain = dict(list(ways(1).items())[:1])
-    made = {}
-    for name, front, seen, how in (
-        (f"model-{source.size}.onnx", resize.ready(source.size), shown.resized(), plain),
-        (MODEL, resize.any_size(source.size), shown, ways(len(shown.pictures))),
-    ):
-        graph = assembly.assemble(front, fitted.network, guard_graph(fitted.guard))
-        made[name] = Made(graph, facts, certify(folder / name, graph, facts, source, seen, reference, how))
-    refused: list[GateError] = []
-    asked = options.to_dict()
-    for form in FORMS:
-        try:
-            if asked[form]:
-                made[variant_name(form)] = make_variant(
-                    form, folder, source, fitted.network, options, facts, reference.logits, shown
-                )
-        except GateError as error:
-            refused.append(error)
-            # Asked for again, it is made again, and refused again.
-            asked[form] = False
-    common = {"source_sha256": origin, "options": asked} | _evidence(folder, source, fitted, reference)
-    certificate = _publish(folder, source, made, common)
-    if refused:
-        raise refused[0]
+    with staging_folder(folder) as staging:
+        draft = Draft.begin(staging, Source.of(run, dataset, progress), options)
+        made = _float32_models(draft)
+        variants, refused = _variants(draft)
+        made |= variants
+        _write_predictions(draft)
+        # A form that was refused is made again, and refused again, when it is asked for again.
+        asked = options.to_dict() | dict.fromkeys(refused, False)
+        certificate = _certificate(draft, made, _evidence(draft, origin, asked), card)
+        publish(staging, folder, passed=certificate["passed"])
+    if not certificate["passed"]:
+        reasons = [f"{reason} ({name})" for name, model in made.items() for reason in model.certificate["reasons"]]
+        raise ParityError(failure(folder, reasons))
+    for error in refused.values():
+        raise error
     return certificate
 
 
-def certify(
-    place: Path,
-    graph: onnx.ModelProto,
-    facts: Mapping[str, Any],
-    source: Source,
-    shown: Shown,
-    reference: Reference,
-    how: Mapping[str, Way],
-) -> Result:
-    """The certificate of `graph`, which is left beside `place` under a temporary name.
+def certify(draft: Draft, name: str, graph: onnx.ModelProto, shown: Shown, how: Mapping[str, Way]) -> Made:
+    """The float32 model `name` of a draft, verified on what is `shown` to it in the ways of `how`.
 
     It passes when it answers as PyTorch does (see `parity.verify`) and holds the run's own tensors, bit for bit.
     """
-    candidate = files.temporary_for(place)
-    files.write_bytes(candidate, assembly.finish(graph, facts))
-    result = verify(candidate, shown, source.labels("test"), reference, source.progress, how=how)
-    foreign = assembly.foreign_tensors(graph, exportable.tensors(source.model))
-    reasons = result.reasons + ([f"tensors are not those of the run: {', '.join(foreign[:3])}"] if foreign else [])
-    return result.to_dict() | {
+    source, fitted = draft.source, draft.fitted
+    facts = draft.facts(fitted.guard, fitted.point)
+    path = draft.write(name, graph, facts)
+    found = verify(path, shown, source.labels("test"), draft.reference, source.progress, how=how)
+    foreign = assembly.foreign_tensors(graph, exportable.tensors(fitted.model))
+    reasons = found.reasons + ([f"tensors are not those of the run: {', '.join(foreign[:3])}"] if foreign else [])
+    certificate: ModelCertificate = {
+        **found.entry(),
         "passed": not reasons,
         "reasons": reasons,
         "graph_sha256": assembly.graph_sha256(graph),
         "weights_sha256": assembly.weights_sha256(graph),
     }
-
-
-def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress) -> Result | None:
-    """The certificate of an export that is already what is asked for, or None where it is to be made.
-
-    Raises:
-        RunError: it is one of another run.
-    """
-    if not (folder / VERIFICATION).exists():
-        return None
-    known = files.read_json(folder / VERIFICATION)
-    if known.get("source_sha256") != origin:
-        raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
-    if known.get("passed") is True and known.get("options") == options.to_dict():
-        hashes = {name: entry["model_sha256"] for name, entry in known["models"].items()} | known["files"]
-        if all((folder / name).exists() and files.sha256(folder / name) == sha for name, sha in hashes.items()):
-            return known
-    progress.notice(f"{folder} holds an export that is not what is asked for, or not whole; it is replaced.")
-    return None
-
-
-def facts_of(source: Source, fitted: Fitted) -> Result:
-    """What a model says of itself in its metadata."""
-    config = source.identity.config
-    facts: Result = {
-        "classes": list(source.classes),
-        "image_size": str(source.size),
-        "input": "images: uint8 RGB, (batch, height, width, 3); resize and normalisation are in the graph",
-        "preprocessing": images.DESCRIPTION,
-        "preprocessing_version": str(images.VERSION),
-        "mean": list(config.mean),
-        "std": list(config.std),
-        "arch": config.arch,
-        "split": source.identity.split,
-        "temperature": repr(fitted.temperature),
-        "guard": fitted.guard.to_metadata(),
-    }
-    return facts | ({"operating_point": fitted.point.to_dict()} if fitted.point else {})
-
-
-def _evidence(folder: Path, source: Source, fitted: Fitted, reference: Reference) -> Result:
-    """What the certificates share: what was verified on what, with what, and what it gives on the test split."""
-    labels, groups = source.labels("test"), source.groups("test")
-    answers = source.answers("test", reference.logits)
-    ready = files.temporary_for(folder / f"model-{source.size}.onnx")
-    evidence: Result = {
-        "split": source.identity.split,
-        "test_images_sha256": images_sha256(source.dataset.split.rows("test")),
-        "predictions_sha256": files.sha256(folder / PREDICTIONS),
-        "probe_logits": np.nan_to_num(reference.probe).tolist(),
-        # Of the calibrated probabilities, with which more than argmax changes: the area of one class against the rest.
-        "test": {**summarise(answers), **with_intervals(answers, groups)},
-        "temperature": fitted.temperature,
-        "calibration": {
-            "validation": fitted.calibration,
-            "test": calibration_figures(
-                reference.logits * fitted.temperature, fitted.temperature, labels, source.classes
-            ),
-        },
-        "guard": {"scores": fitted.guard.to_metadata(), "test": guard_rates(ready, fitted.guard, source)},
-        "versions": {name: version(name) for name in PACKAGES},
-        "machine": environment() | {"abilities": abilities()},
-    }
-    if fitted.point:
-        evidence["operating_point"] = fitted.point.to_dict() | {
-            "test": at_threshold(answers, groups, fitted.point.threshold)
-        }
-    return evidence
-
-
-def _publish(folder: Path, source: Source, made: Mapping[str, Made], common: Result) -> Result:
-    """Write the certificates, and only then the models: none that did not pass, nor one that is not asked for now.
-
-    Raises:
-        ParityError: one did not pass.
-    """
-    passed = all(model.certificate["passed"] for model in made.values())
-    models = {}
-    for name, model in made.items():
-        whole = assembly.finish(model.graph, model.facts | {"certificate": common | model.certificate})
-        models[name] = model.certificate | {"model_sha256": files.sha256_bytes(whole)}
-        files.write_bytes(files.temporary_for(folder / name), whole)
-    certificate = {key: models[MODEL][key] for key in HEADLINES} | common | {"models": models}
-    files.write_text(folder / CARD, model_card(source.run, certificate))
-    certificate |= {"files": {name: files.sha256(folder / name) for name in (PREDICTIONS, CARD)}, "passed": passed}
-    certificate = {**write_certificate(folder, certificate)}
-    for old in folder.glob("*.onnx"):
-        if old.name not in made or not passed:
-            old.unlink()
-    for name in made:
-        candidate = files.temporary_for(folder / name)
-        candidate.replace(folder / name) if passed else candidate.unlink()
-    files.sync_folder(folder)
-    if not passed:
-        reasons = [f"{reason} ({name})" for name, model in models.items() for reason in model["reasons"]]
-        raise ParityError(failure(folder, reasons))
-    return certificate
+    return Made(graph, facts, certificate)
 
 
 def clear(folder: Path) -> None:
@@ -218,12 +96,126 @@ def clear(folder: Path) -> None:
     files.clear_folder(folder, VERIFICATION)
 
 
-def _write_predictions(folder: Path, source: Source, reference: Reference) -> None:
-    """The test split's rows with PyTorch's float64 logits and the files' hashes: all that a later check needs."""
+def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress) -> VerificationFile | None:
+    """The certificate of an export in `folder` that is whole and was made with the same options, or None.
+
+    Raises:
+        RunError: it is one of another run.
+    """
+    if not (folder / VERIFICATION).exists():
+        return None
+    # An export that another version made is replaced, so its certificate is read before its schema is checked.
+    known = files.read_json(folder / VERIFICATION)
+    if known.get("source_sha256") != origin:
+        raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
+    asked = {"schema": results.SCHEMAS[VerificationFile], "passed": True, "options": options.to_dict()}
+    if all(known.get(key) == value for key, value in asked.items()):
+        certificate = results.check(known, VerificationFile, str(folder / VERIFICATION))
+        if _whole(folder, certificate):
+            return certificate
+    progress.notice(f"{folder} holds an export that is not what is asked for, or not whole; it is replaced.")
+    return None
+
+
+def _whole(folder: Path, certificate: VerificationFile) -> bool:
+    hashes = {name: entry.get("model_sha256") for name, entry in certificate["models"].items()} | certificate["files"]
+    return all((folder / name).exists() and files.sha256(folder / name) == sha for name, sha in hashes.items())
+
+
+def _float32_models(draft: Draft) -> dict[str, Made]:
+    """The models for pictures of the network's size and of any size."""
+    size, network, shown = draft.source.size, draft.fitted.network, draft.shown
+    guard = guard_graph(draft.fitted.guard)
+    small = assembly.assemble(resize.ready(size), network, guard)
+    whole = assembly.assemble(resize.any_size(size), network, guard)
+    every = ways(len(shown.pictures))
+    # The two differ in front of the network alone, where the ways to run a graph make no difference: one is enough.
+    first = dict(list(every.items())[:1])
+    return {
+        ready_name(size): certify(draft, ready_name(size), small, shown.resized(), first),
+        MODEL: certify(draft, MODEL, whole, shown, every),
+    }
+
+
+def ready_name(size: int) -> str:
+    """The name of the model file for pictures of the network's size."""
+    return f"model-{size}.onnx"
+
+
+def _variants(draft: Draft) -> tuple[dict[str, Made], dict[str, GateError]]:
+    """The smaller models that were asked for, by file name, and the forms that did not pass their gate."""
+    made: dict[str, Made] = {}
+    refused: dict[str, GateError] = {}
+    for form in (form for form in FORMS if getattr(draft.options, form)):
+        try:
+            made[variant_name(form)] = make_variant(draft, form)
+        except GateError as error:
+            refused[form] = error
+    return made, refused
+
+
+def _evidence(draft: Draft, origin: str, asked: dict[str, Json]) -> Evidence:
+    """The part of the certificate that all models share: data, versions, and figures on the test split."""
+    source, fitted, reference = draft.source, draft.fitted, draft.reference
+    answers, groups = source.answers("test", reference.logits), source.groups("test")
+    calibration = calibration_figures(source.answers("test", draft.uncalibrated), answers)
+    evidence: Evidence = {
+        "source_sha256": origin,
+        "options": asked,
+        "split": source.identity.split,
+        "test_images_sha256": images_sha256(source.dataset.split.rows("test")),
+        "predictions_sha256": files.sha256(draft.staging / PREDICTIONS),
+        "probe_logits": np.nan_to_num(reference.probe).tolist(),
+        # Of the calibrated probabilities: the temperature changes the area of one class against the rest.
+        "test": summary_with_intervals(answers, groups),
+        "temperature": fitted.temperature,
+        "calibration": {"validation": fitted.calibration, "test": calibration},
+        "guard": guard_result(draft.staging / ready_name(source.size), fitted.guard, source),
+        "versions": {name: version(name) for name in PACKAGES},
+        "machine": {**environment(), "abilities": [*abilities()]},
+    }
+    if fitted.point:
+        figures = at_threshold(answers, groups, fitted.point.threshold)
+        evidence["operating_point"] = {**fitted.point.entry(), "test": figures}
+    return evidence
+
+
+def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, card: Card) -> VerificationFile:
+    """Put its certificate into each model, and write the card and verification.json; the content of the latter."""
+    models = {name: _sealed(draft, name, model, evidence) for name, model in made.items()}
+    headline = models[MODEL]
+    certificate: VerificationFile = {
+        "schema": results.SCHEMAS[VerificationFile],
+        "passed": all(model["passed"] for model in models.values()),
+        "reasons": headline["reasons"],
+        "images": headline["images"],
+        "max_error": headline["max_error"],
+        "tolerance": headline["tolerance"],
+        "answers_changed": headline["answers_changed"],
+        "model_sha256": headline["model_sha256"],
+        **evidence,
+        "models": models,
+        "files": {PREDICTIONS: evidence["predictions_sha256"]},
+    }
+    files.write_text(draft.staging / CARD, card(draft.source.run, certificate))
+    certificate["files"][CARD] = files.sha256(draft.staging / CARD)
+    return write_certificate(draft.staging, certificate)
+
+
+def _sealed(draft: Draft, name: str, model: Made, evidence: Evidence) -> ModelCertificate:
+    """Write the model with its certificate inside; the certificate, with the hash of the file."""
+    inside: dict[str, object] = {**evidence, **model.certificate}
+    path = draft.write(name, model.graph, {**model.facts, "certificate": inside})
+    return {**model.certificate, "model_sha256": files.sha256(path)}
+
+
+def _write_predictions(draft: Draft) -> None:
+    """Write the test split's rows with PyTorch's float64 logits and the files' hashes, for later checks."""
+    source, reference = draft.source, draft.reference
     used = source.dataset.split.used
     digests = dict(zip(used["path"], used["sha256"], strict=True))
     rows = prediction_rows(source.part("test"), softmax(reference.logits), source.classes)
     for row, logits in zip(rows, reference.logits.tolist(), strict=True):
         row |= {f"logit_{name}": value for name, value in zip(source.classes, logits, strict=True)}
         row["sha256"] = digests[str(row["path"])]
-    files.write_csv(folder / PREDICTIONS, rows)
+    files.write_csv(draft.staging / PREDICTIONS, rows)

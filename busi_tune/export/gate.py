@@ -1,10 +1,10 @@
-"""May a smaller form of a network stand in for it? Judged on the validation split; the test split is not seen."""
+"""The gate of a smaller form of a network, judged on the validation split; the test split is not seen."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from busi_tune.evaluation.metrics import Labels, accuracy, class_scores, confusi
 from busi_tune.export.calibration import MALIGNANT
 from busi_tune.export.quantisation import Logits, quantiser
 from busi_tune.images import Pixels
+from busi_tune.results import GateEntry
 
 MAX_DROP = 0.01
 AGREEMENT = 0.98
@@ -34,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a smaller form of a network loses on the validation split; the sensitivity is that for malignant."""
+    """The losses of a smaller form of a network on the validation split; the sensitivity is that for malignant."""
 
     passed: bool
     reasons: list[str]
@@ -43,6 +44,10 @@ class Gate:
     sensitivity: Pair | None
     agreement: float
     answers_changed: int
+
+    def entry(self) -> GateEntry:
+        """The gate as the certificate has it."""
+        return cast("GateEntry", asdict(self))
 
 
 def compare(
@@ -93,7 +98,7 @@ def failure(form: str, gate: Gate) -> str:
 def through_gate(network: bytes, calibration: Pixels, judge: Callable[[bytes], Gate]) -> tuple[bytes, Gate, list[str]]:
     """The network in int8, with the layers that hurt most left in float32, as many as `judge` demands.
 
-    Gives what passed, its gate, and the names of the layers in float32 (the last layer, always in float32, is none).
+    Returns the network, its gate, and the names of the layers in float32 but for the last, which always is.
 
     Raises:
         GateError: it does not pass, not even with most of the layers in float32.
@@ -113,7 +118,7 @@ def through_gate(network: bytes, calibration: Pixels, judge: Callable[[bytes], G
     return candidate, gate, kept
 
 
-def latency(models: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
+def latency(models: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
     """The median milliseconds that each of `models` takes for a call, measured in turn, round by round."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(WARM_UP + rounds):

@@ -1,23 +1,25 @@
-"""The input guard: how far an image lies from those that the network was trained on, as part of the exported graph.
+"""The input guard: how far an image lies from the training images, as part of the exported graph.
 
-Four scores of each image, and a limit for each: colour, blank, statistics (what the picture is like: brightness,
-layout, texture at three scales) and features (what the network makes of it). ONNX Runtime alone
-computes them, here as in use.
+Each image has four scores with a limit each: colour, blank, statistics (brightness, layout and texture at three scales)
+and features (of the network's last layer). ONNX Runtime alone computes them, here as in use.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 from onnxruntime import InferenceSession
+from onnxscript import FLOAT, UINT8, script
+from onnxscript import opset20 as op
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
-from busi_tune.export.assembly import IR_VERSION
+from busi_tune.export.graphs import graph_of
 from busi_tune.images import Pixels
+from busi_tune.results import GuardEntry
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -38,85 +40,66 @@ GRID = 64
 BATCH = 32
 STATISTICS = 23
 
-# One row for each image: its colour, its contrast (negated) and the statistics.
-MEASURES = """
-  first = Constant <value_ints = [0, 0]> ()
-  beyond = Constant <value_ints = [SIZE, SIZE]> ()
-  over_image = Constant <value_ints = [2, 3]> ()
-  steps = Constant <value_ints = [STEP, STEP]> ()
-  grid = Slice (pixels, first, beyond, over_image, steps)
-  channels = Cast <to = 1> (grid)
-  over_channels = Constant <value_ints = [1]> ()
-  strongest = ReduceMax (channels, over_channels)
-  weakest = ReduceMin (channels, over_channels)
-  chroma = Sub (strongest, weakest)
-  colour = ReduceMean <keepdims = 0> (chroma, over_image)
+THRESHOLDS = np.array([0.04, 0.08, 0.16, 0.32, 0.48, 0.64, 0.8], dtype=np.float32).reshape(1, 7, 1, 1)
+# To the pixel below, and to the pixel on the right.
+DIFFERENCES = np.array([[[[-1, 0], [1, 0]]], [[[-1, 1], [0, 0]]]], dtype=np.float32)
+BEYOND = [2**31, 2**31]
 
-  grey_level = ReduceMean (channels, over_channels)
-  white = Constant <value_float = 255.0> ()
-  scale0 = Div (grey_level, white)
-  mean = ReduceMean (scale0, over_image)
-  brightness = ReduceMean <keepdims = 0> (scale0, over_image)
-  centred = Sub (scale0, mean)
-  squares = Mul (centred, centred)
-  variance = ReduceMean <keepdims = 0> (squares, over_image)
-  contrast = Sqrt (variance)
-  blank = Neg (contrast)
 
-  brighter = Greater (scale0, thresholds)
-  brighter_pixels = Cast <to = 1> (brighter)
-  brighter_shares = ReduceMean <keepdims = 0> (brighter_pixels, over_image)
-  shares = Sqrt (brighter_shares)
+@script()
+def energy(grey: FLOAT[...]) -> FLOAT[...]:
+    """The mean squared differences of neighbouring pixels (images, 2): vertical, horizontal."""
+    slopes = op.Conv(grey, op.Constant(value=DIFFERENCES))
+    return op.ReduceMean(slopes * slopes, [2, 3], keepdims=0)
 
-  tiles = AveragePool <kernel_shape = [TILE, TILE], strides = [TILE, TILE]> (scale0)
-  left_columns = Constant <value_ints = [0, 1]> ()
-  right_columns = Constant <value_ints = [3, 2]> ()
-  left = Gather <axis = 3> (tiles, left_columns)
-  right = Gather <axis = 3> (tiles, right_columns)
-  both_sides = Add (left, right)
-  layout = Flatten (both_sides)
 
-  scale1 = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (scale0)
-  scale2 = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (scale1)
-  least = Constant <value_float = 1e-5> ()
-  slopes0 = Conv (scale0, differences)
-  slopes1 = Conv (scale1, differences)
-  slopes2 = Conv (scale2, differences)
-  squares0 = Mul (slopes0, slopes0)
-  squares1 = Mul (slopes1, slopes1)
-  squares2 = Mul (slopes2, slopes2)
-  energy0 = ReduceMean <keepdims = 0> (squares0, over_image)
-  energy1 = ReduceMean <keepdims = 0> (squares1, over_image)
-  energy2 = ReduceMean <keepdims = 0> (squares2, over_image)
-  energies = Concat <axis = 1> (energy0, energy1, energy2)
-  positive = Add (energies, least)
-  texture = Log (positive)
-  statistics = Concat <axis = 1> (brightness, contrast, shares, layout, texture)
-"""
-# Mahalanobis distances. Of the features' many directions only the strongest have a variance of their own, all others
-# share one: probabilistic PCA (Tipping and Bishop, 1999).
-DISTANCES = """
-  nothing = Constant <value_float = 0.0> ()
-  across = Constant <value_ints = [1]> ()
-  deviation = Sub (statistics, statistics_mean)
-  whitened = MatMul (deviation, statistics_whitening)
-  statistics_distance = ReduceL2 (whitened, across)
+@script()
+def layout_of(grey: FLOAT[...], tile: Sequence[int]) -> FLOAT[...]:
+    """The brightness of tiles, four a row, left and right added up, so that a mirrored image has the same."""
+    tiles = op.AveragePool(grey, kernel_shape=tile, strides=tile)
+    return op.Flatten(op.Gather(tiles, [0, 1], axis=3) + op.Gather(tiles, [3, 2], axis=3))
 
-  shift = Sub (features, features_mean)
-  shift_square = ReduceSumSquare (shift, across)
-  shift_over_noise = Mul (shift_square, features_precision)
-  projected = MatMul (shift, features_directions)
-  explained = ReduceSumSquare (projected, across)
-  unexplained = Sub (shift_over_noise, explained)
-  distance_square = Max (unexplained, nothing)
-  features_distance = Sqrt (distance_square)
-  guard = Concat <axis = 1> (colour, blank, statistics_distance, features_distance)
-"""
-FIXED: dict[str, Floats] = {
-    "thresholds": np.array([0.04, 0.08, 0.16, 0.32, 0.48, 0.64, 0.8], dtype=np.float32).reshape(1, 7, 1, 1),
-    # To the pixel below, and to the pixel on the right.
-    "differences": np.array([[[[-1, 0], [1, 0]]], [[[-1, 1], [0, 0]]]], dtype=np.float32),
-}
+
+@script()
+def measures(
+    pixels: UINT8[...], stride: Sequence[int], tile: Sequence[int]
+) -> tuple[FLOAT[...], FLOAT[...], FLOAT[...]]:
+    """Colour (images, 1), contrast, negated, (images, 1) and statistics (images, k) of `pixels` on a grid."""
+    grid = op.Slice(pixels, [0, 0], BEYOND, [2, 3], stride)
+    channels = op.Cast(grid, to=TensorProto.FLOAT)
+    colour = op.ReduceMean(op.ReduceMax(channels, [1]) - op.ReduceMin(channels, [1]), [2, 3], keepdims=0)
+
+    grey = op.ReduceMean(channels, [1]) / 255.0
+    brightness = op.ReduceMean(grey, [2, 3], keepdims=0)
+    centred = grey - op.ReduceMean(grey, [2, 3])
+    contrast = op.Sqrt(op.ReduceMean(centred * centred, [2, 3], keepdims=0))
+    brighter = op.Cast(grey > op.Constant(value=THRESHOLDS), to=TensorProto.FLOAT)
+    shares = op.Sqrt(op.ReduceMean(brighter, [2, 3], keepdims=0))
+    half = op.AveragePool(grey, kernel_shape=[2, 2], strides=[2, 2])
+    quarter = op.AveragePool(half, kernel_shape=[2, 2], strides=[2, 2])
+    texture = op.Log(op.Concat(energy(grey), energy(half), energy(quarter), axis=1) + 1e-5)
+    statistics = op.Concat(brightness, contrast, shares, layout_of(grey, tile), texture, axis=1)
+    return colour, op.Neg(contrast), statistics
+
+
+@script()
+def statistics_distance(statistics: FLOAT[...], mean: FLOAT[...], whitening: FLOAT[...]) -> FLOAT[...]:
+    """Mahalanobis distances (images, 1)."""
+    return op.ReduceL2(op.MatMul(statistics - mean, whitening), [1])
+
+
+@script()
+def features_distance(
+    features: FLOAT[...], mean: FLOAT[...], precision: FLOAT[...], directions: FLOAT[...]
+) -> FLOAT[...]:
+    """Mahalanobis distances (images, 1) of features.
+
+    Only the strongest directions have a variance of their own, all others share one: probabilistic PCA (Tipping and
+    Bishop, 1999).
+    """
+    shift = features - mean
+    explained = op.ReduceSumSquare(op.MatMul(shift, directions), [1])
+    return op.Sqrt(op.Max(op.ReduceSumSquare(shift, [1]) * precision - explained, 0.0))
 
 
 @dataclass(frozen=True)
@@ -141,9 +124,17 @@ class Guard:
     scores: tuple[Score, ...]
     tensors: Mapping[str, Floats]
 
-    def to_metadata(self) -> list[dict[str, Any]]:
-        """What a consumer needs to know of each column."""
-        return [asdict(score) for score in self.scores]
+    def entries(self) -> list[GuardEntry]:
+        """The scores as the certificate and the model's metadata list them."""
+        return [
+            {
+                "name": score.name,
+                "limit": score.limit,
+                "warning": score.warning,
+                "false_alarms": score.false_alarms,
+            }
+            for score in self.scores
+        ]
 
     def warned(self, values: Floats) -> NDArray[np.bool_]:
         """Which of an image's scores (images, k) exceed their limits."""
@@ -159,9 +150,8 @@ def fit_guard(
     Pixels are (n, size, size, 3), features (n, d): what the exported network makes of them.
     """
     size = train_pixels.shape[1]
-    statistics = _run(_model(MEASURES, f"float[batch, {STATISTICS}] statistics", size, FIXED), {"pixels": train_pixels})
-    measured = statistics.astype(np.float64)
-    tensors = FIXED | _Statistics(measured).tensors() | _fit_features(train_features)
+    measured = _run(statistics_graph(size), {"pixels": train_pixels}).astype(np.float64)
+    tensors = _Statistics(measured).tensors() | _fit_features(train_features)
     model = guard_graph(Guard(size, (), tensors))
     known = _run(model, {"pixels": train_pixels, "features": train_features})
     new = _run(model, {"pixels": held_out_pixels, "features": held_out_features})
@@ -180,27 +170,44 @@ def fit_guard(
 
 def guard_graph(guard: Guard) -> onnx.ModelProto:
     """`pixels` uint8 (n, 3, size, size) and `features` float32 (n, d) to `guard` (n, k), one column for each score."""
-    model = _model(MEASURES + DISTANCES, f"float[batch, {len(WARNINGS)}] guard", guard.image_size, guard.tensors)
-    onnx.compose.add_prefix(model, "guard.", rename_inputs=False, rename_outputs=False, inplace=True)
-    return model
+    tensors, (grid_step, tile_side) = guard.tensors, _grid(guard.image_size)
+
+    @script()
+    def scores(pixels: UINT8[...], features: FLOAT[...]) -> FLOAT[...]:
+        colour, blank, statistics = measures(pixels, stride=grid_step, tile=tile_side)
+        statistics_mean = op.Constant(value=tensors["statistics_mean"])
+        statistics_whitening = op.Constant(value=tensors["statistics_whitening"])
+        features_mean = op.Constant(value=tensors["features_mean"])
+        features_precision = op.Constant(value=tensors["features_precision"])
+        features_directions = op.Constant(value=tensors["features_directions"])
+        unusual = statistics_distance(statistics, statistics_mean, statistics_whitening)
+        unknown = features_distance(features, features_mean, features_precision, features_directions)
+        return op.Concat(colour, blank, unusual, unknown, axis=1)
+
+    given = [UINT8["batch", 3, guard.image_size, guard.image_size], FLOAT["batch", tensors["features_mean"].size]]
+    return graph_of(scores, given, {"guard": FLOAT["batch", len(WARNINGS)]}, "guard")
 
 
-def _model(body: str, output: str, size: int, tensors: Mapping[str, Floats]) -> onnx.ModelProto:
-    given = [f"uint8[batch, 3, {size}, {size}] pixels"]
-    if "features_mean" in tensors:
-        given.append(f"float[batch, {tensors['features_mean'].size}] features")
+def statistics_graph(size: int) -> onnx.ModelProto:
+    """`pixels` uint8 (n, 3, size, size) to `statistics` float32 (n, k)."""
+    grid_step, tile_side = _grid(size)
+
+    @script()
+    def statistics_of(pixels: UINT8[...]) -> FLOAT[...]:
+        _colour, _blank, statistics = measures(pixels, stride=grid_step, tile=tile_side)
+        return statistics
+
+    return graph_of(statistics_of, [UINT8["batch", 3, size, size]], {"statistics": FLOAT["batch", STATISTICS]}, "guard")
+
+
+def _grid(size: int) -> tuple[list[int], list[int]]:
+    """The grid's step and the side of its tiles, of both axes; pixels that do not fill the last tile are left out."""
     step = max(1, size // GRID)
-    # What does not fill the last tile is left out.
-    for name, value in (("SIZE", size), ("STEP", step), ("TILE", -(-size // step) // 4)):
-        body = body.replace(name, str(value))
-    model = onnx.parser.parse_model(
-        f'<ir_version: {IR_VERSION}, opset_import: ["": 20]>\nguard ({", ".join(given)}) => ({output}) {{{body}}}'
-    )
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in tensors.items())
-    return model
+    tile = -(-size // step) // 4
+    return [step, step], [tile, tile]
 
 
-def _run(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]]) -> Floats:
+def _run(model: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) -> Floats:
     """The output for all images; pixels are (n, size, size, 3)."""
     session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     count = len(inputs["pixels"])
@@ -264,7 +271,7 @@ def _single(tensors: Mapping[str, Doubles]) -> dict[str, Floats]:
     return {name: value.astype(np.float32) for name, value in tensors.items()}
 
 
-def _conformal(values: NDArray[np.floating[Any]], rate: float) -> tuple[float, float]:
+def _conformal(values: Floats | Doubles, rate: float) -> tuple[float, float]:
     """The limit that a new image exceeds with a probability of at most `rate`, and that probability.
 
     Of n + 1 exchangeable images each is as likely as any other to have a given rank (Vovk et al., 2005; for anomalies

@@ -1,10 +1,10 @@
-"""Does ONNX Runtime answer as PyTorch does? Measured against float64, with PyTorch's own error as yardstick."""
+"""The comparison of ONNX Runtime with PyTorch, against float64, with PyTorch's own float32 error as the yardstick."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from busi_tune import images
 from busi_tune.evaluation.metrics import Labels, confusion_matrix
 from busi_tune.images import Pixels
 from busi_tune.inference import Classifier
+from busi_tune.inference.classifier import Optimisation
 from busi_tune.progress import Progress
+from busi_tune.results import Matrices, Matrix, ModelFigures
 
 Logits = NDArray[np.float64]
 FACTOR = 4.0
@@ -25,12 +27,19 @@ TINTED = 8
 TINT = (1.0, 0.7, 0.4)
 # Height and width of noise that is resized: single pixels, lines, enlargements, and both orders of the two passes.
 PROBES = ((1, 1), (1, 90), (90, 1), (17, 31), (97, 61), (61, 97), (31, 311), (311, 31), (500, 333), (256, 256))
-Way = Mapping[str, Any]
+
+
+class Way(TypedDict):
+    """One way to run a model: images a batch, ONNX Runtime's optimisation level, threads (0: its choice)."""
+
+    batch: int
+    optimisation: Optimisation
+    threads: int
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a model is shown: `pictures` of any size, uint8 RGB (height, width, 3), and `probes` beside them."""
+    """The input of a verification: `pictures` of any size, uint8 RGB (height, width, 3), and `probes` beside them."""
 
     pictures: Sequence[Pixels]
     probes: Sequence[Pixels]
@@ -38,10 +47,10 @@ class Shown:
 
     @classmethod
     def of(cls, pictures: Sequence[Pixels], size: int) -> "Shown":
-        """The pictures of a test split, and what they may lack.
+        """The pictures of a test split, and probes for the cases that they may lack.
 
-        Ultrasound is grey, and on grey pictures nobody can tell BGR from RGB: some are shown with a tint. They may
-        have the network's size, or all the same one: noise of several sizes is resized as well.
+        Ultrasound is grey, and on grey pictures nobody can tell BGR from RGB: some are shown with a tint. The pictures
+        may all have one size, or the network's: noise of several sizes is resized as well.
         """
         tinted = [np.asarray(picture * np.array(TINT), dtype=np.uint8) for picture in pictures[:TINTED]]
         noise = np.random.default_rng(0)
@@ -49,37 +58,49 @@ class Shown:
 
     @cached_property
     def pixels(self) -> Pixels:
-        """What `images` makes of the pictures: (n, size, size, 3)."""
+        """The pictures resized by `images`: (n, size, size, 3)."""
         return np.stack([images.resize(picture, self.size) for picture in self.pictures])
 
     @cached_property
     def probe_pixels(self) -> Pixels:
-        """What `images` makes of the probes."""
+        """The probes resized by `images`: (n, size, size, 3)."""
         return np.stack([images.resize(probe, self.size) for probe in self.probes])
 
     def resized(self) -> "Shown":
-        """The same as a model sees it that takes pictures of its own size alone."""
+        """The same for a model that takes pictures of its own size alone."""
         return Shown(list(self.pixels), list(self.probe_pixels), self.size)
 
 
 @dataclass(frozen=True)
+class BothPrecisions:
+    """PyTorch's logits (n, classes) of the same images, computed in float64 and in float32."""
+
+    float64: Logits
+    float32: Logits
+
+    @property
+    def error(self) -> float:
+        """The largest difference between the two."""
+        return _distance(self.float32, self.float64)
+
+
+@dataclass(frozen=True)
 class Reference:
-    """What PyTorch answers: float64 logits (n, classes) of the pictures and of the probes, and how far its own float32
-    logits are from each."""
+    """PyTorch's float64 logits (n, classes) of pictures and probes, with the errors of its own float32 logits."""
 
     logits: Logits
     float32_error: float
     probe: Logits
     probe_float32_error: float
-    confusion_matrix: list[list[int]]
+    confusion_matrix: Matrix
 
 
 @dataclass(frozen=True)
 class Verification:
     """The certificate of one model file; errors are the largest absolute differences of a logit from float64.
 
-    `errors` and `changed` have an entry for each way to run it; `resized_differently` counts pictures and probes whose
-    pixels differ from what `images` makes of them.
+    `errors` and `changed` have an entry for each way to run it; `resized_differently` counts pictures and probes that
+    `images` resizes to other pixels.
     """
 
     passed: bool
@@ -97,29 +118,28 @@ class Verification:
     probe_tolerance: float
     probe_float32_error: float
     resized_differently: int
-    confusion_matrix: dict[str, list[list[int]]]
+    confusion_matrix: Matrices
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values; a figure that is not a number is None, for JSON has no NaN."""
-        return {name: _finite(value) for name, value in asdict(self).items()}
+    def entry(self) -> ModelFigures:
+        """The figures as the certificate has them; one that is not a number is None, for JSON has no NaN."""
+        return cast("ModelFigures", _finite(asdict(self)))
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, dict):
         return {name: _finite(inner) for name, inner in value.items()}
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def make_reference(logits_of: Callable[[Pixels, str], Logits], shown: Shown, labels: Labels) -> Reference:
-    """The reference of a model from its logits of some images (n, size, size, 3) in "float64" and in "float32"."""
-    exact, single = (logits_of(shown.pixels, precision) for precision in ("float64", "float32"))
-    probe, single_probe = (logits_of(shown.probe_pixels, precision) for precision in ("float64", "float32"))
+def make_reference(pictures: BothPrecisions, probes: BothPrecisions, labels: Labels) -> Reference:
+    """The reference of a model from its logits of pictures with `labels` and of probes."""
+    classes = pictures.float64.shape[1]
     return Reference(
-        logits=exact,
-        float32_error=_distance(single, exact),
-        probe=probe,
-        probe_float32_error=_distance(single_probe, probe),
-        confusion_matrix=confusion_matrix(labels, single.argmax(axis=1), exact.shape[1]).tolist(),
+        logits=pictures.float64,
+        float32_error=pictures.error,
+        probe=probes.float64,
+        probe_float32_error=probes.error,
+        confusion_matrix=confusion_matrix(labels, pictures.float32.argmax(axis=1), classes).tolist(),
     )
 
 
@@ -129,12 +149,13 @@ def _distance(given: Logits, exact: Logits) -> float:
 
 def ways(count: int) -> dict[str, Way]:
     """The ways to run `count` images that must all agree: batch sizes, optimisation levels, thread counts."""
-    base = {"batch": BATCH, "optimisation": "all", "threads": 0}
+    base: Way = {"batch": BATCH, "optimisation": "all", "threads": 0}
     return {
         "batch 32, all optimisations": base,
         **{f"batch {size}": base | {"batch": size} for size in (1, 2, 7)},
         f"batch {count} (all)": base | {"batch": count},
-        **{f"optimisation {level}": base | {"optimisation": level} for level in ("none", "basic")},
+        "optimisation none": base | {"optimisation": "none"},
+        "optimisation basic": base | {"optimisation": "basic"},
         **{f"threads {number}": base | {"threads": number} for number in (1, 2)},
     }
 
@@ -169,50 +190,46 @@ def verify(
     exceeds twice the error, the confusion matrices are equal, and every picture is resized to the pixel.
     """
     how = how or ways(len(shown.pictures))
-    classes = reference.logits.shape[1]
-    errors: dict[str, float] = {}
-    moved: dict[str, NDArray[np.bool_]] = {}
-    answers: list[Labels] = []
+    found: dict[str, Logits] = {}
     different = 0
     for done, (name, way) in enumerate(how.items(), start=1):
         classifier = Classifier(model, threads=way["threads"], optimisation=way["optimisation"])
-        logits, pixels = outputs_of(classifier, shown.pictures, ("logits", "pixels"), way["batch"])
-        answers.append(logits.argmax(axis=1))
-        errors[name] = _distance(logits, reference.logits)
-        moved[name] = answers[-1] != reference.logits.argmax(axis=1)
+        found[name], pixels = outputs_of(classifier, shown.pictures, ("logits", "pixels"), way["batch"])
         different = max(different, differing(pixels, shown.pixels))
         progress.step("verifying", done, len(how), name)
     progress.close("verifying")
     probe, pixels = outputs_of(Classifier(model), shown.probes, ("logits", "pixels"))
     different += differing(pixels, shown.probe_pixels)
-    matrix = confusion_matrix(labels, answers[0], classes).tolist()
-    # Not `max`: it drops a NaN that does not come first.
-    max_error = float(np.max(list(errors.values())))
+    answers = reference.logits.argmax(axis=1)
+    errors = {name: _distance(logits, reference.logits) for name, logits in found.items()}
+    moved = {name: logits.argmax(axis=1) != answers for name, logits in found.items()}
     changed = np.any(list(moved.values()), axis=0)
     margins = np.diff(np.sort(reference.logits, axis=1)[:, -2:], axis=1)[:, 0]
-    probe_error = _distance(probe, reference.probe)
-    figures: dict[str, Any] = {
-        "max_error": max_error,
-        "tolerance": FACTOR * reference.float32_error,
-        "answers_changed": int(changed.sum()),
-        "probe_error": probe_error,
-        "probe_tolerance": PROBE_FACTOR * max(reference.float32_error, reference.probe_float32_error),
-        "resized_differently": different,
-        "confusion_matrix": {"pytorch": reference.confusion_matrix, "onnxruntime": matrix},
-    }
-    reasons = _reasons(figures, int((changed & (margins > 2 * max_error)).sum()))
-    return Verification(
-        passed=not reasons,
-        reasons=reasons,
+    first = next(iter(found.values())).argmax(axis=1)
+    result = Verification(
+        passed=False,
+        reasons=[],
         images=len(shown.pictures),
+        # Not `max`: it drops a NaN that does not come first.
+        max_error=float(np.max(list(errors.values()))),
+        tolerance=FACTOR * reference.float32_error,
         pytorch_float32_error=reference.float32_error,
+        answers_changed=int(changed.sum()),
         smallest_margin=float(margins.min()),
         median_margin=float(np.median(margins)),
         errors=errors,
         changed={name: int(values.sum()) for name, values in moved.items()},
+        probe_error=_distance(probe, reference.probe),
+        probe_tolerance=PROBE_FACTOR * max(reference.float32_error, reference.probe_float32_error),
         probe_float32_error=reference.probe_float32_error,
-        **figures,
+        resized_differently=different,
+        confusion_matrix={
+            "pytorch": reference.confusion_matrix,
+            "onnxruntime": confusion_matrix(labels, first, reference.logits.shape[1]).tolist(),
+        },
     )
+    reasons = _reasons(result, int((changed & (margins > 2 * result.max_error)).sum()))
+    return replace(result, passed=not reasons, reasons=reasons)
 
 
 def differing(pixels: Pixels, expected: Pixels) -> int:
@@ -220,22 +237,20 @@ def differing(pixels: Pixels, expected: Pixels) -> int:
     return int((pixels != expected.transpose(0, 3, 1, 2)).any(axis=(1, 2, 3)).sum())
 
 
-def _reasons(figures: Mapping[str, Any], changed: int) -> list[str]:
+def _reasons(found: Verification, changed: int) -> list[str]:
     reasons = []
     # Not `>`: an error that is NaN must fail too.
-    if not figures["max_error"] <= figures["tolerance"]:
+    if not found.max_error <= found.tolerance:
+        reasons.append(f"a logit is off by {found.max_error:.3g}, more than the tolerance of {found.tolerance:.3g}")
+    if not found.probe_error <= found.probe_tolerance:
         reasons.append(
-            f"a logit is off by {figures['max_error']:.3g}, more than the tolerance of {figures['tolerance']:.3g}"
-        )
-    if not figures["probe_error"] <= figures["probe_tolerance"]:
-        reasons.append(
-            f"on tinted pictures and noise a logit is off by {figures['probe_error']:.3g}, more than "
-            f"{figures['probe_tolerance']:.3g}"
+            f"on tinted pictures and noise a logit is off by {found.probe_error:.3g}, more than "
+            f"{found.probe_tolerance:.3g}"
         )
     if changed:
         reasons.append(f"{changed} answers differ by more than rounding")
-    if figures["confusion_matrix"]["pytorch"] != figures["confusion_matrix"]["onnxruntime"]:
+    if found.confusion_matrix["pytorch"] != found.confusion_matrix["onnxruntime"]:
         reasons.append("the confusion matrices differ")
-    if figures["resized_differently"]:
-        reasons.append(f"{figures['resized_differently']} pictures are not resized as they were for training")
+    if found.resized_differently:
+        reasons.append(f"{found.resized_differently} pictures are not resized as they were for training")
     return reasons

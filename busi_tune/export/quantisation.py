@@ -24,7 +24,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from busi_tune.export.assembly import IR_VERSION, folded
+from busi_tune.export.graphs import IR_VERSION, folded
 from busi_tune.images import Pixels
 
 Logits = NDArray[np.float64]

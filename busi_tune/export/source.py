@@ -1,29 +1,31 @@
-"""What an export is made of: a finished run with its data, and what is fitted on the validation split."""
+"""The source of an export: a finished run with its data, and the values fitted on its validation split."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from busi_tune import images
 from busi_tune.data.dataset import Dataset, Part
 from busi_tune.evaluation.metrics import Answers, Labels, softmax
-from busi_tune.export import assembly, quantisation
+from busi_tune.export import quantisation
 from busi_tune.export.calibration import OperatingPoint, calibration_figures, fit_temperature, operating_point
+from busi_tune.export.graphs import folded
 from busi_tune.export.guard import Guard, fit_guard
-from busi_tune.export.parity import Logits
+from busi_tune.export.parity import BothPrecisions, Logits, Reference, Shown, make_reference
 from busi_tune.images import Pixels
 from busi_tune.progress import Progress
+from busi_tune.results import BeforeAfter
 from busi_tune.training import exportable
+from busi_tune.training.exportable import ExportableModel
 from busi_tune.training.run_folder import Identity, read_identity
 
 
 @dataclass(frozen=True)
 class Source:
-    """A finished run with its best model, and the data that it was made on."""
+    """A finished run with its best model, at temperature 1, and the data that it was made on."""
 
     run: Path
     identity: Identity
-    model: exportable.ServedModel
+    model: ExportableModel
     dataset: Dataset
     progress: Progress
 
@@ -31,11 +33,11 @@ class Source:
     def of(cls, run: Path, dataset: Dataset, progress: Progress) -> "Source":
         """The finished run in a folder."""
         identity = read_identity(run)
-        return cls(run, identity, exportable.served(run, identity), dataset, progress)
+        return cls(run, identity, exportable.exportable_model(run, identity), dataset, progress)
 
     @property
     def size(self) -> int:
-        """Height and width of what the network sees."""
+        """Height and width of the network's input."""
         return self.identity.config.image_size
 
     @property
@@ -47,12 +49,12 @@ class Source:
         """One split's images at the network's size."""
         return self.dataset.part(name, self.size, self.progress)
 
-    def groups(self, name: str) -> Any:
+    def groups(self, name: str) -> Labels:
         """The group of each image of a split, (images,)."""
         return self.dataset.split.rows(name)["group"].to_numpy()
 
     def pictures(self, name: str) -> list[Pixels]:
-        """One split's images as they are, from the files once more: decoding is part of what is verified."""
+        """One split's images in their own sizes, read from the files once more: decoding is verified, too."""
         return [images.picture(self.dataset.listing.root / path) for path in self.part(name).paths]
 
     def answers(self, name: str, logits: Logits) -> Answers:
@@ -66,33 +68,48 @@ class Source:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was fitted on the validation split, and the network with its temperature; none has seen a test image."""
+    """The values fitted on the validation split, and the model at its temperature; none has seen a test image.
+
+    `network` is the ONNX graph of `model`, which shares its weights with the source's model.
+    """
 
     temperature: float
-    calibration: dict[str, Any]
+    calibration: BeforeAfter
     point: OperatingPoint | None
+    model: ExportableModel
     network: bytes
     guard: Guard
 
 
 def fit(source: Source, sensitivity: float | None) -> Fitted:
-    """Fit temperature, operating point and guard; the model has the temperature from now on."""
-    assert source.model.temperature == 1, "the temperature has been set"
-    logits, _ = exportable.served_answers(source.model, source.part("validation").pixels(), "float32")
-    labels = source.labels("validation")
-    temperature = fit_temperature(logits, labels)
-    point = None
-    if sensitivity is not None:
-        answers = source.answers("validation", logits / temperature)
-        point = operating_point(answers, source.groups("validation"), sensitivity)
-    source.model.temperature.fill_(temperature)
-    network = assembly.folded(exportable.to_onnx(source.model, source.size))
-    figures = calibration_figures(logits, temperature, labels, source.classes)
-    return Fitted(temperature, figures, point, network, guard_of(network, source))
+    """Fit temperature, operating point and guard."""
+    logits, _ = exportable.logits_of(source.model, source.part("validation").pixels(), "float32")
+    temperature = fit_temperature(logits, source.labels("validation"))
+    before, after = (source.answers("validation", values) for values in (logits, logits / temperature))
+    point = None if sensitivity is None else operating_point(after, source.groups("validation"), sensitivity)
+    model = at_temperature(source, temperature)
+    network = folded(exportable.to_onnx(model, source.size))
+    return Fitted(temperature, calibration_figures(before, after), point, model, network, guard_of(network, source))
+
+
+def at_temperature(source: Source, temperature: float) -> ExportableModel:
+    """The source's model with its logits divided by `temperature`; the weights are shared."""
+    config = source.identity.config
+    return ExportableModel(source.model.model, config.mean, config.std, temperature).eval()
 
 
 def guard_of(network: bytes, source: Source) -> Guard:
-    """The guard of a network, from what ONNX Runtime makes of the training and the validation images."""
+    """The guard of a network, from ONNX Runtime's features of the training and the validation images."""
     known, new = (source.part(name).pixels() for name in ("train", "validation"))
     features = [quantisation.outputs(network, pixels, "features") for pixels in (known, new)]
     return fit_guard(known, features[0], new, features[1])
+
+
+def reference_of(model: ExportableModel, shown: Shown, labels: Labels) -> tuple[Reference, Logits]:
+    """PyTorch's reference for a verification, and its float64 logits of the pictures before the temperature."""
+    before, exact = exportable.logits_of(model, shown.pixels, "float64")
+    _, single = exportable.logits_of(model, shown.pixels, "float32")
+    _, exact_probe = exportable.logits_of(model, shown.probe_pixels, "float64")
+    _, single_probe = exportable.logits_of(model, shown.probe_pixels, "float32")
+    probes = BothPrecisions(exact_probe, single_probe)
+    return make_reference(BothPrecisions(exact, single), probes, labels), before

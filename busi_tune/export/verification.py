@@ -1,9 +1,9 @@
-"""Repeat the check of an export anywhere, from what it recorded of PyTorch; needs no PyTorch itself."""
+"""The repeated check of an export, from its record of PyTorch's answers; without PyTorch."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,10 +13,11 @@ from busi_tune import images
 from busi_tune.data.listing import find_images
 from busi_tune.errors import DataError, ParityError, listed
 from busi_tune.export import assembly
-from busi_tune.export.parity import Reference, Shown, verify
+from busi_tune.export.parity import Logits, Reference, Shown, verify
 from busi_tune.inference import MODEL, Classifier
 from busi_tune.inference.certificate import check_folder
 from busi_tune.progress import Progress
+from busi_tune.results import ModelCertificate, VerificationFile
 
 PREDICTIONS = "predictions.csv"
 
@@ -27,21 +28,21 @@ def failure(folder: Path, reasons: Sequence[str]) -> str:
 
 
 def images_sha256(table: pd.DataFrame) -> str:
-    """The SHA-256 of which images these are: their paths and the hashes of their contents."""
+    """The SHA-256 of the paths of images and of the hashes of their contents."""
     lines = sorted(f"{path}\n{digest}\n" for path, digest in zip(table["path"], table["sha256"], strict=True))
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def check_again(folder: Path, root: Path, progress: Progress) -> dict[str, Any]:
-    """Repeat the check of an export on the same test images, wherever they lie now; without PyTorch.
+def check_again(folder: Path, root: Path, progress: Progress) -> VerificationFile:
+    """Repeat the check of an export on the same test images, now in `root`; without PyTorch.
 
-    The reference is what the export recorded of PyTorch: its float64 logits of every test image.
+    The reference is the export's record: PyTorch's float64 logits of every test image.
 
     Raises:
         ParityError: it does not pass, or a file of the export is not what was certified.
         DataError: a test image is missing or has changed.
     """
-    certificate: dict[str, Any] = {**check_folder(folder)}
+    certificate = check_folder(folder)
     table = pd.read_csv(folder / PREDICTIONS, dtype={"path": str, "class": str}, keep_default_na=False)
     _check_files(root, table)
     reasons = _foreign_graph(folder / MODEL, certificate)
@@ -49,31 +50,46 @@ def check_again(folder: Path, root: Path, progress: Progress) -> dict[str, Any]:
         reasons.append("the certificate is of other test images")
     classes = [name.removeprefix("logit_") for name in table.columns if name.startswith("logit_")]
     labels = table["class"].map({name: number for number, name in enumerate(classes)}).to_numpy().astype(np.int64)
-    recorded = certificate["models"][MODEL]
-    reference = Reference(
-        logits=table[[f"logit_{name}" for name in classes]].to_numpy(dtype=np.float64),
-        float32_error=recorded["pytorch_float32_error"],
-        probe=np.array(certificate["probe_logits"]),
-        probe_float32_error=recorded["probe_float32_error"],
-        confusion_matrix=recorded["confusion_matrix"]["pytorch"],
-    )
     size = Classifier(folder / MODEL).image_size
     shown = Shown.of([images.picture(root / path) for path in table["path"]], size)
-    result = verify(folder / MODEL, shown, labels, reference, progress)
+    logits = table[[f"logit_{name}" for name in classes]].to_numpy(dtype=np.float64)
+    result = verify(folder / MODEL, shown, labels, _recorded(certificate, logits), progress)
     reasons += result.reasons
     if reasons:
         raise ParityError(failure(folder, reasons))
-    found = result.to_dict()
-    models = certificate["models"] | {MODEL: recorded | found}
-    return certificate | {key: found[key] for key in certificate if key in found} | {"models": models}
+    entry: ModelCertificate = {**certificate["models"][MODEL], **result.entry()}
+    return {
+        **certificate,
+        "max_error": entry["max_error"],
+        "answers_changed": entry["answers_changed"],
+        "models": certificate["models"] | {MODEL: entry},
+    }
 
 
-def _foreign_graph(path: Path, certificate: dict[str, Any]) -> list[str]:
-    """Where the graph or its constants are not those that the certificate was made for."""
-    model = onnx.load(path, load_external_data=False)
-    found = {"graph": assembly.graph_sha256(model), "weights": assembly.weights_sha256(model)}
-    recorded = certificate["models"][path.name]
-    return [f"the {what} is not what was certified" for what, sha in found.items() if recorded[f"{what}_sha256"] != sha]
+def _recorded(certificate: VerificationFile, logits: Logits) -> Reference:
+    """The reference in an export's record; `logits` are those of its predictions.csv."""
+    entry = certificate["models"][MODEL]
+    return Reference(
+        logits=logits,
+        float32_error=_number(entry["pytorch_float32_error"]),
+        probe=np.array(certificate["probe_logits"]),
+        probe_float32_error=_number(entry["probe_float32_error"]),
+        confusion_matrix=entry["confusion_matrix"]["pytorch"],
+    )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _foreign_graph(path: Path, certificate: VerificationFile) -> list[str]:
+    """Differences of the graph and its constants from those that the certificate was made for."""
+    model, entry = onnx.load(path, load_external_data=False), certificate["models"][path.name]
+    hashes = {
+        "graph": (entry["graph_sha256"], assembly.graph_sha256(model)),
+        "weights": (entry["weights_sha256"], assembly.weights_sha256(model)),
+    }
+    return [f"the {part} is not what was certified" for part, (then, now) in hashes.items() if then != now]
 
 
 def _check_files(root: Path, table: pd.DataFrame) -> None:

@@ -1,9 +1,8 @@
 """The model card: README.md of an export: the model, its figures, and its use."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -11,13 +10,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from busi_tune import results
 from busi_tune.data.split import excluded_file
 from busi_tune.evaluation.metrics import edges, numbers
-from busi_tune.results import SPLIT, VERDICT, MetricsFile, RunIdentityFile, TestSummary, VerdictFile
+from busi_tune.results import (
+    SPLIT,
+    VERDICT,
+    MetricsFile,
+    RunIdentityFile,
+    TestSummary,
+    VerdictFile,
+    VerificationFile,
+)
 
-CARD = "README.md"
 WIDTH = 120
 
 
-def model_card(run: Path, certificate: Mapping[str, Any]) -> str:
+def model_card(run: Path, certificate: VerificationFile) -> str:
     """The card of the export of a finished run, as Markdown."""
     template = _environment().get_template("card.md.jinja")
     split, excluded = (

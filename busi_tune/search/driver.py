@@ -77,10 +77,10 @@ class Budget:
 
 @dataclass
 class _Training:
-    """A trial that is being trained; `records` is None until its worker has reported what was there before."""
+    """A trial that is being trained, and its records so far."""
 
     opened: OpenTrial
-    records: Sequence[Epoch] | None = None
+    records: Sequence[Epoch] = ()
     pruned: bool = False
 
 
@@ -166,9 +166,9 @@ class Driver:
         The decision on the last reported epoch may have been cut off by a kill, so it is taken again.
         """
         search, training = self.search, self.training[event.job.name]
-        new, training.records = training.records is not None, event.records
+        training.records = event.records
         records = event.records[: search.plan.trial_epochs]
-        if new and records:
+        if event.new:
             show_epoch(search, event)
         for epoch in range(max(training.opened.reported, 1), len(records) + 1):
             search.trials.report(training.opened, epoch, best_so_far(records[:epoch], search.plan)[0])
@@ -183,7 +183,7 @@ class Driver:
             search.progress.notice(f"{event.job.name.capitalize()} failed: {event.error}")
             self._tell(event.job, TrialState.FAIL, str(event.error))
             return
-        records = training.records or ()
+        records = training.records
         epochs = len(records)
         # In its last epoch there is nothing left to save: such a trial is complete.
         if training.pruned and epochs < search.plan.trial_epochs and not event.reason:
@@ -200,7 +200,7 @@ class Driver:
 
     def _tell(self, job: Job, state: TrialState, reason: str) -> None:
         search, training = self.search, self.training.pop(job.name)
-        records = (training.records or ())[: search.plan.trial_epochs]
+        records = training.records[: search.plan.trial_epochs]
         value, epoch = best_so_far(records, search.plan) if records else (None, None)
         facts: dict[str, Json] = {
             "epochs_run": len(records),

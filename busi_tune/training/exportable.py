@@ -1,9 +1,11 @@
 """A trained model in the form that is exported: pixels in, logits and features out."""
 
 import contextlib
+import copy
 import io
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,14 +20,16 @@ from busi_tune.training.model import untrained
 from busi_tune.training.run_folder import Identity
 
 Array = NDArray[np.float64]
+Precision = Literal["float64", "float32"]
 OPSET = 20
 BATCH = 32
 
 
-class ServedModel(nn.Module):
-    """uint8 RGB images (n, 3, size, size) to logits (n, classes) and what its last layer makes them of (n, features).
+class ExportableModel(nn.Module):
+    """uint8 RGB images (n, 3, size, size) to logits (n, classes) and the last layer's inputs, the features (n, k).
 
-    Normalisation is inside, and the logits are divided by the temperature.
+    Normalisation is inside, and the logits are divided by the temperature. Models of several temperatures may share
+    a network.
     """
 
     pixel_mean: Tensor
@@ -40,15 +44,20 @@ class ServedModel(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(mean).reshape(3, 1, 1) * 255)
         self.register_buffer("pixel_deviation", torch.tensor(std).reshape(3, 1, 1) * 255)
         self.register_buffer("temperature", torch.tensor(temperature))
-        self.seen: list[Tensor] = []
-        last_layer(model).register_forward_pre_hook(lambda _, inputs: self.seen.append(inputs[0]))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and features."""
-        logits = self.model((pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_deviation)
-        features = self.seen.pop()
+        """Logits, divided by the temperature, and features."""
+        logits, features = self.uncalibrated(pixels)
+        return logits / self.temperature, features
+
+    def uncalibrated(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits before the temperature, and features."""
+        seen: list[Tensor] = []
+        with last_layer(self.model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+            logits = self.model((pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_deviation)
+        (features,) = seen
         # SqueezeNet's last layer is a convolution, whose answers are averaged over the image.
-        return logits / self.temperature, features.mean(dim=(2, 3)) if features.dim() == 4 else features
+        return logits, features.mean(dim=(2, 3)) if features.dim() == 4 else features
 
 
 def last_layer(model: nn.Module) -> nn.Module:
@@ -63,27 +72,27 @@ def best_model(folder: Path, config: Config, classes: int) -> nn.Module:
     return model
 
 
-def served(folder: Path, identity: Identity) -> ServedModel:
+def exportable_model(folder: Path, identity: Identity) -> ExportableModel:
     """The best model of a finished run, on the CPU, in evaluation mode, at temperature 1."""
     config = identity.config
-    return ServedModel(best_model(folder, config, len(identity.classes)), config.mean, config.std).eval()
+    return ExportableModel(best_model(folder, config, len(identity.classes)), config.mean, config.std).eval()
 
 
 @torch.inference_mode()
-def served_answers(model: ServedModel, pixels: Pixels, precision: str) -> tuple[Array, Array]:
-    """PyTorch's logits and features of `pixels` (n, size, size, 3), as float64 (n, classes) and (n, features).
+def logits_of(model: ExportableModel, pixels: Pixels, precision: Precision) -> tuple[Array, Array]:
+    """PyTorch's logits of `pixels` (n, size, size, 3) before and after the temperature, both float64 (n, classes).
 
-    `precision` is "float32", the arithmetic that the export has, or "float64", the reference: so exact that what
-    differs from it is the other's error.
+    They are computed in `precision`: "float32" is the export's arithmetic, and "float64" is so exact that any
+    difference from it is the other's error.
     """
-    model.to(torch.float64 if precision == "float64" else torch.float32)
+    # A copy: converted in place and back, the parameters would be inference tensors, which cannot be exported.
+    model = copy.deepcopy(model).double() if precision == "float64" else model
     batches = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
-    logits, features = zip(*(model(batch.contiguous()) for batch in batches), strict=True)
-    model.float()
-    return torch.cat(logits).double().numpy(), torch.cat(features).double().numpy()
+    before = torch.cat([model.uncalibrated(batch.contiguous())[0] for batch in batches])
+    return before.double().numpy(), (before / model.temperature).double().numpy()
 
 
-def to_onnx(model: ServedModel, size: int) -> bytes:
+def to_onnx(model: ExportableModel, size: int) -> bytes:
     """The model as a serialised ONNX graph with a free batch axis, its tensors inside by their names, bit for bit."""
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     # The exporter reports its steps on stdout, which belongs to results.
@@ -105,6 +114,6 @@ def to_onnx(model: ServedModel, size: int) -> bytes:
     return bytes(program.model_proto.SerializeToString())
 
 
-def tensors(model: ServedModel) -> dict[str, NDArray[np.float32]]:
+def tensors(model: ExportableModel) -> dict[str, NDArray[np.float32]]:
     """The tensors that the exported graph must hold, by name."""
     return {name: value.numpy() for name, value in model.state_dict().items() if value.is_floating_point()}

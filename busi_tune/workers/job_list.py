@@ -32,12 +32,10 @@ def train_all(
     """
     failed: dict[Path, BusiTuneError] = {}
     rest = iter([job for job in jobs if not _is_trained(job, keep_model)])
-    begun = set()
 
     def trained(event: Trained) -> bool:
-        if event.job in begun:
+        if event.new:
             show(event)
-        begun.add(event.job)
         return True
 
     def ended(event: Ended) -> None:

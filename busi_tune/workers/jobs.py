@@ -31,10 +31,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Trained:
-    """The records of a job so far; its worker waits to hear whether to go on."""
+    """The records of a job so far; its worker waits for an answer.
+
+    `new` is false for the records that a worker found when it began.
+    """
 
     job: Job
     records: Sequence[Epoch]
+    new: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def _epochs(job: Job, dataset: Dataset, progress: Progress) -> Generator[Trained
     """The records that a job's run has, then those with each new epoch, while the answer is to go on."""
     run = runs.begin(job.folder, job.config, dataset, progress)
     records = run_folder.history(job.folder)
-    if not (yield Trained(job, records)):
+    if not (yield Trained(job, records, new=False)):
         return
     with contextlib.closing(runs.train(run, job.until, progress)) as epochs:
         for record in epochs:

@@ -174,14 +174,12 @@ class RayActors:
             actor.run = runs.begin(job.folder, job.config, self.dataset, self.progress, said)
             runs.identify(actor.run, said)
             actor.records = tuple(run_folder.history(job.folder))
-        elif said is None:
+            return Trained(job, actor.records, new=False)
+        if said is None:
             actor.job = None
             return Ended(job, run_folder.stop_reason(job.folder))
-        else:
-            actor.saving = self.savers.submit(
-                run_folder.commit, job.folder, said.values, last=said.last, best=said.best
-            )
-            actor.records = (*actor.records[: said.record.epoch - 1], said.record)
+        actor.saving = self.savers.submit(run_folder.commit, job.folder, said.values, last=said.last, best=said.best)
+        actor.records = (*actor.records[: said.record.epoch - 1], said.record)
         return Trained(job, actor.records)
 
     def answer(self, job: Job, go_on: bool) -> None:

@@ -108,7 +108,7 @@ def main() -> None:
     identity = read_identity(options.run)
     size = identity.config.image_size
     data = pipeline.run_data(options.run, options.data, Silent())
-    graph = exportable.to_onnx(exportable.served(options.run, identity), size)
+    graph = exportable.to_onnx(exportable.exportable_model(options.run, identity), size)
     network = InferenceSession(graph)
     train, held_out, test = (data.part(name, size, Silent()).pixels() for name in ("train", "validation", "test"))
     of_train, of_held_out = features(network, train), features(network, held_out)

@@ -16,9 +16,9 @@ from onnxruntime import InferenceSession
 
 from busi_tune.config import Config
 from busi_tune.export import quantisation
-from busi_tune.export.assembly import folded
 from busi_tune.export.gate import latency
-from busi_tune.training.exportable import ServedModel, to_onnx
+from busi_tune.export.graphs import folded
+from busi_tune.training.exportable import ExportableModel, to_onnx
 from busi_tune.training.model import untrained
 
 BATCHES = (1, 32)
@@ -31,9 +31,9 @@ Call = Callable[[torch.Tensor], object]
 
 
 class Eager:
-    """A served model as PyTorch runs it, in one memory format."""
+    """An exportable model as PyTorch runs it, in one memory format."""
 
-    def __init__(self, model: ServedModel, memory_format: torch.memory_format) -> None:
+    def __init__(self, model: ExportableModel, memory_format: torch.memory_format) -> None:
         self.model, self.memory_format = model, memory_format
 
     @torch.inference_mode()
@@ -42,16 +42,16 @@ class Eager:
         return self.model(pixels.contiguous(memory_format=self.memory_format))
 
 
-def served(config: Config) -> ServedModel:
+def exportable(config: Config) -> ExportableModel:
     """A model with the same random weights each time."""
     torch.manual_seed(0)
-    return ServedModel(untrained(config, 3), config.mean, config.std).eval()
+    return ExportableModel(untrained(config, 3), config.mean, config.std).eval()
 
 
 def calls(config: Config, threads: int) -> dict[str, Call]:
     """Each form of the network, as a function of uint8 images (n, 3, size, size)."""
     size = config.image_size
-    network = to_onnx(served(config), size)
+    network = to_onnx(exportable(config), size)
     noise = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
     forms = {
         FLOAT32: folded(network),
@@ -59,8 +59,8 @@ def calls(config: Config, threads: int) -> dict[str, Call]:
         FLOAT16: quantisation.float16(network),
     }
     eager: dict[str, Call] = {
-        EAGER: Eager(served(config), torch.contiguous_format),
-        CHANNELS_LAST: Eager(served(config).to(memory_format=torch.channels_last), torch.channels_last),
+        EAGER: Eager(exportable(config), torch.contiguous_format),
+        CHANNELS_LAST: Eager(exportable(config).to(memory_format=torch.channels_last), torch.channels_last),
     }
     sessions = {name: quantisation.session(data, threads) for name, data in forms.items()}
     return eager | {name: partial(answer, session) for name, session in sessions.items()}

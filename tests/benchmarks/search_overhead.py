@@ -78,7 +78,7 @@ def asleep(job: Job, _: Dataset, __: Progress) -> Events:
     with locks.only_writer(job.folder, wait=True):
         files.write_json(job.folder / results.IDENTITY, job.config.to_dict())
         records: list[Epoch] = []
-        yield Trained(job, records)
+        yield Trained(job, records, new=False)
         for record in save_behind(job.folder, _epochs(job)):
             records = [*records, record]
             yield Trained(job, records)

@@ -1,0 +1,110 @@
+"""An export in the making: its files lie in a staging folder until they are published together."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from busi_tune import files, images
+from busi_tune.export import assembly
+from busi_tune.export.calibration import OperatingPoint
+from busi_tune.export.export_options import ExportOptions
+from busi_tune.export.guard import Guard
+from busi_tune.export.parity import Logits, Reference, Shown
+from busi_tune.export.source import Fitted, Source, fit, reference_of
+from busi_tune.export.verification import PREDICTIONS
+from busi_tune.inference import VERIFICATION
+from busi_tune.results import ModelCertificate
+
+CARD = "README.md"
+# The documents of an export, in the order in which they are published.
+DOCUMENTS = (PREDICTIONS, CARD, VERIFICATION)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An export in the making: its source, the fitted values, and the test pictures with PyTorch's answers.
+
+    `staging` holds its files under their final names; `uncalibrated` are the float64 logits before the temperature.
+    """
+
+    staging: Path
+    source: Source
+    options: ExportOptions
+    fitted: Fitted
+    shown: Shown
+    reference: Reference
+    uncalibrated: Logits
+
+    @classmethod
+    def begin(cls, staging: Path, source: Source, options: ExportOptions) -> "Draft":
+        """Fit on the validation split, and let PyTorch answer the test split."""
+        fitted = fit(source, options.sensitivity)
+        shown = Shown.of(source.pictures("test"), source.size)
+        reference, uncalibrated = reference_of(fitted.model, shown, source.labels("test"))
+        return cls(staging, source, options, fitted, shown, reference, uncalibrated)
+
+    def write(self, name: str, graph: onnx.ModelProto, facts: Mapping[str, object]) -> Path:
+        """The model file `name` in the staging folder, with `facts` in its metadata."""
+        path = self.staging / name
+        files.write_bytes(path, assembly.finish(graph, facts))
+        return path
+
+    def facts(self, guard: Guard, point: OperatingPoint | None) -> dict[str, object]:
+        """The metadata of a model with this guard and this operating point."""
+        source, config = self.source, self.source.identity.config
+        facts: dict[str, object] = {
+            "classes": list(source.classes),
+            "image_size": str(source.size),
+            "input": "images: uint8 RGB, (batch, height, width, 3); resize and normalisation are in the graph",
+            "preprocessing": images.DESCRIPTION,
+            "preprocessing_version": str(images.VERSION),
+            "mean": list(config.mean),
+            "std": list(config.std),
+            "arch": config.arch,
+            "split": source.identity.split,
+            "temperature": repr(self.fitted.temperature),
+            "guard": guard.entries(),
+        }
+        return facts | ({"operating_point": point.entry()} if point else {})
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model file that has been verified: its graph, its metadata and its certificate."""
+
+    graph: onnx.ModelProto
+    facts: Mapping[str, object]
+    certificate: ModelCertificate
+
+
+@contextmanager
+def staging_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder inside `folder`, deleted at the end; `locks.only_writer` deletes that of a killed export."""
+    place = files.temporary_for(folder / "export")
+    files.remove_folder(place)
+    try:
+        yield files.make_folder(place)
+    finally:
+        files.remove_folder(place)
+
+
+def publish(staging: Path, folder: Path, *, passed: bool) -> None:
+    """Move the files of an export from its staging folder into `folder`: the models last, and only if it `passed`.
+
+    Models that `folder` held before are replaced or deleted. A kill at any moment leaves no model that `folder`'s
+    certificate vouches for, but for those that passed.
+    """
+    models = sorted(path.name for path in staging.glob("*.onnx")) if passed else []
+    with files.explained(folder, "published"):
+        for name in DOCUMENTS:
+            (staging / name).replace(folder / name)
+        files.sync_folder(folder)
+        for old in folder.glob("*.onnx"):
+            if old.name not in models:
+                old.unlink()
+        for name in models:
+            (staging / name).replace(folder / name)
+        files.sync_folder(folder)

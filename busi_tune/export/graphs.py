@@ -1,0 +1,54 @@
+"""ONNX graphs from onnxscript functions: typed, inlined, and with their constants folded."""
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+from onnxscript import OnnxFunction, ir, optimizer
+from onnxscript.onnx_types import TensorType
+
+IR_VERSION = 10
+passes = ir.passes.common
+
+
+def graph_of(
+    function: OnnxFunction, inputs: Sequence[TensorType], outputs: Mapping[str, TensorType], prefix: str
+) -> onnx.ModelProto:
+    """The model of an onnxscript function; its results are named `outputs`, all other names begin with `prefix`.
+
+    The functions that it calls are inlined, because a model with functions of its own is never loaded.
+    """
+    script = function.to_model_proto(input_types=inputs, output_types=list(outputs.values()), ir_version=IR_VERSION)
+    model = ir.from_proto(script)
+    for value, name in zip(model.graph.outputs, outputs, strict=True):
+        value.name = name
+    # A literal is cast to the type of the other operand, which must be known before the cast is folded.
+    model = ir.passes.Sequential(passes.InlinePass(), passes.ShapeInferencePass())(model).model
+    optimizer.fold_constants(model, onnx_shape_inference=False)
+    tidy = ir.passes.Sequential(
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.ClearMetadataAndDocStringPass(),
+    )
+    proto: onnx.ModelProto = ir.to_proto(tidy(model).model)
+    del proto.graph.value_info[:]
+    onnx.compose.add_prefix(proto, f"{prefix}.", rename_inputs=False, rename_outputs=False, inplace=True)
+    return proto
+
+
+def folded(network: bytes) -> bytes:
+    """The network with its constant expressions computed: as such, they keep ONNX Runtime from fusing layers."""
+    model = onnx.load_from_string(network)
+    optimizer.fold_constants(model)
+    optimizer.remove_unused_nodes(model)
+    return bytes(model.SerializeToString())
+
+
+def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the exporter's notes, which hold paths of this machine."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return model
