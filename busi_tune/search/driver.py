@@ -1,5 +1,6 @@
 """The driver of a study: it asks, reports, prunes and tells, while workers train."""
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -106,9 +107,12 @@ class Driver:
             FileError: the database or a folder cannot be written.
         """
         search = self.search
+        # Modules are not garbage: each collection would look at all of them again, many times a second.
+        gc.freeze()
         try:
             work_through(search.workers, self._next_job, self._trained, self._ended, search.progress)
         finally:
+            gc.unfreeze()
             search.claims.release_all()
         self.clean_up()
         search.progress.close("trials")
@@ -163,16 +167,19 @@ class Driver:
     def _trained(self, event: Trained) -> bool:
         """Report the epochs that the study does not have; whether the trial goes on.
 
-        The decision on the last reported epoch may have been cut off by a kill, so it is taken again.
+        A kill may have cut off the decision on the last reported epoch, so a worker that begins hears it again.
         """
         search, training = self.search, self.training[event.job.name]
         training.records = event.records
         records = event.records[: search.plan.trial_epochs]
         if event.new:
             show_epoch(search, event)
-        for epoch in range(max(training.opened.reported, 1), len(records) + 1):
+        known = training.opened.reported
+        for epoch in range(known + 1 if event.new else max(known, 1), len(records) + 1):
             search.trials.report(training.opened, epoch, best_so_far(records[:epoch], search.plan)[0])
-            training.pruned = search.trials.should_prune(training.opened, epoch)
+            # In its last epoch there is nothing left to save.
+            if epoch < search.plan.trial_epochs or search.plan.pruner == "hyperband":
+                training.pruned = search.trials.should_prune(training.opened, epoch)
         return not training.pruned
 
     def _ended(self, event: Ended) -> None:
@@ -185,7 +192,7 @@ class Driver:
             return
         records = training.records
         epochs = len(records)
-        # In its last epoch there is nothing left to save: such a trial is complete.
+        # A trial in its last epoch is complete.
         if training.pruned and epochs < search.plan.trial_epochs and not event.reason:
             self._tell(event.job, TrialState.PRUNED, "pruned")
             return

@@ -87,9 +87,8 @@ class Database:
         """
         logging.getLogger("optuna").setLevel(logging.ERROR)
         warnings.simplefilter("ignore", ExperimentalWarning)
-        arguments = (
-            {"pool_pre_ping": True, "connect_args": CONNECTION} if self.shared else {"connect_args": {"timeout": 60}}
-        )
+        # A connection that was lost is not asked before each use: `call` tries again with a new one.
+        arguments = {"connect_args": CONNECTION if self.shared else {"timeout": 60}}
         try:
             return RDBStorage(self.url.render_as_string(hide_password=False), engine_kwargs=arguments)
         except ImportError:
