@@ -90,3 +90,18 @@ def test_what_inference_needs_is_installed_always_and_the_rest_is_named_when_it_
     plain = {"click", "filelock", "msgspec", "rich", "numpy", "PIL", "onnxruntime"}
     assert set(ROOMS) - plain - {"ray", "sqlalchemy"} <= TRAINING
     assert not TRAINING & plain
+
+
+def test_the_tree_in_the_readme_names_every_module_in_its_room() -> None:
+    text = (PACKAGE.parent / "README.md").read_text()
+    tree = text[text.index("busi_tune/\n") :].partition("```")[0]
+    named, folder = set(), ""
+    for line in tree.splitlines()[1:]:
+        indent = len(line) - len(line.lstrip())
+        if line.strip().split()[0].endswith("/"):
+            folder = line.strip().split()[0] if indent == 2 else "outside/"
+            continue
+        names = {word for word in line.split() if word.endswith(".py")}
+        named |= {f"{folder}{name}" if indent == 4 else name for name in names}
+    modules = {path.relative_to(PACKAGE).as_posix() for path in SOURCES if not path.name.startswith("__")}
+    assert named == modules
