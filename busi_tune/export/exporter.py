@@ -22,7 +22,7 @@ from busi_tune.export.source import Source
 from busi_tune.export.variants import FORMS, guard_result, make_variant, variant_name
 from busi_tune.export.verification import PREDICTIONS, failure, images_sha256
 from busi_tune.inference import MODEL, VERIFICATION
-from busi_tune.inference.certificate import write_certificate
+from busi_tune.inference.certificate import content_of_any_version, read_certificate, write_certificate
 from busi_tune.progress import Progress
 from busi_tune.results import METRICS, Evidence, Json, MetricsFile, ModelCertificate, VerificationFile
 from busi_tune.training import exportable
@@ -104,13 +104,13 @@ def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress
     """
     if not (folder / VERIFICATION).exists():
         return None
-    # An export that another version made is replaced, so its certificate is read before its schema is checked.
-    known = files.read_json(folder / VERIFICATION)
+    # An export that another version made is replaced, so its schema is no reason to refuse.
+    known = content_of_any_version(folder)
     if known.get("source_sha256") != origin:
         raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
     asked = {"schema": results.SCHEMAS[VerificationFile], "passed": True, "options": options.to_dict()}
     if all(known.get(key) == value for key, value in asked.items()):
-        certificate = results.check(known, VerificationFile, str(folder / VERIFICATION))
+        certificate = read_certificate(folder)
         if _whole(folder, certificate):
             return certificate
     progress.notice(f"{folder} holds an export that is not what is asked for, or not whole; it is replaced.")

@@ -55,6 +55,15 @@ def read_certificate(folder: Path) -> VerificationFile:
     return results.read(path, VerificationFile)
 
 
+def content_of_any_version(folder: Path) -> dict[str, object]:
+    """The content of verification.json in `folder`, whatever version of busi-tune wrote it; nothing in it is checked.
+
+    Raises:
+        FileError: it cannot be read, or is no JSON object.
+    """
+    return dict(files.read_json(folder / VERIFICATION))
+
+
 def write_certificate(folder: Path, content: Mapping[str, object]) -> VerificationFile:
     """Write the certificate of the export in `folder`, with the key `schema` first; the certificate as written.
 
