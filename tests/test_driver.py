@@ -6,16 +6,27 @@ from pathlib import Path
 from typing import Literal
 
 import optuna
+import pandas as pd
 import pytest
 from filelock import FileLock
+from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import locks, pipeline, results
 from busi_tune.config import Config
+from busi_tune.data.dataset import Dataset
+from busi_tune.data.listing import Listing
+from busi_tune.data.split import Split
 from busi_tune.progress import Silent
 from busi_tune.results import SearchResult
-from busi_tune.search.driver import Budget
+from busi_tune.search.driver import Budget, Driver, Search
+from busi_tune.search.plan import Plan
 from busi_tune.search.search_options import SearchOptions
+from busi_tune.search.storage import Database
+from busi_tune.search.trials import Trials
+from busi_tune.training.epochs import Epoch
+from busi_tune.workers.claims import Claims
+from busi_tune.workers.jobs import Here, Trained
 from test_search import Recorder, rows
 
 TRIAL_EPOCHS = 6
@@ -256,3 +267,35 @@ def test_a_best_trial_that_cannot_be_trained_to_its_end_gives_way_to_the_next(
     assert result["best"]["trial"] in (1, 2)
     assert result["verdict"] is None
     assert (tmp_path / "study/best/metrics.json").exists()
+
+
+def test_the_decision_on_an_epoch_that_a_kill_lost_is_taken_when_it_is_trained_again(tmp_path: Path) -> None:
+    """The killed driver had reported two epochs; one of them was saved, and its decision was lost."""
+    plan = Plan(
+        config=Config(scheduler_patience=0),
+        space={"learning_rate": FloatDistribution(1e-5, 1e-2, log=True)},
+        metric="val_loss",
+        trial_epochs=5,
+        split="",
+    )
+    trials = Trials(Database.of(tmp_path, None, Silent()), "study", plan)
+    for _ in range(5):
+        good = trials.ask()
+        assert good is not None
+        for epoch in range(1, 6):
+            trials.report(good, epoch, 1 / epoch)
+        trials.tell(good, TrialState.COMPLETE, {"epochs_run": 5}, 0.2)
+    bad = trials.ask()
+    assert bad is not None
+    for epoch in (1, 2):
+        trials.report(bad, epoch, 9.0)
+    empty = Dataset(Listing(Path(), (), (), 0), Split(pd.DataFrame(), pd.DataFrame()))
+    search = Search(tmp_path, plan, empty, Silent(), trials, Here(empty, Silent()), Claims(tmp_path))
+    driver = Driver(search, Budget(trials=6), keep=1)
+    resumed = trials.resume(bad.number)
+    assert resumed is not None
+    job = driver._job(resumed)
+    records = [Epoch(number, 9.0, 9.0, 0.5, 0.5, 0.1, 1.0, 1.0) for number in (1, 2)]
+    assert driver._trained(Trained(job, records[:1], new=False)) is True
+    assert driver._trained(Trained(job, records)) is False
+    assert trials.all()[bad.number].user_attrs["pruned_at"] == 2

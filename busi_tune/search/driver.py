@@ -78,9 +78,10 @@ class Budget:
 
 @dataclass
 class _Training:
-    """A trial that is being trained, and its records so far."""
+    """A trial that is being trained, its last epoch that was decided on, and its records so far."""
 
     opened: OpenTrial
+    decided: int
     records: Sequence[Epoch] = ()
     pruned: bool = False
 
@@ -161,25 +162,26 @@ class Driver:
         plan = self.search.plan
         config = plan.trial_config(opened.trial.params)
         job = Job(f"trial {opened.number}", self.search.trial_folder(opened.number), config, plan.trial_epochs)
-        self.training[job.name] = _Training(opened)
+        self.training[job.name] = _Training(opened, decided=max(0, opened.reported - 1))
         return job
 
     def _trained(self, event: Trained) -> bool:
         """Report the epochs that the study does not have; whether the trial goes on.
 
-        A kill may have cut off the decision on the last reported epoch, so a worker that begins hears it again.
+        Each epoch is decided on once. A kill may have cut off the decision on a trial's last reported epoch, and may
+        have lost that epoch, so the driver that resumes the trial decides on it again.
         """
         search, training = self.search, self.training[event.job.name]
         training.records = event.records
         records = event.records[: search.plan.trial_epochs]
         if event.new:
             show_epoch(search, event)
-        known = training.opened.reported
-        for epoch in range(known + 1 if event.new else max(known, 1), len(records) + 1):
+        for epoch in range(training.decided + 1, len(records) + 1):
             search.trials.report(training.opened, epoch, best_so_far(records[:epoch], search.plan)[0])
             # In its last epoch there is nothing left to save.
             if epoch < search.plan.trial_epochs or search.plan.pruner == "hyperband":
                 training.pruned = search.trials.should_prune(training.opened, epoch)
+            training.decided = epoch
         return not training.pruned
 
     def _ended(self, event: Ended) -> None:
