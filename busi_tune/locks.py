@@ -53,23 +53,19 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold `folder` for this process, creating it, and delete the temporary files of a killed writer.
+def only_writer(folder: Path, *, wait: bool = False, name: str = RUN) -> Iterator[None]:
+    """Hold `folder` for this process by its lock file `name`, creating both, and delete a killed writer's leftovers.
 
     Raises:
         RunError: another process holds the folder, and `wait` is false.
     """
-    lock = take(make_folder(folder) / RUN, wait=wait)
+    lock = take(make_folder(folder) / name, wait=wait)
     if lock is None:
         raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")
     try:
-        clear_leftovers(folder)
+        # Folders further down have writers of their own.
+        for leftover in [*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")]:
+            remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Delete the temporary files of a killed writer in `folder`, and one level down; further down are other writers."""
-    for leftover in [*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")]:
-        remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)

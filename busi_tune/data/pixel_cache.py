@@ -120,16 +120,15 @@ def _missing(root: Path, names: Sequence[str], sizes: Iterable[int]) -> list[int
 
 def _seen_intact(path: Path) -> bool:
     """As `_intact`; an array that this process found intact, and that has not changed since, is not hashed again."""
-    if not path.exists():
+    state = digests.state(path)
+    if state is None:
         return False
-    status = path.stat()
-    key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
-    if key not in _whole and _intact(path):
-        _whole.add(key)
-    return key in _whole
+    if (path, state) not in _whole and _intact(path):
+        _whole.add((path, state))
+    return (path, state) in _whole
 
 
-_whole: set[tuple[Path, int, int, int]] = set()
+_whole: set[tuple[Path, digests.State]] = set()
 
 
 def _intact(path: Path) -> bool:

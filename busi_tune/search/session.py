@@ -89,16 +89,11 @@ def _study_lock(folder: Path, database: Database, stack: ExitStack) -> Iterator[
     Raises:
         RunError: another driver holds a study on a database file.
     """
-    path = folder / locks.STUDY
     if database.shared:
-        with locks.locked(path):
+        with locks.locked(folder / locks.STUDY):
             yield
         return
-    lock = locks.take(path, wait=False)
-    if lock is None:
-        raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")
-    stack.callback(lock.release)
-    locks.clear_leftovers(folder)
+    stack.enter_context(locks.only_writer(folder, name=locks.STUDY))
     yield
 
 

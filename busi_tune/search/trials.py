@@ -1,9 +1,8 @@
 """The trials of a study in Optuna: asked for, reported, pruned and told through its public interface."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -22,8 +21,6 @@ N_MIN_TRIALS = 3
 PRUNED_AT, RUNGS = "pruned_at", "rungs"
 # Successive halving, and so Hyperband, keeps the values that it has compared in system attributes of this name.
 RUNG = "completed_rung_"
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -71,21 +68,18 @@ class Trials:
         )
         if not self.all():
             first = {field: getattr(plan.config, field) for field in plan.space}
-            self._call(lambda: self.study.enqueue_trial(first, skip_if_exists=True))
-
-    def _call(self, work: Callable[[], T]) -> T:
-        return self.database.call(work)
+            self.database.call(lambda: self.study.enqueue_trial(first, skip_if_exists=True))
 
     def all(self) -> list[FrozenTrial]:
         """All trials by their numbers, as the database has them."""
-        return self._call(lambda: self.study.get_trials(deepcopy=False))
+        return self.database.call(lambda: self.study.get_trials(deepcopy=False))
 
     def ask(self) -> OpenTrial | None:
         """A new trial with all its parameters, or None where it was enqueued with values that it cannot have.
 
         The caller holds the study's lock.
         """
-        return self._with_parameters(OpenTrial(self._call(self.study.ask)))
+        return self._with_parameters(OpenTrial(self.database.call(self.study.ask)))
 
     def resume(self, number: int) -> OpenTrial | None:
         """A running trial whose driver is gone, or None where it has ended; the caller holds the trial's lock."""
@@ -94,7 +88,7 @@ class Trials:
             return None
         rungs = known.user_attrs.get(RUNGS, 0)
         found = OpenTrial(
-            trial=self._call(lambda: reopened(self.study, known)),
+            trial=self.database.call(lambda: reopened(self.study, known)),
             reported=known.last_step or 0,
             pruned_at=known.user_attrs.get(PRUNED_AT),
             rungs=rungs,
@@ -105,7 +99,7 @@ class Trials:
     def _with_parameters(self, opened: OpenTrial) -> OpenTrial | None:
         try:
             for name, distribution in self.plan.space.items():
-                self._call(partial(suggest, opened.trial, name, distribution))
+                self.database.call(partial(suggest, opened.trial, name, distribution))
             self.plan.trial_config(opened.trial.params)
         except (ConfigError, ValueError) as error:
             reason = f"It was enqueued with values that it cannot have: {error}"
@@ -117,7 +111,7 @@ class Trials:
     def report(self, opened: OpenTrial, epoch: int, value: float) -> None:
         """Report the best value up to `epoch`, where the database does not have it."""
         if epoch > opened.reported:
-            self._call(lambda: opened.trial.report(value, epoch))
+            self.database.call(lambda: opened.trial.report(value, epoch))
             opened.reported = epoch
 
     def should_prune(self, opened: OpenTrial, epoch: int) -> bool:
@@ -133,17 +127,17 @@ class Trials:
             # It learns by being asked, so it is asked even where its answer does not count.
             decided = self._asked_hyperband(opened) and may and len(ranked(self.all(), self.plan)) >= N_MIN_TRIALS
         else:
-            decided = may and self._call(opened.trial.should_prune)
+            decided = may and self.database.call(opened.trial.should_prune)
         if decided:
             opened.pruned_at = epoch
-            self._call(lambda: opened.trial.set_user_attr(PRUNED_AT, epoch))
+            self.database.call(lambda: opened.trial.set_user_attr(PRUNED_AT, epoch))
         elif self.plan.pruner == "hyperband":
             self._keep_rungs(opened)
         return decided
 
     def _asked_hyperband(self, opened: OpenTrial) -> bool:
         if not opened.undecided:
-            return self._call(opened.trial.should_prune)
+            return self.database.call(opened.trial.should_prune)
         opened.undecided = False
         return decided_before(self.all(), opened, self.study.study_name, self.plan)
 
@@ -151,14 +145,14 @@ class Trials:
         rungs = _rungs(self.all()[opened.number])
         if rungs > opened.rungs:
             opened.rungs = rungs
-            self._call(lambda: opened.trial.set_user_attr(RUNGS, rungs))
+            self.database.call(lambda: opened.trial.set_user_attr(RUNGS, rungs))
 
     def tell(self, opened: OpenTrial, state: TrialState, facts: dict[str, Json], value: float | None = None) -> None:
         """Say how a trial has ended; `facts` become its user attributes, `value` is that of a complete trial."""
         for key, fact in facts.items():
-            self._call(partial(opened.trial.set_user_attr, key, fact))
+            self.database.call(partial(opened.trial.set_user_attr, key, fact))
         # A try whose answer was lost may have done it.
-        self._call(lambda: self.study.tell(opened.trial, value, state, skip_if_finished=True))
+        self.database.call(lambda: self.study.tell(opened.trial, value, state, skip_if_finished=True))
 
 
 def reopened(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
@@ -225,13 +219,12 @@ def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def ranked(trials: Sequence[FrozenTrial], plan: Plan) -> list[FrozenTrial]:
     """The completed trials, the best first; a tie goes to the earlier trial."""
-    complete = [(plan.sign * trial.value, trial) for trial in trials if trial.value is not None and is_complete(trial)]
+    complete = [
+        (plan.sign * trial.value, trial)
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and trial.value is not None
+    ]
     return [trial for _, trial in sorted(complete, key=lambda entry: (entry[0], entry[1].number))]
-
-
-def is_complete(trial: FrozenTrial) -> bool:
-    """Whether a trial was trained to its end."""
-    return trial.state == TrialState.COMPLETE
 
 
 def epochs_run(trial: FrozenTrial) -> int:
