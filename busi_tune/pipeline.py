@@ -19,7 +19,7 @@ from busi_tune.data.split import read_split, refuse_to_replace
 from busi_tune.data.twins import THUMBNAIL
 from busi_tune.errors import ConfigError, FileError, RunError
 from busi_tune.evaluation.seeds import compare_seeds
-from busi_tune.export.export_options import ExportOptions
+from busi_tune.export_options import ExportOptions
 from busi_tune.progress import Progress
 from busi_tune.results import (
     AuditFile,
@@ -30,7 +30,7 @@ from busi_tune.results import (
     SplitResult,
     VerificationFile,
 )
-from busi_tune.search.search_options import SearchOptions
+from busi_tune.search_options import SearchOptions
 from busi_tune.training import run_folder
 
 # Small enough for two cores to run the whole demo in minutes.

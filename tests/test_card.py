@@ -14,7 +14,7 @@ from busi_tune import files, pipeline, results
 from busi_tune.config import Config
 from busi_tune.evaluation.metrics import Answers, numbers
 from busi_tune.evaluation.verdict import compare
-from busi_tune.export.export_options import ExportOptions
+from busi_tune.export_options import ExportOptions
 from busi_tune.progress import Silent
 from busi_tune.report.card import model_card
 from busi_tune.results import SCHEMAS, MetricsFile, VerdictFile, VerificationFile

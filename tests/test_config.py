@@ -10,9 +10,9 @@ import pytest
 
 from busi_tune.config import Config, differences, read_toml
 from busi_tune.errors import ConfigError, FileError
-from busi_tune.export.export_options import ExportOptions
+from busi_tune.export_options import ExportOptions
 from busi_tune.option import Option, Options, unknown
-from busi_tune.search.search_options import SearchOptions
+from busi_tune.search_options import SearchOptions
 
 CLASSES: tuple[type[Options], ...] = (Config, SearchOptions, ExportOptions)
 BASELINE = {

@@ -21,9 +21,9 @@ from busi_tune.progress import Silent
 from busi_tune.results import SearchResult
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.plan import Plan
-from busi_tune.search.search_options import SearchOptions
 from busi_tune.search.storage import Database
 from busi_tune.search.trials import Trials
+from busi_tune.search_options import SearchOptions
 from busi_tune.training.epochs import Epoch
 from busi_tune.workers.claims import Claims
 from busi_tune.workers.jobs import Here, Trained

@@ -12,9 +12,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from busi_tune.config import Config
-from busi_tune.search.importance import FEWEST_TRIALS, importances, never_acted
+from busi_tune.search.importance import FEWEST_TRIALS, importances
 from busi_tune.search.space import Space
 from busi_tune.training.epochs import Epoch
+from busi_tune.training.idle_options import never_acted
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import importance_power

@@ -22,7 +22,19 @@ LAYERS = (
     "inference",
     "images",
 )
-BOTTOM = ("config", "errors", "files", "locks", "option", "progress", "results", "__init__", "__main__")
+BOTTOM = (
+    "config",
+    "errors",
+    "export_options",
+    "files",
+    "locks",
+    "option",
+    "progress",
+    "results",
+    "search_options",
+    "__init__",
+    "__main__",
+)
 ROOMS = {
     "click": {"cli"},
     "rich": {"cli"},

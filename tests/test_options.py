@@ -13,9 +13,9 @@ from busi_tune.cli import cli, exit_code
 from busi_tune.cli.parameters import Setting
 from busi_tune.config import Config
 from busi_tune.errors import ConfigError
-from busi_tune.export.export_options import ExportOptions
+from busi_tune.export_options import ExportOptions
 from busi_tune.option import Options
-from busi_tune.search.search_options import SearchOptions
+from busi_tune.search_options import SearchOptions
 
 ROOT = Path(__file__).parents[1]
 CLASSES: dict[type[Options], tuple[str, ...]] = {

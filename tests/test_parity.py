@@ -19,12 +19,12 @@ from busi_tune.errors import DataError, FileError, ParityError
 from busi_tune.evaluation.metrics import Labels
 from busi_tune.export import assembly, quantisation, resize
 from busi_tune.export.draft import Draft
-from busi_tune.export.export_options import ExportOptions
 from busi_tune.export.exporter import certify
 from busi_tune.export.graphs import folded
 from busi_tune.export.guard import guard_graph
 from busi_tune.export.parity import Reference, Shown, Verification, verify, ways
 from busi_tune.export.source import Fitted, Source, at_temperature, fit, reference_of
+from busi_tune.export_options import ExportOptions
 from busi_tune.images import Pixels
 from busi_tune.progress import Silent
 from busi_tune.training import exportable

@@ -15,7 +15,7 @@ from busi_tune import pipeline
 from busi_tune.config import Config
 from busi_tune.errors import ConfigError, RunError
 from busi_tune.progress import Silent
-from busi_tune.search.search_options import SearchOptions
+from busi_tune.search_options import SearchOptions
 from busi_tune.workers.ray_actors import cluster as joined
 from busi_tune.workers.ray_actors import cluster_error, shares
 from test_search import Recorder

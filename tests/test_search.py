@@ -13,7 +13,7 @@ from busi_tune import locks, pipeline
 from busi_tune.config import Config
 from busi_tune.errors import BusiTuneError, ConfigError, FileError, RunError
 from busi_tune.progress import Silent
-from busi_tune.search.search_options import SearchOptions
+from busi_tune.search_options import SearchOptions
 
 OPTIONS = SearchOptions(trials=4, trial_epochs=2, keep_trials=2)
 

@@ -13,7 +13,7 @@ from busi_tune.data.dataset import open_dataset
 from busi_tune.data.split import read_split
 from busi_tune.errors import ConfigError, DataError, RunError
 from busi_tune.progress import Silent
-from busi_tune.search.search_options import SearchOptions
+from busi_tune.search_options import SearchOptions
 
 SMALL = ["--arch", "resnet18", "--weights", "none", "--image-size", "32", "--epochs", "1", "--device", "cpu"]
 

@@ -16,8 +16,8 @@ from busi_tune.config import Config
 from busi_tune.errors import ConfigError, FileError, RunError
 from busi_tune.progress import Silent
 from busi_tune.search import storage
-from busi_tune.search.search_options import SearchOptions
 from busi_tune.search.storage import server_url, shown
+from busi_tune.search_options import SearchOptions
 from postgres import Server
 
 TINY = Config(arch="squeezenet1_1", weights="none", image_size=32, batch_size=16, epochs=3, device="cpu")

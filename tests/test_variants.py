@@ -11,8 +11,8 @@ import pytest
 from busi_tune import pipeline, results
 from busi_tune.cli import exit_code
 from busi_tune.errors import ConfigError, ParityError
-from busi_tune.export.export_options import ExportOptions
 from busi_tune.export.gate import GateError
+from busi_tune.export_options import ExportOptions
 from busi_tune.inference import open_export, predict_files
 from busi_tune.inference.certificate import check_folder
 from busi_tune.progress import Silent

@@ -17,7 +17,7 @@ from busi_tune.cli.parameters import (
     overwrite_option,
     stated_options,
 )
-from busi_tune.export.export_options import ExportOptions
+from busi_tune.export_options import ExportOptions
 
 
 @click.command(

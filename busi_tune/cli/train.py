@@ -24,8 +24,8 @@ from busi_tune.cli.parameters import (
     stated_options,
 )
 from busi_tune.config import Config
-from busi_tune.export.export_options import ExportOptions
-from busi_tune.search.search_options import SearchOptions
+from busi_tune.export_options import ExportOptions
+from busi_tune.search_options import SearchOptions
 
 IMAGES = "Folder with one folder of images for each class."
 

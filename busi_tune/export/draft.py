@@ -10,11 +10,11 @@ import onnx
 from busi_tune import files, images
 from busi_tune.export import assembly
 from busi_tune.export.calibration import OperatingPoint
-from busi_tune.export.export_options import ExportOptions
 from busi_tune.export.guard import Guard
 from busi_tune.export.parity import Logits, Reference, Shown
 from busi_tune.export.source import Fitted, Source, fit, reference_of
 from busi_tune.export.verification import PREDICTIONS
+from busi_tune.export_options import ExportOptions
 from busi_tune.inference import VERIFICATION
 from busi_tune.results import ModelCertificate
 

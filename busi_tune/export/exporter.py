@@ -14,13 +14,13 @@ from busi_tune.evaluation.metrics import softmax
 from busi_tune.export import assembly, resize
 from busi_tune.export.calibration import at_threshold, calibration_figures, summary_with_intervals
 from busi_tune.export.draft import CARD, Draft, Made, publish, staging_folder
-from busi_tune.export.export_options import ExportOptions
 from busi_tune.export.gate import GateError
 from busi_tune.export.guard import guard_graph
 from busi_tune.export.parity import Shown, Way, verify, ways
 from busi_tune.export.source import Source
 from busi_tune.export.variants import FORMS, guard_result, make_variant, variant_name
 from busi_tune.export.verification import PREDICTIONS, failure, images_sha256
+from busi_tune.export_options import ExportOptions
 from busi_tune.inference import MODEL, VERIFICATION
 from busi_tune.inference.certificate import content_of_any_version, read_certificate, write_certificate
 from busi_tune.progress import Progress

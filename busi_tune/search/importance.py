@@ -1,8 +1,8 @@
-"""The importance of each parameter in a study with its spread, and the parameters that never acted."""
+"""The importance of each parameter in a study, with its spread."""
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import optuna
@@ -10,10 +10,8 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from busi_tune.config import Config
 from busi_tune.results import Importance
 from busi_tune.search.space import Space
-from busi_tune.training.epochs import Epoch, Watcher
 
 FEWEST_TRIALS = 10
 # PED-ANOVA compares the best part of the trials with all; Optuna's tenth would be one or two trials here.
@@ -60,41 +58,3 @@ def _shares(trials: Sequence[FrozenTrial], names: list[str], direction: StudyDir
         # Trials of equal value have equal shares, as the warning says.
         warnings.simplefilter("ignore", UserWarning)
         return get_param_importances(study, evaluator=evaluator, params=names)
-
-
-def never_acted(histories: Mapping[int, Sequence[Epoch]], configs: Mapping[int, Config], space: Space) -> list[str]:
-    """A sentence for each parameter of `space` that changed nothing in any trial; the trials by their numbers."""
-    trained = [(history, configs[number]) for number, history in histories.items() if history]
-    if not trained:
-        return []
-    lowered = [_lowered(history) for history, _ in trained]
-    bounded = [_bounded(history, config) for history, config in trained]
-    stopped = [_stopped(history, config) for history, config in trained]
-    rules = {
-        "scheduler_patience": (lowered, "the learning rate was lowered"),
-        "scheduler_factor": (lowered, "the learning rate was lowered"),
-        "min_learning_rate": (bounded, "the learning rate came down to it"),
-        "early_stopping_patience": (stopped, "training was stopped early"),
-    }
-    return [
-        f"{name} never acted: {what} in none of the {len(trained)} trials."
-        for name, (acted, what) in rules.items()
-        if name in space and not any(acted)
-    ]
-
-
-def _lowered(history: Sequence[Epoch]) -> bool:
-    return history[-1].learning_rate < history[0].learning_rate
-
-
-def _bounded(history: Sequence[Epoch], config: Config) -> bool:
-    """Whether the scheduler lowered the learning rate to its bound, or the bound kept it where it was."""
-    lowest = min(record.learning_rate for record in history)
-    return lowest <= config.min_learning_rate
-
-
-def _stopped(history: Sequence[Epoch], config: Config) -> bool:
-    watcher = Watcher(config.early_stopping_patience)
-    for record in history:
-        watcher.see(record)
-    return watcher.should_stop(len(history))

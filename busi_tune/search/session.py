@@ -15,13 +15,14 @@ from busi_tune.progress import Progress
 from busi_tune.results import METRICS, VERDICT, SearchFinals, SearchResult, VerdictFile
 from busi_tune.search import finals
 from busi_tune.search.driver import Budget, Driver, Search
-from busi_tune.search.importance import importances, never_acted
+from busi_tune.search.importance import importances
 from busi_tune.search.plan import IDENTITY, TRIALS, Plan, begun, clear, open_plan, saved_split, trial_rows
-from busi_tune.search.search_options import SearchOptions
 from busi_tune.search.space import Space, default_space, read_space
 from busi_tune.search.storage import Database, server_url
 from busi_tune.search.trials import Trials, epochs_run, finished, ranked, running
+from busi_tune.search_options import SearchOptions
 from busi_tune.training import run_folder
+from busi_tune.training.idle_options import never_acted
 from busi_tune.workers import crew
 from busi_tune.workers.claims import Claims
 

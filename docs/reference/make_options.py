@@ -10,9 +10,9 @@ import click
 from busi_tune.cli import cli
 from busi_tune.cli.parameters import Setting
 from busi_tune.config import Config
-from busi_tune.export.export_options import ExportOptions
+from busi_tune.export_options import ExportOptions
 from busi_tune.option import KINDS, Group, Option
-from busi_tune.search.search_options import SearchOptions
+from busi_tune.search_options import SearchOptions
 
 PAGE = Path(__file__).with_name("options.md")
 INTRODUCTION = """\
