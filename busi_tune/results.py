@@ -30,6 +30,9 @@ STATE = "state.json"
 VERDICT = "verdict.json"
 AUDIT = "audit.json"
 SPLIT = "split.csv"
+FOLDS = "folds.csv"
+CROSSVAL = "crossval.json"
+POOLED = "pooled.json"
 HISTORY = "history.csv"
 PREDICTIONS = "predictions.csv"
 CURVES = "learning_curves.png"
@@ -139,6 +142,40 @@ class SeedsFile(TypedDict):
     schema: str
     seeds: list[int]
     metrics: dict[str, SeedMetric]
+
+
+class FoldFigures(TypedDict):
+    """One fold of a cross-validation: its run, relative to the folder, and its figures on its own test part."""
+
+    fold: int
+    run: str
+    best_epoch: int
+    epochs_run: int
+    test: TestSummary
+
+
+class CrossvalIdentityFile(TypedDict):
+    """crossval.json: what a cross-validation is of."""
+
+    schema: str
+    config: dict[str, Json]
+    folds: int
+    folds_sha256: str
+
+
+class CrossvalFile(TypedDict):
+    """pooled.json: the figures of all answers together, of each fold, and their spread over the folds."""
+
+    schema: str
+    folds: list[FoldFigures]
+    spread: dict[str, SeedMetric]
+    pooled: TestSummary
+
+
+class CrossvalResult(CrossvalFile):
+    """The output of `crossval`: pooled.json, and the spread of the pooled figures where folds were drawn anew."""
+
+    repeats: NotRequired[dict[str, SeedMetric]]
 
 
 class BaselineResult(MetricsFile):
@@ -610,6 +647,9 @@ SCHEMAS: Mapping[type, str] = {
     DataFile: "busi-tune.data/1",
     StateFile: "busi-tune.state/1",
     VerdictFile: "busi-tune.verdict/1",
+    CrossvalIdentityFile: "busi-tune.crossval/1",
+    CrossvalFile: "busi-tune.pooled/1",
+    CrossvalResult: "busi-tune.crossval-result/1",
     StudyFile: "busi-tune.study/1",
     SearchResult: "busi-tune.search/1",
     SplitResult: "busi-tune.split/1",

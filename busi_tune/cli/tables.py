@@ -12,6 +12,7 @@ from busi_tune.report.summary import summary
 from busi_tune.results import (
     AuditedTrial,
     AuditFile,
+    CrossvalResult,
     Interval,
     MetricsFile,
     PredictionEntry,
@@ -85,6 +86,32 @@ def show_seeds(result: SeedsFile) -> None:
         for name, found in result["metrics"].items()
     ]
     print_table(f"The same training with {len(result['seeds'])} seeds, on the same split", columns, rows)
+
+
+def show_crossval(result: CrossvalResult, folder: Path) -> None:
+    """A cross-validation: the pooled metrics beside their spread over the folds, and the pooled confusion matrix."""
+    pooled, count = result["pooled"], len(result["folds"])
+    cells = _cells(pooled)
+    rows = []
+    for name, found in result["spread"].items():
+        value, interval, _ = cells.get(tuple(name.split(".")), ("", "", ""))
+        spread = [f"{found[key]:.3f}" for key in ("mean", "standard_deviation", "lowest", "highest")]
+        rows.append([_title(tuple(name.split("."))), value, interval, *spread])
+    title = f"{folder}: accuracy {pooled['accuracy']:.4f} on {pooled['images']} images in {pooled['groups']} groups"
+    columns = ["metric", "pooled", INTERVAL, "mean of folds", "deviation", "lowest", "highest"]
+    print_table(f"{title}, each answered by one of {count} models that had not seen it", columns, rows)
+    names = list(pooled["per_class"])
+    matrix = [[name, *counts] for name, counts in zip(names, pooled["confusion_matrix"], strict=True)]
+    print_table("Confusion matrix of all folds (rows: true class)", ["", *names], matrix)
+    if "repeats" in result:
+        accuracy = result["repeats"]["accuracy"]
+        print_line(
+            f"Over the partitions the pooled accuracy has mean {accuracy['mean']:.3f} and standard deviation "
+            f"{accuracy['standard_deviation']:.3f}, from {accuracy['lowest']:.3f} to {accuracy['highest']:.3f}."
+        )
+    print_line(
+        "The interval is for these images and these models; it does not cover what other training images would change."
+    )
 
 
 def show_audit(found: AuditFile, folder: Path) -> None:

@@ -196,7 +196,7 @@ def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int) -> Verdic
     rows = split.rows("test")
     # Not those of the test images alone: a model may answer a class that has none.
     classes = tuple(sorted(set(split.used["class"])))
-    first, second = (_answers(folder, rows, classes) for folder in (baseline, tuned))
+    first, second = (answers_of(folder, rows, classes) for folder in (baseline, tuned))
     found = compare(first, second, rows["group"].to_numpy(), list(rows["path"]))
     validation = results.read(baseline / results.METRICS, MetricsFile)["validation"]
     images, accuracy = validation["images"], validation["accuracy"]
@@ -219,7 +219,7 @@ def _correlation(right: NDArray[np.bool_], now: NDArray[np.bool_]) -> float | No
     return float(np.corrcoef(right, now)[0, 1])
 
 
-def _answers(run: Path, rows: pd.DataFrame, classes: tuple[str, ...]) -> Answers:
+def answers_of(run: Path, rows: pd.DataFrame, classes: tuple[str, ...]) -> Answers:
     """A run's answers for the images in `rows`, in their order."""
     path = run / results.PREDICTIONS
     with files.explained(path, "read"):
