@@ -46,9 +46,7 @@ def cross_validate(
     options.check(config)
     given = read_folds(folds_file) if folds_file else None
     if given is not None and options.repeats > 1:
-        raise ConfigError(
-            "repeats must be 1 with a file of folds, which says how they are drawn; leave one of them out."
-        )
+        raise ConfigError(f"repeats must be 1 where {folds_file} says the folds, not {options.repeats}; leave one out.")
     with crew.cluster(options.ray):
         resolved = crew.resolved(config, options.workers, options.ray)
         found = [_repeat(root, folder, resolved, options, progress, given, overwrite=overwrite)]
@@ -57,10 +55,13 @@ def cross_validate(
             place = folder / "repeats" / str(repeat + 1)
             drawn = resolved.replace(split_seed=resolved.split_seed + repeat)
             found.append(_repeat(root, place, drawn, options, progress, None, overwrite=overwrite))
-    result: CrossvalResult = {**found[0], "schema": results.SCHEMAS[CrossvalResult]}
-    if len(found) > 1:
-        result["repeats"] = spreads([each["pooled"] for each in found])
-    return result
+    return {
+        "schema": results.SCHEMAS[CrossvalResult],
+        "folds": found[0]["folds"],
+        "spread": found[0]["spread"],
+        "pooled": found[0]["pooled"],
+        "repeats": spreads([each["pooled"] for each in found]) if len(found) > 1 else {},
+    }
 
 
 def _repeat(
@@ -102,9 +103,7 @@ def _open(
     if given is not None and given.fingerprint() != folds.fingerprint():
         raise RunError(f"{folder} was begun with other folds; name another --out, or start anew with --overwrite.")
     if folds.count != count:
-        raise RunError(
-            f"{path} has {folds.count} folds, not {count}; name another --out, or give --folds {folds.count}."
-        )
+        raise RunError(f"{path} has {folds.count} folds, not {count}; give --folds {folds.count}, or another --out.")
     finished = (folder / POOLED).exists()
     return open_dataset(root, config, progress, saved=_split(folds, 1, config), decode=not finished), folds
 

@@ -36,9 +36,7 @@ class CrossvalOptions(Options):
         """
         if config.strategy != "grouped":
             raise ConfigError(
-                f"strategy must be grouped for a cross-validation, whose folds hold whole groups, not {config.strategy}."
+                f"strategy must be grouped for a cross-validation (folds hold whole groups), not {config.strategy}."
             )
         if config.device.startswith("cuda:") and (self.workers > 1 or self.ray):
-            raise ConfigError(
-                f"device must be cuda where workers are spread over the GPUs, not {config.device}; leave out the number."
-            )
+            raise ConfigError(f"device must be cuda where workers are spread over the GPUs, not {config.device}.")

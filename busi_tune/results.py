@@ -173,9 +173,9 @@ class CrossvalFile(TypedDict):
 
 
 class CrossvalResult(CrossvalFile):
-    """The output of `crossval`: pooled.json, and the spread of the pooled figures where folds were drawn anew."""
+    """The output of `crossval`: pooled.json, and the pooled figures' spread over several partitions, if any."""
 
-    repeats: NotRequired[dict[str, SeedMetric]]
+    repeats: dict[str, SeedMetric]
 
 
 class BaselineResult(MetricsFile):

@@ -103,7 +103,7 @@ def show_crossval(result: CrossvalResult, folder: Path) -> None:
     names = list(pooled["per_class"])
     matrix = [[name, *counts] for name, counts in zip(names, pooled["confusion_matrix"], strict=True)]
     print_table("Confusion matrix of all folds (rows: true class)", ["", *names], matrix)
-    if "repeats" in result:
+    if result["repeats"]:
         accuracy = result["repeats"]["accuracy"]
         print_line(
             f"Over the partitions the pooled accuracy has mean {accuracy['mean']:.3f} and standard deviation "

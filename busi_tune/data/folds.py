@@ -29,9 +29,7 @@ class Folds:
 
     def fingerprint(self) -> str:
         """SHA-256 over both tables: two cross-validations with the same one can be compared image by image."""
-        return hashlib.sha256(
-            b"".join(table.to_csv(index=False).encode() for table in (self.used, self.left_out))
-        ).hexdigest()
+        return hashlib.sha256(_csv(self.used) + _csv(self.left_out)).hexdigest()
 
     def split(self, fold: int, share: float, seed: int) -> Split:
         """The split that tests `fold`: `share` of the other images, drawn by groups and stratified, validate.
@@ -55,8 +53,12 @@ class Folds:
 
     def write(self, path: Path) -> None:
         """Write the images used to `path`, and those left out to the file beside it."""
-        files.write_bytes(excluded_file(path), self.left_out.to_csv(index=False, lineterminator="\n").encode())
-        files.write_bytes(path, self.used.to_csv(index=False, lineterminator="\n").encode())
+        files.write_bytes(excluded_file(path), _csv(self.left_out))
+        files.write_bytes(path, _csv(self.used))
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n").encode()
 
 
 def make_folds(split: Split, count: int, seed: int) -> Folds:
