@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from busi_tune.evaluation.metrics import (
     CALIBRATION_BINS,
@@ -28,7 +28,7 @@ from busi_tune.results import Intervals, Spread
 
 TAIL = 0.025
 # Draws of the calibration error of a calibrated model.
-DRAWS = 2000
+DRAWS = 1000
 # Values held at once; a few blocks fit into the processor's cache.
 BLOCK = 2**18
 # Each macro average, and the metric of the classes that it is of.
@@ -41,7 +41,10 @@ MACRO = {
     "macro_average_precision": "average_precision",
 }
 ONE_GROUP = "all images are near-duplicates of each other"
+ONE_CLASS = "all images, or all answers, are of one class"
 UNBOUNDED = "it has no upper bound, so one image more can change it by any amount"
+# The metrics that may have no interval, and why.
+WITHOUT: dict[Name, str] = {("log_loss",): UNBOUNDED, ("matthews_correlation",): ONE_CLASS}
 Edges = tuple[float, float]
 
 
@@ -70,8 +73,8 @@ class Measured:
 def exact(share: float, number: float) -> Edges:
     """The interval of Clopper and Pearson (1934) of a proportion of so many images, which may be a broken number."""
     hits = share * number
-    low = stats.beta.ppf(TAIL, hits, number - hits + 1) if hits > 0 else 0.0
-    high = stats.beta.isf(TAIL, hits + 1, number - hits) if hits < number else 1.0
+    low = special.betaincinv(hits, number - hits + 1, TAIL) if hits > 0 else 0.0
+    high = special.betainccinv(hits + 1, number - hits, TAIL) if hits < number else 1.0
     return float(low), float(high)
 
 
@@ -119,7 +122,9 @@ def combined(parts: Sequence[tuple[float, float, Edges]], correlations: Floats) 
     total = sum(factor * value for factor, value, _ in parts)
     signs = np.sign([factor for factor, _, _ in parts])
     # A negative factor turns an interval around.
-    reach = np.array([np.abs(factor * (np.array(edges[:: int(np.sign(factor))]) - value)) for factor, value, edges in parts])
+    reach = np.array(
+        [np.abs(factor * (np.array(edges[:: int(np.sign(factor))]) - value)) for factor, value, edges in parts]
+    )
     low, high = (np.sqrt(max(0.0, side @ correlations @ side)) for side in reach.T * signs)
     return total - float(low), total + float(high)
 
@@ -169,11 +174,11 @@ def _each(edges: Edges, change: Callable[[float], float]) -> Edges:
 def _of_rankings(found: Measured, answers: Answers, groups: Labels) -> dict[Name, Edges]:
     """The intervals of areas under ROC curves and of average precisions: as of proportions of so many images."""
     result = {}
-    for prefix, (score, positive, among) in rankings(answers).items():
+    for prefix, (scores_of, ill_of, among) in rankings(answers).items():
         area, precision = (*prefix, "roc_auc"), (*prefix, "average_precision")
         if area not in found.values:
             continue
-        score, positive, member = score[among], positive[among], groups[among]
+        score, positive, member = (each[among] for each in (scores_of, ill_of, groups))
         ranks = stats.rankdata(score)
         # The share of the other images that each image is on the right side of.
         above = (ranks[positive] - stats.rankdata(score[positive])) / (~positive).sum()
@@ -208,8 +213,8 @@ def _of_averages(found: Measured, classes: Sequence[str]) -> dict[Name, Edges]:
 def _of_whole(found: Measured, answers: Answers, groups: Labels) -> dict[Name, Edges]:
     """The intervals of the Brier score, of Matthews' coefficient and of the calibration error."""
     losses = squared_errors(answers) / 2
-    # One more image with the worst loss: few images rarely hold the rare losses that are large.
-    more = np.append(losses, 1.0)
+    # As with one image more of the best and of the worst loss: few images rarely hold the rare losses that are large.
+    more = np.append(losses, [0.0, 1.0])
     number = effective_number(losses, groups) * more.mean() * (1 - more.mean()) / more.var()
     right = answers.labels == answers.predicted
     independent = effective_number(right.astype(np.float64), groups)
@@ -218,7 +223,10 @@ def _of_whole(found: Measured, answers: Answers, groups: Labels) -> dict[Name, E
         ("calibration_error",): _of_calibration(answers, independent / len(groups)),
     }
     # While the shares of the classes stay, the coefficient is a line in the accuracy.
-    true, called = (np.bincount(labels, minlength=len(answers.classes)) / len(groups) for labels in (answers.labels, answers.predicted))
+    true, called = (
+        np.bincount(labels, minlength=len(answers.classes)) / len(groups)
+        for labels in (answers.labels, answers.predicted)
+    )
     spread = float(np.sqrt((1 - (true**2).sum()) * (1 - (called**2).sum())))
     if spread > 0:
         value, accuracy = found.values["matthews_correlation",], found.values["accuracy",]
@@ -226,7 +234,9 @@ def _of_whole(found: Measured, answers: Answers, groups: Labels) -> dict[Name, E
         if variance > 0:
             independent = min(independent, accuracy * (1 - accuracy) / variance)
         edges = exact(accuracy, independent)
-        result["matthews_correlation",] = _each(edges, lambda edge: max(-1.0, value + (edge - accuracy) / spread))
+        result["matthews_correlation",] = _each(
+            edges, lambda edge: float(np.clip(value + (edge - accuracy) / spread, -1, 1))
+        )
     return result
 
 
@@ -286,6 +296,6 @@ def with_intervals(answers: Answers, groups: Labels) -> Spread:
         "groups": count,
         "intervals": cast("Intervals", nested({name: list(pair) for name, pair in pairs.items()})),
         "without_interval": {
-            ".".join(name): ONE_GROUP if count < 2 else UNBOUNDED for name in found.values if name not in pairs
+            ".".join(name): ONE_GROUP if count < 2 else WITHOUT[name] for name in found.values if name not in pairs
         },
     }

@@ -191,7 +191,7 @@ def matthews(matrix: Counts) -> Floats:
 
 
 def log_losses(answers: Answers) -> Floats:
-    """The negative logarithm of each true class's probability, which is taken for at least 2.2e-16, as scikit-learn does."""
+    """The negative logarithm of each true class's probability, at least 2.2e-16 as in scikit-learn."""
     true = answers.probabilities[np.arange(len(answers.labels)), answers.labels]
     return np.asarray(-np.log(np.maximum(true, np.finfo(np.float64).eps)))
 
@@ -244,7 +244,7 @@ def proportions(answers: Answers) -> dict[Name, tuple[Flags, Flags]]:
 
 
 def rankings(answers: Answers) -> dict[Name, tuple[Floats, Flags, Flags]]:
-    """What the areas are of, by the first part of their names: scores, positive images, and images taken into account."""
+    """The scores, the positive images and the images taken into account of areas, by the first parts of their names."""
     labels, probabilities, classes = answers.labels, answers.probabilities, answers.classes
     every = np.ones(len(labels), dtype=bool)
     result = {("per_class", name): (probabilities[:, k], labels == k, every) for k, name in enumerate(classes)}

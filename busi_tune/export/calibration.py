@@ -85,16 +85,15 @@ class OperatingPoint:
     def _sentence(self) -> str:
         return (
             f"Threshold {self.threshold:.4f}, for a sensitivity of {self.sensitivity:g}: {self.missed} of {self.cases} "
-            "malignant cases of the validation split lie below it. They chose the checkpoint too, and promise nothing."
+            "malignant cases lie below it on the validation images that chose the checkpoint, which promises nothing."
         )
 
 
 def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> OperatingPoint:
-    """A careful threshold for `sensitivity` from `answers` for the validation split.
+    """A careful threshold for `sensitivity`, from `answers` for the validation split.
 
-    So few cases lie below it that one more chosen by nothing would be rare at a lower sensitivity (Wilks, "Determination
-    of sample sizes for setting tolerance limits", 1941), and none where no number is rare. It never rises with
-    `sensitivity`. A case is a group with malignant images, and is missed where one of them is.
+    At most `allowed_misses` cases lie below it, so that it never rises with `sensitivity`. A case is a group with
+    malignant images, and is missed where one of them is.
 
     Raises:
         ConfigError: there is no malignant image.
@@ -112,7 +111,11 @@ def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> Ope
 
 
 def allowed_misses(cases: int, sensitivity: float) -> int:
-    """The most misses that so many cases would show in at most 5 % of samples if the sensitivity were lower, or none."""
+    """The most misses that so many cases show in at most 5 % of samples where the sensitivity is lower, else none.
+
+    Wilks, "Determination of sample sizes for setting tolerance limits", 1941. It would be a guarantee if the cases had
+    chosen nothing.
+    """
     rare = stats.binom.cdf(np.arange(cases), cases, 1 - sensitivity) <= 1 - CONFIDENCE
     return max(0, int(rare.sum()) - 1)
 
@@ -162,8 +165,8 @@ def _claimed(found: SensitivityClaim, sensitivity: float) -> str:
     if not found["cases"]:
         return "The test split has no malignant case, so nothing is claimed of new cases."
     shown = (
-        f"{found['cases'] - found['missed']} of {found['cases']} malignant cases of the test split, which chose nothing, "
-        f"are flagged: with 95 % confidence, new cases like them reach a sensitivity of at least {found['at_least']:.3f}"
+        f"{found['cases'] - found['missed']} of {found['cases']} malignant cases are flagged on the test split, which "
+        f"chose nothing: new cases like them reach a sensitivity of at least {found['at_least']:.3f} with 95 % confidence"
     )
     if found["supported"]:
         return f"{shown}."

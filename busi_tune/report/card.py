@@ -67,7 +67,12 @@ def _metrics(test: TestSummary) -> list[tuple[str, str, str]]:
 
 def _title(path: Sequence[str]) -> str:
     words = " ".join(part.replace("_", " ") for part in path if part != "per_class")
-    return words.replace("roc auc", "ROC AUC").replace(" f1", " F1").replace("brier", "Brier score").replace("matthews", "Matthews'")
+    return (
+        words.replace("roc auc", "ROC AUC")
+        .replace(" f1", " F1")
+        .replace("brier", "Brier score")
+        .replace("matthews", "Matthews'")
+    )
 
 
 def _figure(value: float | None) -> str:

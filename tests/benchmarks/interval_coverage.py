@@ -1,11 +1,10 @@
-"""How often the 95 % intervals hold the truth, how wide they are, and how many are empty, on answers whose truth is known.
+"""How often the 95 % intervals hold the truth, how wide they are, and how many are empty, on drawn answers.
 
     python tests/benchmarks/interval_coverage.py [--repetitions 1000] [--images 15 40 114 780] [--before] [--differences]
 
-A group has one to four images of one class, as in BUSI (88 groups for 114 images); images of a group share most of what
-makes a model err. The model is surer than it should be. The truth of each metric is its value over 300,000 groups.
-`--before` measures the bootstrap that the intervals came from before, and `--differences` those of two models that share
-half of their errors.
+A group has one to four images of one class, as in BUSI (88 groups for 114 images). Images of a group share most of what makes
+a model err, and the model is surer than it should be. The truth of each metric is its value over 200,000 groups.
+`--before` measures the bootstrap that was used before, and `--differences` two models that share half of their errors.
 """
 
 import argparse
@@ -66,7 +65,7 @@ def accuracies() -> tuple[Floats, Floats]:
     """Signals, and the accuracy of a model with each of them over so many images that chance plays no part."""
     signals = np.linspace(0, 8, 41)
     noise = np.random.default_rng(1).standard_normal((200_000, 3))
-    return signals, np.array([((noise + [signal, 0, 0]).argmax(axis=1) == 0).mean() for signal in signals])
+    return signals, np.array([((noise + signal * np.eye(3)[0]).argmax(axis=1) == 0).mean() for signal in signals])
 
 
 def signal_for(accuracy: float) -> float:
@@ -78,7 +77,11 @@ def signal_for(accuracy: float) -> float:
 def single(drawn: Drawn, before: bool, seed: int) -> Found:
     """The intervals of one model's metrics."""
     (answers,), groups = drawn
-    return resampled_intervals.bootstrap(answers, groups, 1000, seed) if before else intervals.measure(answers, groups).edges
+    return (
+        resampled_intervals.bootstrap(answers, groups, 1000, seed)
+        if before
+        else intervals.measure(answers, groups).edges
+    )
 
 
 def difference(drawn: Drawn, before: bool, seed: int) -> Found:
@@ -91,19 +94,19 @@ def difference(drawn: Drawn, before: bool, seed: int) -> Found:
     )
 
 
-def truth(signals: list[float]) -> dict[Name, float]:
+def truth(signals: list[float], groups: int) -> dict[Name, float]:
     """Each metric, or its difference, over so many groups that chance plays no part."""
-    found, group = draw_many(np.random.default_rng(2), 300_000, signals)
+    found, group = draw_many(np.random.default_rng(2), groups, signals)
     every = [scores(answers, np.ones((1, len(group)))) for answers in found]
     first = every[0]
     return {name: float(every[-1][name][0] - (first[name][0] if len(every) > 1 else 0.0)) for name in first}
 
 
 def coverage(
-    signals: list[float], groups: int, repetitions: int, find: Callable[[Drawn, int], Found]
+    signals: list[float], groups: int, repetitions: int, find: Callable[[Drawn, int], Found], many: int = 200_000
 ) -> dict[Name, tuple[float, float, float]]:
     """For each metric the share of its intervals that hold the truth, their mean width, and the share without width."""
-    true = truth(signals)
+    true = truth(signals, many)
     seen: dict[Name, list[tuple[float, float]]] = {}
     for number in range(repetitions):
         for name, edges in find(draw_many(np.random.default_rng((7, number)), groups, signals), number).items():
@@ -118,7 +121,7 @@ def coverage(
 
 
 def show(sizes: Sequence[int], repetitions: int, *, before: bool, differences: bool) -> None:
-    """One table of coverage and mean width for each number of images, with the share of empty ones where there are any."""
+    """A table for each number of images: coverage and mean width, and the share of empty intervals where any are."""
     find = partial(difference if differences else single, before=before)
     for images in sizes:
         groups = round(images / IMAGES_PER_GROUP)
@@ -128,9 +131,17 @@ def show(sizes: Sequence[int], repetitions: int, *, before: bool, differences: b
             columns.append(coverage(signals, groups, repetitions, lambda drawn, seed: find(drawn, seed=seed)))
         print(f"\n| {images} images | " + " | ".join(f"{accuracy:.2f}" for accuracy in ACCURACIES) + " |")
         print("|---" * (1 + len(ACCURACIES)) + "|")
-        for name in (name for name in columns[-1] if name != BALANCED and name[:2] not in (("malignant_vs_rest", "sensitivity"), ("malignant_vs_rest", "roc_auc"))):
+        for name in (
+            name
+            for name in columns[-1]
+            if name != BALANCED
+            and name[:2] not in (("malignant_vs_rest", "sensitivity"), ("malignant_vs_rest", "roc_auc"))
+        ):
             cells = [_cell(column.get(name)) for column in columns]
-            print(f"| {' '.join(name).removeprefix('per_class ').replace('_', ' ')} | " + " | ".join(cells) + " |", flush=True)
+            print(
+                f"| {' '.join(name).removeprefix('per_class ').replace('_', ' ')} | " + " | ".join(cells) + " |",
+                flush=True,
+            )
 
 
 def _cell(found: tuple[float, float, float] | None) -> str:
