@@ -39,8 +39,8 @@ def show_run(figures: MetricsFile, folder: Path) -> None:
     print_table("Confusion matrix (rows: true class)", ["", *names], matrix)
     prior = ", ".join(f"{name} {share:.2f}" for name, share in figures["effective_prior"].items())
     print_line(
-        f"Sampler and class weights together train for these class shares: {prior}; about, because the loss is divided "
-        "by each batch's own sum of weights."
+        f"Sampler and class weights together train for about these class shares: {prior}. The loss is divided by each "
+        "batch's sum of weights, which moves them a little."
     )
     if figures["leaked_test_images"]:
         print_line(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
@@ -227,5 +227,10 @@ def _show_predictions(entries: Sequence[PredictionEntry], classes: list[str]) ->
 
 
 def _figures(figures: MetricsFile) -> str:
-    f1 = figures["test"]["macro_f1"]
-    return f"test accuracy {figures['test']['accuracy']:.3f}, macro F1 {'undefined' if f1 is None else f'{f1:.3f}'}"
+    cells = _cells(figures["test"])
+    accuracy, f1 = (cells.get((name,), ("undefined", "")) for name in ("accuracy", "macro_f1"))
+    return f"test accuracy {_with_interval(*accuracy)}, macro F1 {_with_interval(*f1)}"
+
+
+def _with_interval(value: str, interval: str) -> str:
+    return f"{value} ({interval})" if interval else value

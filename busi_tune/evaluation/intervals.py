@@ -178,7 +178,7 @@ def _of_rankings(found: Measured, answers: Answers, groups: Labels) -> dict[Name
         area, precision = (*prefix, "roc_auc"), (*prefix, "average_precision")
         if area not in found.values:
             continue
-        score, positive, member = (each[among] for each in (scores_of, ill_of, groups))
+        score, positive, member = scores_of[among], ill_of[among], groups[among]
         ranks = stats.rankdata(score)
         # The share of the other images that each image is on the right side of.
         above = (ranks[positive] - stats.rankdata(score[positive])) / (~positive).sum()
@@ -201,7 +201,7 @@ def _images_of_area(area: float, positive: float, negative: float) -> float:
 
 def _of_averages(found: Measured, classes: Sequence[str]) -> dict[Name, Edges]:
     """The intervals of macro averages, from those of the classes."""
-    result = {}
+    result: dict[Name, Edges] = {}
     for macro, metric in MACRO.items():
         names = [("per_class", label, metric) for label in classes if ("per_class", label, metric) in found.edges]
         if (macro,) in found.values:
@@ -218,7 +218,7 @@ def _of_whole(found: Measured, answers: Answers, groups: Labels) -> dict[Name, E
     number = effective_number(losses, groups) * more.mean() * (1 - more.mean()) / more.var()
     right = answers.labels == answers.predicted
     independent = effective_number(right.astype(np.float64), groups)
-    result = {
+    result: dict[Name, Edges] = {
         ("brier",): _each(exact(float(losses.mean()), float(number)), lambda share: 2 * share),
         ("calibration_error",): _of_calibration(answers, independent / len(groups)),
     }
@@ -282,7 +282,9 @@ def of_gain(right: Flags, now: Flags, groups: Labels) -> Edges:
     """The interval of the gain in accuracy alone, as in `paired`, from which images two models have right."""
     _, member = np.unique(groups, return_inverse=True)
     shares = [float(hits.mean()) for hits in (now, right)]
-    moves = [np.bincount(member, hits - share) for hits, share in zip((now, right), shares, strict=True)]
+    moves = [
+        np.bincount(member, hits - share).astype(np.float64) for hits, share in zip((now, right), shares, strict=True)
+    ]
     edges = [of_proportion(hits, groups) for hits in (now, right)]
     return combined([(1.0, shares[0], edges[0]), (-1.0, shares[1], edges[1])], alike(moves, lone=1.0))
 

@@ -223,7 +223,7 @@ def proportions(answers: Answers) -> dict[Name, tuple[Flags, Flags]]:
     """The metrics that are plain proportions: which images are hits, and which images they are out of."""
     labels, predicted, classes = answers.labels, answers.predicted, answers.classes
     right = labels == predicted
-    result = {("accuracy",): (right, np.ones_like(right))}
+    result: dict[Name, tuple[Flags, Flags]] = {("accuracy",): (right, np.ones_like(right))}
     for k, name in enumerate(classes):
         result["per_class", name, "precision"] = (right, predicted == k)
         result["per_class", name, "recall"] = (right, labels == k)
@@ -247,7 +247,9 @@ def rankings(answers: Answers) -> dict[Name, tuple[Floats, Flags, Flags]]:
     """The scores, the positive images and the images taken into account of areas, by the first parts of their names."""
     labels, probabilities, classes = answers.labels, answers.probabilities, answers.classes
     every = np.ones(len(labels), dtype=bool)
-    result = {("per_class", name): (probabilities[:, k], labels == k, every) for k, name in enumerate(classes)}
+    result: dict[Name, tuple[Floats, Flags, Flags]] = {
+        ("per_class", name): (probabilities[:, k], labels == k, every) for k, name in enumerate(classes)
+    }
     if "malignant" in classes:
         result["malignant_vs_rest",] = result["per_class", "malignant"]
     if {"benign", "malignant"} <= set(classes):

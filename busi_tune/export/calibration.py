@@ -120,7 +120,7 @@ def allowed_misses(cases: int, sensitivity: float) -> int:
     return max(0, int(rare.sum()) - 1)
 
 
-def tested(point: OperatingPoint, answers: Answers, groups: Labels) -> OperatingPointEntry:
+def evaluated(point: OperatingPoint, answers: Answers, groups: Labels) -> OperatingPointEntry:
     """The point with its figures on the test split, whose images chose nothing, and the claim that they support."""
     positive = _malignant(answers)
     flagged = answers.probabilities[:, answers.classes.index(MALIGNANT)] >= point.threshold
@@ -164,9 +164,10 @@ def claim(cases: int, missed: int, sensitivity: float) -> SensitivityClaim:
 def _claimed(found: SensitivityClaim, sensitivity: float) -> str:
     if not found["cases"]:
         return "The test split has no malignant case, so nothing is claimed of new cases."
+    flagged = found["cases"] - found["missed"]
     shown = (
-        f"{found['cases'] - found['missed']} of {found['cases']} malignant cases are flagged on the test split, which "
-        f"chose nothing: new cases like them reach a sensitivity of at least {found['at_least']:.3f} with 95 % confidence"
+        f"{flagged} of {found['cases']} malignant cases are flagged on the test split, which chose nothing: new cases "
+        f"like them reach a sensitivity of at least {found['at_least']:.3f} with 95 % confidence"
     )
     if found["supported"]:
         return f"{shown}."

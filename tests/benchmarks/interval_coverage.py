@@ -1,9 +1,9 @@
 """How often the 95 % intervals hold the truth, how wide they are, and how many are empty, on drawn answers.
 
-    python tests/benchmarks/interval_coverage.py [--repetitions 1000] [--images 15 40 114 780] [--before] [--differences]
+    python tests/benchmarks/interval_coverage.py [--images 15 40 114] [--repetitions 1000] [--before] [--differences]
 
-A group has one to four images of one class, as in BUSI (88 groups for 114 images). Images of a group share most of what makes
-a model err, and the model is surer than it should be. The truth of each metric is its value over 200,000 groups.
+A group has one to four images of one class, as in BUSI (88 groups for 114 images). Images of a group share most of the
+causes of errors, and the model is surer than it should be. The truth of each metric is its value over 200,000 groups.
 `--before` measures the bootstrap that was used before, and `--differences` two models that share half of their errors.
 """
 
@@ -26,6 +26,8 @@ IMAGES_PER_GROUP = 1.3
 WITHIN, ALIKE = 0.6, 0.5
 # How much surer the answers are than they should be.
 SHARPNESS = 1.5
+# Metrics that are others under a second name.
+SAME = [BALANCED, *(("malignant_vs_rest", metric) for metric in ("sensitivity", "roc_auc", "average_precision"))]
 Drawn = tuple[list[Answers], Labels]
 Found = dict[Name, tuple[float, float]]
 
@@ -131,12 +133,7 @@ def show(sizes: Sequence[int], repetitions: int, *, before: bool, differences: b
             columns.append(coverage(signals, groups, repetitions, lambda drawn, seed: find(drawn, seed=seed)))
         print(f"\n| {images} images | " + " | ".join(f"{accuracy:.2f}" for accuracy in ACCURACIES) + " |")
         print("|---" * (1 + len(ACCURACIES)) + "|")
-        for name in (
-            name
-            for name in columns[-1]
-            if name != BALANCED
-            and name[:2] not in (("malignant_vs_rest", "sensitivity"), ("malignant_vs_rest", "roc_auc"))
-        ):
+        for name in (name for name in columns[-1] if name not in SAME):
             cells = [_cell(column.get(name)) for column in columns]
             print(
                 f"| {' '.join(name).removeprefix('per_class ').replace('_', ' ')} | " + " | ".join(cells) + " |",
