@@ -117,7 +117,7 @@ class TestFigures(TypedDict):
 
 
 class MetricsFile(TestFigures):
-    """metrics.json: the figures of a finished run."""
+    """metrics.json: the figures of a finished run; `validation` is of the images that chose the checkpoint."""
 
     schema: str
     validation: Summary

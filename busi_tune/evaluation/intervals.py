@@ -61,12 +61,9 @@ class Measured:
         moves = self.moves[name]
         return float(moves.var() * (len(moves) - 1))
 
-    def number(self, name: Name, most: float, slope: float = 1.0) -> float:
-        """The number of independent images for a metric: as many as its variance has for a proportion, at most `most`.
-
-        `slope` is how fast a metric rises with the proportion that it is a line in.
-        """
-        variance, share = self.variance(name) / slope**2, (self.values[name])
+    def number(self, name: Name, most: float) -> float:
+        """The number of images for which a proportion of this value has the metric's variance, at most `most`."""
+        share, variance = self.values[name], self.variance(name)
         return min(most, share * (1 - share) / variance) if variance > 0 else most
 
 

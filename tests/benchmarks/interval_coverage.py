@@ -3,7 +3,7 @@
     python tests/benchmarks/interval_coverage.py [--images 15 40 114] [--repetitions 1000] [--before] [--differences]
 
 A group has one to four images of one class, as in BUSI (88 groups for 114 images). Images of a group share most of the
-causes of errors, and the model is surer than it should be. The truth of each metric is its value over 200,000 groups.
+causes of errors, and the model is surer than it should be. The truth of each metric is its value over 100,000 groups.
 `--before` measures the bootstrap that was used before, and `--differences` two models that share half of their errors.
 """
 
@@ -105,7 +105,7 @@ def truth(signals: list[float], groups: int) -> dict[Name, float]:
 
 
 def coverage(
-    signals: list[float], groups: int, repetitions: int, find: Callable[[Drawn, int], Found], many: int = 200_000
+    signals: list[float], groups: int, repetitions: int, find: Callable[[Drawn, int], Found], many: int = 100_000
 ) -> dict[Name, tuple[float, float, float]]:
     """For each metric the share of its intervals that hold the truth, their mean width, and the share without width."""
     true = truth(signals, many)
