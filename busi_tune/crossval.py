@@ -49,12 +49,12 @@ def cross_validate(
         raise ConfigError(f"repeats must be 1 where {folds_file} says the folds, not {options.repeats}; leave one out.")
     with crew.cluster(options.ray):
         resolved = crew.resolved(config, options.workers, options.ray)
-        found = [_repeat(root, folder, resolved, options, progress, given, overwrite=overwrite)]
+        found = [_repeat(root, folder, resolved, options, progress, given=given, overwrite=overwrite)]
         for repeat in range(1, options.repeats):
             progress.notice(f"Repeat {repeat + 1} of {options.repeats}:")
             place = folder / "repeats" / str(repeat + 1)
             drawn = resolved.replace(split_seed=resolved.split_seed + repeat)
-            found.append(_repeat(root, place, drawn, options, progress, None, overwrite=overwrite))
+            found.append(_repeat(root, place, drawn, options, progress, given=None, overwrite=overwrite))
     return {
         "schema": results.SCHEMAS[CrossvalResult],
         "folds": found[0]["folds"],
@@ -70,15 +70,15 @@ def _repeat(
     config: Config,
     options: CrossvalOptions,
     progress: Progress,
-    given: Folds | None,
     *,
+    given: Folds | None,
     overwrite: bool,
 ) -> CrossvalFile:
     files.refuse_foreign(folder, "a cross-validation", CROSSVAL, FIRST_FILES)
     with locks.only_writer(folder):
         if overwrite:
             files.clear_folder(folder, CROSSVAL)
-        dataset, folds = _open(root, folder, config, options.folds, given, progress)
+        dataset, folds = _open(root, folder, config, progress, count=options.folds, given=given)
         _identify(folder, config, folds)
         if not (folder / POOLED).exists():
             jobs = _jobs(folder, config, folds)
@@ -91,7 +91,7 @@ def _repeat(
 
 
 def _open(
-    root: Path, folder: Path, config: Config, count: int, given: Folds | None, progress: Progress
+    root: Path, folder: Path, config: Config, progress: Progress, *, count: int, given: Folds | None
 ) -> tuple[Dataset, Folds]:
     """The images of `root` and the folds that were begun with, those `given`, or new ones."""
     path = folder / FOLDS

@@ -284,6 +284,14 @@ class Comparison(TypedDict):
     paths_to_wrong: NotRequired[list[str]]
 
 
+class CompareResult(Comparison):
+    """The output of `compare`: two folders, differences being second less first."""
+
+    schema: str
+    first: str
+    second: str
+
+
 class VerdictFile(Comparison):
     """verdict.json: baseline against tuned model on the test images, and the optimism of the selection."""
 
@@ -669,6 +677,7 @@ SCHEMAS: Mapping[type, str] = {
     DataFile: "busi-tune.data/1",
     StateFile: "busi-tune.state/1",
     VerdictFile: "busi-tune.verdict/1",
+    CompareResult: "busi-tune.compare/1",
     CrossvalIdentityFile: "busi-tune.crossval/1",
     CrossvalFile: "busi-tune.pooled/1",
     CrossvalResult: "busi-tune.crossval-result/1",

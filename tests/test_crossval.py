@@ -11,7 +11,8 @@ from busi_tune import pipeline, results
 from busi_tune.config import Config
 from busi_tune.crossval_options import CrossvalOptions
 from busi_tune.data.split import read_split
-from busi_tune.errors import BusiTuneError
+from busi_tune.errors import BusiTuneError, RunError
+from busi_tune.evaluation.comparison import compare_folders
 from busi_tune.progress import Silent
 from busi_tune.results import CrossvalFile, CrossvalResult, MetricsFile
 from test_resume import tree
@@ -119,3 +120,37 @@ def test_a_finished_one_is_shown_and_another_is_refused(
             pipeline.crossval(phantoms, study, other, changed, Silent())
         assert str(caught.value).count("\n") == 0
     assert json.loads((study / "crossval.json").read_text())["folds"] == 3
+
+
+def test_two_cross_validations_on_the_same_folds_are_compared_image_by_image(
+    result: CrossvalResult, study: Path, phantoms: Path, config: Config, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    options = CrossvalOptions(folds=3)
+    pipeline.crossval(
+        phantoms, other, config.replace(learning_rate=1e-5), options, Silent(), folds_file=study / "folds.csv"
+    )
+    found = compare_folders(study, other)
+    first, second = (pd.read_csv(folder / "predictions.csv", keep_default_na=False) for folder in (study, other))
+    right, now = (table["class"] == table["predicted"] for table in (first, second))
+    assert found["images"] == len(first)
+    assert found["differences"]["accuracy"]["difference"] == pytest.approx(now.mean() - right.mean(), abs=1e-12)
+    assert found["changed_to_right"] == (now & ~right).sum()
+    assert sorted(found.get("paths_to_wrong", [])) == sorted(first["path"][right & ~now])
+    low, high = found["differences"]["accuracy"]["interval"] or [0, 0]
+    assert low < found["differences"]["accuracy"]["difference"] < high
+    swapped = compare_folders(other, study)
+    assert swapped["differences"]["accuracy"]["difference"] == -found["differences"]["accuracy"]["difference"]
+    assert swapped["mcnemar_p"] == found["mcnemar_p"]
+
+
+def test_what_was_not_made_alike_is_not_compared(result: CrossvalResult, study: Path, tmp_path: Path) -> None:
+    for other, problem in [
+        (study / "folds" / "1", r"is a cross-validation and .* a run; compare two of a kind\.$"),
+        (study / "repeats" / "2", r"were not made on the same folds: .* differ; "),
+        (tmp_path, r"is neither a finished run nor a finished cross-validation; "),
+    ]:
+        with pytest.raises(RunError, match=problem):
+            compare_folders(study, other)
+    with pytest.raises(RunError, match="were not made on the same split: "):
+        compare_folders(study / "folds" / "1", study / "folds" / "2")

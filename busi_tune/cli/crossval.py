@@ -1,4 +1,4 @@
-"""The command of cross-validation."""
+"""The commands crossval and compare."""
 
 from pathlib import Path
 
@@ -63,3 +63,29 @@ def crossval(
         print_json(result)
     else:
         show_crossval(result, out)
+
+
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "busi-tune compare studies/baseline studies/tuned/best",
+        "busi-tune compare studies/crossval studies/wider --json",
+    ),
+)
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
+@json_option
+def compare(*, first: Path, second: Path, as_json: bool) -> None:
+    """Compare two finished runs on one split, or two cross-validations on the same folds.
+
+    Differences are SECOND less FIRST, paired by image and by group of near-duplicates.
+    """
+    from busi_tune.cli.screen import print_json
+    from busi_tune.cli.tables import show_comparison
+    from busi_tune.evaluation.comparison import compare_folders
+
+    found = compare_folders(first, second)
+    if as_json:
+        print_json(found)
+    else:
+        show_comparison(found)

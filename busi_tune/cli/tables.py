@@ -12,6 +12,8 @@ from busi_tune.report.summary import summary
 from busi_tune.results import (
     AuditedTrial,
     AuditFile,
+    CompareResult,
+    Comparison,
     CrossvalResult,
     Interval,
     MetricsFile,
@@ -92,7 +94,9 @@ def show_crossval(result: CrossvalResult, folder: Path) -> None:
     cells = _cells(pooled)
     rows = []
     for name, found in result["spread"].items():
-        value, interval, _ = cells.get(tuple(name.split(".")), ("", "", ""))
+        value, interval = cells.get(tuple(name.split(".")), ("", ""))
+        if not value:
+            continue
         spread = [f"{found[key]:.3f}" for key in ("mean", "standard_deviation", "lowest", "highest")]
         rows.append([_title(tuple(name.split("."))), value, interval, *spread])
     title = f"{folder}: accuracy {pooled['accuracy']:.4f} on {pooled['images']} images in {pooled['groups']} groups"
@@ -177,26 +181,42 @@ def _show_importances(result: SearchResult) -> None:
 
 def show_verdict(verdict: VerdictFile) -> None:
     """Baseline against tuned, on the same test images."""
-    rows = [
-        [
-            _title(tuple(name.split("."))),
-            *(f"{found[key]:.3f}" for key in ("baseline", "tuned", "difference")),
-            _low_high(found["interval"]),
-        ]
-        for name, found in verdict["differences"].items()
-        if name != "balanced_accuracy" or "macro_recall" not in verdict["differences"]
-    ]
-    print_table("Baseline against tuned, paired", ["metric", "baseline", "tuned", "difference", INTERVAL], rows)
-    print_line(
-        f"{verdict['changed_to_right']} images changed to right, {verdict['changed_to_wrong']} to wrong; "
-        f"McNemar's exact {_p(verdict['mcnemar_p'])}, by groups {_p(verdict['grouped_p'])}."
-    )
+    _show_differences("Baseline against tuned, paired", verdict, ("baseline", "tuned"))
     expected = "" if verdict["optimism"] is None else f"some {100 * verdict['optimism']:.1f} points, "
     print_line(
         f"The best of {verdict['trials']} equally good trials would look better in validation accuracy than it is, by "
         f"{expected}{100 * verdict['optimism_at_most']:.1f} points at most."
     )
     print_line(verdict["sentence"])
+
+
+def show_comparison(found: CompareResult) -> None:
+    """Two runs, or two cross-validations, on the same images."""
+    title = (
+        f"{found['first']} against {found['second']}, paired on {found['images']} images in {found['groups']} groups"
+    )
+    _show_differences(title, found, ("first", "second"))
+    smallest = found["detectable_difference"]
+    if smallest is not None:
+        print_line(f"Differences in accuracy above {100 * smallest:.1f} points could be seen here.")
+    print_line(found["sentence"])
+
+
+def _show_differences(title: str, found: Comparison, names: tuple[str, str]) -> None:
+    rows = [
+        [
+            _title(tuple(name.split("."))),
+            *(f"{metric[key]:.3f}" for key in ("baseline", "tuned", "difference")),
+            _low_high(metric["interval"]),
+        ]
+        for name, metric in found["differences"].items()
+        if name != "balanced_accuracy" or "macro_recall" not in found["differences"]
+    ]
+    print_table(title, ["metric", *names, "difference", INTERVAL], rows)
+    print_line(
+        f"{found['changed_to_right']} images changed to right, {found['changed_to_wrong']} to wrong; "
+        f"McNemar's exact {_p(found['mcnemar_p'])}, by groups {_p(found['grouped_p'])}."
+    )
 
 
 def _p(value: float) -> str:
