@@ -122,8 +122,9 @@ def test_a_finished_one_is_shown_and_another_is_refused(
     assert json.loads((study / "crossval.json").read_text())["folds"] == 3
 
 
+@pytest.mark.usefixtures("result")
 def test_two_cross_validations_on_the_same_folds_are_compared_image_by_image(
-    result: CrossvalResult, study: Path, phantoms: Path, config: Config, tmp_path: Path
+    study: Path, phantoms: Path, config: Config, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     options = CrossvalOptions(folds=3)
@@ -144,7 +145,8 @@ def test_two_cross_validations_on_the_same_folds_are_compared_image_by_image(
     assert swapped["mcnemar_p"] == found["mcnemar_p"]
 
 
-def test_what_was_not_made_alike_is_not_compared(result: CrossvalResult, study: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("result")
+def test_what_was_not_made_alike_is_not_compared(study: Path, tmp_path: Path) -> None:
     for other, problem in [
         (study / "folds" / "1", r"is a cross-validation and .* a run; compare two of a kind\.$"),
         (study / "repeats" / "2", r"were not made on the same folds: .* differ; "),

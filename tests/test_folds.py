@@ -54,7 +54,7 @@ def check(folds: Folds, split: Split, within: float) -> None:
     assert list(used["path"]) == list(split.used["path"])
     assert (used.groupby("group")["fold"].nunique() == 1).all()
     shares = used.groupby("fold")["class"].value_counts(normalize=True).unstack()
-    assert float(np.abs(shares - used["class"].value_counts(normalize=True)).to_numpy().max()) <= within
+    assert float((shares - used["class"].value_counts(normalize=True)).abs().to_numpy().max()) <= within
 
 
 def test_no_group_crosses_folds_of_the_real_images_and_class_shares_are_within_two_points(busi: Split) -> None:
