@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import venv
 from collections.abc import Sequence
 from pathlib import Path
@@ -155,7 +156,12 @@ def same_answers(printed: str, expected: Sequence[Prediction]) -> None:
 
 
 def run(command: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    """Run a program as a user does, without the variables that silence ONNX Runtime; it leaves nothing in the home."""
+    with tempfile.TemporaryDirectory() as home:
+        environment = {"PATH": os.environ["PATH"], "HOME": home}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert list(Path(home).rglob("*")) == []
+    return done
 
 
 def test_the_python_program(
