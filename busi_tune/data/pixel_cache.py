@@ -103,7 +103,7 @@ def _mark_files(root: Path, names: Sequence[str], sizes: Iterable[int]) -> dict[
 
 
 def _key(size: int, parts: Iterable[str]) -> str:
-    key = hashlib.sha256(f"{images.VERSION} {size}".encode())
+    key = hashlib.sha256(f"{images.VERSION} {images.DECODING} {size}".encode())
     for part in parts:
         key.update(part.encode())
     return key.hexdigest()[:32]
