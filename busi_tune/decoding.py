@@ -71,8 +71,7 @@ def to_rgb(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[Image.Image, tup
         picture, alpha, scaled = _of_words(image, file, layout)
         notes += scaled
     else:
-        image.load()
-        picture, alpha = _of_bytes(image, layout.depth)
+        picture, alpha = _of_bytes(image, file, layout)
     if alpha is not None:
         opacity = np.asarray(alpha)
         if not opacity.any():
@@ -123,16 +122,19 @@ def _check_kind(mode: str, layout: _Layout) -> None:
         raise ImageError(f"{depth}-bit colours in separate planes are not read; save them interleaved")
 
 
-def _of_bytes(image: Image.Image, depth: int) -> tuple[Image.Image, Image.Image | None]:
-    """Colours and opacity of an image that Pillow holds as it is."""
+def _of_bytes(image: ImageFile.ImageFile, file: BinaryIO, layout: _Layout) -> tuple[Image.Image, Image.Image | None]:
+    """Colours and opacity of an image of at most 8 bits."""
+    if image.mode == "RGBA" and not layout.opacity:
+        # Pillow would divide the colours by their opacity.
+        return Image.fromarray(_decoded_as(file, _raw_mode(image.tile[0].args).upper())).convert("RGB"), None
+    image.load()
     if image.mode == "La":
-        # Its grey values are on black already.
         return image.getchannel(0).convert("RGB"), None
     if not image.has_transparency_data:
         return image.convert("RGB"), None
     if image.mode in PLAIN:
         # Pillow stretches grey values of 2 and 4 bits, but not the one that is transparent.
-        clear = np.asarray(image.info["transparency"]) * (255 // (2**depth - 1) if image.mode == "L" else 1)
+        clear = np.asarray(image.info["transparency"]) * (255 // (2**layout.depth - 1) if image.mode == "L" else 1)
         return image.convert("RGB"), _opaque_but(np.asarray(image.convert("RGB")), clear)
     if image.mode in PALETTES:
         image = image.convert("RGBA")

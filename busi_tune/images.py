@@ -213,9 +213,7 @@ def _foreign(source: Path | bytes) -> str:
             start = file.read(132)
     own = next((name for name, mark in OWN_SIGNATURES if start.startswith(mark)), "")
     if own:
-        return (
-            f"{own} file, damaged or with pixels of a kind that is not read; save it as grey or RGB with 8 or 16 bits"
-        )
+        return f"{own} file that is damaged or of a kind that is not read; save it as grey or RGB with 8 or 16 bits"
     known = next((name for name, place, mark in SIGNATURES if start[place:].startswith(mark)), "")
     convert = f"; convert it with {TO_CONVERT_DICOM}" if known == DICOM else ""
     reason = f"not a {', '.join(FORMATS)} image{convert}"

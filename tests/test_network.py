@@ -116,7 +116,7 @@ def test_a_program_that_stays_and_its_child_send_nothing(alone: Alone, tmp_path:
     assert alone.found() == ([], [])
 
 
-def test_onnx_runtime_that_was_imported_before_is_told_to_stop(alone: Alone, tmp_path: Path) -> None:
+def test_onnx_runtime_that_was_imported_before_is_told_to_stop(alone: Alone) -> None:
     program = (
         "import onnxruntime, sys\n"
         "calls = []\n"
