@@ -136,9 +136,8 @@ def _of_bytes(image: ImageFile.ImageFile, file: BinaryIO, layout: _Layout) -> tu
         # Pillow stretches grey values of 2 and 4 bits, but not the one that is transparent.
         clear = np.asarray(image.info["transparency"]) * (255 // (2**layout.depth - 1) if image.mode == "L" else 1)
         return image.convert("RGB"), _opaque_but(np.asarray(image.convert("RGB")), clear)
-    if image.mode in PALETTES:
-        image = image.convert("RGBA")
-    return image.convert("RGB"), image.getchannel("A")
+    whole = image.convert("RGBA") if image.mode in PALETTES else image
+    return whole.convert("RGB"), whole.getchannel("A")
 
 
 def _opaque_but(colours: NDArray[np.uint8] | Words, clear: NDArray[np.int64]) -> Image.Image:

@@ -37,14 +37,52 @@ SIGNATURES = (
     ("a gzip file", 0, b"\x1f\x8b"),
     ("a zip file", 0, b"PK\x03\x04"),
 )
-# Two of ours come in kinds that Pillow knows nothing of.
 OWN_SIGNATURES = (
-    ("a TIFF", b"II*\0"),
-    ("a TIFF", b"MM\0*"),
-    ("a TIFF", b"II+\0"),
-    ("a TIFF", b"MM\0+"),
-    ("a JPEG", b"\xff\xd8\xff"),
+    ("a PNG", 0, b"\x89PNG"),
+    ("a WebP", 8, b"WEBP"),
+    # Two that come in kinds of which Pillow knows nothing.
+    ("a JPEG", 0, b"\xff\xd8\xff"),
+    ("a TIFF", 0, b"II*\0"),
+    ("a TIFF", 0, b"MM\0*"),
+    ("a TIFF", 0, b"II+\0"),
+    ("a TIFF", 0, b"MM\0+"),
 )
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+# Further formats of pictures, volumes and clips, by their suffixes.
+OTHER_SUFFIXES = DICOM_SUFFIXES | {
+    ".gif",
+    ".jp2",
+    ".j2k",
+    ".jpx",
+    ".jxl",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".pdf",
+    ".psd",
+    ".svg",
+    ".eps",
+    ".ico",
+    ".tga",
+    ".pgm",
+    ".ppm",
+    ".pnm",
+    ".exr",
+    ".dng",
+    ".raw",
+    ".nii",
+    ".mha",
+    ".mhd",
+    ".nrrd",
+    ".npy",
+    ".npz",
+    ".mat",
+    ".mp4",
+    ".avi",
+    ".mov",
+    ".wmv",
+    ".mkv",
+}
 MASK = re.compile(r".*_mask(_\d+)?", re.IGNORECASE)
 MOST_PIXELS = 50_000_000
 # A JPEG's longest side.
@@ -62,8 +100,10 @@ def is_mask(path: Path) -> bool:
     return MASK.fullmatch(path.stem) is not None
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path, *, others: bool = False) -> Iterator[Path]:
     """The files with an image's suffix in `folder` and below, sorted, hidden and system ones left out.
+
+    With `others` these are the files with another suffix or none.
 
     Links are followed, to each folder once: where several lead to one, by the first in the order of names.
 
@@ -91,8 +131,27 @@ def walk(folder: Path) -> Iterator[Path]:
             path = parent / name
             # A pipe or a device has no end; a broken link is named when it is read.
             regular = path.is_file() or not path.exists()
-            if regular and not name.startswith(".") and path.suffix.lower() in SUFFIXES:
+            if regular and not name.startswith(".") and (path.suffix.lower() in SUFFIXES) != others:
                 yield path
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its suffix or its first bytes."""
+    try:
+        return path.suffix.lower() in DICOM_SUFFIXES or _start(path)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file with another suffix may be a picture: by that suffix, without any, or by its first bytes."""
+    if not path.suffix or path.suffix.lower() in OTHER_SUFFIXES:
+        return True
+    try:
+        start = _start(path)
+    except OSError:
+        return False
+    return any(start[place:].startswith(mark) for _, place, mark in (*SIGNATURES, *OWN_SIGNATURES))
 
 
 @dataclass(frozen=True)
@@ -206,15 +265,16 @@ def _opened(source: Path | bytes) -> Iterator[tuple[ImageFile.ImageFile, BinaryI
 
 def _foreign(source: Path | bytes) -> str:
     """The kind of a file that no decoder of ours knows."""
-    if isinstance(source, bytes):
-        start = source[:132]
-    else:
-        with source.open("rb") as file:
-            start = file.read(132)
-    own = next((name for name, mark in OWN_SIGNATURES if start.startswith(mark)), "")
-    if own:
+    start = source[:132] if isinstance(source, bytes) else _start(source)
+    own = next((name for name, _, mark in OWN_SIGNATURES if start.startswith(mark)), "")
+    if own in {"a TIFF", "a JPEG"}:
         return f"{own} file that is damaged or of a kind that is not read; save it as grey or RGB with 8 or 16 bits"
     known = next((name for name, place, mark in SIGNATURES if start[place:].startswith(mark)), "")
     convert = f"; convert it with {TO_CONVERT_DICOM}" if known == DICOM else ""
     reason = f"not a {', '.join(FORMATS)} image{convert}"
     return (f"{known}, {reason}" if known else reason) if start else "empty"
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(132)

@@ -5,7 +5,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -40,7 +40,9 @@ def pack(row: NDArray[Any], depth: int) -> bytes:
     return np.packbits(bits.astype(np.uint8).ravel()).tobytes()
 
 
-def tiff(values: NDArray[Any], photometric: int, order: str = "<", packed: int = 0, **tags: Sequence[int]) -> bytes:
+def tiff(
+    values: NDArray[Any], photometric: int, order: Literal["<", ">"] = "<", packed: int = 0, **tags: Sequence[int]
+) -> bytes:
     """An uncompressed TIFF of values (height, width, channels); with `packed` of that many bits side by side."""
     height, width, channels = values.shape
     data = values.astype(values.dtype.newbyteorder(order)).tobytes()
