@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from ray import cloudpickle
 
+from busi_tune.workers.ray_actors import Trainer
 from exported import Exported
 from small_export import small_model, write_export
 
@@ -114,6 +116,18 @@ def test_a_program_that_stays_and_its_child_send_nothing(alone: Alone, tmp_path:
     )
     assert len(set(alone.run(sys.executable, program, export).splitlines())) == 1
     assert alone.found() == ([], [])
+
+
+def test_an_actor_of_a_ray_cluster_is_silenced_as_it_is_loaded(alone: Alone, tmp_path: Path) -> None:
+    actor = tmp_path / "actor"
+    actor.write_bytes(cloudpickle.dumps(Trainer))
+    names = ["ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED", "RAY_USAGE_STATS_ENABLED"]
+    program = (
+        "import os, pickle, sys\n"
+        "pickle.load(open(sys.argv[1], 'rb'))\n"
+        "print(*(os.environ.get(name) for name in sys.argv[2:]))\n"
+    )
+    assert alone.run(sys.executable, "-c", program, actor, *names) == "1 1 0\n"
 
 
 def test_onnx_runtime_that_was_imported_before_is_told_to_stop(alone: Alone) -> None:
