@@ -10,8 +10,9 @@ from pathlib import Path
 from busi_tune import files, locks, results
 from busi_tune.config import Config
 from busi_tune.data.audit import GivenSplit, audit
-from busi_tune.data.dataset import Dataset, check_strategy, open_dataset, split_images, tell_left_out
+from busi_tune.data.dataset import Dataset, check_strategy, open_dataset, split_images, tell_changes, tell_left_out
 from busi_tune.data.listing import find_names
+from busi_tune.data.other_files import check_other_files
 from busi_tune.data.phantoms import PLANTED, make_phantoms
 from busi_tune.data.pixel_cache import find_decoded
 from busi_tune.data.reading import read_folder
@@ -109,7 +110,9 @@ def split_data(
     if patients is not None:
         with files.explained(patients, "read"):
             patients.open("rb").close()
+    check_other_files(root, progress)
     listing = find_decoded(root, [THUMBNAIL], progress)
+    tell_changes(listing, THUMBNAIL, progress)
     if listing.is_split and asked:
         raise ConfigError(f"{root} is already split; remove {', '.join(asked)}.")
     dataset = split_images(listing, config, progress, patients=patients)

@@ -390,6 +390,7 @@ class AuditFile(TypedDict):
     formats: dict[str, int]
     modes: dict[str, int]
     sizes: dict[str, int]
+    changed: dict[str, list[str]]
     coloured: list[str]
     unreadable: list[UnreadableFile]
     masks: int

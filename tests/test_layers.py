@@ -21,6 +21,7 @@ LAYERS = (
     "data",
     "inference",
     "images",
+    "decoding",
 )
 BOTTOM = (
     "config",
@@ -56,7 +57,7 @@ ROOMS = {
     "pandas": {"data", "evaluation", "export", "report"},
     "onnxruntime": {"inference", "export"},
     # The phantoms write images; everything else only reads them.
-    "PIL": {"images", "data"},
+    "PIL": {"images", "decoding", "data"},
 }
 
 

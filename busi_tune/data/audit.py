@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from busi_tune import images
 from busi_tune.data.groups import group_numbers
 from busi_tune.data.listing import SPLITS, Listing
+from busi_tune.data.other_files import other_files
 from busi_tune.data.reading import FolderReading
 from busi_tune.data.split import Split, missing_exclusions, random, read_split
 from busi_tune.data.twins import find_twins, signatures
@@ -95,10 +95,11 @@ def audit(folder: FolderReading, similarity: float, *, seed: int = 0, given: Giv
         "formats": _counts(image.facts.form for image in every),
         "modes": _counts(image.facts.mode for image in every),
         "sizes": _counts(f"{image.facts.width} x {image.facts.height}" for image in every),
+        "changed": _changed(folder),
         "coloured": [path for path, image in folder.images.items() if image.coloured],
         "unreadable": [{"path": path, "reason": reason} for path, reason in folder.unreadable.items()],
         "masks": listing.masks,
-        "other_files": _counts(path.suffix.lower() or path.name for path in _other_files(listing.root)),
+        "other_files": _counts(path.suffix.lower() or path.name for path in other_files(listing.root)),
         "copies": _copies(paths, digests),
         "groups": groups,
         "conflicts": [entry["images"] for entry in groups if len(entry["classes"]) > 1],
@@ -112,12 +113,13 @@ def _counts(values: Iterator[str]) -> dict[str, int]:
     return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
 
 
-def _other_files(root: Path) -> Iterator[Path]:
-    """The files in subfolders that are neither images nor hidden."""
-    for path in root.rglob("*"):
-        hidden = any(part.startswith((".", "__")) for part in path.relative_to(root).parts)
-        if path.is_file() and path.parent != root and not hidden and path.suffix.lower() not in images.SUFFIXES:
-            yield path
+def _changed(folder: FolderReading) -> dict[str, list[str]]:
+    """The images that were read with a change, by the change."""
+    changed: dict[str, list[str]] = {}
+    for path, image in folder.images.items():
+        for note in image.facts.notes:
+            changed.setdefault(note.text, []).append(path)
+    return dict(sorted(changed.items()))
 
 
 def _copies(paths: Sequence[str], digests: Sequence[str]) -> list[list[str]]:

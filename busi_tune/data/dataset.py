@@ -11,7 +11,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from busi_tune.config import Config
 from busi_tune.data import groups
 from busi_tune.data.listing import Listing, find_images
-from busi_tune.data.pixel_cache import decoded, find_decoded
+from busi_tune.data.other_files import check_other_files
+from busi_tune.data.pixel_cache import decoded, decoding_changes, find_decoded
 from busi_tune.data.split import Conflicts, Split, Strategy, changes, make_split, missing_exclusions, read_split
 from busi_tune.data.twins import THUMBNAIL, find_twins
 from busi_tune.errors import ConfigError, DataError, listed
@@ -82,11 +83,15 @@ def open_dataset(
     given = read_split(split_file) if split_file else None
     if saved is None and given is None:
         check_strategy(config)
+    if saved is None:
+        check_other_files(root, progress)
     if decode:
         thumbnails = [THUMBNAIL] if saved is None and given is None else []
         listing = find_decoded(root, [*thumbnails, config.image_size], progress)
     else:
         listing = find_images(root)
+    if saved is None:
+        tell_changes(listing, config.image_size, progress)
     if given is not None and split_file is not None:
         _check_given(given, listing, split_file)
     if saved is not None:
@@ -174,6 +179,12 @@ def tell_left_out(dataset: Dataset, progress: Progress) -> None:
     if len(split.left_out):
         names = listed(list(split.left_out["path"]), most=20)
         progress.notice(f"{len(split.left_out)} images left out, their near-duplicates carry another label: {names}.")
+
+
+def tell_changes(listing: Listing, size: int, progress: Progress) -> None:
+    """Report the images that are not read as they are stored, and the change."""
+    for change, paths in decoding_changes(listing, size).items():
+        progress.notice(f"Images read with a change ({change}): {len(paths)}, {listed(paths, most=5)}.")
 
 
 def _tell_absent(dataset: Dataset, progress: Progress) -> None:

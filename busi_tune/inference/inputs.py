@@ -52,7 +52,9 @@ def _found(argument: str) -> Iterator[Path]:
 
 
 def _unmasked(folder: Path) -> Iterator[Path]:
-    return (path for path in images.walk(folder) if not images.is_mask(path))
+    # Pictures that are not read follow, each for its reason.
+    foreign = (path for path in images.walk(folder, others=True) if images.is_foreign(path))
+    return (path for path in chain(images.walk(folder), foreign) if not images.is_mask(path))
 
 
 def listed_on_stdin() -> Iterator[Path]:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,13 @@ BATCH_SIZE = 8
 FEW = 8
 PIXELS_AT_ONCE = 4_000_000
 
-Loaded = tuple[Path, Pixels | str]
+
+class Loaded(NamedTuple):
+    """A file: its pixels as the model takes them, or the reason why there are none; and doubts about them."""
+
+    path: Path
+    pixels: Pixels | str
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,49 +126,47 @@ def predict_files(
 def _loaded_ahead(
     pool: ThreadPoolExecutor, classifier: Classifier, paths: Iterator[Path], ahead: int
 ) -> Iterator[Loaded]:
-    waiting: deque[tuple[Path, Future[Pixels | str]]] = deque()
+    waiting: deque[Future[Loaded]] = deque()
     for path in paths:
-        waiting.append((path, pool.submit(_load, path, classifier)))
+        waiting.append(pool.submit(_load, path, classifier))
         if len(waiting) > ahead:
-            first, future = waiting.popleft()
-            yield first, future.result()
+            yield waiting.popleft().result()
     while waiting:
-        first, future = waiting.popleft()
-        yield first, future.result()
+        yield waiting.popleft().result()
 
 
-def _load(path: Path, classifier: Classifier) -> Pixels | str:
-    """The pixels of a file as the model takes them, or the reason why there are none."""
+def _load(path: Path, classifier: Classifier) -> Loaded:
     try:
-        image = images.decode(path)
-        if classifier.fixed_size is None and max(image.size) <= LARGEST_SIDE:
-            return np.asarray(image)
-        return images.resized(image, classifier.image_size)
+        facts, image = images.inspect(path)
+        whole = classifier.fixed_size is None and max(image.size) <= LARGEST_SIDE
+        pixels = np.asarray(image) if whole else images.resized(image, classifier.image_size)
     except ImageError as error:
-        return str(error)
+        return Loaded(path, str(error))
+    return Loaded(path, pixels, "; ".join(note.text for note in facts.notes if note.doubtful))
 
 
 def _predicted(classifier: Classifier, batch: list[Loaded]) -> Iterator[Prediction]:
     """The predictions for a batch in its order, computed for each size at once."""
     sizes: dict[tuple[int, ...], list[int]] = {}
-    for number, (_, pixels) in enumerate(batch):
-        if not isinstance(pixels, str):
-            sizes.setdefault(pixels.shape, []).append(number)
+    for number, loaded in enumerate(batch):
+        if not isinstance(loaded.pixels, str):
+            sizes.setdefault(loaded.pixels.shape, []).append(number)
     predictions: dict[int, Prediction] = {}
     for (height, width, _), numbers in sizes.items():
         most = max(1, PIXELS_AT_ONCE // (height * width))
         for start in range(0, len(numbers), most):
             some = numbers[start : start + most]
-            outputs = classifier.run(np.stack([batch[number][1] for number in some]))
+            outputs = classifier.run(np.stack([batch[number].pixels for number in some]))
             for number, row, scores in zip(some, outputs.probabilities.tolist(), outputs.guard.tolist(), strict=True):
-                predictions[number] = _prediction(str(batch[number][0]), row, scores, classifier.metadata)
-    for number, (path, pixels) in enumerate(batch):
-        yield predictions[number] if number in predictions else Prediction(str(path), error=str(pixels))
+                predictions[number] = _prediction(batch[number], row, scores, classifier.metadata)
+    for number, loaded in enumerate(batch):
+        yield predictions.get(number) or Prediction(str(loaded.path), error=str(loaded.pixels))
 
 
-def _prediction(path: str, row: list[float], scores: list[float], model: ModelMetadata) -> Prediction:
+def _prediction(loaded: Loaded, row: list[float], scores: list[float], model: ModelMetadata) -> Prediction:
     malignant = None
     if model.threshold is not None:
         malignant = row[model.classes.index("malignant")] >= model.threshold
     warnings = [guard.warning for guard, score in zip(model.guards, scores, strict=True) if score > guard.limit]
-    return Prediction(path, model.classes[int(np.argmax(row))], tuple(row), malignant, "; ".join(warnings))
+    warning = "; ".join(filter(None, [loaded.warning, *warnings]))
+    return Prediction(str(loaded.path), model.classes[int(np.argmax(row))], tuple(row), malignant, warning)

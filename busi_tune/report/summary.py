@@ -16,6 +16,10 @@ def summary(audit: AuditFile) -> list[tuple[str, str]]:
         ("formats", _listed(audit["formats"])),
         ("modes", _listed(audit["modes"])),
         ("sizes in pixels", _listed(audit["sizes"])),
+        (
+            "read with a change",
+            "; ".join(f"{len(paths)} {change}" for change, paths in audit["changed"].items()) or "none",
+        ),
         ("images with colour", str(len(audit["coloured"]))),
         ("unreadable files", str(len(audit["unreadable"]))),
         ("masks left out", str(audit["masks"])),
