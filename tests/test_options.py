@@ -282,8 +282,8 @@ Output:
                             split.  [default: off]
   --max-drop NUMBER         Validation accuracy and sensitivity for the disease that an int8 or
                             float16 model may lose, as a share of 1.  [default: 0.01]
-  --sensitivity NUMBER      Sensitivity for the disease, as in 0.95, for which a threshold is fitted
-                            on the validation split.  [default: no threshold]
+  --sensitivity NUMBER      Sensitivity for the disease, as in 0.95, for which a threshold is
+                            fitted on the validation split.  [default: no threshold]
   --json                    Print one JSON object instead of tables.
   --overwrite               Delete the result in the output folder and start anew.
 
