@@ -283,6 +283,9 @@ def test_classes_that_state_nothing(text: str) -> None:
 def test_ways_on_from_folders_that_are_wrapped_or_half_split(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "wrapped", [f"archive/Dataset/{label}/1.png" for label in ("benign", "normal")])
     assert refusal(root) == f"{root} has 1 class folders: did you mean {root}/archive/Dataset?"
+    assert refusal(root / "archive/Dataset/normal") == (
+        f"{root}/archive/Dataset/normal has 0 class folders: did you mean {root}/archive/Dataset?"
+    )
     root = folder_of(tmp_path / "half", [f"{side}/{label}/1.png" for side in ("Training", "Testing") for label in "ab"])
     assert refusal(root) == (
         f"{root} holds Testing, Training: a folder that is already split needs train, val and test and nothing else; "
@@ -335,8 +338,9 @@ def test_patients_that_may_be_one(one: str, tmp_path: Path) -> None:
     listing, table = find_images(root), tmp_path / "patients.csv"
     table.write_text(f"path,group\na/0.png,P1\na/1.png,{one}\na/2.png,P10\n")
     if one.strip() == "P1":
-        split = split_images(listing, Config(), Silent(), patients=table).split.used.set_index("path")
-        assert split.loc["a/0.png", "group"] == split.loc["a/1.png", "group"] != split.loc["a/2.png", "group"]
+        used = split_images(listing, Config(), Silent(), patients=table).split.used
+        group = dict(zip(used["path"], used["group"], strict=True))
+        assert group["a/0.png"] == group["a/1.png"] != group["a/2.png"]
         return
     with pytest.raises(DataError) as error:
         split_images(listing, Config(), Silent(), patients=table)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from busi_tune import files
+from busi_tune import files, images
 from busi_tune.errors import DataError
 from busi_tune.names import composed, folded, is_mask_class, near_names, same_name, shown
 
@@ -148,8 +148,8 @@ def _check_masks(found: ClassFolders) -> None:
 def _check_classes(found: ClassFolders) -> None:
     root, classes = found.root, found.classes
     if len(classes) < 2:
-        inner = _usable_below(root)
-        hint = f"did you mean {inner}?" if inner else "it needs one folder of images for each class, at least two."
+        meant = _usable_below(root) if _subfolders(root) else _usable_above(root)
+        hint = f"did you mean {meant}?" if meant else "it needs one folder of images for each class, at least two."
         raise DataError(f"{root} has {len(classes)} class folders: {hint}")
     for split, base in found.branches.items():
         own = [folder.label for folder in found.folders if folder.split == split]
@@ -158,6 +158,13 @@ def _check_classes(found: ClassFolders) -> None:
             near = near_names([*absent[:1], *own])
             wrong = f"; is {near[1]} one of them, misspelt?" if near and near[0] == absent[0] else "."
             raise DataError(f"{base} has no folder for {', '.join(absent)}; every split needs every class{wrong}")
+
+
+def _usable_above(root: Path) -> Path | None:
+    """The folder around `root`, where `root` holds the images of one class beside other classes."""
+    above = root.absolute().parent
+    is_class = next(images.walk(root), None) is not None and len(_subfolders(above)) >= 2
+    return root.parent if is_class and root.name else None
 
 
 def _usable_below(root: Path) -> Path | None:
