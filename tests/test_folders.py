@@ -40,7 +40,7 @@ MASKS = [
     "x_tumor.png",
     "x_tumor - Copy.png",
     "masks/x.png",
-    "Masks/deeper/x.png",
+    "Segmentations/deeper/x.png",
     "ground_truth/x.png",
 ]
 IMAGES = [
@@ -182,6 +182,7 @@ def test_a_class_may_have_the_word_mask_in_its_name(tmp_path: Path) -> None:
 NFC, NFD = (unicodedata.normalize(form, "gutartig_müller") for form in ("NFC", "NFD"))
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes these names for one")
 @pytest.mark.parametrize(
     ("names", "both"),
     [
@@ -363,6 +364,11 @@ def test_groups_of_a_split_file_are_compared_in_the_same_way(tmp_path: Path) -> 
     for name in ("case", "zeros"):
         with pytest.raises(BusiTuneError, match="in its column group, which differ only by case, blanks or leading"):
             read_split(tmp_path / f"{name}.csv")
+    # Groups that are numbers are compared as they are written.
+    numbers = ["01", "1", *range(2, len(table))]
+    table.assign(group=numbers).to_csv(tmp_path / "numbers.csv", index=False)
+    with pytest.raises(BusiTuneError, match="has '01' and '1' in its column group"):
+        read_split(tmp_path / "numbers.csv")
 
 
 def test_a_split_does_not_depend_on_the_unicode_form_of_names(tmp_path: Path) -> None:
@@ -398,6 +404,7 @@ def test_a_split_does_not_depend_on_the_unicode_form_of_names(tmp_path: Path) ->
             assert dataset.split.fingerprint() == splits["NFC"].fingerprint()
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes these names for one")
 def test_a_name_in_both_unicode_forms_is_refused(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "data", ["a/é.png", "b/1.png"])
     shutil.copy(root / "a" / "é.png", root / "a" / "e\u0301.png")

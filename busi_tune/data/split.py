@@ -1,6 +1,7 @@
 """The split of a listing into training, validation and test images, and the CSV files that hold it."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,7 @@ Strategy = Literal["grouped", "random"]
 Conflicts = Literal["exclude", "keep"]
 COLUMNS = ["path", "class", "group", "split", "sha256"]
 LEFT_OUT = ["path", "class", "group", "reason", "sha256"]
+TEXTS = ("path", "class", "group", "sha256")
 
 
 @dataclass(frozen=True)
@@ -135,12 +137,12 @@ def _read_left_out(path: Path) -> pd.DataFrame:
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     with files.explained(path, "read"):
         try:
-            table = pd.read_csv(path, dtype={"path": str, "class": str, "sha256": str}, keep_default_na=False)
+            table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)
         except ValueError as error:
             raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.") from error
     for name in {"path", "class"} & set(table.columns):
         table[name] = table[name].map(composed)
-    if "group" in table.columns and not pd.api.types.is_numeric_dtype(table["group"]):
+    if "group" in table.columns:
         table["group"] = identifiers(path, "group", table["group"])
     whole = set(columns) <= set(table.columns) and not table[columns].isin([""]).to_numpy().any()
     if not whole or not table["sha256"].str.fullmatch("[0-9a-f]{64}").all():
@@ -148,6 +150,9 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     twice = list(table["path"][table["path"].duplicated()])
     if twice:
         raise FileError(f"{path} names {len(twice)} images twice: {listed(twice)}; restore it or start anew.")
+    # Our own groups are numbers, and their order decides that of resamples.
+    with suppress(ValueError):
+        table["group"] = pd.to_numeric(table["group"])
     return table[columns]
 
 
