@@ -14,6 +14,11 @@ from typing import Any
 from busi_tune.errors import FileError, RunError
 
 TEMPORARY = ".busi-tune.tmp"
+# What file managers and operating systems leave in any folder, in small letters.
+SYSTEM_NAMES = frozenset(
+    {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory", "@eadir", "__macosx", ".localized", "icon\r"}
+    | {".spotlight-v100", ".fseventsd", ".trashes", "$recycle.bin", "system volume information", "lost+found"}
+)
 
 
 @contextmanager
@@ -185,10 +190,15 @@ def clear_folder(folder: Path, identity: str) -> None:
                 entry.unlink()
 
 
+def is_system(name: str) -> bool:
+    """Whether a file or folder of this name was left by an operating system: .DS_Store, Thumbs.db, ._x, __MACOSX."""
+    return name.casefold() in SYSTEM_NAMES or name.startswith(("._", ".nfs"))
+
+
 def refuse_foreign(folder: Path, kind: str, identity: str, own: Collection[str]) -> None:
     """Refuse a folder that is no `kind`, known by its file `identity`, and holds anything but the files named in `own`.
 
-    Locks, and what a killed writer left half-written, do not count.
+    Locks, what a killed writer left half-written, and what an operating system left do not count.
 
     Raises:
         RunError: it does.
@@ -196,7 +206,8 @@ def refuse_foreign(folder: Path, kind: str, identity: str, own: Collection[str])
     if (folder / identity).exists():
         return
     entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    others = [name for name in entries if name not in own and not name.endswith((".lock", TEMPORARY))]
+    foreign = [name for name in entries if not name.endswith((".lock", TEMPORARY)) and not is_system(name)]
+    others = [name for name in foreign if name not in own]
     if others:
         raise RunError(f"{folder} is not empty and not {kind} (it holds {others[0]}); name another folder.")
 

@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from busi_tune import decoding
+from busi_tune import decoding, files, names
 from busi_tune.decoding import Note
 from busi_tune.errors import DataError, ImageError
 
@@ -83,7 +82,6 @@ OTHER_SUFFIXES = DICOM_SUFFIXES | {
     ".wmv",
     ".mkv",
 }
-MASK = re.compile(r".*_mask(_\d+)?", re.IGNORECASE)
 MOST_PIXELS = 50_000_000
 # A JPEG's longest side.
 MOST_SIDE = 65_535
@@ -96,8 +94,11 @@ DESCRIPTION = "RGB; Pillow bilinear (triangle filter scaled by the reduction), w
 
 
 def is_mask(path: Path) -> bool:
-    """Whether the name is that of a BUSI mask: `benign (1)_mask.png`, `benign (1)_mask_1.png`."""
-    return MASK.fullmatch(path.stem) is not None
+    """Whether the name is that of a mask: `benign (1)_mask_1.png`, or `x_tumor.png` beside an image `x`."""
+    if names.is_mask_name(path.stem):
+        return True
+    image = names.masked_image(path.stem)
+    return image is not None and any(path.with_name(image + suffix).exists() for suffix in (path.suffix, *SUFFIXES))
 
 
 def walk(folder: Path, *, others: bool = False) -> Iterator[Path]:
@@ -116,7 +117,7 @@ def walk(folder: Path, *, others: bool = False) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} could not be listed: {error.strerror}; mend its permissions.")
 
-    for name_of_parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+    for name_of_parent, folders, found in os.walk(folder, onerror=refuse, followlinks=True):
         parent = Path(name_of_parent)
         place = places[parent] = parent.resolve()
         above = next((other for other in parent.parents if places.get(other) == place), None)
@@ -126,8 +127,8 @@ def walk(folder: Path, *, others: bool = False) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        for name in sorted(names):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")) and not files.is_system(name))
+        for name in sorted(found):
             path = parent / name
             # A pipe or a device has no end; a broken link is named when it is read.
             regular = path.is_file() or not path.exists()

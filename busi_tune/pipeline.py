@@ -10,7 +10,16 @@ from pathlib import Path
 from busi_tune import files, locks, results
 from busi_tune.config import Config
 from busi_tune.data.audit import GivenSplit, audit
-from busi_tune.data.dataset import Dataset, check_strategy, open_dataset, split_images, tell_changes, tell_left_out
+from busi_tune.data.class_folders import check_class_names, find_classes
+from busi_tune.data.dataset import (
+    Dataset,
+    check_strategy,
+    open_dataset,
+    split_images,
+    tell_changes,
+    tell_left_out,
+    tell_masks,
+)
 from busi_tune.data.listing import find_names
 from busi_tune.data.other_files import check_other_files
 from busi_tune.data.phantoms import PLANTED, make_phantoms
@@ -76,11 +85,13 @@ def audit_data(
     """
     from busi_tune.report.audit_page import write_page
 
+    check_class_names(find_classes(root), config.classes)
     names = find_names(root)
     files.refuse_foreign(folder, "an audit", results.AUDIT, {"audit.html"})
     with locks.only_writer(folder):
         given = GivenSplit.read(split_file) if split_file else None
         reading = read_folder(names, progress)
+        tell_masks(reading.listing(), progress)
         found = audit(reading, config.similarity, seed=seed, given=given)
         files.write_json(folder / results.AUDIT, found)
         write_page(folder / "audit.html", found, reading.images)
@@ -110,6 +121,7 @@ def split_data(
     if patients is not None:
         with files.explained(patients, "read"):
             patients.open("rb").close()
+    check_class_names(find_classes(root), config.classes)
     check_other_files(root, progress)
     listing = find_decoded(root, [THUMBNAIL], progress)
     tell_changes(listing, THUMBNAIL, progress)

@@ -47,7 +47,7 @@ class ClassMetrics(TypedDict):
 
 
 class BinaryMetrics(TypedDict):
-    """Malignant against the rest, or against benign alone, where `accuracy` is given as well."""
+    """The disease against the rest, or against benign alone, where `accuracy` is given as well."""
 
     accuracy: NotRequired[float | None]
     sensitivity: float | None
@@ -56,7 +56,10 @@ class BinaryMetrics(TypedDict):
 
 
 class Summary(TypedDict):
-    """All metrics of a split of at least one image; None where a metric is not defined."""
+    """All metrics of a split of at least one image; None where a metric is not defined.
+
+    A disease of another name than malignant is named by `positive`, and its keys say so.
+    """
 
     accuracy: float
     macro_precision: float | None
@@ -69,6 +72,9 @@ class Summary(TypedDict):
     per_class: dict[str, ClassMetrics]
     malignant_vs_rest: NotRequired[BinaryMetrics]
     benign_vs_malignant: NotRequired[BinaryMetrics]
+    positive_vs_rest: NotRequired[BinaryMetrics]
+    benign_vs_positive: NotRequired[BinaryMetrics]
+    positive: NotRequired[str]
     images: int
     confusion_matrix: Matrix
 
@@ -87,6 +93,8 @@ class Intervals(TypedDict, total=False):
     per_class: dict[str, dict[str, Interval]]
     malignant_vs_rest: dict[str, Interval]
     benign_vs_malignant: dict[str, Interval]
+    positive_vs_rest: dict[str, Interval]
+    benign_vs_positive: dict[str, Interval]
 
 
 class Spread(TypedDict):
@@ -445,7 +453,7 @@ PointFields = TypedDict("PointFields", {"class": str})
 
 
 class OperatingPointEntry(PointFields):
-    """The threshold of the class malignant, and what supports it."""
+    """The threshold of the class that is the disease, and what supports it."""
 
     sensitivity: float
     threshold: float
@@ -574,11 +582,15 @@ PredictionClass = TypedDict("PredictionClass", {"class": NotRequired[str]})
 
 
 class PredictionEntry(PredictionClass):
-    """One file's answer in the output of `predict`: the class and its probabilities, or the error."""
+    """One file's answer in the output of `predict`: the class and its probabilities, or the error.
+
+    The flag of the operating point is `malignant` for the class of that name, and `positive` for any other.
+    """
 
     path: str
     probabilities: NotRequired[dict[str, float]]
     malignant: NotRequired[bool]
+    positive: NotRequired[bool]
     warning: NotRequired[str]
     error: NotRequired[str]
 

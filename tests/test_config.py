@@ -49,6 +49,8 @@ def test_what_the_documents_do_not_say_has_the_designs_default() -> None:
         "strategy": "grouped",
         "similarity": 0.93,
         "conflicts": "exclude",
+        "classes": None,
+        "positive": None,
         "split_seed": 0,
         "seed": 0,
         "precision": "auto",

@@ -233,7 +233,10 @@ USE = "is not a model that busi-tune can use"
         (facts(image_size="0"), "no image size"),
         (facts(image_size="sixteen"), USE),
         (facts(preprocessing_version="2"), "was made for preprocessing 2, and this busi-tune does 1"),
-        (facts(operating_point={"class": "tumour", "threshold": 0.1}), "its operating_point is damaged: Invalid enum"),
+        (
+            facts(operating_point={"class": "tumour", "threshold": 0.1}),
+            "its operating_point is of a class that it does not have",
+        ),
         (facts(operating_point={"class": "malignant"}), "missing required field `threshold`"),
         (facts(operating_point='{"class": "malignant", "threshold": NaN}'), "its operating_point is damaged"),
         (facts(operating_point='{"class": "malignant", "threshold": 1e999}'), "its operating_point is damaged"),

@@ -67,7 +67,7 @@ def _show_point(point: OperatingPointEntry) -> None:
         [name, _figure(found["value"]), _interval(found["intervals"]), _interval(found["wilson"]), found["images"]]
         for name, found in (("sensitivity", test["sensitivity"]), ("specificity", test["specificity"]))
     ]
-    title = f"Flagged as malignant from {point['threshold']:.4f} on: the test split"
+    title = f"Flagged as {point['class']} from {point['threshold']:.4f} on: the test split"
     print_table(title, ["", "test", "95 % interval", "Wilson's", "images"], rows)
     print_line(point["sentence"])
 

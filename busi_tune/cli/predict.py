@@ -95,8 +95,8 @@ def _show(predictions: "Predictions", csv_file: Path | None, form: str | None) -
     from busi_tune.cli.screen import print_line
 
     model = predictions.classifier.metadata
-    classes, flagged = model.classes, model.threshold is not None
-    names = prediction_formats.columns(classes, flagged=flagged, guarded=bool(model.guards))
+    classes, flag = model.classes, model.flag
+    names = prediction_formats.columns(classes, flag=flag, guarded=bool(model.guards))
     failed = False
 
     def noted(found: "Iterable[Prediction]") -> "Iterator[Prediction]":
@@ -110,7 +110,7 @@ def _show(predictions: "Predictions", csv_file: Path | None, form: str | None) -
     with ExitStack() as stack:
         write = stack.enter_context(files.csv_stream(csv_file, names)) if csv_file is not None else None
         if form is None:
-            lines = prediction_formats.table(noted(predictions), classes, flagged=flagged)
+            lines = prediction_formats.table(noted(predictions), classes, flag=flag)
         elif form == "json":
             lines = prediction_formats.json_list(noted(predictions), classes)
         else:

@@ -32,6 +32,8 @@ def show_run(figures: MetricsFile, folder: Path) -> None:
     kept = f"epoch {figures['best_epoch']} of {figures['epochs_run']} kept; {figures['stop_reason']}"
     title = f"{folder}: test accuracy {test['accuracy']:.4f} on {test['images']} images in {test['groups']} groups"
     _show_metrics(figures, f"{title} ({kept})")
+    if "positive" in test:
+        print_line(f"Positive is {test['positive']}.")
     names = list(test["per_class"])
     matrix = [[name, *counts] for name, counts in zip(names, test["confusion_matrix"], strict=True)]
     print_table("Confusion matrix (rows: true class)", ["", *names], matrix)
@@ -217,13 +219,14 @@ def _show_predictions(entries: Sequence[PredictionEntry], classes: list[str]) ->
             entry["path"],
             entry.get("class", ""),
             tuple(entry.get("probabilities", {}).values()),
-            entry.get("malignant"),
+            entry.get("malignant", entry.get("positive")),
             entry.get("warning", ""),
             entry.get("error", ""),
         )
         for entry in entries
     ]
-    for line in table(predictions, classes, flagged=any("malignant" in entry for entry in entries)):
+    flag = next((word for word in ("malignant", "positive") for entry in entries if word in entry), "")
+    for line in table(predictions, classes, flag=flag):
         print_line(line)
 
 

@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from busi_tune.data.class_folders import SPLITS
 from busi_tune.data.groups import group_numbers
-from busi_tune.data.listing import SPLITS, Listing
+from busi_tune.data.listing import Listing
 from busi_tune.data.other_files import other_files
 from busi_tune.data.reading import FolderReading
 from busi_tune.data.split import Split, missing_exclusions, random, read_split
 from busi_tune.data.twins import find_twins, signatures
 from busi_tune.errors import DataError, listed
+from busi_tune.names import composed
 from busi_tune.results import SCHEMAS, AuditFile, Leak, NearestNeighbour, TwinGroup, TwinPair
 
 DOCUMENTED = (0.7, 0.15, 0.15)
@@ -48,8 +50,8 @@ class GivenSplit:
         Raises:
             DataError: it lacks some.
         """
-        known = {*self.split.used["path"], *self.split.left_out["path"]}
-        unknown = [image.path for image in listing.images if image.path not in known]
+        known = {composed(path) for table in (self.split.used, self.split.left_out) for path in table["path"]}
+        unknown = [image.path for image in listing.images if composed(image.path) not in known]
         if unknown:
             raise DataError(
                 f"{self.file} is not a split of {listing.root}: it lacks {listed(unknown)}"
@@ -162,7 +164,8 @@ def _splits(
 ) -> AuditedSplits:
     """The split `given`, the folder's own, or random ones; none where a random split is not possible."""
     if given is not None:
-        side_of = dict(zip(given.split.used["path"], given.split.used["split"], strict=True))
+        used = given.split.fitted(listing).used
+        side_of = dict(zip(used["path"], used["split"], strict=True))
         return AuditedSplits(str(given.file), [np.array([side_of.get(image.path, "") for image in listing.images])])
     if listing.is_split:
         return AuditedSplits("the folder's own", [np.array([image.split for image in listing.images])])

@@ -1,5 +1,6 @@
-"""SHA-256 of files, remembered within the process for files that have not changed."""
+"""SHA-256 of files, remembered within the process for files that have not changed; and the cache's folder."""
 
+import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,11 @@ class State(NamedTuple):
     size: int
     modified: int
     changed: int
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/busi-tune`, by default `~/.cache/busi-tune`; safe to delete at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "busi-tune"
 
 
 _remembered: dict[Path, tuple[State, str]] = {}

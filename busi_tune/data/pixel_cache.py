@@ -17,6 +17,7 @@ from numpy.lib.format import open_memmap
 
 from busi_tune import files, images, locks
 from busi_tune.data import digests
+from busi_tune.data.digests import cache_folder
 from busi_tune.data.listing import Listing, find_names, hashed
 from busi_tune.decoding import Note
 from busi_tune.errors import DataError, ImageError, listed
@@ -24,11 +25,6 @@ from busi_tune.images import Pixels
 from busi_tune.progress import Progress
 
 Array = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
-
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/busi-tune`, by default `~/.cache/busi-tune`; safe to delete at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "busi-tune"
 
 
 def find_decoded(root: Path, sizes: Iterable[int], progress: Progress) -> Listing:
@@ -41,7 +37,7 @@ def find_decoded(root: Path, sizes: Iterable[int], progress: Progress) -> Listin
         FileError: the cache cannot be written.
     """
     found = find_names(root)
-    paths = sorted((path for path, _, _ in found.images), key=lambda path: path.relative_to(root).as_posix())
+    paths = [path for path, _, _ in found.images]
     names = [path.relative_to(root).as_posix() for path in paths]
     # `hashed` names the files that are missing.
     if all(path.exists() for path in paths) and _missing(root, names, sizes):

@@ -12,6 +12,7 @@ from sklearn.metrics import log_loss
 from busi_tune.errors import ConfigError
 from busi_tune.evaluation.intervals import with_intervals
 from busi_tune.evaluation.metrics import Answers, Labels, softmax, summarise
+from busi_tune.names import MALIGNANT
 from busi_tune.results import (
     BeforeAfter,
     CalibrationFigures,
@@ -23,7 +24,6 @@ from busi_tune.results import (
 
 Logits = NDArray[np.float64]
 CONFIDENCE = 0.95
-MALIGNANT = "malignant"
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float:
@@ -65,12 +65,13 @@ def summary_with_intervals(answers: Answers, groups: Labels) -> TestSummary:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The probability of malignant from which on an image is flagged, and its support.
+    """The probability of the class `positive`, the disease, from which on an image is flagged, and its support.
 
-    `cases` are groups of near-duplicates with malignant images in the validation split. A claim of this sensitivity
+    `cases` are groups of near-duplicates with such images in the validation split. A claim of this sensitivity
     takes at least `needed` of them, and is `supported` if it holds with 95 % confidence.
     """
 
+    positive: str
     sensitivity: float
     threshold: float
     cases: int
@@ -80,11 +81,12 @@ class OperatingPoint:
 
     def entry(self) -> OperatingPointEntry:
         """The point as the certificate and the model's metadata have it, with its class and a sentence."""
-        values = {"class": MALIGNANT, **asdict(self), "sentence": self._sentence()}
+        values = {"class": self.positive, **asdict(self), "sentence": self._sentence()}
+        del values["positive"]
         return cast("OperatingPointEntry", values)
 
     def _sentence(self) -> str:
-        rest = f"{self.missed} of {self.cases} malignant cases of the validation split below it"
+        rest = f"{self.missed} of {self.cases} {self.positive} cases of the validation split below it"
         if self.supported:
             return f"Threshold {self.threshold:.4f}: {rest}; sensitivity {self.sensitivity:g} with 95 % confidence."
         return (
@@ -98,15 +100,17 @@ def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> Ope
 
     Where there are enough cases it is the one that new cases reach as well with 95 % confidence, whatever their
     distribution (Wilks, "Determination of sample sizes for setting tolerance limits", 1941). A case is a group with
-    malignant images, and is missed where one of them is.
+    images of the disease, and is missed where one of them is.
 
     Raises:
-        ConfigError: there is no malignant image.
+        ConfigError: there is no image of the disease.
     """
-    positive = _malignant(answers)
+    disease = _disease(answers)
+    name = answers.classes[disease]
+    positive = answers.labels == disease
     if not positive.any():
-        raise ConfigError("sensitivity is of the class malignant, of which the validation split has no image.")
-    score = answers.probabilities[:, answers.classes.index(MALIGNANT)]
+        raise ConfigError(f"sensitivity is of the class {name}, of which the validation split has no image.")
+    score = answers.probabilities[:, disease]
     lowest = np.sort([score[positive & (groups == group)].min() for group in np.unique(groups[positive])])
     cases = len(lowest)
     miss = 1 - sensitivity
@@ -118,19 +122,22 @@ def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> Ope
     edge = float(lowest[missed])
     # Between two images' probabilities, so that rounding elsewhere changes no answer.
     below = float(score[score < edge].max(initial=0.0))
-    return OperatingPoint(sensitivity, (edge + below) / 2, cases, missed, needed, supported)
+    return OperatingPoint(name, sensitivity, (edge + below) / 2, cases, missed, needed, supported)
 
 
-def _malignant(answers: Answers) -> NDArray[np.bool_]:
-    if MALIGNANT not in answers.classes:
-        raise ConfigError(f"sensitivity is of the class malignant, and the classes are {', '.join(answers.classes)}.")
-    return np.asarray(answers.labels == answers.classes.index(MALIGNANT))
+def _disease(answers: Answers) -> int:
+    if answers.disease is None:
+        raise ConfigError(
+            f"sensitivity is of the class malignant, and the classes are {', '.join(answers.classes)}; train with "
+            "--positive NAME, which says what class is the disease."
+        )
+    return answers.disease
 
 
 def at_threshold(answers: Answers, groups: Labels, threshold: float) -> ThresholdFigures:
     """Sensitivity and specificity of the flag on a test split, with intervals over groups and Wilson's."""
-    positive = _malignant(answers)
-    flagged = answers.probabilities[:, answers.classes.index(MALIGNANT)] >= threshold
+    disease = _disease(answers)
+    positive, flagged = answers.labels == disease, answers.probabilities[:, disease] >= threshold
     flags = Answers(positive.astype(np.int64), np.stack([~flagged, flagged], axis=1).astype(float), ("rest", MALIGNANT))
     figures, spread = summarise(flags), with_intervals(flags, groups)
 

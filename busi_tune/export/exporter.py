@@ -23,6 +23,7 @@ from busi_tune.export.verification import PREDICTIONS, failure, images_sha256
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference import MODEL, VERIFICATION
 from busi_tune.inference.certificate import content_of_any_version, read_certificate, write_certificate
+from busi_tune.names import composed
 from busi_tune.progress import Progress
 from busi_tune.results import METRICS, Evidence, Json, MetricsFile, ModelCertificate, VerificationFile
 from busi_tune.training import exportable
@@ -213,7 +214,7 @@ def _write_predictions(draft: Draft) -> None:
     """Write the test split's rows with PyTorch's float64 logits and the files' hashes, for later checks."""
     source, reference = draft.source, draft.reference
     used = source.dataset.split.used
-    digests = dict(zip(used["path"], used["sha256"], strict=True))
+    digests = dict(zip(map(composed, used["path"]), used["sha256"], strict=True))
     rows = prediction_rows(source.part("test"), softmax(reference.logits), source.classes)
     for row, logits in zip(rows, reference.logits.tolist(), strict=True):
         row |= {f"logit_{name}": value for name, value in zip(source.classes, logits, strict=True)}

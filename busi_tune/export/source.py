@@ -59,7 +59,7 @@ class Source:
 
     def answers(self, name: str, logits: Logits) -> Answers:
         """Logits (n, classes) of a split's images as answers."""
-        return Answers(self.labels(name), softmax(logits), self.classes)
+        return Answers(self.labels(name), softmax(logits), self.classes, self.identity.config.positive)
 
     def labels(self, name: str) -> Labels:
         """The class numbers of a split's images."""

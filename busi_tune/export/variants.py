@@ -63,7 +63,8 @@ def _shrunk(draft: Draft, form: Form) -> tuple[bytes, gate.Gate, list[str]]:
     exact = quantisation.logits(network, validation)
 
     def judge(candidate: bytes) -> gate.Gate:
-        return gate.compare(exact, quantisation.logits(candidate, validation), labels, source.classes, max_drop)
+        found, positive = quantisation.logits(candidate, validation), source.identity.config.positive
+        return gate.compare(exact, found, labels, source.classes, max_drop, positive=positive)
 
     if form == "int8":
         return gate.through_gate(network, _calibration(source), judge)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from busi_tune import images
 from busi_tune.errors import FileError
+from busi_tune.names import is_mask_folder
 
 STDIN = "-"
 
@@ -17,7 +18,7 @@ def image_paths(arguments: Sequence[str]) -> Iterator[Path]:
     """The files that the arguments of a command name, in their order; checked first, found as they are asked for.
 
     A folder stands for all images in it and below, sorted; a pattern for what it matches, sorted; `-` for the paths on
-    stdin, one a line. Masks of BUSI are left out of folders and patterns.
+    stdin, one a line. Masks are left out of folders and patterns by name.
 
     Raises:
         FileError: an argument does not exist, or stands for no image; the list on stdin is empty.
@@ -54,7 +55,10 @@ def _found(argument: str) -> Iterator[Path]:
 def _unmasked(folder: Path) -> Iterator[Path]:
     # Pictures that are not read follow, each for its reason.
     foreign = (path for path in images.walk(folder, others=True) if images.is_foreign(path))
-    return (path for path in chain(images.walk(folder), foreign) if not images.is_mask(path))
+    for path in chain(images.walk(folder), foreign):
+        inside = path.relative_to(folder).parts[:-1]
+        if not images.is_mask(path) and not any(map(is_mask_folder, inside)):
+            yield path
 
 
 def listed_on_stdin() -> Iterator[Path]:

@@ -18,6 +18,7 @@ from busi_tune.images import Pixels
 from busi_tune.inference.certificate import open_export
 from busi_tune.inference.classifier import LARGEST_SIDE, Classifier
 from busi_tune.inference.metadata import ModelMetadata
+from busi_tune.names import MALIGNANT
 from busi_tune.results import PredictionEntry
 
 BATCH_SIZE = 8
@@ -38,7 +39,8 @@ class Loaded(NamedTuple):
 class Prediction:
     """One file's answer: probabilities in the order of the classes, or the reason why there is none.
 
-    `malignant` is None where the model has no operating point.
+    `malignant` says whether the disease reaches its threshold, and is None where the model has no operating point.
+    `flag` is its word in answers: "malignant", or "positive" for a disease of another name.
     """
 
     path: str
@@ -47,6 +49,7 @@ class Prediction:
     malignant: bool | None = None
     warning: str = ""
     error: str = ""
+    flag: str = MALIGNANT
 
     def to_entry(self, classes: Sequence[str]) -> PredictionEntry:
         """The prediction as JSON has it, with the names of the classes."""
@@ -54,8 +57,10 @@ class Prediction:
             return {"path": self.path, "error": self.error}
         probabilities = dict(zip(classes, self.probabilities, strict=True))
         entry: PredictionEntry = {"path": self.path, "class": self.predicted, "probabilities": probabilities}
-        if self.malignant is not None:
+        if self.malignant is not None and self.flag == MALIGNANT:
             entry["malignant"] = self.malignant
+        elif self.malignant is not None:
+            entry["positive"] = self.malignant
         if self.warning:
             entry["warning"] = self.warning
         return entry
@@ -166,7 +171,13 @@ def _predicted(classifier: Classifier, batch: list[Loaded]) -> Iterator[Predicti
 def _prediction(loaded: Loaded, row: list[float], scores: list[float], model: ModelMetadata) -> Prediction:
     malignant = None
     if model.threshold is not None:
-        malignant = row[model.classes.index("malignant")] >= model.threshold
+        malignant = row[model.classes.index(model.positive)] >= model.threshold
     warnings = [guard.warning for guard, score in zip(model.guards, scores, strict=True) if score > guard.limit]
-    warning = "; ".join(filter(None, [loaded.warning, *warnings]))
-    return Prediction(str(loaded.path), model.classes[int(np.argmax(row))], tuple(row), malignant, warning)
+    return Prediction(
+        str(loaded.path),
+        model.classes[int(np.argmax(row))],
+        tuple(row),
+        malignant,
+        "; ".join(filter(None, [loaded.warning, *warnings])),
+        flag=model.flag or MALIGNANT,
+    )

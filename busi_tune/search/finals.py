@@ -45,7 +45,7 @@ def _unlike(search: Search, baseline: Path) -> str:
     if not (baseline / METRICS).exists():
         return "it is not a finished run"
     identity = run_folder.read_identity(baseline)
-    different = differences(identity.config.to_dict(), search.plan.config.to_dict())
+    different = differences(identity.config.identity(), search.plan.config.identity())
     if different:
         return f"its configuration differs ({'; '.join(different)})"
     return "" if identity.split == search.plan.split else "its split differs"

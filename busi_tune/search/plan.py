@@ -99,7 +99,8 @@ def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str
 def _flat(document: StudyFile) -> dict[str, object]:
     """All values of study.json, one level deep, so that two can be compared key by key."""
     space = {f"space.{name}": text for name, text in document["space"].items()}
-    return document["config"] | space | {name: value for name, value in document.items() if name not in NESTED}
+    config = Config.from_dict(document["config"], source=IDENTITY).identity()
+    return config | space | {name: value for name, value in document.items() if name not in NESTED}
 
 
 NESTED = ("config", "space")

@@ -173,6 +173,7 @@ def _verdict(session: Search, trials: int) -> VerdictFile | None:
     baseline = session.trial_folder(0)
     if not (baseline / METRICS).exists():
         return None
-    found = verdict_of(baseline, session.folder / "best", session.dataset.split, trials)
+    positive = session.plan.config.positive
+    found = verdict_of(baseline, session.folder / "best", session.dataset.split, trials, positive=positive)
     files.write_json(session.folder / VERDICT, found)
     return found

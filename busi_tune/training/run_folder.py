@@ -82,8 +82,8 @@ def saved_split(folder: Path, config: Config) -> Split | None:
 
 def refuse_other(folder: Path, known: Identity, config: Config) -> None:
     """Raise RunError where the run in `folder`, which is `known`, is of another configuration than `config`."""
-    old = known.config.to_dict()
-    new = {name: old[name] if value == "auto" else value for name, value in config.to_dict().items()}
+    old = known.config.identity()
+    new = {name: old[name] if value == "auto" else value for name, value in config.identity().items()}
     different = differences(old, new)
     if different:
         raise RunError(

@@ -17,6 +17,7 @@ from busi_tune.data.split import Split
 from busi_tune.errors import DataError
 from busi_tune.evaluation.intervals import with_intervals
 from busi_tune.evaluation.metrics import Answers, Floats, softmax, summarise
+from busi_tune.names import composed
 from busi_tune.progress import Progress
 from busi_tune.results import IDENTITY, Json, MetricsFile, TestFigures, TestSummary, TrainingValues
 from busi_tune.training import run_folder
@@ -236,7 +237,7 @@ def evaluate(run: Run, progress: Progress) -> MetricsFile:
 
 def _answers(run: Run, model: nn.Module, part: Part) -> Answers:
     data = to_device(part, run.config.device, mean=run.config.mean, std=run.config.std)
-    return Answers(part.labels, softmax(float32_logits(model, data)), run.dataset.classes)
+    return Answers(part.labels, softmax(float32_logits(model, data)), run.dataset.classes, run.config.positive)
 
 
 def _prior(run: Run) -> dict[str, float]:
@@ -270,7 +271,7 @@ def test_figures(answers: Answers, split: Split) -> TestFigures:
 def prediction_rows(part: Part, probabilities: Floats, classes: tuple[str, ...]) -> list[dict[str, object]]:
     """The rows of predictions.csv for probabilities of shape (images, classes)."""
     return [
-        {"path": path, "class": classes[label], "predicted": classes[int(row.argmax())]}
+        {"path": composed(path), "class": classes[label], "predicted": classes[int(row.argmax())]}
         | {f"p_{name}": float(p) for name, p in zip(classes, row, strict=True)}
         for path, label, row in zip(part.paths, part.labels, probabilities, strict=True)
     ]
