@@ -10,8 +10,9 @@ from busi_tune.progress import Progress
 
 
 def other_files(root: Path) -> list[Path]:
-    """The files in class folders that are neither images nor masks by name; hidden ones and those of an operating system are left out."""
-    return [path for path in images.walk(root, others=True) if path.parent != root and not images.is_mask(path)]
+    """The files in class folders that are neither images nor masks by name; hidden and system ones are left out."""
+    found = images.walk(root, others=True)
+    return [path for path in found if path.parent != root and not images.is_mask(path)]
 
 
 def check_other_files(root: Path, progress: Progress) -> None:
