@@ -7,6 +7,7 @@
 | study | `.study.lock` in a study | a driver while it begins the study, asks for a trial or writes the table |
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from busi_tune.errors import RunError
-from busi_tune.files import TEMPORARY, explained, make_folder, remove_folder
+from busi_tune.files import TEMPORARY, explained, make_folder, remove_leftovers
 
 RUN, STUDY = ".lock", ".study.lock"
 # Seconds between two attempts.
@@ -53,19 +54,23 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def only_writer(folder: Path, *, wait: bool = False, name: str = RUN) -> Iterator[None]:
+def only_writer(folder: Path, *, wait: bool = False, name: str = RUN, finished: str = "") -> Iterator[None]:
     """Hold `folder` for this process by its lock file `name`, creating both, and delete a killed writer's leftovers.
+
+    A folder that this process may only read needs no lock to be shown, if it holds the file `finished`.
 
     Raises:
         RunError: another process holds the folder, and `wait` is false.
     """
+    if finished and (folder / finished).exists() and not os.access(folder, os.W_OK):
+        yield
+        return
     lock = take(make_folder(folder) / name, wait=wait)
     if lock is None:
         raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")
     try:
         # Folders further down have writers of their own.
-        for leftover in [*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")]:
-            remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        remove_leftovers([*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")])
         yield
     finally:
         lock.release()

@@ -138,7 +138,7 @@ def baseline(
         from busi_tune.training.hardware import resolve
 
         _check_before_data(config.replace(**resolve(config.device, config.precision)), split_file)
-    with locks.only_writer(folder):
+    with locks.only_writer(folder, finished=results.METRICS):
         if overwrite:
             run_folder.clear(folder)
         if (folder / results.METRICS).exists():
@@ -272,10 +272,10 @@ def export(
     from busi_tune.report.card import model_card
 
     files.refuse_foreign(folder, "an export", VERIFICATION, exporter.FIRST_FILES)
-    with locks.only_writer(folder):
-        if overwrite:
-            exporter.clear(folder)
-        return exporter.export_run(run, folder, dataset, options or ExportOptions(), progress, card=model_card)
+    with locks.only_writer(folder, finished=VERIFICATION):
+        return exporter.export_run(
+            run, folder, dataset, options or ExportOptions(), progress, card=model_card, overwrite=overwrite
+        )
 
 
 @dataclass(frozen=True)

@@ -391,6 +391,7 @@ class AuditFile(TypedDict):
     modes: dict[str, int]
     sizes: dict[str, int]
     coloured: list[str]
+    blank: dict[str, list[str]]
     unreadable: list[UnreadableFile]
     masks: int
     other_files: dict[str, int]

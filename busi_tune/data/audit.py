@@ -16,8 +16,11 @@ from busi_tune.data.reading import FolderReading
 from busi_tune.data.split import Split, missing_exclusions, random, read_split
 from busi_tune.data.twins import find_twins, signatures
 from busi_tune.errors import DataError, listed
+from busi_tune.images import Pixels
 from busi_tune.results import SCHEMAS, AuditFile, Leak, NearestNeighbour, TwinGroup, TwinPair
 
+# An image is blank whose channels vary by no more than this on its thumbnail; it has no likeness to anything.
+BLANK = 4
 DOCUMENTED = (0.7, 0.15, 0.15)
 # The leak of a random split is a mean over several splits, fewer where the folder is large.
 MOST_REPEATS, REPEATED_IMAGES = 20, 20_000
@@ -96,6 +99,7 @@ def audit(folder: FolderReading, similarity: float, *, seed: int = 0, given: Giv
         "modes": _counts(image.facts.mode for image in every),
         "sizes": _counts(f"{image.facts.width} x {image.facts.height}" for image in every),
         "coloured": [path for path, image in folder.images.items() if image.coloured],
+        "blank": _blank(listing, thumbnails),
         "unreadable": [{"path": path, "reason": reason} for path, reason in folder.unreadable.items()],
         "masks": listing.masks,
         "other_files": _counts(path.suffix.lower() or path.name for path in _other_files(listing.root)),
@@ -110,6 +114,16 @@ def audit(folder: FolderReading, similarity: float, *, seed: int = 0, given: Giv
 def _counts(values: Iterator[str]) -> dict[str, int]:
     """How often each value occurs, the most frequent first."""
     return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _blank(listing: Listing, thumbnails: Pixels) -> dict[str, list[str]]:
+    """The blank images of each class that has some."""
+    apart = np.ptp(thumbnails, axis=(1, 2)).max(axis=1)
+    blank: dict[str, list[str]] = {}
+    for image, most in zip(listing.images, apart, strict=True):
+        if most <= BLANK:
+            blank.setdefault(image.label, []).append(image.path)
+    return dict(sorted(blank.items()))
 
 
 def _other_files(root: Path) -> Iterator[Path]:

@@ -18,7 +18,7 @@ from numpy.lib.format import open_memmap
 from busi_tune import files, images, locks
 from busi_tune.data import digests
 from busi_tune.data.listing import Listing, find_names, hashed
-from busi_tune.errors import DataError, ImageError, listed
+from busi_tune.errors import DataError, FileError, ImageError, listed
 from busi_tune.images import Pixels
 from busi_tune.progress import Progress
 
@@ -26,8 +26,17 @@ Array = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/busi-tune`, by default `~/.cache/busi-tune`; safe to delete at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "busi-tune"
+    """`$XDG_CACHE_HOME/busi-tune`, by default `~/.cache/busi-tune`; safe to delete at any time.
+
+    Raises:
+        FileError: this user has no home folder.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "busi-tune"
+    except RuntimeError:
+        raise FileError(
+            "This user has no home folder for the cache of decoded images; set XDG_CACHE_HOME to a folder."
+        ) from None
 
 
 def find_decoded(root: Path, sizes: Iterable[int], progress: Progress) -> Listing:
