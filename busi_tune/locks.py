@@ -7,6 +7,7 @@
 | study | `.study.lock` in a study | a driver while it begins the study, asks for a trial or writes the table |
 """
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from filelock import FileLock, Timeout
 from busi_tune.errors import RunError
 from busi_tune.files import TEMPORARY, explained, make_folder, remove_leftovers
 
+# What a script has to do that starts several workers.
+GUARD = 'put what the script does under `if __name__ == "__main__":`'
 RUN, STUDY = ".lock", ".study.lock"
 # Seconds between two attempts.
 POLL = 0.02
@@ -32,7 +35,9 @@ def take(path: Path, *, wait: bool) -> FileLock | None:
 
     Raises:
         FileError: the file cannot be created.
+        RunError: a worker process is running the script that started it.
     """
+    _refuse_unguarded_script()
     lock = FileLock(path, thread_local=False)
     with explained(path, "locked"):
         try:
@@ -40,6 +45,22 @@ def take(path: Path, *, wait: bool) -> FileLock | None:
         except Timeout:
             return None
     return lock
+
+
+def _refuse_unguarded_script() -> None:
+    """Stop a script that a new process of multiprocessing imports, under this name, before it does its work again.
+
+    Raises:
+        RunError: the caller is the top level of such a script.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and frame.f_globals["__name__"] == "__mp_main__":
+            raise RunError(
+                f"Each worker process imports {frame.f_code.co_filename}, which begins the work of the script again; "
+                f"{GUARD}."
+            )
+        frame = frame.f_back
 
 
 @contextmanager
