@@ -147,13 +147,16 @@ def baseline(
             open_dataset(root, config, progress, saved=saved, split_file=split_file, decode=False)
             _plot(folder)
             return results.read(folder / results.METRICS, MetricsFile)
-        from busi_tune.training import runs
+        from busi_tune.training import hardware, runs
 
         run = runs.open_run(folder, config, root, progress, split_file)
         done = run_folder.history(folder)
         if done and not run_folder.stop_reason(folder):
             progress.notice(f"{folder} goes on after epoch {done[-1].epoch}.")
+        processors = hardware.Processors()
         for record in runs.train(run, run.config.epochs, progress):
+            if run.config.device == "cpu" and (lacking := processors.lacking(record.seconds)):
+                progress.notice(lacking)
             done.append(record)
             best = max(record.val_accuracy for record in done)
             progress.step("epochs", record.epoch, run.config.epochs, record.summary() + f", best {best:.3f}")
