@@ -38,6 +38,11 @@ def temporary_for(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{TOKEN}{TEMPORARY}")
 
 
+def leftovers_of(path: Path) -> Iterator[Path]:
+    """What writers of `path` may have left, whatever process they were."""
+    return path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}")
+
+
 def remove_leftovers(paths: Iterable[Path]) -> None:
     """Delete the temporary files and folders of writers that are gone; a file that is being written stays."""
     for path in paths:
@@ -75,7 +80,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(path))
     temporary = temporary_for(target)
     with explained(path, "written"):
-        remove_leftovers(target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"))
+        remove_leftovers(leftovers_of(target))
         file = _created(temporary)
     try:
         yield file

@@ -19,7 +19,7 @@ class Screen:
     """Bars where stderr is a terminal; elsewhere a line for each epoch and trial."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self.bars: Progress | None = None
         self.tasks: dict[str, TaskID] = {}
 
@@ -85,7 +85,7 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[obje
         table.add_row(*(_text(value) for value in row))
     if title:
         print_line(title)
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDTH
     console.print(table)
