@@ -55,7 +55,7 @@ def _refuse_unguarded_script() -> None:
     """
     frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_code.co_name == "<module>" and frame.f_globals["__name__"] == "__mp_main__":
+        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__mp_main__":
             raise RunError(
                 f"Each worker process imports {frame.f_code.co_filename}, which begins the work of the script again; "
                 f"{GUARD}."

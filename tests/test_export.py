@@ -195,7 +195,7 @@ def test_an_export_stays_until_its_successor_is_complete(exported: Exported, tmp
     seen = Checking(folder)
     options = ExportOptions(sensitivity=0.9)
     certificate = pipeline.export(exported.run, folder, exported.data, seen, options=options, overwrite=True)
-    assert seen.checked > 10
+    assert seen.checked >= 5
     assert check_folder(folder) == certificate
     assert "operating_point" in certificate
     assert names(folder) == EXPORT_FILES

@@ -22,6 +22,7 @@ from pathlib import Path
 WAYS: dict[str, dict[str, str]] = {
     "default": {},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
     "KMP_BLOCKTIME=0": {"KMP_BLOCKTIME": "0"},
     "one thread fewer": {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1))},
 }
