@@ -1,15 +1,20 @@
 """Files that are either whole or not there: atomic writes, SHA-256, JSON and CSV."""
 
+import codecs
 import csv
+import glob
 import hashlib
 import io
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from busi_tune.errors import FileError, RunError
 
@@ -19,6 +24,8 @@ SYSTEM_NAMES = frozenset(
     {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory", "@eadir", "__macosx", ".localized", "icon\r"}
     | {".spotlight-v100", ".fseventsd", ".trashes", "$recycle.bin", "system volume information", "lost+found"}
 )
+# With the number of the process: in containers that share a folder, numbers repeat.
+TOKEN = secrets.token_hex(4)
 
 
 @contextmanager
@@ -32,28 +39,92 @@ def explained(path: Path, action: str) -> Iterator[None]:
 
 
 def temporary_for(path: Path) -> Path:
-    """What `path` is called until it is whole; a name that nobody else gives, for leftovers are deleted."""
-    return path.with_name(f".{path.name}{TEMPORARY}")
+    """The name of `path` until it is whole, of this process alone; leftovers of such names are deleted."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{TOKEN}{TEMPORARY}")
+
+
+def leftovers_of(path: Path) -> Iterator[Path]:
+    """What writers of `path` may have left, whatever process they were."""
+    return path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}")
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Delete the temporary files and folders of writers that are gone; a file that is being written stays."""
+    for path in paths:
+        if path.is_dir():
+            remove_folder(path)
+            continue
+        # What cannot be deleted is in nobody's way; on Windows that is each file that is being written.
+        with suppress(OSError), path.open("rb") as file:
+            if _lock(file, wait=False):
+                path.unlink(missing_ok=True)
+
+
+def _lock(file: BinaryIO, *, wait: bool) -> bool:
+    """Lock a file until it is closed; False where another process has locked it. Without locks, always True."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
+    return True
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` once the block has ended well: whole, or the old one stays.
+
+    Of several writers at a time the last one wins. A link stays a link, and its target is replaced.
+
+    Raises:
+        FileError: the file system refuses (full, read-only, no permission); nothing is left behind.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = temporary_for(target)
+    with explained(path, "written"):
+        remove_leftovers(leftovers_of(target))
+        file = _created(temporary)
+    try:
+        yield file
+        with explained(path, "written"):
+            file.flush()
+            os.fsync(file.fileno())
+            if sys.platform == "win32":
+                # An open file cannot be renamed there; elsewhere it stays locked until it has its name.
+                file.close()
+            temporary.replace(target)
+            file.close()
+            sync_folder(target.parent)
+    except BaseException:
+        # What could not be flushed is not wanted any more.
+        with suppress(OSError):
+            file.close()
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _created(temporary: Path) -> BinaryIO:
+    """A new file that is locked, and so not taken for a leftover."""
+    while True:
+        file = temporary.open("xb")
+        _lock(file, wait=True)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        # It was taken for one before it was locked.
+        file.close()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a crash at any moment leaves the old file or the new one, never a part.
 
     Raises:
-        FileError: the file system refuses (full, read-only, no permission); nothing is left behind.
+        FileError: see `replacing`.
     """
-    temporary = temporary_for(path)
-    with explained(path, "written"):
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+    with replacing(path) as file, explained(path, "written"):
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,24 +142,32 @@ def json_text(value: object) -> str:
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
+def csv_line(values: Iterable[object]) -> str:
+    """A line of a CSV. A carriage return is quoted, which Python's writer only does where lines end with one."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write `rows`, at least one, as CSV with their keys as the header, atomically; floats keep every digit.
 
     A file that holds them already is left as it is.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    columns = list(rows[0])
+    text = csv_line(columns) + "".join(csv_line([row.get(name, "") for name in columns]) for row in rows)
+    data = text.encode(errors="surrogateescape")
     with explained(path, "read"):
-        same = path.exists() and path.read_bytes() == text.getvalue().encode(errors="surrogateescape")
+        same = path.exists() and path.read_bytes() == data
     if not same:
-        write_text(path, text.getvalue())
+        write_bytes(path, data)
 
 
 @contextmanager
 def csv_stream(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping[str, object]], None]]:
     """A function that adds a row to the CSV at `path`, which is there, whole, once the block has ended well.
+
+    A pipe, a device and standard output get each row as it comes.
 
     Raises:
         FileError: the file system refuses, or anything but a CSV with the same first column is there; nothing is left
@@ -96,35 +175,53 @@ def csv_stream(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping
     """
     if path.is_dir():
         raise FileError(f"{path} is a folder; name the file to write.")
-    start = f"{columns[0]},".encode()
-    if path.exists():
-        with explained(path, "read"), path.open("rb") as there:
-            found = there.read(len(start))
-        if found != start:
-            raise FileError(f"{path} would be replaced, and is no table of answers; name another file.")
-    temporary = temporary_for(path)
-    with explained(path, "written"):
-        file = temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-    writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+    straight = is_stdout(path) or (path.exists() and not path.is_file())
+    if path.exists() and not straight and not _begins_with(path, columns[0]):
+        raise FileError(f"{path} would be replaced, and is no table of answers; name another file.")
+    with _appended(path) if straight else replacing(path) as file:
 
-    def write(row: Mapping[str, object]) -> None:
-        with explained(path, "written"):
-            writer.writerow(row)
+        def write(row: Mapping[str, object]) -> None:
+            with explained(path, "written"):
+                file.write(csv_line([row.get(name, "") for name in columns]).encode(errors="surrogateescape"))
 
-    try:
         write(dict(zip(columns, columns, strict=True)))
         yield write
-        with explained(path, "written"), file:
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except BaseException:
-        # What could not be flushed is not wanted any more.
-        with suppress(OSError):
-            file.close()
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def _appended(path: Path) -> Iterator[BinaryIO]:
+    with explained(path, "written"), path.open("ab", buffering=0) as file:
+        yield file
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether `path`, as in /dev/stdout, is standard output by another name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:
+        return False
+
+
+def _begins_with(path: Path, column: str) -> bool:
+    """Whether a file is a CSV with this first column, as written here or saved by a spreadsheet; or empty."""
+    with explained(path, "read"), path.open("rb") as file:
+        start = file.read(1024)
+    encoding = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    first = re.split("[,;\t\r\n]", start.decode(encoding, errors="replace"), maxsplit=1)
+    return not start or (len(first) == 2 and first[0].strip('"') == column)
+
+
+def refuse_other_separators(path: Path) -> None:
+    """Refuse a CSV whose columns are not separated by commas, as spreadsheets save it in half of Europe.
+
+    Raises:
+        FileError: it is one, or cannot be read.
+    """
+    with explained(path, "read"), path.open("rb") as file:
+        head = file.readline(10_000)
+    if b"," not in head and (found := re.search(rb"[;\t]", head)):
+        name = {b";": "semicolons", b"\t": "tabs"}[found[0]]
+        raise FileError(f"{path} separates its columns by {name}; save it as CSV with commas.")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -163,6 +260,9 @@ def make_folder(folder: Path) -> Path:
     """
     if folder.is_file():
         raise FileError(f"{folder} is a file; name a folder.")
+    if folder.is_symlink() and not folder.exists():
+        target = folder.readlink()
+        raise FileError(f"{folder} is a link to {target}, which does not exist; create that, or remove the link.")
     with explained(folder, "created"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -153,7 +153,7 @@ def baseline(
         from busi_tune.training.hardware import resolve
 
         _check_before_data(config.replace(**resolve(config.device, config.precision)), split_file)
-    with locks.only_writer(folder):
+    with locks.only_writer(folder, finished=results.METRICS):
         if overwrite:
             run_folder.clear(folder)
         if (folder / results.METRICS).exists():
@@ -162,13 +162,16 @@ def baseline(
             open_dataset(root, config, progress, saved=saved, split_file=split_file, decode=False)
             _plot(folder)
             return results.read(folder / results.METRICS, MetricsFile)
-        from busi_tune.training import runs
+        from busi_tune.training import hardware, runs
 
         run = runs.open_run(folder, config, root, progress, split_file)
         done = run_folder.history(folder)
         if done and not run_folder.stop_reason(folder):
             progress.notice(f"{folder} goes on after epoch {done[-1].epoch}.")
+        processors = hardware.Processors()
         for record in runs.train(run, run.config.epochs, progress):
+            if run.config.device == "cpu" and (lacking := processors.lacking(record.seconds)):
+                progress.notice(lacking)
             done.append(record)
             best = max(record.val_accuracy for record in done)
             progress.step("epochs", record.epoch, run.config.epochs, record.summary() + f", best {best:.3f}")
@@ -287,10 +290,10 @@ def export(
     from busi_tune.report.card import model_card
 
     files.refuse_foreign(folder, "an export", VERIFICATION, exporter.FIRST_FILES)
-    with locks.only_writer(folder):
-        if overwrite:
-            exporter.clear(folder)
-        return exporter.export_run(run, folder, dataset, options or ExportOptions(), progress, card=model_card)
+    with locks.only_writer(folder, finished=VERIFICATION):
+        return exporter.export_run(
+            run, folder, dataset, options or ExportOptions(), progress, card=model_card, overwrite=overwrite
+        )
 
 
 @dataclass(frozen=True)

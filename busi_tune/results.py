@@ -400,6 +400,7 @@ class AuditFile(TypedDict):
     sizes: dict[str, int]
     changed: dict[str, list[str]]
     coloured: list[str]
+    blank: dict[str, list[str]]
     unreadable: list[UnreadableFile]
     masks: int
     other_files: dict[str, int]

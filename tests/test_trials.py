@@ -222,7 +222,9 @@ def test_a_trial_is_pruned_where_optunas_pruner_says_so_and_its_scheduler_could_
             decisions.append(decided)
             if decided:
                 break
-        trials.tell(trial, TrialState.PRUNED if decided else TrialState.COMPLETE, {}, None if decided else best)
+        trials.tell(
+            trial, TrialState.PRUNED if decided else TrialState.COMPLETE, {"epochs_run": 1}, None if decided else best
+        )
     assert {True, False} == set(decisions)
 
 
@@ -254,7 +256,7 @@ def run_hyperband(folder: Path, kill_at: int) -> tuple[list[tuple[TrialState, fl
             if decided:
                 break
         state = TrialState.PRUNED if decided else TrialState.COMPLETE
-        trials.tell(trial, state, {}, None if decided else float(number + 1))
+        trials.tell(trial, state, {"epochs_run": 1}, None if decided else float(number + 1))
     told = [(trial.state, trial.value, trial.last_step) for trial in trials.all()]
     return told, kills
 
@@ -283,7 +285,9 @@ def test_an_undecided_comparison_is_made_again_as_it_was(tmp_path: Path) -> None
             trials._keep_rungs(trial)
             if answer:
                 break
-        trials.tell(trial, TrialState.PRUNED if answer else TrialState.COMPLETE, {}, None if answer else 1.0)
+        trials.tell(
+            trial, TrialState.PRUNED if answer else TrialState.COMPLETE, {"epochs_run": 1}, None if answer else 1.0
+        )
     assert any(answers)
 
 

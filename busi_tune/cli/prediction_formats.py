@@ -1,10 +1,11 @@
 """The forms of a prediction: a line of a table, of a JSON list or of JSON lines, and a row of a CSV."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 
+from busi_tune.cli.screen import json_text, rule
+from busi_tune.errors import printable
 from busi_tune.inference import Prediction
 
 
@@ -16,7 +17,7 @@ def table(predictions: Iterable[Prediction], classes: Sequence[str], *, flag: st
     heads = ["predicted", *(f"p({name})" for name in classes), *([flag] if flag else [])]
     widths = [max(map(cell_len, [heads[0], *classes])), *map(cell_len, heads[1:])]
     yield _line([*heads, "file"], widths)
-    yield " " + "─" * (sum(widths) + 2 * len(widths) + len("file"))
+    yield " " + rule() * (sum(widths) + 2 * len(widths) + len("file"))
     for found in predictions:
         values = [f"{value:.4f}" for value in found.probabilities] or [""] * len(classes)
         flags = [{None: "", True: "yes", False: "no"}[found.malignant]] if flag else []
@@ -25,14 +26,9 @@ def table(predictions: Iterable[Prediction], classes: Sequence[str], *, flag: st
 
 
 def _line(cells: list[str], widths: list[int]) -> str:
-    first, *numbers, last = (_printable(cell) for cell in cells)
+    first, *numbers, last = (printable(cell) for cell in cells)
     right = [" " * (width - cell_len(cell)) + cell for cell, width in zip(numbers, widths[1:], strict=True)]
     return " " + "  ".join([set_cell_size(first, widths[0]), *right, last])
-
-
-def _printable(text: str) -> str:
-    """Names of files may hold anything, and a terminal obeys what is not printable."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def json_list(predictions: Iterable[Prediction], classes: Sequence[str]) -> Iterator[str]:
@@ -50,7 +46,7 @@ def json_lines(predictions: Iterable[Prediction], classes: Sequence[str]) -> Ite
 
 
 def _json(found: Prediction, classes: Sequence[str]) -> str:
-    return json.dumps(found.to_entry(classes), allow_nan=False)
+    return json_text(found.to_entry(classes))
 
 
 def columns(classes: Sequence[str], *, flag: str, guarded: bool) -> list[str]:

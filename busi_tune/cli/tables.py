@@ -1,6 +1,7 @@
 """Results as tables."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from busi_tune.cli.export_tables import show_certificate
@@ -46,8 +47,9 @@ def show_run(figures: MetricsFile, folder: Path) -> None:
 def _show_metrics(figures: MetricsFile, title: str) -> None:
     """The metrics of all test images, and where some of them leak, of these and of the others."""
     every = _cells(figures["test"])
+    titles = _titles(every)
     if "test_leaked" not in figures:
-        print_table(title, ["metric", "test", INTERVAL, WILSON], [[_title(name), *every[name]] for name in every])
+        print_table(title, ["metric", "test", INTERVAL, WILSON], [[titles[name], *every[name]] for name in every])
         return
     parts = {"all": figures["test"], "leaked": figures["test_leaked"]}
     if "test_clean" in figures:
@@ -55,15 +57,30 @@ def _show_metrics(figures: MetricsFile, title: str) -> None:
     heads = [f"{name} {part['images']}" for name, part in parts.items()]
     cells = [_cells(part) for part in parts.values()]
     none = ("", "", "")
-    rows = [[_title(name), *(text for part in cells for text in part.get(name, none)[:2])] for name in every]
+    rows = [[titles[name], *(text for part in cells for text in part.get(name, none)[:2])] for name in every]
     print_table(title, ["metric", *(column for head in heads for column in (head, INTERVAL))], rows)
     # Beside the others they would make the table wider than a terminal.
-    plain = [[_title(name), *(part.get(name, none)[2] for part in cells)] for name in every if every[name][2]]
+    plain = [[titles[name], *(part.get(name, none)[2] for part in cells)] for name in every if every[name][2]]
     print_table(f"{WILSON} {INTERVAL} of plain proportions", ["metric", *heads], plain)
 
 
-def _title(name: Name) -> str:
-    return " ".join(part.replace("_", " ") for part in name if part != "per_class")
+def _titles(names: Iterable[Name]) -> dict[Name, str]:
+    """Metrics by titles that differ: a class whose name makes two of them equal, as `macro` does, is quoted."""
+    plain = {name: " ".join(_words(name)) for name in names}
+    counts = Counter(plain.values())
+    return {name: " ".join(_words(name, '"' * (counts[title] > 1))) for name, title in plain.items()}
+
+
+def _words(name: Name, quote: str = "") -> list[str]:
+    if name[0] == "per_class":
+        return [f"{quote}{name[1]}{quote}", *(part.replace("_", " ") for part in name[2:])]
+    return [part.replace("_", " ") for part in name]
+
+
+def _dotted(name: str) -> Name:
+    """The parts of a metric's name; a class may have a dot in its own."""
+    first, *rest = name.split(".", 1)
+    return (first, *rest[0].rsplit(".", 1)) if rest else (first,)
 
 
 def _cells(part: TestSummary) -> dict[Name, tuple[str, str, str]]:
@@ -82,8 +99,9 @@ def _low_high(interval: Interval | None) -> str:
 def show_seeds(result: SeedsFile) -> None:
     """How much of each metric the seed alone changes."""
     columns = ["metric", "mean", "standard deviation", "lowest", "highest"]
+    titles = _titles(map(_dotted, result["metrics"]))
     rows = [
-        [_title(tuple(name.split("."))), *(f"{value:.3f}" for value in found.values())]
+        [titles[_dotted(name)], *(f"{value:.3f}" for value in found.values())]
         for name, found in result["metrics"].items()
     ]
     print_table(f"The same training with {len(result['seeds'])} seeds, on the same split", columns, rows)
@@ -154,9 +172,10 @@ def _show_importances(result: SearchResult) -> None:
 
 def show_verdict(verdict: VerdictFile) -> None:
     """Baseline against tuned, on the same test images."""
+    titles = _titles(map(_dotted, verdict["differences"]))
     rows = [
         [
-            _title(tuple(name.split("."))),
+            titles[_dotted(name)],
             *(f"{found[key]:.3f}" for key in ("baseline", "tuned", "difference")),
             _low_high(found["interval"]),
         ]

@@ -17,9 +17,12 @@ from busi_tune.data.reading import FolderReading
 from busi_tune.data.split import Split, missing_exclusions, random, read_split
 from busi_tune.data.twins import find_twins, signatures
 from busi_tune.errors import DataError, listed
+from busi_tune.images import Pixels
 from busi_tune.names import composed
 from busi_tune.results import SCHEMAS, AuditFile, Leak, NearestNeighbour, TwinGroup, TwinPair
 
+# An image is blank whose channels vary by no more than this on its thumbnail; it has no likeness to anything.
+BLANK = 4
 DOCUMENTED = (0.7, 0.15, 0.15)
 # The leak of a random split is a mean over several splits, fewer where the folder is large.
 MOST_REPEATS, REPEATED_IMAGES = 20, 20_000
@@ -99,6 +102,7 @@ def audit(folder: FolderReading, similarity: float, *, seed: int = 0, given: Giv
         "sizes": _counts(f"{image.facts.width} x {image.facts.height}" for image in every),
         "changed": _changed(folder),
         "coloured": [path for path, image in folder.images.items() if image.coloured],
+        "blank": _blank(listing, thumbnails),
         "unreadable": [{"path": path, "reason": reason} for path, reason in folder.unreadable.items()],
         "masks": listing.masks,
         "other_files": _counts(path.suffix.lower() or path.name for path in other_files(listing.root)),
@@ -122,6 +126,16 @@ def _changed(folder: FolderReading) -> dict[str, list[str]]:
         for note in image.facts.notes:
             changed.setdefault(note.text, []).append(path)
     return dict(sorted(changed.items()))
+
+
+def _blank(listing: Listing, thumbnails: Pixels) -> dict[str, list[str]]:
+    """The blank images of each class that has some."""
+    apart = np.ptp(thumbnails, axis=(1, 2)).max(axis=1)
+    blank: dict[str, list[str]] = {}
+    for image, most in zip(listing.images, apart, strict=True):
+        if most <= BLANK:
+            blank.setdefault(image.label, []).append(image.path)
+    return dict(sorted(blank.items()))
 
 
 def _copies(paths: Sequence[str], digests: Sequence[str]) -> list[list[str]]:

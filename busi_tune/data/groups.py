@@ -51,7 +51,9 @@ def given_pairs(path: Path, paths: list[str]) -> tuple[Integers, Integers]:
     Raises:
         DataError: the file has other columns, names an image that is not there, or names one twice; or two of its
             groups differ only by case, blanks or leading zeros.
+        FileError: it cannot be read, or separates its columns by something else than commas.
     """
+    files.refuse_other_separators(path)
     with files.explained(path, "read"):
         try:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)

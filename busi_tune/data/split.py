@@ -135,6 +135,7 @@ def _read_left_out(path: Path) -> pd.DataFrame:
 
 
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
+    files.refuse_other_separators(path)
     with files.explained(path, "read"):
         try:
             table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)

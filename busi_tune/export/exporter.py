@@ -37,11 +37,19 @@ PACKAGES = ("busi-tune", "torch", "torchvision", "onnx", "onnxruntime", "pillow"
 
 
 def export_run(
-    run: Path, folder: Path, dataset: Dataset, options: ExportOptions, progress: Progress, *, card: Card
+    run: Path,
+    folder: Path,
+    dataset: Dataset,
+    options: ExportOptions,
+    progress: Progress,
+    *,
+    card: Card,
+    overwrite: bool = False,
 ) -> VerificationFile:
     """Export the finished `run` into `folder` and verify it on the test split of `dataset`; the certificate.
 
-    An export of the same run with the same options is not made again. `card` writes the model card from the run and
+    An export of the same run with the same options is not made again, unless to `overwrite` it: any export in `folder`
+    stays until the new one is complete. `card` writes the model card from the run and
     the certificate. The caller holds the folder's lock.
 
     Raises:
@@ -50,7 +58,7 @@ def export_run(
         GateError: an int8 or float16 model does not pass its gate; the others are there.
     """
     origin = results.read(run / METRICS, MetricsFile)["model_sha256"]
-    known = _known(folder, origin, options, progress)
+    known = None if overwrite else _known(folder, origin, options, progress)
     if known is not None:
         return known
     with staging_folder(folder) as staging:
@@ -90,11 +98,6 @@ def certify(draft: Draft, name: str, graph: onnx.ModelProto, shown: Shown, how: 
         "weights_sha256": assembly.weights_sha256(graph),
     }
     return Made(graph, facts, certificate)
-
-
-def clear(folder: Path) -> None:
-    """Delete the export in `folder`, so that it can be made anew; a folder that is no export is left as it is."""
-    files.clear_folder(folder, VERIFICATION)
 
 
 def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress) -> VerificationFile | None:

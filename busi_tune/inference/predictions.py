@@ -1,6 +1,7 @@
 """Predictions for image files: decoding runs ahead of the model, and only a few files are in memory."""
 
 import os
+import stat
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from busi_tune.errors import ImageError
 from busi_tune.images import Pixels
 from busi_tune.inference.certificate import open_export
 from busi_tune.inference.classifier import LARGEST_SIDE, Classifier
+from busi_tune.inference.inputs import mode_of
 from busi_tune.inference.metadata import ModelMetadata
 from busi_tune.names import MALIGNANT
 from busi_tune.results import PredictionEntry
@@ -141,6 +143,11 @@ def _loaded_ahead(
 
 
 def _load(path: Path, classifier: Classifier) -> Loaded:
+    """The pixels of a file as the model takes them, or the reason why there are none."""
+    # A pipe or a device may have no end, and opening it may wait for ever.
+    mode = mode_of(path)
+    if mode and not stat.S_ISREG(mode):
+        return Loaded(path, _no_file(path, mode))
     try:
         facts, image = images.inspect(path)
         whole = classifier.fixed_size is None and max(image.size) <= LARGEST_SIDE
@@ -148,6 +155,12 @@ def _load(path: Path, classifier: Classifier) -> Loaded:
     except ImageError as error:
         return Loaded(path, str(error))
     return Loaded(path, pixels, "; ".join(note.text for note in facts.notes if note.doubtful))
+
+
+def _no_file(path: Path, mode: int) -> str:
+    if not stat.S_ISDIR(mode):
+        return "a pipe, a socket or a device, not a file"
+    return "is a directory" if next(images.walk(path), None) else "is a directory without images"
 
 
 def _predicted(classifier: Classifier, batch: list[Loaded]) -> Iterator[Prediction]:

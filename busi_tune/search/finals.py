@@ -15,7 +15,7 @@ from busi_tune.errors import BusiTuneError, RunError
 from busi_tune.report.plots import plot_run
 from busi_tune.results import METRICS, AuditedTrial, BestTrial, Finalist, MetricsFile
 from busi_tune.search.driver import Search, best_so_far, show_epoch
-from busi_tune.search.trials import finished, ranked
+from busi_tune.search.trials import finished, is_trained, ranked
 from busi_tune.training import hardware, run_folder, runs
 from busi_tune.training.run_copies import copy_run, publish
 from busi_tune.workers import job_list
@@ -108,7 +108,7 @@ def audit_pruning(search: Search, count: int) -> list[AuditedTrial]:
     left out.
     """
     trials = search.trials.all()
-    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED and is_trained(trial)]
     best = ranked(trials, search.plan)[:1]
     generator = np.random.default_rng((search.plan.config.seed, len(pruned)))
     drawn = sorted(generator.choice(len(pruned), min(count, len(pruned)), replace=False).tolist())

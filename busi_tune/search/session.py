@@ -1,15 +1,15 @@
 """A search from its options to its result: the study is opened, run, and brought to its end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import files, locks, results
 from busi_tune.config import Config
 from busi_tune.data.dataset import open_dataset
-from busi_tune.errors import RunError
+from busi_tune.errors import RunError, listed
 from busi_tune.evaluation.verdict import verdict_of
 from busi_tune.progress import Progress
 from busi_tune.results import METRICS, VERDICT, SearchFinals, SearchResult, VerdictFile
@@ -19,11 +19,11 @@ from busi_tune.search.importance import importances
 from busi_tune.search.plan import IDENTITY, TRIALS, Plan, begun, clear, open_plan, saved_split, trial_rows
 from busi_tune.search.space import Space, default_space, read_space
 from busi_tune.search.storage import Database, server_url
-from busi_tune.search.trials import Trials, epochs_run, finished, ranked, running
+from busi_tune.search.trials import Trials, epochs_run, finished, is_trained, ranked, running
 from busi_tune.search_options import SearchOptions
 from busi_tune.training import run_folder
 from busi_tune.training.idle_options import never_acted
-from busi_tune.workers import crew
+from busi_tune.workers import crew, sockets
 from busi_tune.workers.claims import Claims
 
 
@@ -61,12 +61,16 @@ def search(
             trials = Trials(database, open_plan(folder, plan, dataset.split, database), plan)
             # Decoded here, once, and not by every worker.
             dataset.part("train", resolved.image_size, progress)
+            sockets.remove_leftovers(folder)
+            if options.workers > 1 and options.ray is None:
+                sockets.mark_own(folder)
             workers = stack.enter_context(crew.workers(options.workers, options.ray, dataset, progress))
             session = Search(folder, plan, dataset, progress, trials, workers, Claims(folder / TRIALS))
             baseline = baseline_run or folder.parent / "baseline"
             finals.adopt_baseline(session, baseline, required=baseline_run is not None)
             files.make_folder(folder / TRIALS)
         budget = Budget(trials=options.trials, seconds=options.timeout, epochs=options.epochs_total)
+        _tell_added(trials.all(), progress)
         driver = Driver(session, budget, max(options.keep_trials, options.confirm))
         driver.run()
         return _finish(driver, options)
@@ -115,6 +119,15 @@ def _clear(folder: Path, progress: Progress) -> None:
     clear(folder)
 
 
+def _tell_added(trials: Sequence[FrozenTrial], progress: Progress) -> None:
+    added = [str(trial.number) for trial in finished(trials) if not is_trained(trial)]
+    if added:
+        progress.notice(
+            f"Trials that were added with their values, and never trained here: {listed(added)}. They guide the search "
+            "and are never the best; to have them trained, enqueue their parameters (study.enqueue_trial)."
+        )
+
+
 def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
     """The work after the trials, done by the last driver to end; the others say that one is still at work.
 
@@ -153,7 +166,7 @@ def _finals(session: Search, options: SearchOptions) -> SearchFinals:
     ]
     best = finals.train_best(session, wanted)
     trials, plan = finished(session.trials.all()), session.plan
-    trained = [trial for trial in trials if epochs_run(trial)]
+    trained = [trial for trial in trials if is_trained(trial) and epochs_run(trial)]
     histories = {
         trial.number: run_folder.history(session.trial_folder(trial.number))[: plan.trial_epochs] for trial in trained
     }

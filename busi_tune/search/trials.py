@@ -19,6 +19,8 @@ from busi_tune.search.storage import Database
 N_MIN_TRIALS = 3
 # The user attributes that keep a decision of the pruner over a kill.
 PRUNED_AT, RUNGS = "pruned_at", "rungs"
+# The one that every trial gets when it ends.
+EPOCHS_RUN = "epochs_run"
 # Successive halving, and so Hyperband, keeps the values that it has compared in system attributes of this name.
 RUNG = "completed_rung_"
 
@@ -217,16 +219,21 @@ def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.state.is_finished()]
 
 
+def is_trained(trial: FrozenTrial) -> bool:
+    """Whether an ended trial was trained for this study, and not added to it with its value."""
+    return EPOCHS_RUN in trial.user_attrs
+
+
 def ranked(trials: Sequence[FrozenTrial], plan: Plan) -> list[FrozenTrial]:
-    """The completed trials, the best first; a tie goes to the earlier trial."""
+    """The completed trials that were trained, the best first; a tie goes to the earlier trial."""
     complete = [
         (plan.sign * trial.value, trial)
         for trial in trials
-        if trial.state == TrialState.COMPLETE and trial.value is not None
+        if trial.state == TrialState.COMPLETE and trial.value is not None and is_trained(trial)
     ]
     return [trial for _, trial in sorted(complete, key=lambda entry: (entry[0], entry[1].number))]
 
 
 def epochs_run(trial: FrozenTrial) -> int:
     """The number of a trial's epochs; of a running one, of those that it has reported."""
-    return int(trial.user_attrs.get("epochs_run", len(trial.intermediate_values)))
+    return int(trial.user_attrs.get(EPOCHS_RUN, len(trial.intermediate_values)))

@@ -14,7 +14,7 @@ def copy_run(source: Path, target: Path) -> None:
     Sharing is safe because no file of a run is ever changed in place.
     """
     temporary = files.temporary_for(target)
-    files.remove_folder(temporary)
+    files.remove_leftovers(files.leftovers_of(target))
     files.make_folder(target.parent)
     with files.explained(target, "written"):
         left_out = shutil.ignore_patterns(locks.RUN, "seeds", "seeds.json")
