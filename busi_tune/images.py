@@ -132,7 +132,8 @@ def walk(folder: Path, *, others: bool = False) -> Iterator[Path]:
             path = parent / name
             # A pipe or a device has no end; a broken link is named when it is read.
             regular = path.is_file() or not path.exists()
-            if regular and not name.startswith(".") and (path.suffix.lower() in SUFFIXES) != others:
+            hidden = name.startswith(".") or files.is_system(name)
+            if regular and not hidden and (path.suffix.lower() in SUFFIXES) != others:
                 yield path
 
 
