@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -108,8 +108,10 @@ def test_operating_points(cases: int, sensitivity: float, missed: int) -> None:
     )
 
 
+# A busy machine is no failure.
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 2), st.integers(0, 9)), min_size=1, max_size=60),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 2), st.integers(0, 9)), min_size=1, max_size=40),
     st.lists(st.floats(0.01, 0.99), min_size=2, max_size=6),
 )
 def test_the_threshold_never_rises_with_the_sensitivity(
