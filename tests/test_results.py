@@ -130,7 +130,7 @@ def test_another_file_in_its_place_is_refused(name: str, kind: type, text: str, 
 
 DAMAGES = [
     (results.METRICS, without("test")),
-    (results.METRICS, with_value("schema", "busi-tune.metrics/2")),
+    (results.METRICS, with_value("schema", "busi-tune.metrics/9")),
     (results.METRICS, with_value("best_epoch", "third")),
     (results.METRICS, lambda _: [1]),
     (results.IDENTITY, without("config")),

@@ -38,10 +38,8 @@ def show_run(figures: MetricsFile, folder: Path) -> None:
     matrix = [[name, *counts] for name, counts in zip(names, test["confusion_matrix"], strict=True)]
     print_table("Confusion matrix (rows: true class)", ["", *names], matrix)
     prior = ", ".join(f"{name} {share:.2f}" for name, share in figures["effective_prior"].items())
-    print_line(
-        f"Sampler and class weights together train for about these class shares: {prior}. The loss is divided by each "
-        "batch's sum of weights, which moves them a little."
-    )
+    print_line(f"Sampler and class weights together train for about these class shares: {prior}.")
+    print_line("The loss is divided by each batch's sum of weights, which moves the shares a little.")
     if figures["leaked_test_images"]:
         print_line(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
 
