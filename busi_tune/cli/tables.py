@@ -226,9 +226,5 @@ def _show_predictions(entries: Sequence[PredictionEntry], classes: list[str]) ->
 
 def _figures(figures: MetricsFile) -> str:
     cells = _cells(figures["test"])
-    accuracy, f1 = (cells.get((name,), ("undefined", "")) for name in ("accuracy", "macro_f1"))
-    return f"test accuracy {_with_interval(*accuracy)}, macro F1 {_with_interval(*f1)}"
-
-
-def _with_interval(value: str, interval: str) -> str:
-    return f"{value} ({interval})" if interval else value
+    (accuracy, interval), (f1, _) = (cells.get((name,), ("undefined", "")) for name in ("accuracy", "macro_f1"))
+    return f"test accuracy {accuracy}{interval and f' ({interval})'}, macro F1 {f1}"
