@@ -43,6 +43,7 @@ class ClassMetrics(TypedDict):
     recall: float | None
     f1: float | None
     roc_auc: float | None
+    average_precision: float | None
     images: int
 
 
@@ -53,6 +54,7 @@ class BinaryMetrics(TypedDict):
     sensitivity: float | None
     specificity: float | None
     roc_auc: float | None
+    average_precision: float | None
 
 
 class Summary(TypedDict):
@@ -66,7 +68,10 @@ class Summary(TypedDict):
     macro_recall: float | None
     macro_f1: float | None
     balanced_accuracy: float | None
+    matthews_correlation: float
     macro_roc_auc: float | None
+    macro_average_precision: float | None
+    log_loss: float
     brier: float | None
     calibration_error: float | None
     per_class: dict[str, ClassMetrics]
@@ -87,7 +92,9 @@ class Intervals(TypedDict, total=False):
     macro_recall: Interval
     macro_f1: Interval
     balanced_accuracy: Interval
+    matthews_correlation: Interval
     macro_roc_auc: Interval
+    macro_average_precision: Interval
     brier: Interval
     calibration_error: Interval
     per_class: dict[str, dict[str, Interval]]
@@ -98,11 +105,11 @@ class Intervals(TypedDict, total=False):
 
 
 class Spread(TypedDict):
-    """The intervals of a summary: from resampled groups, and Wilson's of plain proportions."""
+    """The intervals of a summary over groups of images, and why a metric, by its dotted name, has none."""
 
     groups: int
     intervals: Intervals
-    wilson: Intervals
+    without_interval: dict[str, str]
 
 
 class TestSummary(Summary, Spread):
@@ -118,7 +125,7 @@ class TestFigures(TypedDict):
 
 
 class MetricsFile(TestFigures):
-    """metrics.json: the figures of a finished run."""
+    """metrics.json: the figures of a finished run; `validation` is of the images that chose the checkpoint."""
 
     schema: str
     validation: Summary
@@ -434,12 +441,11 @@ class Calibration(TypedDict):
 
 
 class ThresholdFigure(TypedDict):
-    """Sensitivity or specificity at a threshold, on so many images."""
+    """Sensitivity or specificity at a threshold, on so many images, with its 95 % interval."""
 
     value: float | None
     images: int
-    intervals: Interval | None
-    wilson: Interval | None
+    interval: Interval | None
 
 
 class ThresholdFigures(TypedDict):
@@ -449,21 +455,37 @@ class ThresholdFigures(TypedDict):
     specificity: ThresholdFigure
 
 
+class SensitivityClaim(TypedDict):
+    """The sensitivity that new cases reach with 95 % confidence, from the malignant cases of the test split.
+
+    It supports the sensitivity that was asked for where `at_least` reaches it, which takes `needed` cases or more.
+    """
+
+    cases: int
+    missed: int
+    at_least: float
+    supported: bool
+    needed: int
+    sentence: str
+
+
 # `class` is a keyword of Python, so these keys need the functional form.
 PointFields = TypedDict("PointFields", {"class": str})
 
 
 class OperatingPointEntry(PointFields):
-    """The threshold of the class that is the disease, and what supports it."""
+    """The threshold of the class that is the disease, and the validation cases that it comes from.
+
+    A certificate adds the figures on the test split, and the claim that these support.
+    """
 
     sensitivity: float
     threshold: float
     cases: int
     missed: int
-    needed: int
-    supported: bool
     sentence: str
     test: NotRequired[ThresholdFigures]
+    claim: NotRequired[SensitivityClaim]
 
 
 class GuardEntry(TypedDict):
@@ -618,18 +640,18 @@ class RunResult(TypedDict):
 
 # Each document and its name and version; a change that a reader must know of gets a new version.
 SCHEMAS: Mapping[type, str] = {
-    MetricsFile: "busi-tune.metrics/1",
+    MetricsFile: "busi-tune.metrics/2",
     SeedsFile: "busi-tune.seeds/1",
     RunIdentityFile: "busi-tune.config/1",
     DataFile: "busi-tune.data/1",
     StateFile: "busi-tune.state/1",
     VerdictFile: "busi-tune.verdict/1",
     StudyFile: "busi-tune.study/1",
-    SearchResult: "busi-tune.search/1",
+    SearchResult: "busi-tune.search/2",
     SplitResult: "busi-tune.split/1",
     AuditFile: "busi-tune.audit/1",
-    VerificationFile: "busi-tune.verification/1",
-    RunResult: "busi-tune.run/1",
+    VerificationFile: "busi-tune.verification/2",
+    RunResult: "busi-tune.run/2",
 }
 
 

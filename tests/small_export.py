@@ -90,15 +90,21 @@ SUMMARY = {
     "macro_recall": 1.0,
     "macro_f1": 1.0,
     "balanced_accuracy": 1.0,
+    "matthews_correlation": 1.0,
     "macro_roc_auc": 1.0,
+    "macro_average_precision": 1.0,
+    "log_loss": 0.0,
     "brier": 0.0,
     "calibration_error": 0.0,
-    "per_class": {name: {"precision": 1.0, "recall": 1.0, "f1": 1.0, "roc_auc": 1.0, "images": 1} for name in CLASSES},
+    "per_class": {
+        name: dict.fromkeys(("precision", "recall", "f1", "roc_auc", "average_precision"), 1.0) | {"images": 1}
+        for name in CLASSES
+    },
     "images": 3,
     "confusion_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
     "groups": 3,
     "intervals": {},
-    "wilson": {},
+    "without_interval": {},
 }
 PERFECT = {"brier": 0.0, "log_loss": 0.0, "calibration_error": 0.0}
 CALIBRATION = {"before": PERFECT, "after": PERFECT}
@@ -141,6 +147,6 @@ def write_export(folder: Path, models: Mapping[str, onnx.ModelProto | bytes], fa
         (folder / name).write_bytes(data)
         entries[name] = entry | {"model_sha256": hashlib.sha256(data).hexdigest()}
     top = {name: value for name, value in next(iter(entries.values())).items() if not name.startswith(("graph", "we"))}
-    content = {"schema": "busi-tune.verification/1", **top, **COMMON, "models": entries, "files": {}}
+    content = {"schema": "busi-tune.verification/2", **top, **COMMON, "models": entries, "files": {}}
     (folder / "verification.json").write_text(json.dumps(content, indent=1) + "\n")
     return folder

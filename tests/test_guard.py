@@ -78,6 +78,8 @@ KINDS = [
     ("inverted", 1, 1, "statistics"),
     ("rotated by 90 degrees", 1, 1, "statistics"),
     ("upside down", 1, 1, "statistics"),
+    ("gamma 0.5", 0, 1, None),
+    ("gamma 2", 0, 1, None),
     ("coloured", 1, 1, "colour"),
     ("blank", 1, 1, "blank"),
     ("noise", 1, 1, "statistics"),

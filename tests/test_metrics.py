@@ -43,6 +43,7 @@ def test_figures_are_scikit_learns(seed: int, truths: list[int], answers: list[i
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=0)
     assert metrics.accuracy(matrix) == pytest.approx(sklearn.accuracy_score(truth, predicted), rel=1e-12)
     assert metrics.macro_f1(matrix) == pytest.approx(macro[2], rel=1e-12)
+    assert metrics.matthews(matrix) == pytest.approx(sklearn.matthews_corrcoef(truth, predicted), abs=1e-12)
     summary = metrics.summarise(answers_of(truth, predicted))
     assert [summary["per_class"][name]["images"] for name in CLASSES] == each[3].tolist()
     found = metrics.numbers(summary)
@@ -70,12 +71,14 @@ def test_a_summary_holds_plain_values() -> None:
         "recall": 1.0,
         "f1": pytest.approx(4 / 5),
         "roc_auc": pytest.approx(7 / 8),
+        "average_precision": pytest.approx(2 / 3),
         "images": 2,
     }
     assert summary["malignant_vs_rest"] == {
         "sensitivity": 1.0,
         "specificity": pytest.approx(3 / 4),
         "roc_auc": pytest.approx(7 / 8),
+        "average_precision": pytest.approx(2 / 3),
     }
     assert summary["benign_vs_malignant"]["specificity"] == pytest.approx(2 / 3)
     assert summary["confusion_matrix"] == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
@@ -85,14 +88,15 @@ def test_a_summary_holds_plain_values() -> None:
 def test_what_is_not_defined_is_none() -> None:
     answers = answers_of(np.array([0, 0, 1]), np.array([0, 1, 2]))
     summary = metrics.summarise(answers)
-    nothing = dict.fromkeys(("precision", "recall", "f1", "roc_auc"))
+    nothing = dict.fromkeys(("precision", "recall", "f1", "roc_auc", "average_precision"))
     assert summary["per_class"]["normal"] == nothing | {"images": 0}
-    assert summary["per_class"]["malignant"] == {"precision": 0, "recall": 0, "f1": 0, "roc_auc": 0.25, "images": 1}
+    zero = dict.fromkeys(("precision", "recall", "f1"), 0)
+    assert summary["per_class"]["malignant"] == zero | {"roc_auc": 0.25, "average_precision": 1 / 3, "images": 1}
     macro = [summary["macro_precision"], summary["macro_recall"], summary["macro_f1"], summary["macro_roc_auc"]]
     assert macro == [None] * 4
     assert summary["balanced_accuracy"] == pytest.approx(0.25)
     assert not {name for name in metrics.numbers(summary) if "normal" in name or name[0].startswith("macro")}
-    assert not [name for name in metrics.proportions(answers) if "normal" in name]
+    assert metrics.proportions(answers)["per_class", "normal", "recall"][1].sum() == 0
 
 
 def test_without_malignant_there_is_nothing_against_it() -> None:
@@ -122,8 +126,13 @@ def test_all_figures_are_scikit_learns_whatever_the_weights(seed: int, ties: boo
                 assert own["per_class", name, metric] == pytest.approx(theirs[k])
             area = sklearn.roc_auc_score(labels == k, probabilities[:, k], **options)
             assert own["per_class", name, "roc_auc"] == pytest.approx(area)
+            ranked = sklearn.average_precision_score(labels == k, probabilities[:, k], **options)
+            assert own["per_class", name, "average_precision"] == pytest.approx(ranked)
         squares = ((probabilities - np.eye(3)[labels]) ** 2).sum(axis=1)
         assert own["brier",] == pytest.approx(np.average(squares, weights=weight))
+        assert own["log_loss",] == pytest.approx(sklearn.log_loss(labels, probabilities, labels=[0, 1, 2], **options))
+        matthews = sklearn.matthews_corrcoef(labels, predicted, **options)
+        assert own["matthews_correlation",] == pytest.approx(matthews)
         areas = [own["per_class", name, "roc_auc"] for name in CLASSES]
         assert own["macro_roc_auc",] == pytest.approx(np.mean(areas))
         ill = labels == 1
@@ -134,6 +143,8 @@ def test_all_figures_are_scikit_learns_whatever_the_weights(seed: int, ties: boo
         share = probabilities[pair, 1] / probabilities[pair, :2].sum(axis=1)
         area = sklearn.roc_auc_score(ill[pair], share, sample_weight=weight[pair])
         assert own["benign_vs_malignant", "roc_auc"] == pytest.approx(area)
+        ranked = sklearn.average_precision_score(ill[pair], share, sample_weight=weight[pair])
+        assert own["benign_vs_malignant", "average_precision"] == pytest.approx(ranked)
         called = probabilities[pair, 1] > probabilities[pair, 0]
         right = sklearn.accuracy_score(ill[pair], called, sample_weight=weight[pair])
         assert own["benign_vs_malignant", "accuracy"] == pytest.approx(right)

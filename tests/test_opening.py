@@ -121,7 +121,7 @@ def move_model(folder: Path) -> None:
         (break_certificate, "verification.json is not valid JSON"),
         (change_certificate(dict.clear), "has the schema None, and this busi-tune reads busi-tune.verification"),
         (change_certificate(lambda c: c.pop("schema")), "has the schema None"),
-        (change_certificate(lambda c: c.update(schema="busi-tune.verification/2")), "busi-tune.verification/2, and"),
+        (change_certificate(lambda c: c.update(schema="busi-tune.verification/9")), "busi-tune.verification/9, and"),
         (change_certificate(lambda c: c.pop("split")), "is damaged (Object missing required field `split`)"),
         (
             change_certificate(lambda c: c.update(models=[])),

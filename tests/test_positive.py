@@ -14,7 +14,7 @@ from busi_tune.data.dataset import open_dataset
 from busi_tune.errors import ConfigError, RunError
 from busi_tune.evaluation.metrics import Answers, proportions, summarise
 from busi_tune.export import gate
-from busi_tune.export.calibration import at_threshold, operating_point
+from busi_tune.export.calibration import evaluated, operating_point
 from busi_tune.progress import Silent
 from busi_tune.results import IDENTITY
 from busi_tune.search.plan import Plan, open_plan
@@ -51,7 +51,9 @@ def test_a_disease_of_another_name_has_the_same_metrics_under_honest_keys(positi
     assert other["positive"] == "cancer"
     assert not {"malignant_vs_rest", "benign_vs_malignant"} & set(other)
     hits = proportions(answers(("benign", "cancer", "normal"), positive))
-    assert hits["positive_vs_rest", "sensitivity"] == proportions(answers())["malignant_vs_rest", "sensitivity"]
+    assert np.array_equal(
+        hits["positive_vs_rest", "sensitivity"], proportions(answers())["malignant_vs_rest", "sensitivity"]
+    )
 
 
 def test_any_class_may_be_the_disease_and_malignant_need_not_be_named() -> None:
@@ -68,10 +70,12 @@ def test_the_operating_point_is_one_of_the_disease() -> None:
     usual, other = (operating_point(given, groups, 0.8) for given in (answers(), answers(("b", "C", "n"), "c")))
     assert (other.threshold, other.missed) == (usual.threshold, usual.missed)
     assert other.entry()["class"] == "C"
-    assert " C cases of the validation split below it" in other.entry()["sentence"]
+    assert " C cases lie below it on the validation images" in other.entry()["sentence"]
     assert usual.entry()["class"] == "malignant"
-    named = at_threshold(answers(("rest", "C", "n"), "C"), groups, other.threshold)
-    assert named == at_threshold(answers(), groups, usual.threshold)
+    named = evaluated(other, answers(("rest", "C", "n"), "C"), groups)
+    as_usual = evaluated(usual, answers(), groups)
+    assert named["test"] == as_usual["test"]
+    assert named["claim"]["sentence"] == as_usual["claim"]["sentence"].replace("malignant", "C")
     with pytest.raises(ConfigError) as error:
         operating_point(answers(("b", "C", "n")), groups, 0.8)
     assert str(error.value) == (
@@ -122,7 +126,13 @@ def test_a_baseline_has_the_metrics_of_its_disease(
     test = json.loads(capsys.readouterr().out)["test"]
     assert test["positive"] == "Cancer"
     assert test["positive_vs_rest"]["sensitivity"] == test["per_class"]["Cancer"]["recall"]
-    assert set(test["benign_vs_positive"]) == {"accuracy", "sensitivity", "specificity", "roc_auc"}
+    assert set(test["benign_vs_positive"]) == {
+        "accuracy",
+        "sensitivity",
+        "specificity",
+        "roc_auc",
+        "average_precision",
+    }
     # The same run in other words is shown again, another one is refused.
     assert exit_code([*command, "--positive", "CANCER", "--classes", "benign,cancer"]) == 0
     out = capsys.readouterr().out

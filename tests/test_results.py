@@ -116,21 +116,21 @@ def test_every_missing_key_and_every_wrong_type_is_refused(name: str, kind: type
         ("[1]", "must hold a JSON object, not a list"),
         ("{}", "has the schema None, and this busi-tune reads"),
         ('{"schema": "other/1"}', "has the schema 'other/1'"),
-        ('{"schema": "busi-tune.NAME/2"}', "has version busi-tune.NAME/2, and this busi-tune reads"),
-        ('{"schema": "busi-tune.NAME/1"}', "is damaged (Object missing required field"),
+        ('{"schema": "busi-tune.NAME/9"}', "has version busi-tune.NAME/9, and this busi-tune reads"),
+        ('{"schema": "busi-tune.NAME/OWN"}', "is damaged (Object missing required field"),
         ("\xff", "is not valid JSON"),
     ],
 )
 def test_another_file_in_its_place_is_refused(name: str, kind: type, text: str, said: str, tmp_path: Path) -> None:
-    own = results.SCHEMAS[kind].removeprefix("busi-tune.").removesuffix("/1")
+    own, _, version = results.SCHEMAS[kind].removeprefix("busi-tune.").partition("/")
     path = tmp_path / name
-    path.write_bytes(text.replace("NAME", own).encode("latin-1"))
+    path.write_bytes(text.replace("NAME/OWN", f"{own}/{version}").replace("NAME", own).encode("latin-1"))
     assert said.replace("NAME", own) in refusal(path, kind)
 
 
 DAMAGES = [
     (results.METRICS, without("test")),
-    (results.METRICS, with_value("schema", "busi-tune.metrics/2")),
+    (results.METRICS, with_value("schema", "busi-tune.metrics/9")),
     (results.METRICS, with_value("best_epoch", "third")),
     (results.METRICS, lambda _: [1]),
     (results.IDENTITY, without("config")),

@@ -100,8 +100,10 @@ def test_every_metric_has_a_difference_and_the_whole_is_json() -> None:
     for name in first:
         entry = found["differences"][".".join(name)]
         assert entry["difference"] == pytest.approx(second[name] - first[name])
-        low, high = edges_of(entry)
-        assert low <= high
+        if name != ("log_loss",):
+            low, high = edges_of(entry)
+            assert low < entry["difference"] < high
+    assert found["differences"]["log_loss"]["interval"] is None
     assert verdict.compare(one, two, groups) == found
 
 
@@ -138,22 +140,29 @@ def test_images_of_one_group_are_one_piece_of_evidence() -> None:
 def test_pairing_narrows_the_interval_of_models_that_err_alike() -> None:
     one, two, groups = interval_coverage.draw_pair(np.random.default_rng(2), 200)
     name = ("accuracy",)
-    low, high = intervals.paired(one, two, groups, 2000)[name]
-    alone = [intervals.bootstrap(each, groups, 2000)[name] for each in (one, two)]
+    low, high = intervals.paired(one, two, groups)[name]
+    alone = [intervals.measure(each, groups).edges[name] for each in (one, two)]
     unpaired = np.sqrt(sum((high - low) ** 2 for low, high in alone))
     assert high - low < 0.85 * unpaired
 
 
-def test_the_quick_interval_is_the_paired_one_and_its_error_that_of_the_textbook() -> None:
-    """The variance of a difference of paired proportions is (b + c - (b - c)^2 / n) / n^2 (Agresti, 2013)."""
+def test_the_interval_of_the_verdict_is_the_paired_one() -> None:
     one, two, groups = interval_coverage.draw_pair(np.random.default_rng(3), 150)
-    right, now = one.predicted == one.labels, two.predicted == two.labels
-    quick = verdict.decide(right, now, groups)["accuracy"]["interval"]
-    assert quick == pytest.approx(intervals.paired(one, two, groups)["accuracy",], abs=0.006)
-    gains = now.astype(int) - right
-    _, error = intervals.of_ratio(gains, np.ones(len(gains)))
-    changed, n = np.abs(gains).sum(), len(gains)
-    assert error == pytest.approx(np.sqrt(changed - gains.sum() ** 2 / n) / n, rel=0.03)
+    quick = verdict.decide(one.predicted == one.labels, two.predicted == two.labels, groups)["accuracy"]["interval"]
+    assert quick == pytest.approx(intervals.paired(one, two, groups)["accuracy",], abs=0.003)
+
+
+def test_models_that_differ_in_few_images_have_a_wide_enough_interval() -> None:
+    """Neither errs: the bootstrap said 0 to 0."""
+    labels = [0, 1] * 57
+    first, second = answers(labels, labels), answers(labels, labels)
+    second = Answers(second.labels, second.probabilities * 0.9 + 0.1 / 3, CLASSES)
+    for name, entry in verdict.compare(first, second, np.arange(114))["differences"].items():
+        low, high = entry["interval"] or (-1, 1)
+        assert low < entry["difference"] < high, name
+    low, high = edges_of(verdict.compare(first, second, np.arange(114))["differences"]["accuracy"])
+    assert low == pytest.approx(-intervals.exact(0, 114)[1])
+    assert high == -low
 
 
 def test_the_baseline_itself_is_no_evidence() -> None:
@@ -165,7 +174,7 @@ def test_the_baseline_itself_is_no_evidence() -> None:
         "above 10.0 points could be seen."
     )
     assert found["mcnemar_p"] == found["grouped_p"] == 1
-    assert all(entry["difference"] == 0 and entry["interval"] == [0, 0] for entry in found["differences"].values())
+    assert all(entry["difference"] == 0 and entry["interval"] is None for entry in found["differences"].values())
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7])
@@ -199,7 +208,7 @@ def metrics_file(summary: Summary) -> MetricsFile:
     return {
         "schema": SCHEMAS[MetricsFile],
         "validation": summary,
-        "test": {**summary, "groups": 1, "intervals": {}, "wilson": {}},
+        "test": {**summary, "groups": 1, "intervals": {}, "without_interval": {}},
         "best_epoch": 1,
         "tied_epochs": [1],
         "lowest_loss_epoch": 1,
@@ -298,7 +307,13 @@ def test_runs_that_cannot_be_compared_are_refused(
 
 
 def test_the_detectable_difference_is_no_less_than_the_exact_test_needs() -> None:
-    """With 92 groups, eight changed ones; with much noise, some 2.8 standard errors."""
-    assert verdict.detectable_difference(92, 0.001) == 8 / 92
-    tail = stats.norm.isf(intervals.expanded_tail(92))
-    assert verdict.detectable_difference(92, 0.05) == pytest.approx(0.05 * (tail + 0.8416), abs=1e-5)
+    """With 92 groups, eight changed ones; with much noise, some 2.8 standard errors, as in the textbook.
+
+    The variance of a difference of paired proportions is (b + c - (b - c)^2 / n) / n^2 (Agresti, 2013).
+    """
+    gains = np.repeat([1.0, -1.0, 0.0], [1, 1, 90])
+    assert verdict.detectable_difference(gains, 92) == 8 / 92
+    gains = np.repeat([1.0, -1.0, 0.0], [30, 20, 42])
+    error = np.sqrt(50 - 10**2 / 92) / 92 * np.sqrt(92 / 91)
+    expected = error * (stats.t.isf(0.025, 91) + 0.8416)
+    assert verdict.detectable_difference(gains - gains.mean(), 92) == pytest.approx(expected, abs=1e-5)

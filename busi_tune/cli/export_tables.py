@@ -64,12 +64,13 @@ def _show_variant(name: str, model: ModelCertificate) -> None:
 def _show_point(point: OperatingPointEntry) -> None:
     test = point["test"]
     rows = [
-        [name, _figure(found["value"]), _interval(found["intervals"]), _interval(found["wilson"]), found["images"]]
+        [name, _figure(found["value"]), _interval(found["interval"]), found["images"]]
         for name, found in (("sensitivity", test["sensitivity"]), ("specificity", test["specificity"]))
     ]
     title = f"Flagged as {point['class']} from {point['threshold']:.4f} on: the test split"
-    print_table(title, ["", "test", "95 % interval", "Wilson's", "images"], rows)
+    print_table(title, ["", "test", "95 % interval", "images"], rows)
     print_line(point["sentence"])
+    print_line(point["claim"]["sentence"])
 
 
 def _interval(edges: Interval | None) -> str:

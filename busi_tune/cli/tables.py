@@ -7,7 +7,7 @@ from pathlib import Path
 from busi_tune.cli.export_tables import show_certificate
 from busi_tune.cli.prediction_formats import table
 from busi_tune.cli.screen import print_line, print_table
-from busi_tune.evaluation.metrics import Name, edges, numbers
+from busi_tune.evaluation.metrics import Name, edges, missing_intervals, shown
 from busi_tune.inference import Prediction
 from busi_tune.report.summary import summary
 from busi_tune.results import (
@@ -24,7 +24,7 @@ from busi_tune.results import (
     VerdictFile,
 )
 
-INTERVAL, WILSON = "95 % interval", "Wilson's"
+INTERVAL = "95 % interval"
 
 
 def show_run(figures: MetricsFile, folder: Path) -> None:
@@ -35,11 +35,14 @@ def show_run(figures: MetricsFile, folder: Path) -> None:
     _show_metrics(figures, f"{title} ({kept})")
     if "positive" in test:
         print_line(f"Positive is {test['positive']}.")
+    for sentence in missing_intervals(test):
+        print_line(sentence)
     names = list(test["per_class"])
     matrix = [[name, *counts] for name, counts in zip(names, test["confusion_matrix"], strict=True)]
     print_table("Confusion matrix (rows: true class)", ["", *names], matrix)
     prior = ", ".join(f"{name} {share:.2f}" for name, share in figures["effective_prior"].items())
-    print_line(f"Sampler and class weights together train for these class shares: {prior}.")
+    print_line(f"Sampler and class weights together train for about these class shares: {prior}.")
+    print_line("The loss is divided by each batch's sum of weights, which moves the shares a little.")
     if figures["leaked_test_images"]:
         print_line(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
 
@@ -49,19 +52,15 @@ def _show_metrics(figures: MetricsFile, title: str) -> None:
     every = _cells(figures["test"])
     titles = _titles(every)
     if "test_leaked" not in figures:
-        print_table(title, ["metric", "test", INTERVAL, WILSON], [[titles[name], *every[name]] for name in every])
+        print_table(title, ["metric", "test", INTERVAL], [[titles[name], *every[name]] for name in every])
         return
     parts = {"all": figures["test"], "leaked": figures["test_leaked"]}
     if "test_clean" in figures:
         parts["clean"] = figures["test_clean"]
     heads = [f"{name} {part['images']}" for name, part in parts.items()]
     cells = [_cells(part) for part in parts.values()]
-    none = ("", "", "")
-    rows = [[titles[name], *(text for part in cells for text in part.get(name, none)[:2])] for name in every]
+    rows = [[titles[name], *(text for part in cells for text in part.get(name, ("", "")))] for name in every]
     print_table(title, ["metric", *(column for head in heads for column in (head, INTERVAL))], rows)
-    # Beside the others they would make the table wider than a terminal.
-    plain = [[titles[name], *(part.get(name, none)[2] for part in cells)] for name in every if every[name][2]]
-    print_table(f"{WILSON} {INTERVAL} of plain proportions", ["metric", *heads], plain)
 
 
 def _titles(names: Iterable[Name]) -> dict[Name, str]:
@@ -83,13 +82,10 @@ def _dotted(name: str) -> Name:
     return (first, *rest[0].rsplit(".", 1)) if rest else (first,)
 
 
-def _cells(part: TestSummary) -> dict[Name, tuple[str, str, str]]:
-    """Each metric's value, its interval and Wilson's, as text; nothing where there is none."""
-    intervals, wilson = edges(part["intervals"]), edges(part["wilson"])
-    return {
-        name: (f"{value:.3f}", _low_high(intervals.get(name)), _low_high(wilson.get(name)))
-        for name, value in numbers(part).items()
-    }
+def _cells(part: TestSummary) -> dict[Name, tuple[str, str]]:
+    """Each metric's value and its interval, as text; nothing where there is none."""
+    intervals = edges(part["intervals"])
+    return {name: (f"{value:.3f}", _low_high(intervals.get(name))) for name, value in shown(part).items()}
 
 
 def _low_high(interval: Interval | None) -> str:
@@ -180,6 +176,7 @@ def show_verdict(verdict: VerdictFile) -> None:
             _low_high(found["interval"]),
         ]
         for name, found in verdict["differences"].items()
+        if name != "balanced_accuracy" or "macro_recall" not in verdict["differences"]
     ]
     print_table("Baseline against tuned, paired", ["metric", "baseline", "tuned", "difference", INTERVAL], rows)
     print_line(
@@ -250,5 +247,6 @@ def _show_predictions(entries: Sequence[PredictionEntry], classes: list[str]) ->
 
 
 def _figures(figures: MetricsFile) -> str:
-    f1 = figures["test"]["macro_f1"]
-    return f"test accuracy {figures['test']['accuracy']:.3f}, macro F1 {'undefined' if f1 is None else f'{f1:.3f}'}"
+    cells = _cells(figures["test"])
+    (accuracy, interval), (f1, _) = (cells.get((name,), ("undefined", "")) for name in ("accuracy", "macro_f1"))
+    return f"test accuracy {accuracy}{interval and f' ({interval})'}, macro F1 {f1}"

@@ -245,7 +245,8 @@ def effective_prior(
 ) -> NDArray[np.float64]:
     """The class shares that sampler and loss weights together train for: (classes,), summing to 1.
 
-    A class counts by how often it is drawn times what it weighs in the loss.
+    A class counts by how often it is drawn times what it weighs in the loss. Cross-entropy divides by each
+    batch's sum of weights, which moves them by less than one point where the sampler draws them, else three.
     """
     drawn = np.bincount(labels, minlength=classes) / len(labels)
     balance = balanced_weights(labels, classes)

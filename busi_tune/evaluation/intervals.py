@@ -1,78 +1,144 @@
-"""95 % intervals of metrics on a test split: a bootstrap that resamples groups of twins, not images."""
+"""95 % intervals of metrics on a split whose images stand in groups; none has width 0, however good the model is.
 
-from collections.abc import Iterator, Mapping
+docs/intervals.md has the methods, their sources, and how often each interval holds the truth.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from busi_tune.evaluation.metrics import (
+    CALIBRATION_BINS,
     Answers,
-    Counts,
+    Flags,
     Floats,
     Labels,
     Name,
-    calibration_error,
-    calibration_gaps,
+    calibration_bins,
     nested,
     proportions,
+    rankings,
     scores,
+    squared_errors,
 )
 from busi_tune.results import Intervals, Spread
 
-LEVEL = 0.95
-RESAMPLES = 10_000
+TAIL = 0.025
+# Draws of the calibration error of a calibrated model.
+DRAWS = 1000
 # Values held at once; a few blocks fit into the processor's cache.
 BLOCK = 2**18
+# Each macro average, and the metric of the classes that it is of.
+MACRO = {
+    "macro_precision": "precision",
+    "macro_recall": "recall",
+    "balanced_accuracy": "recall",
+    "macro_f1": "f1",
+    "macro_roc_auc": "roc_auc",
+    "macro_average_precision": "average_precision",
+}
+ONE_GROUP = "all images are near-duplicates of each other"
+ONE_CLASS = "all images, or all answers, are of one class"
+UNBOUNDED = "it has no upper bound, so one image more can change it by any amount"
+# The metrics that may have no interval, and why.
+WITHOUT: dict[Name, str] = {("log_loss",): UNBOUNDED, ("matthews_correlation",): ONE_CLASS}
+Edges = tuple[float, float]
 
 
-def group_weights(groups: Labels, resamples: int, seed: int) -> Iterator[Floats]:
-    """Blocks of rows (rows, images): how often each image is in a resample of as many groups as there are.
+@dataclass(frozen=True)
+class Measured:
+    """Every metric of some answers that is defined: its value, its interval, and how much each group moves it."""
 
-    `groups` names the group of each image; all images of a group come and go together.
+    values: dict[Name, float]
+    edges: dict[Name, Edges]
+    moves: dict[Name, Floats]
+
+    def variance(self, name: Name) -> float:
+        """The jackknife's variance of a metric (Efron, 1982), with groups in the place of images."""
+        moves = self.moves[name]
+        return float(moves.var() * (len(moves) - 1))
+
+    def number(self, name: Name, most: float) -> float:
+        """The number of images for which a proportion of this value has the metric's variance, at most `most`."""
+        share, variance = self.values[name], self.variance(name)
+        return min(most, share * (1 - share) / variance) if variance > 0 else most
+
+
+def exact(share: float, number: float) -> Edges:
+    """The interval of Clopper and Pearson (1934) of a proportion of so many images, which may be a broken number."""
+    hits = share * number
+    low = special.betaincinv(hits, number - hits + 1, TAIL) if hits > 0 else 0.0
+    high = special.betainccinv(hits + 1, number - hits, TAIL) if hits < number else 1.0
+    return float(low), float(high)
+
+
+def effective_number(values: Floats, groups: Labels) -> float:
+    """The number of independent images that would tell as much of the mean of `values` (0 to 1) as these in groups do.
+
+    It is Kish's design effect ("Survey sampling", 1965). The correlation within groups comes from all pairs of images
+    in one group; a prior pulls it to 1, the most careful, where pairs or errors are few.
     """
+    if not len(values):
+        return 0.0
     _, member = np.unique(groups, return_inverse=True)
-    count = int(member.max()) + 1
-    generator = np.random.default_rng(seed)
-    rows = max(1, BLOCK // len(member))
-    for start in range(0, resamples, rows):
-        drawn = generator.multinomial(count, np.full(count, 1 / count), size=min(rows, resamples - start))
-        yield drawn[:, member].astype(np.float64)
+    sizes = np.bincount(member)
+    pairs = sizes * (sizes - 1)
+    squares = (values - values.mean()) ** 2
+    together = float((np.bincount(member, values - values.mean()) ** 2).sum() - squares.sum())
+    correlation = np.clip((together + 1) / (float(pairs.sum() * squares.mean()) + 1), 0, 1)
+    return float(len(values) / (1 + correlation * pairs.sum() / sizes.sum()))
 
 
-def bootstrap(
-    answers: Answers, groups: Labels, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[Name, tuple[float, float]]:
-    """The 95 % interval of each metric of `scores`, from its values over resamples of the groups.
+def of_proportion(hits: Flags, groups: Labels) -> Edges:
+    """The interval of the share of `hits` among images in `groups`."""
+    return exact(float(hits.mean()) if len(hits) else 0.0, effective_number(hits.astype(np.float64), groups))
 
-    It is the bias-corrected and accelerated interval (Efron, "Better bootstrap confidence intervals", 1987), widened
-    for few groups as Hesterberg does ("What teachers should know about the bootstrap", 2015); for the calibration
-    error see `_of_calibration`. A resample on which a metric is not defined does not count for it; without any
-    other, or with one group alone, there is no interval.
+
+def alike(moves: Sequence[Floats], lone: float = 0.0) -> Floats:
+    """The correlations of metrics, from how much each group moves each of them.
+
+    As if the group that moves a metric most moved it so often once more, and alone: `lone` is 1 where metrics that
+    have few errors in common must not be taken for one.
     """
-    count = len(np.unique(groups))
-    if count < 2:
-        return {}
-    around = calibration_gaps(answers).sum(axis=0)
-    parts, calibrated = [], []
-    for weights in group_weights(groups, resamples, seed):
-        parts.append(scores(answers, weights))
-        calibrated.append(calibration_error(answers, weights, around=around))
-    point = scores(answers, np.ones((1, len(groups))))
-    left_out = [scores(answers, weights) for weights in _without_each(groups)]
-    tail = expanded_tail(count)
-    result = {}
-    for name in parts[0]:
-        values = np.concatenate([part[name] for part in parts])
-        values = values[~np.isnan(values)]
-        if len(values) and not np.isnan(point[name][0]):
-            result[name] = _accelerated(
-                values, float(point[name][0]), np.concatenate([part[name] for part in left_out]), tail
-            )
-    error = ("calibration_error",)
-    values = np.concatenate([part[error] for part in parts])
-    result[error] = _of_calibration(values, float(point[error][0]), np.concatenate(calibrated), tail)
-    return result
+    apart = np.stack([each - each.mean() for each in moves])
+    spread = np.sqrt((apart**2).sum(axis=1) + lone * (apart**2).max(axis=1))
+    found = apart @ apart.T / np.maximum(np.outer(spread, spread), np.finfo(np.float64).tiny)
+    np.fill_diagonal(found, 1.0)
+    return np.asarray(found)
+
+
+def combined(parts: Sequence[tuple[float, float, Edges]], correlations: Floats) -> Edges:
+    """The interval of a weighted sum; `parts` are its factors, values and intervals.
+
+    Square-and-add: Newcombe, "Interval estimation for the difference between independent proportions", 1998, with
+    correlations as in Zou, "Toward using confidence intervals to compare correlations", 2007.
+    """
+    total = sum(factor * value for factor, value, _ in parts)
+    signs = np.sign([factor for factor, _, _ in parts])
+    # A negative factor turns an interval around.
+    reach = np.array(
+        [np.abs(factor * (np.array(edges[:: int(np.sign(factor))]) - value)) for factor, value, edges in parts]
+    )
+    low, high = (np.sqrt(max(0.0, side @ correlations @ side)) for side in reach.T * signs)
+    return total - float(low), total + float(high)
+
+
+def measure(answers: Answers, groups: Labels) -> Measured:
+    """Every metric of `answers`, with intervals; `groups` has each image's group."""
+    every = scores(answers, np.ones((1, len(groups))))
+    values = {name: float(value[0]) for name, value in every.items() if not np.isnan(value[0])}
+    parts = [scores(answers, weights) for weights in _without_each(groups)]
+    moves = {name: values[name] - np.concatenate([part[name] for part in parts]) for name in values}
+    # A metric that is not defined without a group is not moved by it.
+    found = Measured(values, {}, {name: np.nan_to_num(each) for name, each in moves.items()})
+    found.edges.update(_of_proportions(found, answers, groups))
+    found.edges.update(_of_rankings(found, answers, groups))
+    found.edges.update(_of_whole(found, answers, groups))
+    found.edges.update(_of_averages(found, answers.classes))
+    return found
 
 
 def _without_each(groups: Labels) -> Iterator[Floats]:
@@ -83,107 +149,152 @@ def _without_each(groups: Labels) -> Iterator[Floats]:
         yield np.asarray(groups != names[start : start + rows, None], dtype=np.float64)
 
 
-def _accelerated(values: Floats, point: float, without: Floats, tail: float) -> tuple[float, float]:
-    """The BCa interval: `values` over resamples, `without` with each group left out in turn."""
-    rank = (np.mean(values < point) + np.mean(values <= point)) / 2
-    bias = stats.norm.ppf(np.clip(rank, 1 / len(values), 1 - 1 / len(values)))
-    defined = without[~np.isnan(without)]
-    pull = defined.sum() / max(1, len(defined)) - defined
-    scale = float((pull**2).sum()) ** 1.5
-    acceleration = float((pull**3).sum()) / (6 * scale) if scale else 0.0
-    edge = stats.norm.isf(tail)
-    z = bias + np.array([-edge, edge])
-    # Far out the acceleration would turn around; there it means the last value.
-    low, high = np.quantile(values, stats.norm.cdf(bias + z / np.maximum(1 - acceleration * z, 1e-9)))
-    return float(low), float(high)
-
-
-def _of_calibration(values: Floats, point: float, calibrated: Floats, tail: float) -> tuple[float, float]:
-    """The interval of the calibration error, which chance makes larger: in the data once, in a resample once more.
-
-    It is the reflected ("basic") interval of Davison and Hinkley, 1997; from 0 on where a calibrated model could as
-    well have had `point`, judged by `calibrated`, the resamples' errors around what was observed.
-    """
-    low, high = np.quantile(values, [tail, 1 - tail])
-    possible = point <= np.quantile(calibrated, 1 - tail)
-    return 0.0 if possible else max(0.0, float(2 * point - high)), max(point, float(2 * point - low))
-
-
-def paired(
-    baseline: Answers, tuned: Answers, groups: Labels, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[Name, tuple[float, float]]:
-    """The 95 % interval of each metric's difference, `tuned` less `baseline`, on the same images.
-
-    A resample is the same for both models, so that what is hard for both does not widen the interval. It is the
-    `reflected` one, as differences are hardly skewed; the calibration error's lies between the plain quantiles, for
-    chance makes both of its parts larger alike. With one group alone there is none.
-    """
-    count = len(np.unique(groups))
-    if count < 2:
-        return {}
-    parts = []
-    for weights in group_weights(groups, resamples, seed):
-        first, second = scores(baseline, weights), scores(tuned, weights)
-        parts.append({name: second[name] - first[name] for name in first})
-    ones = np.ones((1, len(groups)))
-    before, after = scores(baseline, ones), scores(tuned, ones)
-    tail = expanded_tail(count)
-    result = {}
-    for name in before:
-        values = np.concatenate([part[name] for part in parts])
-        values = values[~np.isnan(values)]
-        point = float(after[name][0] - before[name][0])
-        if len(values) and not np.isnan(point):
-            result[name] = reflected(values, point, tail)
-            if name == ("calibration_error",):
-                low, high = np.quantile(values, [tail, 1 - tail])
-                result[name] = float(low), float(high)
+def _of_proportions(found: Measured, answers: Answers, groups: Labels) -> dict[Name, Edges]:
+    """The intervals of plain proportions, and of F1, which rises with the proportion TP / (TP + FP + FN)."""
+    result = {
+        name: of_proportion(hits[among], groups[among])
+        for name, (hits, among) in proportions(answers).items()
+        if name in found.values
+    }
+    for k, label in enumerate(answers.classes):
+        among = (answers.labels == k) | (answers.predicted == k)
+        if ("per_class", label, "f1") in found.values:
+            edges = of_proportion((answers.labels == answers.predicted)[among], groups[among])
+            result["per_class", label, "f1"] = _each(edges, lambda share: 2 * share / (1 + share))
     return result
 
 
-def reflected(values: Floats, point: float, tail: float) -> tuple[float, float]:
-    """The reflected ("basic") bootstrap interval (Davison and Hinkley, 1997) from `values` over resamples."""
-    low, high = np.quantile(values, [tail, 1 - tail])
-    # An end at zero must not lie a last bit above it.
-    return round(float(2 * point - high), 12), round(float(2 * point - low), 12)
+def _each(edges: Edges, change: Callable[[float], float]) -> Edges:
+    return change(edges[0]), change(edges[1])
 
 
-def of_ratio(
-    parts: Counts, wholes: Counts, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[tuple[float, float], float]:
-    """The `reflected` 95 % interval of sum(parts) / sum(wholes), one of each for a group, and its standard error.
+def _of_rankings(found: Measured, answers: Answers, groups: Labels) -> dict[Name, Edges]:
+    """The intervals of areas under ROC curves and of average precisions: as of proportions of so many images."""
+    result = {}
+    for prefix, (scores_of, ill_of, among) in rankings(answers).items():
+        area, precision = (*prefix, "roc_auc"), (*prefix, "average_precision")
+        if area not in found.values:
+            continue
+        score, positive, member = scores_of[among], ill_of[among], groups[among]
+        ranks = stats.rankdata(score)
+        # The share of the other images that each image is on the right side of.
+        above = (ranks[positive] - stats.rankdata(score[positive])) / (~positive).sum()
+        below = 1 - (ranks[~positive] - stats.rankdata(score[~positive])) / positive.sum()
+        ill, well = effective_number(above, member[positive]), effective_number(below, member[~positive])
+        most = _images_of_area(found.values[area], ill, well)
+        result[area] = exact(found.values[area], found.number(area, most))
+        result[precision] = exact(found.values[precision], found.number(precision, ill))
+    return result
 
-    It costs a fraction of `paired`: groups that agree in both are interchangeable, so that a resample is how many there
-    are of each kind.
+
+def _images_of_area(area: float, positive: float, negative: float) -> float:
+    """The number of images for which a proportion has the variance of an area under the ROC curve.
+
+    Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic, part 2", 2006.
     """
-    (part, whole), counts = np.unique(np.stack([parts, wholes]), axis=1, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(parts), counts / len(parts), size=resamples)
-    values = np.asarray((drawn @ part) / (drawn @ whole))
-    point = float(parts.sum() / wholes.sum())
-    return reflected(values, point, expanded_tail(len(parts))), float(values.std(ddof=1))
+    others = max(0.0, (positive + negative) / 2 - 1)
+    return positive * negative / (1 + others * ((1 - area) / (2 - area) + area / (1 + area)))
 
 
-def expanded_tail(groups: int) -> float:
-    """The share of resamples beyond either end: 0.025 for many groups, less for few (at least two)."""
-    spread = stats.t.ppf((1 + LEVEL) / 2, groups - 1) * np.sqrt(groups / (groups - 1))
-    return float(stats.norm.sf(spread))
+def _of_averages(found: Measured, classes: Sequence[str]) -> dict[Name, Edges]:
+    """The intervals of macro averages, from those of the classes."""
+    result: dict[Name, Edges] = {}
+    for macro, metric in MACRO.items():
+        names = [("per_class", label, metric) for label in classes if ("per_class", label, metric) in found.edges]
+        if (macro,) in found.values:
+            parts = [(1 / len(names), found.values[name], found.edges[name]) for name in names]
+            result[macro,] = combined(parts, alike([found.moves[name] for name in names]))
+    return result
 
 
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion of `total` independent images (Wilson, 1927)."""
-    found = stats.binomtest(hits, total).proportion_ci(LEVEL, method="wilson")
-    return float(found.low), float(found.high)
+def _of_whole(found: Measured, answers: Answers, groups: Labels) -> dict[Name, Edges]:
+    """The intervals of the Brier score, of Matthews' coefficient and of the calibration error."""
+    losses = squared_errors(answers) / 2
+    # As with one image more of the best and of the worst loss: few images rarely hold the rare losses that are large.
+    more = np.append(losses, [0.0, 1.0])
+    number = effective_number(losses, groups) * more.mean() * (1 - more.mean()) / more.var()
+    right = answers.labels == answers.predicted
+    independent = effective_number(right.astype(np.float64), groups)
+    result: dict[Name, Edges] = {
+        ("brier",): _each(exact(float(losses.mean()), float(number)), lambda share: 2 * share),
+        ("calibration_error",): _of_calibration(answers, independent / len(groups)),
+    }
+    # While the shares of the classes stay, the coefficient is a line in the accuracy.
+    true, called = (
+        np.bincount(labels, minlength=len(answers.classes)) / len(groups)
+        for labels in (answers.labels, answers.predicted)
+    )
+    spread = float(np.sqrt((1 - (true**2).sum()) * (1 - (called**2).sum())))
+    if spread > 0:
+        value, accuracy = found.values["matthews_correlation",], found.values["accuracy",]
+        variance = found.variance(("matthews_correlation",)) * spread**2
+        if variance > 0:
+            independent = min(independent, accuracy * (1 - accuracy) / variance)
+        edges = exact(accuracy, independent)
+        result["matthews_correlation",] = _each(
+            edges, lambda edge: float(np.clip(value + (edge - accuracy) / spread, -1, 1))
+        )
+    return result
+
+
+def _of_calibration(answers: Answers, share: float) -> Edges:
+    """The interval of the calibration error; `share` of the images are independent.
+
+    Chance makes the error larger: the low end is lower by what it alone gives in 2.5 % of draws around the bins'
+    accuracies. The high end squares and adds how far each bin's accuracy may lie from its confidence.
+    """
+    bins, confidences, right = calibration_bins(answers)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    used = counts > 0
+    count = counts[used]
+    accuracy, confidence = (np.bincount(bins, each, CALIBRATION_BINS)[used] / count for each in (right, confidences))
+    gap, number, weight = np.abs(accuracy - confidence), share * count, count / len(bins)
+    error = float(weight @ gap)
+    reach = np.array([exact(*each) for each in zip(accuracy, number, strict=True)]) - confidence[:, None]
+    high = error + float(np.linalg.norm(weight * (np.abs(reach).max(axis=1) - gap)))
+    likely = np.clip((accuracy * number + confidence) / (number + 1), 0, 1)
+    trials = np.maximum(1, np.rint(number).astype(np.int64))
+    drawn = np.random.default_rng(0).binomial(trials, likely, size=(DRAWS, len(count))) / trials
+    chance = np.quantile(np.abs(drawn - likely) @ weight, 1 - TAIL)
+    return max(0.0, error - float(chance)), min(1.0, high)
+
+
+def paired(baseline: Answers, tuned: Answers, groups: Labels) -> dict[Name, Edges]:
+    """The interval of each metric's difference, `tuned` less `baseline`, on the same images.
+
+    Both models' own intervals are squared and added, less what the models have in common: groups that are hard for both
+    do not widen it. Where the models answer alike there is none, for nothing tells how else they could have differed.
+    """
+    if len(np.unique(groups)) < 2 or np.array_equal(baseline.probabilities, tuned.probabilities):
+        return {}
+    before, after = measure(baseline, groups), measure(tuned, groups)
+    result = {}
+    for name in (name for name in before.edges if name in after.edges):
+        parts = [(sign, each.values[name], each.edges[name]) for sign, each in ((1.0, after), (-1.0, before))]
+        result[name] = combined(parts, alike([after.moves[name], before.moves[name]], lone=1.0))
+    return result
+
+
+def of_gain(right: Flags, now: Flags, groups: Labels) -> Edges:
+    """The interval of the gain in accuracy alone, as in `paired`, from which images two models have right."""
+    _, member = np.unique(groups, return_inverse=True)
+    shares = [float(hits.mean()) for hits in (now, right)]
+    moves = [
+        np.bincount(member, hits - share).astype(np.float64) for hits, share in zip((now, right), shares, strict=True)
+    ]
+    edges = [of_proportion(hits, groups) for hits in (now, right)]
+    return combined([(1.0, shares[0], edges[0]), (-1.0, shares[1], edges[1])], alike(moves, lone=1.0))
 
 
 def with_intervals(answers: Answers, groups: Labels) -> Spread:
-    """`intervals`, from `bootstrap`, and `wilson`, of plain proportions: trees like that of the figures, of pairs."""
-    plain = {name: wilson(hits, total) for name, (hits, total) in proportions(answers).items() if total}
+    """The intervals of a summary, as a tree of pairs like that of the figures, and why a metric has none."""
+    found = measure(answers, groups)
+    count = len(np.unique(groups))
+    pairs = found.edges if count > 1 else {}
     return {
-        "groups": len(np.unique(groups)),
-        "intervals": _tree(bootstrap(answers, groups)),
-        "wilson": _tree(plain),
+        "groups": count,
+        "intervals": cast("Intervals", nested({name: list(pair) for name, pair in pairs.items()})),
+        "without_interval": {
+            ".".join(name): ONE_GROUP if count < 2 else WITHOUT[name] for name in found.values if name not in pairs
+        },
     }
-
-
-def _tree(pairs: Mapping[Name, tuple[float, float]]) -> Intervals:
-    return cast("Intervals", nested({name: list(pair) for name, pair in pairs.items()}))

@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from busi_tune import names
-from busi_tune.results import Interval, Intervals, Summary
+from busi_tune.results import Interval, Intervals, Summary, TestSummary
 
 Labels = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64 | np.float64]
+Flags = NDArray[np.bool_]
 Name = tuple[str, ...]
+
+BALANCED = ("balanced_accuracy",)
 
 CALIBRATION_BINS = 15
 
@@ -110,6 +113,7 @@ def scores(answers: Answers, weights: Floats) -> dict[Name, Floats]:
     present = matrix.sum(axis=-1) > 0
     precision, recall, f1 = (np.where(present, value, np.nan) for value in class_scores(matrix))
     areas = [roc_auc(probabilities[:, k], labels == k, weights) for k in range(count)]
+    ranked = [average_precision(probabilities[:, k], labels == k, weights) for k in range(count)]
     total = weights.sum(axis=1)
     result: dict[Name, Floats] = {
         ("accuracy",): accuracy(matrix),
@@ -117,8 +121,11 @@ def scores(answers: Answers, weights: Floats) -> dict[Name, Floats]:
         ("macro_recall",): recall.mean(axis=1),
         ("macro_f1",): f1.mean(axis=1),
         ("balanced_accuracy",): ratio(np.where(present, recall, 0).sum(axis=1), present.sum(axis=1), np.nan),
+        ("matthews_correlation",): matthews(matrix),
         ("macro_roc_auc",): np.mean(areas, axis=0),
-        ("brier",): ratio(weights @ ((probabilities - np.eye(count)[labels]) ** 2).sum(axis=1), total, np.nan),
+        ("macro_average_precision",): np.mean(ranked, axis=0),
+        ("log_loss",): ratio(weights @ log_losses(answers), total, np.nan),
+        ("brier",): ratio(weights @ squared_errors(answers), total, np.nan),
         ("calibration_error",): calibration_error(answers, weights),
     }
     for k, name in enumerate(classes):
@@ -127,6 +134,7 @@ def scores(answers: Answers, weights: Floats) -> dict[Name, Floats]:
             ("per_class", name, "recall"): recall[:, k],
             ("per_class", name, "f1"): f1[:, k],
             ("per_class", name, "roc_auc"): areas[k],
+            ("per_class", name, "average_precision"): ranked[k],
         }
     m = answers.disease
     if m is not None:
@@ -138,6 +146,7 @@ def scores(answers: Answers, weights: Floats) -> dict[Name, Floats]:
             (rest, "sensitivity"): ratio(matrix[:, m, m], ill, np.nan),
             (rest, "specificity"): ratio(well - false_alarms, well, np.nan),
             (rest, "roc_auc"): areas[m],
+            (rest, "average_precision"): ranked[m],
         }
     lesions = _lesions(answers)
     if lesions is not None:
@@ -178,6 +187,7 @@ def _benign_vs_disease(answers: Answers, lesions: Lesions, weights: Floats) -> d
         (pair, "sensitivity"): ratio(w @ (called & ill), w @ ill, np.nan),
         (pair, "specificity"): ratio(w @ ~(called | ill), w @ ~ill, np.nan),
         (pair, "roc_auc"): roc_auc(lesions.share, ill, w),
+        (pair, "average_precision"): average_precision(lesions.share, ill, w),
     }
 
 
@@ -196,45 +206,102 @@ def roc_auc(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floa
     return ratio((high * below).sum(axis=1), high.sum(axis=1) * low.sum(axis=1), np.nan)
 
 
-def calibration_error(answers: Answers, weights: Floats, *, around: Floats | float = 0.0) -> Floats:
+def average_precision(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    """The area under the steps of the precision-recall curve under each of `weights` (rows, images), ties together.
+
+    It is scikit-learn's `average_precision_score`; NaN where there is no positive or no negative image.
+    """
+    if not len(score):
+        return np.full(len(weights), np.nan)
+    order = np.argsort(-score, kind="stable")
+    starts = np.flatnonzero(np.diff(-score[order], prepend=-np.inf))
+    high = np.add.reduceat(np.where(positive[order], weights[:, order], 0), starts, axis=1)
+    every = np.add.reduceat(weights[:, order], starts, axis=1)
+    precision = ratio(np.cumsum(high, axis=1), np.cumsum(every, axis=1))
+    hits, total = high.sum(axis=1), every.sum(axis=1)
+    return np.where(hits < total, ratio((high * precision).sum(axis=1), hits, np.nan), np.nan)
+
+
+def matthews(matrix: Counts) -> Floats:
+    """Matthews' coefficient for several classes, from matrices (..., classes, classes); 0 where it is not defined.
+
+    Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", 2004.
+    """
+    total, right = matrix.sum(axis=(-2, -1)), np.trace(matrix, axis1=-2, axis2=-1)
+    true, called = matrix.sum(axis=-1), matrix.sum(axis=-2)
+    spread = np.sqrt((total**2 - (true**2).sum(axis=-1)) * (total**2 - (called**2).sum(axis=-1)))
+    return ratio(right * total - (true * called).sum(axis=-1), spread)
+
+
+def log_losses(answers: Answers) -> Floats:
+    """The negative logarithm of each true class's probability, at least 2.2e-16 as in scikit-learn."""
+    true = answers.probabilities[np.arange(len(answers.labels)), answers.labels]
+    return np.asarray(-np.log(np.maximum(true, np.finfo(np.float64).eps)))
+
+
+def calibration_error(answers: Answers, weights: Floats) -> Floats:
     """The expected calibration error of the likeliest class, over 15 bins of equal width, under each of `weights`.
 
     Guo et al., "On calibration of modern neural networks", 2017. It is biased upwards where images are few.
-    `around` (bins,) is what the bins' sums of (right - confidence) are compared with.
     """
-    apart = np.abs(weights @ calibration_gaps(answers) - around).sum(axis=1)
-    return ratio(apart, weights.sum(axis=1), np.nan)
+    bins, confidence, right = calibration_bins(answers)
+    gaps = np.eye(CALIBRATION_BINS)[bins] * (right - confidence)[:, None]
+    return ratio(np.abs(weights @ gaps).sum(axis=1), weights.sum(axis=1), np.nan)
 
 
-def calibration_gaps(answers: Answers) -> Floats:
-    """Right or wrong less the confidence, in the column of the confidence's bin: (images, bins)."""
+def calibration_bins(answers: Answers) -> tuple[Labels, Floats, Flags]:
+    """The bin of each image's confidence, the confidence, and whether the answer is right."""
     confidence = answers.probabilities.max(axis=1)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    gap = (answers.predicted == answers.labels) - confidence
-    return np.asarray(np.eye(CALIBRATION_BINS)[bins] * gap[:, None])
+    return bins, confidence, answers.predicted == answers.labels
 
 
-def proportions(answers: Answers) -> dict[Name, tuple[int, int]]:
-    """The metrics that are plain proportions: hits and the number of images that they are out of."""
-    matrix = confusion_matrix(answers.labels, answers.predicted, len(answers.classes))
-    result: dict[Name, tuple[int, int]] = {("accuracy",): (int(np.trace(matrix)), int(matrix.sum()))}
-    for k in np.unique(answers.labels):
-        name = answers.classes[k]
-        result["per_class", name, "precision"] = (int(matrix[k, k]), int(matrix[:, k].sum()))
-        result["per_class", name, "recall"] = (int(matrix[k, k]), int(matrix[k].sum()))
+def squared_errors(answers: Answers) -> Floats:
+    """Each image's part of the Brier score, from 0 to 2."""
+    truth = np.eye(len(answers.classes))[answers.labels]
+    return np.asarray(((answers.probabilities - truth) ** 2).sum(axis=1))
+
+
+def proportions(answers: Answers) -> dict[Name, tuple[Flags, Flags]]:
+    """The metrics that are plain proportions: which images are hits, and which images they are out of."""
+    labels, predicted = answers.labels, answers.predicted
+    right = labels == predicted
+    result: dict[Name, tuple[Flags, Flags]] = {("accuracy",): (right, np.ones_like(right))}
+    for k, name in enumerate(answers.classes):
+        result["per_class", name, "precision"] = (right, predicted == k)
+        result["per_class", name, "recall"] = (right, labels == k)
     m = answers.disease
     if m is not None:
         rest, _ = answers.binary
-        called, ill = answers.predicted == m, answers.labels == m
-        result[rest, "sensitivity"] = (int((called & ill).sum()), int(ill.sum()))
-        result[rest, "specificity"] = (int((~called & ~ill).sum()), int((~ill).sum()))
+        result[rest, "sensitivity"] = (predicted == m, labels == m)
+        result[rest, "specificity"] = (predicted != m, labels != m)
     lesions = _lesions(answers)
     if lesions is not None:
-        ill, called = lesions.ill, lesions.called
         _, pair = answers.binary
-        result[pair, "accuracy"] = (int((called == ill).sum()), len(ill))
-        result[pair, "sensitivity"] = (int((called & ill).sum()), int(ill.sum()))
-        result[pair, "specificity"] = (int((~called & ~ill).sum()), int((~ill).sum()))
+        ill, called = labels == m, np.zeros_like(right)
+        called[lesions.rows] = lesions.called
+        result[pair, "accuracy"] = (called == ill, lesions.rows)
+        result[pair, "sensitivity"] = (called, lesions.rows & ill)
+        result[pair, "specificity"] = (~called, lesions.rows & ~ill)
+    return result
+
+
+def rankings(answers: Answers) -> dict[Name, tuple[Floats, Flags, Flags]]:
+    """The scores, the positive images and the images taken into account of areas, by the first parts of their names."""
+    labels, probabilities, classes = answers.labels, answers.probabilities, answers.classes
+    every = np.ones(len(labels), dtype=bool)
+    result: dict[Name, tuple[Floats, Flags, Flags]] = {
+        ("per_class", name): (probabilities[:, k], labels == k, every) for k, name in enumerate(classes)
+    }
+    if answers.disease is not None:
+        rest, _ = answers.binary
+        result[rest,] = result["per_class", classes[answers.disease]]
+    lesions = _lesions(answers)
+    if lesions is not None:
+        _, pair = answers.binary
+        score, positive = np.zeros(len(labels)), np.zeros_like(every)
+        score[lesions.rows], positive[lesions.rows] = lesions.share, lesions.ill
+        result[pair,] = (score, positive, lesions.rows)
     return result
 
 
@@ -273,6 +340,20 @@ def nested(values: Mapping[Name, object]) -> dict[str, object]:
 def numbers(figures: Mapping[str, object]) -> dict[Name, float]:
     """The metrics of a summary that are defined, without its counts and intervals."""
     return {name: value for name, value in _leaves(figures) if isinstance(value, float)}
+
+
+def shown(figures: Mapping[str, object]) -> dict[Name, float]:
+    """The metrics that tables show: `numbers`, without balanced accuracy where macro recall is the same figure."""
+    found = numbers(figures)
+    return {name: value for name, value in found.items() if name != BALANCED or ("macro_recall",) not in found}
+
+
+def missing_intervals(figures: TestSummary) -> list[str]:
+    """A sentence for each reason why metrics have no interval."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in figures["without_interval"].items():
+        reasons.setdefault(reason, []).append(name.removeprefix("per_class.").replace(".", " ").replace("_", " "))
+    return [f"No interval of {', '.join(names)}: {reason}." for reason, names in reasons.items()]
 
 
 def edges(intervals: Intervals) -> dict[Name, Interval]:

@@ -15,8 +15,8 @@ from scipy import stats
 from busi_tune import files, results
 from busi_tune.data.split import Split
 from busi_tune.errors import FileError, RunError
-from busi_tune.evaluation.intervals import expanded_tail, of_ratio, paired
-from busi_tune.evaluation.metrics import Answers, Counts, Labels, numbers, summarise
+from busi_tune.evaluation.intervals import TAIL, of_gain, paired
+from busi_tune.evaluation.metrics import Answers, Counts, Floats, Labels, numbers, summarise
 from busi_tune.names import composed
 from busi_tune.results import Comparison, Difference, MetricsFile, VerdictFile, VerdictWord
 
@@ -40,12 +40,13 @@ def compare(baseline: Answers, tuned: Answers, groups: Labels, paths: Sequence[s
     """The comparison on two models' answers for the same images in the same order; `groups` has each image's group.
 
     `differences` has each metric under its dotted name: both values, tuned less baseline, and the 95 % interval of
-    that, which is None where there is none. With `paths`, the images that changed are named.
+    that, which is None where the models answer alike. With `paths`, the images that changed are named.
     """
     right, now = baseline.predicted == baseline.labels, tuned.predicted == tuned.labels
     gained, lost = now & ~right, right & ~now
     decided = decide(right, now, groups)
     same = np.array_equal(baseline.probabilities, tuned.probabilities)
+    accuracy: Difference = {**decided["accuracy"], "interval": None} if same else decided["accuracy"]
     found: Comparison = {
         "verdict": decided["verdict"],
         "sentence": _sentence(decided, same=same),
@@ -56,7 +57,7 @@ def compare(baseline: Answers, tuned: Answers, groups: Labels, paths: Sequence[s
         "changed_to_right": int(gained.sum()),
         "changed_to_wrong": int(lost.sum()),
         "mcnemar_p": mcnemar(int(gained.sum()), int(lost.sum())),
-        "differences": _differences(baseline, tuned, groups) | {"accuracy": decided["accuracy"]},
+        "differences": _differences(baseline, tuned, groups) | {"accuracy": accuracy},
     }
     if len(paths):
         names = np.asarray(paths)
@@ -68,28 +69,29 @@ def decide(right: NDArray[np.bool_], now: NDArray[np.bool_], groups: Labels) -> 
     """The decision alone, from which images the baseline has right and which the tuned model has.
 
     "better" and "worse" need both: an interval of accuracy's difference that excludes zero, and `grouped_p` below
-    0.05. The bootstrap alone is a little too ready where few images changed, and the exact test alone could contradict
+    0.05. The interval alone is a little too ready where few groups changed, and the exact test alone could contradict
     the interval that is shown.
     """
     _, member = np.unique(groups, return_inverse=True)
     sizes = np.bincount(member)
     gains = np.bincount(member, weights=now.astype(np.int64) - right)
     p = grouped_p(gains)
-    interval, error = of_ratio(gains, sizes) if len(sizes) > 1 else (None, 0.0)
+    gain = float(gains.sum() / sizes.sum())
+    interval = of_gain(right, now, groups) if len(sizes) > 1 else None
     verdict: VerdictWord = "no evidence"
     if interval and p < SIGNIFICANCE and not interval[0] <= 0 <= interval[1]:
         verdict = "better" if interval[0] > 0 else "worse"
     accuracy: Difference = {
         "baseline": float(right.mean()),
         "tuned": float(now.mean()),
-        "difference": float(gains.sum() / sizes.sum()),
+        "difference": gain,
         "interval": list(interval) if interval else None,
     }
     return {
         "verdict": verdict,
         "groups": len(sizes),
         "grouped_p": p,
-        "detectable_difference": detectable_difference(len(sizes), error),
+        "detectable_difference": detectable_difference(gains - gain * sizes, len(right)),
         "accuracy": accuracy,
     }
 
@@ -117,15 +119,18 @@ def grouped_p(gains: Counts) -> float:
     return min(1.0, float(chances[np.abs(sums) >= abs(gains.sum())].sum()))
 
 
-def detectable_difference(groups: int, error: float) -> float | None:
+def detectable_difference(apart: Floats, images: int) -> float | None:
     """The smallest true difference in accuracy that would be called with 80 % probability; None where none would.
 
-    (1.96 + 0.84) standard errors of the difference (Lachin, "Introduction to sample size determination and power
-    analysis", 1981), with 1.96 widened for few groups as the interval is, but no less than the exact test needs.
+    `apart` is each group's gain less the expected one. (1.96 + 0.84) standard errors of the difference (Lachin,
+    "Introduction to sample size determination and power analysis", 1981), with Student's t in the place of 1.96, but no
+    less than the exact test needs.
     """
+    groups = len(apart)
     if groups < FEWEST_CHANGED:
         return None
-    reach = float(stats.norm.isf(expanded_tail(groups)) + stats.norm.ppf(POWER)) * error
+    error = float(np.sqrt(groups / (groups - 1) * (apart**2).sum())) / images
+    reach = float(stats.t.isf(TAIL, groups - 1) + stats.norm.ppf(POWER)) * error
     return min(1.0, max(reach, FEWEST_CHANGED / groups))
 
 
@@ -158,16 +163,11 @@ def _differences(baseline: Answers, tuned: Answers, groups: Labels) -> dict[str,
             "baseline": first[name],
             "tuned": second[name],
             "difference": second[name] - first[name],
-            "interval": _possible(intervals[name], 2 if name == ("brier",) else 1) if name in intervals else None,
+            "interval": list(intervals[name]) if name in intervals else None,
         }
         for name in first
         if name in second
     }
-
-
-def _possible(interval: tuple[float, float], most: int) -> list[float]:
-    """An interval within what a difference can be: few groups' intervals reach beyond it."""
-    return [float(edge) for edge in np.clip(interval, -most, most)]
 
 
 def selection_optimism(trials: int, images: int, accuracy: float, correlation: float = 0.0) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +10,14 @@ from scipy import optimize, stats
 from sklearn.metrics import log_loss
 
 from busi_tune.errors import ConfigError
-from busi_tune.evaluation.intervals import with_intervals
+from busi_tune.evaluation.intervals import of_proportion, with_intervals
 from busi_tune.evaluation.metrics import Answers, Labels, softmax, summarise
 from busi_tune.names import MALIGNANT
 from busi_tune.results import (
     BeforeAfter,
     CalibrationFigures,
     OperatingPointEntry,
+    SensitivityClaim,
     TestSummary,
     ThresholdFigure,
     ThresholdFigures,
@@ -53,7 +54,7 @@ def _calibration_of(answers: Answers) -> CalibrationFigures:
     figures = summarise(answers)
     return {
         "brier": figures["brier"],
-        "log_loss": float(log_loss(answers.labels, answers.probabilities, labels=range(len(answers.classes)))),
+        "log_loss": figures["log_loss"],
         "calibration_error": figures["calibration_error"],
     }
 
@@ -65,10 +66,10 @@ def summary_with_intervals(answers: Answers, groups: Labels) -> TestSummary:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The probability of the class `positive`, the disease, from which on an image is flagged, and its support.
+    """The probability of the class `positive`, the disease, from which on an image is flagged.
 
-    `cases` are groups of near-duplicates with such images in the validation split. A claim of this sensitivity
-    takes at least `needed` of them, and is `supported` if it holds with 95 % confidence.
+    `cases` are groups of near-duplicates with such images in the validation split, of which `missed` lie below the
+    threshold. The same images chose the checkpoint, so that they support no claim about new cases; see `claim`.
     """
 
     positive: str
@@ -76,8 +77,6 @@ class OperatingPoint:
     threshold: float
     cases: int
     missed: int
-    needed: int
-    supported: bool
 
     def entry(self) -> OperatingPointEntry:
         """The point as the certificate and the model's metadata have it, with its class and a sentence."""
@@ -86,20 +85,17 @@ class OperatingPoint:
         return cast("OperatingPointEntry", values)
 
     def _sentence(self) -> str:
-        rest = f"{self.missed} of {self.cases} {self.positive} cases of the validation split below it"
-        if self.supported:
-            return f"Threshold {self.threshold:.4f}: {rest}; sensitivity {self.sensitivity:g} with 95 % confidence."
         return (
-            f"Threshold {self.threshold:.4f}: {rest}, too few to support a sensitivity of {self.sensitivity:g}: that "
-            f"takes at least {self.needed} cases."
+            f"Threshold {self.threshold:.4f}, for a sensitivity of {self.sensitivity:g}: {self.missed} of {self.cases} "
+            f"{self.positive} cases lie below it on the validation images that chose the checkpoint, which promises "
+            "nothing."
         )
 
 
 def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> OperatingPoint:
-    """The highest threshold at which the cases of `answers`, of the validation split, reach `sensitivity`.
+    """A careful threshold for `sensitivity`, from `answers` for the validation split.
 
-    Where there are enough cases it is the one that new cases reach as well with 95 % confidence, whatever their
-    distribution (Wilks, "Determination of sample sizes for setting tolerance limits", 1941). A case is a group with
+    At most `allowed_misses` cases lie below it, so that it never rises with `sensitivity`. A case is a group with
     images of the disease, and is missed where one of them is.
 
     Raises:
@@ -112,17 +108,77 @@ def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> Ope
         raise ConfigError(f"sensitivity is of the class {name}, of which the validation split has no image.")
     score = answers.probabilities[:, disease]
     lowest = np.sort([score[positive & (groups == group)].min() for group in np.unique(groups[positive])])
-    cases = len(lowest)
-    miss = 1 - sensitivity
-    needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(sensitivity))
-    supported = cases >= needed
-    missed = int(stats.binom.ppf(1 - CONFIDENCE, cases, miss)) if supported else math.floor(cases * miss + 1e-9)
-    while supported and stats.binom.cdf(missed, cases, miss) > 1 - CONFIDENCE:
-        missed -= 1
+    missed = allowed_misses(len(lowest), sensitivity)
     edge = float(lowest[missed])
     # Between two images' probabilities, so that rounding elsewhere changes no answer.
     below = float(score[score < edge].max(initial=0.0))
-    return OperatingPoint(name, sensitivity, (edge + below) / 2, cases, missed, needed, supported)
+    return OperatingPoint(name, sensitivity, (edge + below) / 2, len(lowest), missed)
+
+
+def allowed_misses(cases: int, sensitivity: float) -> int:
+    """The most misses that so many cases show in at most 5 % of samples where the sensitivity is lower, else none.
+
+    Wilks, "Determination of sample sizes for setting tolerance limits", 1941. It would be a guarantee if the cases had
+    chosen nothing.
+    """
+    rare = stats.binom.cdf(np.arange(cases), cases, 1 - sensitivity) <= 1 - CONFIDENCE
+    return max(0, int(rare.sum()) - 1)
+
+
+def evaluated(point: OperatingPoint, answers: Answers, groups: Labels) -> OperatingPointEntry:
+    """The point with its figures on the test split, whose images chose nothing, and the claim that they support."""
+    disease = _disease(answers)
+    positive, flagged = answers.labels == disease, answers.probabilities[:, disease] >= point.threshold
+    figures: ThresholdFigures = {
+        "sensitivity": _threshold_figure(flagged[positive], groups[positive]),
+        "specificity": _threshold_figure(~flagged[~positive], groups[~positive]),
+    }
+    missed = len(np.unique(groups[positive & ~flagged]))
+    return {
+        **point.entry(),
+        "test": figures,
+        "claim": claim(len(np.unique(groups[positive])), missed, point.sensitivity, point.positive),
+    }
+
+
+def _threshold_figure(hits: NDArray[np.bool_], groups: Labels) -> ThresholdFigure:
+    return {
+        "value": float(hits.mean()) if len(hits) else None,
+        "images": len(hits),
+        "interval": list(of_proportion(hits, groups)) if len(hits) else None,
+    }
+
+
+def claim(cases: int, missed: int, sensitivity: float, positive: str = MALIGNANT) -> SensitivityClaim:
+    """The sensitivity that new cases reach with 95 % confidence, from cases of the test split at a fixed threshold.
+
+    `positive` is the name of the disease's class.
+
+    It is the lower end of Clopper and Pearson's one-sided interval (1934), rounded down.
+    """
+    least = float(stats.beta.ppf(1 - CONFIDENCE, cases - missed, missed + 1)) if missed < cases else 0.0
+    found: SensitivityClaim = {
+        "cases": cases,
+        "missed": missed,
+        "at_least": math.floor(1000 * least) / 1000,
+        "supported": least >= sensitivity,
+        "needed": math.ceil(math.log(1 - CONFIDENCE) / math.log(sensitivity)),
+        "sentence": "",
+    }
+    return {**found, "sentence": _claimed(found, sensitivity, positive)}
+
+
+def _claimed(found: SensitivityClaim, sensitivity: float, positive: str) -> str:
+    if not found["cases"]:
+        return f"The test split has no {positive} case, so nothing is claimed of new cases."
+    flagged = found["cases"] - found["missed"]
+    shown = (
+        f"{flagged} of {found['cases']} {positive} cases are flagged on the test split, which chose nothing: new cases "
+        f"like them reach a sensitivity of at least {found['at_least']:.3f} with 95 % confidence"
+    )
+    if found["supported"]:
+        return f"{shown}."
+    return f"{shown}, not {sensitivity:g}, which takes at least {found['needed']} cases without a miss."
 
 
 def _disease(answers: Answers) -> int:
@@ -132,24 +188,3 @@ def _disease(answers: Answers) -> int:
             "--positive NAME, which says what class is the disease."
         )
     return answers.disease
-
-
-def at_threshold(answers: Answers, groups: Labels, threshold: float) -> ThresholdFigures:
-    """Sensitivity and specificity of the flag on a test split, with intervals over groups and Wilson's."""
-    disease = _disease(answers)
-    positive, flagged = answers.labels == disease, answers.probabilities[:, disease] >= threshold
-    flags = Answers(positive.astype(np.int64), np.stack([~flagged, flagged], axis=1).astype(float), ("rest", MALIGNANT))
-    figures, spread = summarise(flags), with_intervals(flags, groups)
-
-    def figure(metric: Literal["sensitivity", "specificity"], images: int) -> ThresholdFigure:
-        return {
-            "value": figures["malignant_vs_rest"][metric],
-            "images": images,
-            "intervals": spread["intervals"].get("malignant_vs_rest", {}).get(metric),
-            "wilson": spread["wilson"].get("malignant_vs_rest", {}).get(metric),
-        }
-
-    return {
-        "sensitivity": figure("sensitivity", int(positive.sum())),
-        "specificity": figure("specificity", int((~positive).sum())),
-    }

@@ -28,6 +28,8 @@ def strange_images(pixels: Pixels) -> Iterator[tuple[str, Pixels]]:
     yield "inverted", 255 - pixels
     yield "rotated by 90 degrees", np.concatenate([np.rot90(pixels, turns, axes=(1, 2)) for turns in (1, 3)])
     yield "upside down", pixels[:, ::-1]
+    yield "gamma 0.5", _with_gamma(pixels, 0.5)
+    yield "gamma 2", _with_gamma(pixels, 2)
     yield "coloured", _with_doppler(pixels)
     yield "blank", np.stack([np.full(pixels.shape[1:], level, dtype=np.uint8) for level in range(0, 256, 5)])
     yield "noise", _grey(generator.integers(0, 256, size=pixels.shape[:3], dtype=np.uint8))
@@ -38,6 +40,12 @@ def strange_images(pixels: Pixels) -> Iterator[tuple[str, Pixels]]:
 
 def _grey(levels: Pixels) -> Pixels:
     return np.repeat(levels[..., None], 3, axis=-1)
+
+
+def _with_gamma(pixels: Pixels, gamma: float) -> Pixels:
+    """Brighter below 1 and darker above, as another setting of the scanner's gain may be."""
+    levels = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+    return levels[pixels]
 
 
 def _with_doppler(pixels: Pixels) -> Pixels:

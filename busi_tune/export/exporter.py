@@ -12,7 +12,7 @@ from busi_tune.data.dataset import Dataset
 from busi_tune.errors import ParityError, RunError
 from busi_tune.evaluation.metrics import softmax
 from busi_tune.export import assembly, resize
-from busi_tune.export.calibration import at_threshold, calibration_figures, summary_with_intervals
+from busi_tune.export.calibration import calibration_figures, evaluated, summary_with_intervals
 from busi_tune.export.draft import CARD, Draft, Made, publish, staging_folder
 from busi_tune.export.gate import GateError
 from busi_tune.export.guard import guard_graph
@@ -179,8 +179,7 @@ def _evidence(draft: Draft, origin: str, asked: dict[str, Json]) -> Evidence:
         "machine": {**environment(), "abilities": [*abilities()]},
     }
     if fitted.point:
-        figures = at_threshold(answers, groups, fitted.point.threshold)
-        evidence["operating_point"] = {**fitted.point.entry(), "test": figures}
+        evidence["operating_point"] = evaluated(fitted.point, answers, groups)
     return evidence
 
 

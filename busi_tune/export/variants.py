@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from busi_tune.export import assembly, gate, quantisation, resize
-from busi_tune.export.calibration import OperatingPoint, at_threshold, operating_point, summary_with_intervals
+from busi_tune.export.calibration import OperatingPoint, evaluated, operating_point, summary_with_intervals
 from busi_tune.export.detection import detection_rates
 from busi_tune.export.draft import Draft, Made
 from busi_tune.export.guard import Guard, guard_graph
@@ -107,8 +107,7 @@ def _compared(draft: Draft, form: Form, path: Path, point: OperatingPoint | None
         "test": summary_with_intervals(answers, groups),
     }
     if point:
-        test = at_threshold(answers, groups, point.threshold)
-        result["operating_point"] = {**point.entry(), "test": test}
+        result["operating_point"] = evaluated(point, answers, groups)
     return result
 
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from busi_tune import results
 from busi_tune.data.split import excluded_file
 from busi_tune.errors import printable
-from busi_tune.evaluation.metrics import edges, numbers
+from busi_tune.evaluation.metrics import edges, missing_intervals, shown
 from busi_tune.results import (
     SPLIT,
     VERDICT,
@@ -37,6 +37,7 @@ def model_card(run: Path, certificate: VerificationFile) -> str:
         identity=results.read(run / results.IDENTITY, RunIdentityFile),
         test=certificate["test"],
         metrics=_metrics(certificate["test"]),
+        missing=missing_intervals(certificate["test"]),
         leaked=figures["leaked_test_images"],
         clean=figures.get("test_clean"),
         counts=split.groupby(["split", "class"]).size().unstack(fill_value=0),
@@ -63,12 +64,17 @@ def _environment() -> Environment:
 def _metrics(test: TestSummary) -> list[tuple[str, str, str]]:
     """Each metric's name, value and interval."""
     intervals = edges(test["intervals"])
-    return [(_title(name), _figure(value), _interval(intervals.get(name))) for name, value in numbers(test).items()]
+    return [(_title(name), _figure(value), _interval(intervals.get(name))) for name, value in shown(test).items()]
 
 
 def _title(path: Sequence[str]) -> str:
     words = " ".join(part.replace("_", " ") for part in path if part != "per_class")
-    return words.replace("roc auc", "ROC AUC").replace(" f1", " F1").replace("brier", "Brier score")
+    return (
+        words.replace("roc auc", "ROC AUC")
+        .replace(" f1", " F1")
+        .replace("brier", "Brier score")
+        .replace("matthews", "Matthews'")
+    )
 
 
 def _figure(value: float | None) -> str:

@@ -1,94 +1,162 @@
-"""How often the 95 % intervals hold the truth, on answers whose truth and groups are known.
+"""How often the 95 % intervals hold the truth, how wide they are, and how many are empty, on drawn answers.
 
-    python tests/benchmarks/interval_coverage.py [--repetitions 1000] [--groups 90] [--resamples 2000]
+    python tests/benchmarks/interval_coverage.py [--images 15 40 114] [--repetitions 1000] [--before] [--differences]
 
-A group has one to four images of one class, as in BUSI; images of a group share most of what makes a model err. The
-truth of each metric is its value over 400,000 groups.
+A group has one to four images of one class, as in BUSI (88 groups for 114 images). Images of a group share most of the
+causes of errors, and the model is surer than it should be. The truth of each metric is its value over 100,000 groups.
+`--before` measures the bootstrap that was used before, and `--differences` two models that share half of their errors.
 """
 
 import argparse
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import numpy as np
+import resampled_intervals
 from numpy.typing import NDArray
 
-from busi_tune.evaluation.intervals import bootstrap, paired, wilson
-from busi_tune.evaluation.metrics import Answers, Name, proportions, scores, softmax
+from busi_tune.evaluation import intervals
+from busi_tune.evaluation.metrics import BALANCED, Answers, Floats, Labels, Name, scores, softmax
 
 CLASSES = ("benign", "malignant", "normal")
+ACCURACIES = (0.6, 0.8, 0.9, 0.95, 0.99, 1.0)
+IMAGES = (15, 40, 114, 780)
+IMAGES_PER_GROUP = 1.3
+# The shares of a model's errors that images of a group have in common, and two models.
+WITHIN, ALIKE = 0.6, 0.5
+# How much surer the answers are than they should be.
+SHARPNESS = 1.5
+# Metrics that are others under a second name.
+SAME = [BALANCED, *(("malignant_vs_rest", metric) for metric in ("sensitivity", "roc_auc", "average_precision"))]
+Drawn = tuple[list[Answers], Labels]
+Found = dict[Name, tuple[float, float]]
 
 
-def draw(generator: np.random.Generator, groups: int) -> tuple[Answers, NDArray[np.int64]]:
-    """Answers with an accuracy of 0.79 and the group of each image."""
+def draw_many(generator: np.random.Generator, groups: int, signals: list[float]) -> Drawn:
+    """Answers of models with these signals for the same images, and the images' groups."""
     size = generator.choice([1, 2, 3, 4], p=[0.78, 0.16, 0.04, 0.02], size=groups)
     group = np.repeat(np.arange(groups), size)
     label = generator.choice(3, p=[0.56, 0.27, 0.17], size=groups)[group]
-    shared = generator.standard_normal((groups, 3))[group]
-    own = generator.standard_normal((len(group), 3))
-    logits = 1.5 * (1.6 * np.eye(3)[label] + np.sqrt(0.6) * shared + np.sqrt(0.4) * own)
-    return Answers(label, softmax(logits), CLASSES), group
+
+    def noise() -> Floats:
+        shared, own = generator.standard_normal((groups, 3))[group], generator.standard_normal((len(group), 3))
+        return np.asarray(np.sqrt(WITHIN) * shared + np.sqrt(1 - WITHIN) * own)
+
+    common = noise()
+    found = []
+    for signal in signals:
+        evidence = signal * np.eye(3)[label] + np.sqrt(ALIKE) * common + np.sqrt(1 - ALIKE) * noise()
+        found.append(Answers(label, softmax(SHARPNESS * signal * evidence), CLASSES))
+    return found, group
+
+
+def draw(generator: np.random.Generator, groups: int, signal: float = 1.6) -> tuple[Answers, NDArray[np.int64]]:
+    """Answers, by default with an accuracy of 0.79, and the group of each image."""
+    (answers,), group = draw_many(generator, groups, [signal])
+    return answers, group
 
 
 def draw_pair(generator: np.random.Generator, groups: int) -> tuple[Answers, Answers, NDArray[np.int64]]:
-    """Answers of two models that share half of their noise, the second with the stronger signal, and the groups."""
-    first, group = draw(generator, groups)
-    shared, own = generator.standard_normal((2, len(group), 3))
-    noise = np.sqrt(0.5) * (np.sqrt(0.6) * shared[group] + np.sqrt(0.4) * own)
-    # The first model's noise is its logits less the signal.
-    common = np.log(first.probabilities) / 1.5 - 1.6 * np.eye(3)[first.labels]
-    second = 1.5 * (1.9 * np.eye(3)[first.labels] + np.sqrt(0.5) * common + noise)
-    return first, Answers(first.labels, softmax(second), CLASSES), group
+    """Answers of two models with accuracies of 0.79 and 0.85, and the group of each image."""
+    (first, second), group = draw_many(generator, groups, [1.6, 1.9])
+    return first, second, group
 
 
-def paired_coverage(repetitions: int, groups: int, resamples: int) -> dict[Name, float]:
-    """The share of paired intervals that hold the true difference of two models."""
-    first, second, group = draw_pair(np.random.default_rng(1), 400_000)
-    ones = np.ones((1, len(group)))
-    before, after = scores(first, ones), scores(second, ones)
-    held = dict.fromkeys(before, 0)
-    for number in range(repetitions):
-        first, second, group = draw_pair(np.random.default_rng((9, number)), groups)
-        for name, (low, high) in paired(first, second, group, resamples, number).items():
-            held[name] += bool(low <= after[name] - before[name] <= high)
-    return {name: count / repetitions for name, count in held.items()}
+@cache
+def accuracies() -> tuple[Floats, Floats]:
+    """Signals, and the accuracy of a model with each of them over so many images that chance plays no part."""
+    signals = np.linspace(0, 8, 41)
+    noise = np.random.default_rng(1).standard_normal((200_000, 3))
+    return signals, np.array([((noise + signal * np.eye(3)[0]).argmax(axis=1) == 0).mean() for signal in signals])
 
 
-def truth() -> dict[Name, float]:
-    """Each metric over so many groups that chance plays no part."""
-    answers, group = draw(np.random.default_rng(1), 400_000)
-    return {name: float(value[0]) for name, value in scores(answers, np.ones((1, len(group)))).items()}
+def signal_for(accuracy: float) -> float:
+    """The signal that gives an accuracy; the strongest for 1."""
+    signals, reached = accuracies()
+    return float(np.interp(accuracy, reached, signals)) if accuracy < 1 else float(signals[-1])
 
 
-def coverage(repetitions: int, groups: int, resamples: int) -> tuple[dict[Name, float], dict[Name, float]]:
-    """The share of intervals that hold the truth: the bootstrap's, and Wilson's for plain proportions."""
-    true = truth()
-    held = dict.fromkeys(true, 0)
-    plain: dict[Name, int] = {}
-    for number in range(repetitions):
-        answers, group = draw(np.random.default_rng((7, number)), groups)
-        for name, (low, high) in bootstrap(answers, group, resamples, number).items():
-            held[name] += low <= true[name] <= high
-        for name, (hits, total) in proportions(answers).items():
-            low, high = wilson(hits, total)
-            plain[name] = plain.get(name, 0) + (low <= true[name] <= high)
+def single(drawn: Drawn, before: bool, seed: int) -> Found:
+    """The intervals of one model's metrics."""
+    (answers,), groups = drawn
     return (
-        {name: count / repetitions for name, count in held.items()},
-        {name: count / repetitions for name, count in plain.items()},
+        resampled_intervals.bootstrap(answers, groups, 1000, seed)
+        if before
+        else intervals.measure(answers, groups).edges
     )
+
+
+def difference(drawn: Drawn, before: bool, seed: int) -> Found:
+    """The intervals of two models' differences."""
+    (first, second), groups = drawn
+    return (
+        resampled_intervals.paired(first, second, groups, 1000, seed)
+        if before
+        else intervals.paired(first, second, groups)
+    )
+
+
+def truth(signals: list[float], groups: int) -> dict[Name, float]:
+    """Each metric, or its difference, over so many groups that chance plays no part."""
+    found, group = draw_many(np.random.default_rng(2), groups, signals)
+    every = [scores(answers, np.ones((1, len(group)))) for answers in found]
+    first = every[0]
+    return {name: float(every[-1][name][0] - (first[name][0] if len(every) > 1 else 0.0)) for name in first}
+
+
+def coverage(
+    signals: list[float], groups: int, repetitions: int, find: Callable[[Drawn, int], Found], many: int = 100_000
+) -> dict[Name, tuple[float, float, float]]:
+    """For each metric the share of its intervals that hold the truth, their mean width, and the share without width."""
+    true = truth(signals, many)
+    seen: dict[Name, list[tuple[float, float]]] = {}
+    for number in range(repetitions):
+        for name, edges in find(draw_many(np.random.default_rng((7, number)), groups, signals), number).items():
+            seen.setdefault(name, []).append(edges)
+    result = {}
+    for name, pairs in seen.items():
+        low, high = np.array(pairs).T
+        # The truth itself is known to nine digits.
+        held = (low <= true[name] + 1e-9) & (true[name] <= high + 1e-9)
+        result[name] = float(held.mean()), float((high - low).mean()), float((high - low < 1e-9).mean())
+    return result
+
+
+def show(sizes: Sequence[int], repetitions: int, *, before: bool, differences: bool) -> None:
+    """A table for each number of images: coverage and mean width, and the share of empty intervals where any are."""
+    find = partial(difference if differences else single, before=before)
+    for images in sizes:
+        groups = round(images / IMAGES_PER_GROUP)
+        columns = []
+        for accuracy in ACCURACIES:
+            signals = [signal_for(accuracy)] + ([signal_for(min(1.0, accuracy + 0.02))] if differences else [])
+            columns.append(coverage(signals, groups, repetitions, lambda drawn, seed: find(drawn, seed=seed)))
+        print(f"\n| {images} images | " + " | ".join(f"{accuracy:.2f}" for accuracy in ACCURACIES) + " |")
+        print("|---" * (1 + len(ACCURACIES)) + "|")
+        for name in (name for name in columns[-1] if name not in SAME):
+            cells = [_cell(column.get(name)) for column in columns]
+            print(
+                f"| {' '.join(name).removeprefix('per_class ').replace('_', ' ')} | " + " | ".join(cells) + " |",
+                flush=True,
+            )
+
+
+def _cell(found: tuple[float, float, float] | None) -> str:
+    if found is None:
+        return ""
+    held, width, empty = found
+    return f"{held:.3f} ({width:.2f}{f'; {empty:.2f} empty' if empty >= 0.005 else ''})"
 
 
 def main() -> None:
     """Simulate and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=1000)
-    parser.add_argument("--groups", type=int, default=90)
-    parser.add_argument("--resamples", type=int, default=2000)
+    parser.add_argument("--images", type=int, nargs="+", default=IMAGES)
+    parser.add_argument("--before", action="store_true")
+    parser.add_argument("--differences", action="store_true")
     options = parser.parse_args()
-    held, plain = coverage(options.repetitions, options.groups, options.resamples)
-    for name, share in held.items():
-        print(f"{'.'.join(name):36} {share:.3f}" + (f"   Wilson {plain[name]:.3f}" if name in plain else ""))
-    print("differences of two models on the same images")
-    for name, share in paired_coverage(options.repetitions, options.groups, options.resamples).items():
-        print(f"{'.'.join(name):36} {share:.3f}")
+    show(options.images, options.repetitions, before=options.before, differences=options.differences)
 
 
 if __name__ == "__main__":
