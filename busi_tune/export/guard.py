@@ -188,6 +188,12 @@ def guard_graph(guard: Guard) -> onnx.ModelProto:
     return graph_of(scores, given, {"guard": FLOAT["batch", len(WARNINGS)]}, "guard")
 
 
+def pixel_scores(guard: Guard, pixels: Pixels) -> Floats:
+    """The scores (n, k) of images (n, size, size, 3) without the network: that of the features is 0."""
+    features = np.broadcast_to(guard.tensors["features_mean"], (len(pixels), guard.tensors["features_mean"].size))
+    return _run(guard_graph(guard), {"pixels": pixels, "features": features})
+
+
 def statistics_graph(size: int) -> onnx.ModelProto:
     """`pixels` uint8 (n, 3, size, size) to `statistics` float32 (n, k)."""
     grid_step, tile_side = _grid(size)

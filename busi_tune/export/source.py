@@ -3,20 +3,25 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from busi_tune import images
 from busi_tune.data.dataset import Dataset, Part
-from busi_tune.evaluation.metrics import Answers, Labels, softmax
+from busi_tune.evaluation.metrics import Answers, Labels, confusion_matrix, softmax
 from busi_tune.export import quantisation
 from busi_tune.export.calibration import OperatingPoint, calibration_figures, fit_temperature, operating_point
 from busi_tune.export.graphs import folded
 from busi_tune.export.guard import Guard, fit_guard
-from busi_tune.export.parity import BothPrecisions, Logits, Reference, Shown, make_reference
+from busi_tune.export.parity import Logits, Reference, Shown, distance, few
 from busi_tune.images import Pixels
 from busi_tune.progress import Progress
 from busi_tune.results import BeforeAfter
 from busi_tune.training import exportable
 from busi_tune.training.exportable import ExportableModel
 from busi_tune.training.run_folder import Identity, read_identity
+
+
+NUDGES = 4
 
 
 @dataclass(frozen=True)
@@ -106,10 +111,24 @@ def guard_of(network: bytes, source: Source) -> Guard:
 
 
 def reference_of(model: ExportableModel, shown: Shown, labels: Labels) -> tuple[Reference, Logits]:
-    """PyTorch's reference for a verification, and its float64 logits of the pictures before the temperature."""
+    """PyTorch's reference for a verification, and its float64 logits of the pictures before the temperature.
+
+    float32's errors are those of a few pictures: half of them with the largest logits, the others drawn.
+    """
     before, exact = exportable.logits_of(model, shown.pixels, "float64")
-    _, single = exportable.logits_of(model, shown.pixels, "float32")
     _, exact_probe = exportable.logits_of(model, shown.probe_pixels, "float64")
-    _, single_probe = exportable.logits_of(model, shown.probe_pixels, "float32")
-    probes = BothPrecisions(exact_probe, single_probe)
-    return make_reference(BothPrecisions(exact, single), probes, labels), before
+    rows = few(-np.abs(exact).max(axis=1), np.random.default_rng(0).permutation(len(exact)))
+
+    def error(model: ExportableModel, pixels: Pixels, exact: Logits) -> float:
+        return distance(exportable.logits_of(model, pixels, "float32")[1], exact)
+
+    pixels = shown.pixels[rows]
+    reference = Reference(
+        logits=exact,
+        float32_error=error(model, pixels, exact[rows]),
+        step_error=max(error(exportable.nudged(model, seed), pixels, exact[rows]) for seed in range(NUDGES)),
+        probe=exact_probe,
+        probe_float32_error=error(model, shown.probe_pixels, exact_probe),
+        confusion_matrix=confusion_matrix(labels, exact.argmax(axis=1), exact.shape[1]).tolist(),
+    )
+    return reference, before
