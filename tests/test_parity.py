@@ -93,7 +93,7 @@ def test_a_correct_export_passes(case: Case) -> None:
             "batch 1",
             "batch 2",
             "batch 7",
-            "batch 16",
+            "batch 8",
             "optimisation none",
             "optimisation basic",
             "threads 1",

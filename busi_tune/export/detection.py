@@ -25,10 +25,9 @@ def detection_rates(
     rates = {UNCHANGED: float(guard.warned(unchanged).any(axis=1).mean())}
     kinds = strange_images(test_pixels[:: -(-len(test_pixels) // MOST)])
     for kind, pixels in (given for given in kinds if given[0] != UNCHANGED):
-        warned = guard.warned(pixel_scores(guard, pixels)).any(axis=1)
-        if not warned.all():
-            warned[~warned] = guard.warned(scores_of(pixels[~warned])).any(axis=1)
-        rates[kind] = float(warned.mean())
+        left = pixels[~guard.warned(pixel_scores(guard, pixels)).any(axis=1)]
+        silent = (~guard.warned(scores_of(left)).any(axis=1)).sum() if len(left) else 0
+        rates[kind] = 1 - float(silent) / len(pixels)
     return rates
 
 

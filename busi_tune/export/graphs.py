@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnxscript import OnnxFunction, ir, optimizer
 from onnxscript.onnx_types import TensorType
 
@@ -52,6 +55,14 @@ def folded(network: bytes) -> bytes:
 
     optimizer.fold_constants(model, should_fold=of_weights)
     optimizer.remove_unused_nodes(model)
+    return bytes(model.SerializeToString())
+
+
+def with_tensor(network: bytes, name: str, value: NDArray[np.float32]) -> bytes:
+    """The network with another value of one of its tensors."""
+    model = onnx.load_from_string(network)
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
     return bytes(model.SerializeToString())
 
 

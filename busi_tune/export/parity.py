@@ -23,7 +23,7 @@ FACTOR = 4.0
 # ResNet50); what they are there to tell apart is thousands of times as large.
 PROBE_FACTOR = 16.0
 BATCH = 32
-FEW = 16
+FEW = 8
 TINTED = 8
 TINT = (1.0, 0.7, 0.4)
 # Height and width of noise that is resized: single pixels, lines, enlargements, and both orders of the two passes.
@@ -163,10 +163,10 @@ def distance(given: Logits, exact: Logits) -> float:
     return float(np.abs(given - exact).max())
 
 
-def few(*orders: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The rows of the `FEW` pictures that come first by any of the `orders`; each has a number for each picture."""
+def few(count: int, *orders: NDArray[np.floating | np.integer]) -> NDArray[np.int64]:
+    """The rows of the `count` pictures that come first by any of the `orders`; each has a number for each picture."""
     ranks = [np.argsort(np.argsort(order, kind="stable"), kind="stable") for order in orders]
-    return np.sort(np.argsort(np.min(ranks, axis=0), kind="stable")[:FEW])
+    return np.sort(np.argsort(np.min(ranks, axis=0), kind="stable")[:count])
 
 
 def outputs_of(
@@ -217,7 +217,7 @@ def verify(
         if len(found) == 1:
             probe, pixels = outputs_of(classifier, shown.probes, ("logits", "pixels"))
             # A NaN is the largest error of all.
-            rows = few(-np.nan_to_num(answered.errors, nan=np.inf), margins)
+            rows = few(FEW, -np.nan_to_num(answered.errors, nan=np.inf), margins)
     progress.close("verifying")
     first = next(iter(found.values()))
     errors = {name: float(answered.errors.max()) for name, answered in found.items()}

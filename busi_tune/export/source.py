@@ -10,8 +10,8 @@ from busi_tune.data.dataset import Dataset, Part
 from busi_tune.evaluation.metrics import Answers, Labels, confusion_matrix, softmax
 from busi_tune.export import quantisation
 from busi_tune.export.calibration import OperatingPoint, calibration_figures, fit_temperature, operating_point
-from busi_tune.export.graphs import folded
-from busi_tune.export.guard import Guard, fit_guard
+from busi_tune.export.graphs import folded, with_tensor
+from busi_tune.export.guard import Floats, Guard, fit_guard
 from busi_tune.export.parity import Logits, Reference, Shown, distance, few
 from busi_tune.images import Pixels
 from busi_tune.progress import Progress
@@ -20,8 +20,11 @@ from busi_tune.training import exportable
 from busi_tune.training.exportable import ExportableModel
 from busi_tune.training.run_folder import Identity, read_identity
 
-
+# Copies of the model whose weights are moved, and pictures that PyTorch answers in float32.
 NUDGES = 4
+SINGLE = 16
+# Training images whose features the guard knows. A network takes long for more, which tell it little.
+FEATURED = 256
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,16 @@ class Fitted:
 
 
 def fit(source: Source, sensitivity: float | None) -> Fitted:
-    """Fit temperature, operating point and guard."""
-    logits, _ = exportable.logits_of(source.model, source.part("validation").pixels(), "float32")
+    """Fit temperature, operating point and guard, on the answers of the network as it is exported."""
+    network = folded(exportable.to_onnx(source.model, source.size))
+    single, features = quantisation.outputs(network, source.part("validation").pixels(), "logits", "features")
+    logits = single.astype(np.float64)
     temperature = fit_temperature(logits, source.labels("validation"))
     before, after = (source.answers("validation", values) for values in (logits, logits / temperature))
     point = None if sensitivity is None else operating_point(after, source.groups("validation"), sensitivity)
-    model = at_temperature(source, temperature)
-    network = folded(exportable.to_onnx(model, source.size))
-    return Fitted(temperature, calibration_figures(before, after), point, model, network, guard_of(network, source))
+    model, guard = at_temperature(source, temperature), guard_of(network, source, features)
+    network = with_tensor(network, "temperature", model.temperature.numpy())
+    return Fitted(temperature, calibration_figures(before, after), point, model, network, guard)
 
 
 def at_temperature(source: Source, temperature: float) -> ExportableModel:
@@ -103,11 +108,13 @@ def at_temperature(source: Source, temperature: float) -> ExportableModel:
     return ExportableModel(source.model.model, config.mean, config.std, temperature).eval()
 
 
-def guard_of(network: bytes, source: Source) -> Guard:
-    """The guard of a network, from ONNX Runtime's features of the training and the validation images."""
+def guard_of(network: bytes, source: Source, features: Floats | None = None) -> Guard:
+    """The guard of a network, from ONNX Runtime's `features` of the validation images and of some training images."""
     known, new = (source.part(name).pixels() for name in ("train", "validation"))
-    features = [quantisation.outputs(network, pixels, "features") for pixels in (known, new)]
-    return fit_guard(known, features[0], new, features[1])
+    some = known[np.linspace(0, len(known) - 1, min(len(known), FEATURED)).astype(np.int64)]
+    if features is None:
+        (features,) = quantisation.outputs(network, new, "features")
+    return fit_guard(known, quantisation.outputs(network, some, "features")[0], new, features)
 
 
 def reference_of(model: ExportableModel, shown: Shown, labels: Labels) -> tuple[Reference, Logits]:
@@ -117,7 +124,7 @@ def reference_of(model: ExportableModel, shown: Shown, labels: Labels) -> tuple[
     """
     before, exact = exportable.logits_of(model, shown.pixels, "float64")
     _, exact_probe = exportable.logits_of(model, shown.probe_pixels, "float64")
-    rows = few(-np.abs(exact).max(axis=1), np.random.default_rng(0).permutation(len(exact)))
+    rows = few(SINGLE, -np.abs(exact).max(axis=1), np.random.default_rng(0).permutation(len(exact)))
 
     def error(model: ExportableModel, pixels: Pixels, exact: Logits) -> float:
         return distance(exportable.logits_of(model, pixels, "float32")[1], exact)

@@ -13,6 +13,8 @@ from busi_tune.training.weights import check_readable, load_weights
 
 # These two would otherwise also return an auxiliary head's output while training.
 WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
+# Protocol Buffers end at 2 GiB; the graph and its metadata need some of it.
+LARGEST = 2**31 - 2**25
 ARCHITECTURES: tuple[str, ...] = tuple(models.list_models(module=models))
 
 
@@ -20,12 +22,18 @@ def check_model(config: Config) -> None:
     """Check, without data and without allocating the model, that training could start with it.
 
     Raises:
-        ConfigError: see `untrained`.
+        ConfigError: see `untrained`; or the model is too large to be exported.
         WeightsError: the file of weights cannot be opened.
     """
     # Tensors without memory show whether the sizes fit; RegNet computes its layers' widths with real ones.
     with torch.device("cpu" if config.arch.startswith("regnet") else "meta"):
-        untrained(config, classes=2)
+        model = untrained(config, classes=2)
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if size > LARGEST:
+        raise ConfigError(
+            f"{config.arch} has {size / 1e9:.1f} GB of weights, and an exported model, one ONNX file, holds less than "
+            f"{2**31 / 1e9:.1f} GB; choose a smaller --arch."
+        )
     if config.weights not in ("imagenet", "none"):
         check_readable(Path(config.weights))
 
