@@ -28,7 +28,7 @@ from busi_tune.export_options import ExportOptions
 from busi_tune.images import Pixels
 from busi_tune.progress import Silent
 from busi_tune.training import exportable
-from busi_tune.training.exportable import ExportableModel
+from busi_tune.training.exportable import ExportableModel, last_layer
 from exported import EXPORT_FILES, MODELS, Exported, flip_a_bit, linked, names, replace
 
 pytest_plugins = ["exported"]
@@ -329,6 +329,26 @@ def test_an_answer_that_flips_within_rounding_is_counted_but_passes(case: Case, 
     result = close.verify(case.exported.folder / "model.onnx", tmp_path)
     assert (result.passed, result.answers_changed) == (True, 1)
     assert result.smallest_margin == pytest.approx(2e-9, rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1e4])
+def test_the_tolerance_goes_with_the_scale_of_the_logits(scale: float, case: Case, tmp_path: Path) -> None:
+    model, graph = case.model(), onnx.load(case.exported.folder / "model.onnx")
+    head = last_layer(model.model).state_dict()
+    for name, value in head.items():
+        value.mul_(scale)
+        (tensor,) = (entry for entry in graph.graph.initializer if entry.name == f"model.fc.{name}")
+        tensor.CopyFrom(numpy_helper.from_array(value.numpy(), tensor.name))
+    reference, _ = reference_of(model, case.shown, case.labels)
+    result = dataclasses.replace(case, reference=reference).verify(graph, tmp_path)
+    assert result.passed
+    assert result.tolerance == pytest.approx(scale * case.reference.tolerance, rel=2)
+
+
+def test_a_lucky_own_error_of_pytorch_fails_no_correct_export(case: Case, tmp_path: Path) -> None:
+    lucky = dataclasses.replace(case.reference, float32_error=0.0, probe_float32_error=0.0)
+    assert lucky.step_error > 0
+    assert dataclasses.replace(case, reference=lucky).verify(case.exported.folder / "model.onnx", tmp_path).passed
 
 
 def nan_for_batches_of_seven(case: Case, column: int) -> bytes:
