@@ -203,7 +203,7 @@ def verify(
     answers = reference.logits.argmax(axis=1)
     changed = np.zeros(len(answers), dtype=np.bool_)
     rows = np.arange(len(answers))
-    # A session for each number of threads and level of optimisation, and not two at once: they hold the weights.
+    # Ways that differ in the batch alone share a session.
     opened = lru_cache(maxsize=1)(partial(Classifier, model))
     found: dict[str, _Answered] = {}
     for name, way in how.items():

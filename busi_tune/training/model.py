@@ -52,6 +52,8 @@ def untrained(config: Config, classes: int) -> nn.Module:
         extra = {**WITHOUT_AUXILIARY, "transform_input": config.weights == "imagenet"}
     if config.arch.startswith("vit_"):
         extra = {"image_size": config.image_size}
+    if config.arch.startswith("maxvit"):
+        extra = {"input_size": (config.image_size, config.image_size)}
     torch.manual_seed(config.seed)
     try:
         model: nn.Module = models.get_model(config.arch, weights=None, num_classes=classes, **extra)
