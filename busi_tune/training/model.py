@@ -25,17 +25,22 @@ def check_model(config: Config) -> None:
         ConfigError: see `untrained`; or the model is too large to be exported.
         WeightsError: the file of weights cannot be opened.
     """
-    # Tensors without memory show whether the sizes fit; RegNet computes its layers' widths with real ones.
-    with torch.device("cpu" if config.arch.startswith("regnet") else "meta"):
-        model = untrained(config, classes=2)
-    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    size = 4 * _parameters(config.arch)
     if size > LARGEST:
         raise ConfigError(
             f"{config.arch} has {size / 1e9:.1f} GB of weights, and an exported model, one ONNX file, holds less than "
             f"{2**31 / 1e9:.1f} GB; choose a smaller --arch."
         )
+    # Tensors without memory show whether the sizes fit; RegNet computes its layers' widths with real ones.
+    with torch.device("cpu" if config.arch.startswith("regnet") else "meta"):
+        untrained(config, classes=2)
     if config.weights not in ("imagenet", "none"):
         check_readable(Path(config.weights))
+
+
+def _parameters(arch: str) -> int:
+    """How many numbers the ImageNet weights of an architecture hold; 0 for one that torchvision does not know."""
+    return int(models.get_model_weights(arch).DEFAULT.meta["num_params"]) if arch in ARCHITECTURES else 0
 
 
 def untrained(config: Config, classes: int) -> nn.Module:
