@@ -16,7 +16,7 @@ from busi_tune.export.calibration import calibration_figures, evaluated, summary
 from busi_tune.export.draft import CARD, Draft, Made, publish, staging_folder
 from busi_tune.export.gate import GateError
 from busi_tune.export.guard import guard_graph
-from busi_tune.export.parity import Shown, Way, verify, ways
+from busi_tune.export.parity import WAYS, Shown, Way, verify
 from busi_tune.export.source import Source
 from busi_tune.export.variants import FORMS, guard_result, make_variant, variant_name
 from busi_tune.export.verification import PREDICTIONS, failure, images_sha256
@@ -69,7 +69,7 @@ def export_run(
         _write_predictions(draft)
         # A form that was refused is made again, and refused again, when it is asked for again.
         asked = options.to_dict() | dict.fromkeys(refused, False)
-        certificate = _certificate(draft, made, _evidence(draft, origin, asked), card)
+        certificate = _certificate(draft, made, _evidence(draft, made, origin, asked), card)
         publish(staging, folder, passed=certificate["passed"])
     if not certificate["passed"]:
         reasons = [f"{reason} ({name})" for name, model in made.items() for reason in model.certificate["reasons"]]
@@ -87,7 +87,8 @@ def certify(draft: Draft, name: str, graph: onnx.ModelProto, shown: Shown, how: 
     source, fitted = draft.source, draft.fitted
     facts = draft.facts(fitted.guard, fitted.point)
     path = draft.write(name, graph, facts)
-    found = verify(path, shown, source.labels("test"), draft.reference, source.progress, how=how)
+    verified = verify(path, shown, source.labels("test"), draft.reference, source.progress, how=how)
+    found = verified.result
     foreign = assembly.foreign_tensors(graph, exportable.tensors(fitted.model))
     reasons = found.reasons + ([f"tensors are not those of the run: {', '.join(foreign[:3])}"] if foreign else [])
     certificate: ModelCertificate = {
@@ -97,7 +98,7 @@ def certify(draft: Draft, name: str, graph: onnx.ModelProto, shown: Shown, how: 
         "graph_sha256": assembly.graph_sha256(graph),
         "weights_sha256": assembly.weights_sha256(graph),
     }
-    return Made(graph, facts, certificate)
+    return Made(graph, facts, certificate, verified.guard)
 
 
 def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress) -> VerificationFile | None:
@@ -132,12 +133,11 @@ def _float32_models(draft: Draft) -> dict[str, Made]:
     guard = guard_graph(draft.fitted.guard)
     small = assembly.assemble(resize.ready(size), network, guard)
     whole = assembly.assemble(resize.any_size(size), network, guard)
-    every = ways(len(shown.pictures))
     # The two differ in front of the network alone, where the ways to run a graph make no difference: one is enough.
-    first = dict(list(every.items())[:1])
+    first = dict(list(WAYS.items())[:1])
     return {
         ready_name(size): certify(draft, ready_name(size), small, shown.resized(), first),
-        MODEL: certify(draft, MODEL, whole, shown, every),
+        MODEL: certify(draft, MODEL, whole, shown, WAYS),
     }
 
 
@@ -158,7 +158,7 @@ def _variants(draft: Draft) -> tuple[dict[str, Made], dict[str, GateError]]:
     return made, refused
 
 
-def _evidence(draft: Draft, origin: str, asked: dict[str, Json]) -> Evidence:
+def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[str, Json]) -> Evidence:
     """The part of the certificate that all models share: data, versions, and figures on the test split."""
     source, fitted, reference = draft.source, draft.fitted, draft.reference
     answers, groups = source.answers("test", reference.logits), source.groups("test")
@@ -174,7 +174,7 @@ def _evidence(draft: Draft, origin: str, asked: dict[str, Json]) -> Evidence:
         "test": summary_with_intervals(answers, groups),
         "temperature": fitted.temperature,
         "calibration": {"validation": fitted.calibration, "test": calibration},
-        "guard": guard_result(draft.staging / ready_name(source.size), fitted.guard, source),
+        "guard": guard_result(draft.staging / ready_name(source.size), fitted.guard, source, made[MODEL].guard),
         "versions": {name: version(name) for name in PACKAGES},
         "machine": {**environment(), "abilities": [*abilities()]},
     }

@@ -3,20 +3,28 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from busi_tune import images
 from busi_tune.data.dataset import Dataset, Part
-from busi_tune.evaluation.metrics import Answers, Labels, softmax
+from busi_tune.evaluation.metrics import Answers, Labels, confusion_matrix, softmax
 from busi_tune.export import quantisation
 from busi_tune.export.calibration import OperatingPoint, calibration_figures, fit_temperature, operating_point
-from busi_tune.export.graphs import folded
-from busi_tune.export.guard import Guard, fit_guard
-from busi_tune.export.parity import BothPrecisions, Logits, Reference, Shown, make_reference
+from busi_tune.export.graphs import folded, with_tensor
+from busi_tune.export.guard import Floats, Guard, fit_guard
+from busi_tune.export.parity import Logits, Reference, Shown, distance, few
 from busi_tune.images import Pixels
 from busi_tune.progress import Progress
 from busi_tune.results import BeforeAfter
 from busi_tune.training import exportable
 from busi_tune.training.exportable import ExportableModel
 from busi_tune.training.run_folder import Identity, read_identity
+
+# Copies of the model whose weights are moved, and pictures that PyTorch answers in float32.
+NUDGES = 4
+SINGLE = 16
+# Training images whose features the guard knows. A network takes long for more, which tell it little.
+FEATURED = 256
 
 
 @dataclass(frozen=True)
@@ -82,14 +90,16 @@ class Fitted:
 
 
 def fit(source: Source, sensitivity: float | None) -> Fitted:
-    """Fit temperature, operating point and guard."""
-    logits, _ = exportable.logits_of(source.model, source.part("validation").pixels(), "float32")
+    """Fit temperature, operating point and guard, on the answers of the network as it is exported."""
+    network = folded(exportable.to_onnx(source.model, source.size))
+    single, features = quantisation.outputs(network, source.part("validation").pixels(), "logits", "features")
+    logits = single.astype(np.float64)
     temperature = fit_temperature(logits, source.labels("validation"))
     before, after = (source.answers("validation", values) for values in (logits, logits / temperature))
     point = None if sensitivity is None else operating_point(after, source.groups("validation"), sensitivity)
-    model = at_temperature(source, temperature)
-    network = folded(exportable.to_onnx(model, source.size))
-    return Fitted(temperature, calibration_figures(before, after), point, model, network, guard_of(network, source))
+    model, guard = at_temperature(source, temperature), guard_of(network, source, features)
+    network = with_tensor(network, "temperature", model.temperature.numpy())
+    return Fitted(temperature, calibration_figures(before, after), point, model, network, guard)
 
 
 def at_temperature(source: Source, temperature: float) -> ExportableModel:
@@ -98,18 +108,34 @@ def at_temperature(source: Source, temperature: float) -> ExportableModel:
     return ExportableModel(source.model.model, config.mean, config.std, temperature).eval()
 
 
-def guard_of(network: bytes, source: Source) -> Guard:
-    """The guard of a network, from ONNX Runtime's features of the training and the validation images."""
+def guard_of(network: bytes, source: Source, features: Floats | None = None) -> Guard:
+    """The guard of a network, from ONNX Runtime's `features` of the validation images and of some training images."""
     known, new = (source.part(name).pixels() for name in ("train", "validation"))
-    features = [quantisation.outputs(network, pixels, "features") for pixels in (known, new)]
-    return fit_guard(known, features[0], new, features[1])
+    some = known[np.linspace(0, len(known) - 1, min(len(known), FEATURED)).astype(np.int64)]
+    if features is None:
+        (features,) = quantisation.outputs(network, new, "features")
+    return fit_guard(known, quantisation.outputs(network, some, "features")[0], new, features)
 
 
 def reference_of(model: ExportableModel, shown: Shown, labels: Labels) -> tuple[Reference, Logits]:
-    """PyTorch's reference for a verification, and its float64 logits of the pictures before the temperature."""
+    """PyTorch's reference for a verification, and its float64 logits of the pictures before the temperature.
+
+    float32's errors are those of a few pictures: half of them with the largest logits, the others drawn.
+    """
     before, exact = exportable.logits_of(model, shown.pixels, "float64")
-    _, single = exportable.logits_of(model, shown.pixels, "float32")
     _, exact_probe = exportable.logits_of(model, shown.probe_pixels, "float64")
-    _, single_probe = exportable.logits_of(model, shown.probe_pixels, "float32")
-    probes = BothPrecisions(exact_probe, single_probe)
-    return make_reference(BothPrecisions(exact, single), probes, labels), before
+    rows = few(SINGLE, -np.abs(exact).max(axis=1), np.random.default_rng(0).permutation(len(exact)))
+
+    def error(model: ExportableModel, pixels: Pixels, exact: Logits) -> float:
+        return distance(exportable.logits_of(model, pixels, "float32")[1], exact)
+
+    pixels = shown.pixels[rows]
+    reference = Reference(
+        logits=exact,
+        float32_error=error(model, pixels, exact[rows]),
+        step_error=max(error(exportable.nudged(model, seed), pixels, exact[rows]) for seed in range(NUDGES)),
+        probe=exact_probe,
+        probe_float32_error=error(model, shown.probe_pixels, exact_probe),
+        confusion_matrix=confusion_matrix(labels, exact.argmax(axis=1), exact.shape[1]).tolist(),
+    )
+    return reference, before

@@ -54,7 +54,7 @@ def check_again(folder: Path, root: Path, progress: Progress) -> VerificationFil
     size = Classifier(folder / MODEL).image_size
     shown = Shown.of([images.picture(root / path) for path in paths], size)
     logits = table[[f"logit_{name}" for name in classes]].to_numpy(dtype=np.float64)
-    result = verify(folder / MODEL, shown, labels, _recorded(certificate, logits), progress)
+    result = verify(folder / MODEL, shown, labels, _recorded(certificate, logits), progress).result
     reasons += result.reasons
     if reasons:
         raise ParityError(failure(folder, reasons))
@@ -73,6 +73,7 @@ def _recorded(certificate: VerificationFile, logits: Logits) -> Reference:
     return Reference(
         logits=logits,
         float32_error=_number(entry["pytorch_float32_error"]),
+        step_error=_number(entry["float32_step_error"]),
         probe=np.array(certificate["probe_logits"]),
         probe_float32_error=_number(entry["probe_float32_error"]),
         confusion_matrix=entry["confusion_matrix"]["pytorch"],

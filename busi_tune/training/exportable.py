@@ -18,6 +18,7 @@ from busi_tune.images import Pixels
 from busi_tune.training import run_folder
 from busi_tune.training.model import untrained
 from busi_tune.training.run_folder import Identity
+from busi_tune.training.weights import copy_tensors
 
 Array = NDArray[np.float64]
 Precision = Literal["float64", "float32"]
@@ -68,7 +69,7 @@ def last_layer(model: nn.Module) -> nn.Module:
 def best_model(folder: Path, config: Config, classes: int) -> nn.Module:
     """The model that a run has kept, on the CPU."""
     model = untrained(config, classes)
-    model.load_state_dict(load(run_folder.checkpoint(folder, "best")))
+    copy_tensors(model, load(run_folder.checkpoint(folder, "best")))
     return model
 
 
@@ -90,6 +91,18 @@ def logits_of(model: ExportableModel, pixels: Pixels, precision: Precision) -> t
     batches = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
     before = torch.cat([model.uncalibrated(batch.contiguous())[0] for batch in batches])
     return before.double().numpy(), (before / model.temperature).double().numpy()
+
+
+@torch.no_grad()
+def nudged(model: ExportableModel, seed: int) -> ExportableModel:
+    """A copy whose every weight is moved by about a unit in its last place, up or down at random."""
+    generator = torch.Generator().manual_seed(seed)
+    moved = copy.deepcopy(model)
+    for value in moved.state_dict().values():
+        if value.is_floating_point():
+            signs = torch.empty_like(value).bernoulli_(generator=generator).mul_(2).sub_(1)
+            value.mul_(1 + torch.finfo(value.dtype).eps * signs)
+    return moved
 
 
 def to_onnx(model: ExportableModel, size: int) -> bytes:
@@ -114,6 +127,8 @@ def to_onnx(model: ExportableModel, size: int) -> bytes:
     return bytes(program.model_proto.SerializeToString())
 
 
-def tensors(model: ExportableModel) -> dict[str, NDArray[np.float32]]:
-    """The tensors that the exported graph must hold, by name."""
-    return {name: value.numpy() for name, value in model.state_dict().items() if value.is_floating_point()}
+def tensors(model: ExportableModel) -> dict[str, NDArray[np.generic]]:
+    """The tensors that the exported graph must hold, by name: all but the counters of training."""
+    return {
+        name: value.numpy() for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")
+    }

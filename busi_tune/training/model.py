@@ -13,6 +13,8 @@ from busi_tune.training.weights import check_readable, load_weights
 
 # These two would otherwise also return an auxiliary head's output while training.
 WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
+# Protocol Buffers end at 2 GiB; the graph and its metadata need some of it.
+LARGEST = 2**31 - 2**25
 ARCHITECTURES: tuple[str, ...] = tuple(models.list_models(module=models))
 
 
@@ -20,14 +22,25 @@ def check_model(config: Config) -> None:
     """Check, without data and without allocating the model, that training could start with it.
 
     Raises:
-        ConfigError: see `untrained`.
+        ConfigError: see `untrained`; or the model is too large to be exported.
         WeightsError: the file of weights cannot be opened.
     """
+    size = 4 * _parameters(config.arch)
+    if size > LARGEST:
+        raise ConfigError(
+            f"{config.arch} has {size / 1e9:.1f} GB of weights, and an exported model, one ONNX file, holds less than "
+            f"{2**31 / 1e9:.1f} GB; choose a smaller --arch."
+        )
     # Tensors without memory show whether the sizes fit; RegNet computes its layers' widths with real ones.
     with torch.device("cpu" if config.arch.startswith("regnet") else "meta"):
         untrained(config, classes=2)
     if config.weights not in ("imagenet", "none"):
         check_readable(Path(config.weights))
+
+
+def _parameters(arch: str) -> int:
+    """How many numbers the ImageNet weights of an architecture hold; 0 for one that torchvision does not know."""
+    return int(models.get_model_weights(arch).DEFAULT.meta["num_params"]) if arch in ARCHITECTURES else 0
 
 
 def untrained(config: Config, classes: int) -> nn.Module:
@@ -44,6 +57,8 @@ def untrained(config: Config, classes: int) -> nn.Module:
         extra = {**WITHOUT_AUXILIARY, "transform_input": config.weights == "imagenet"}
     if config.arch.startswith("vit_"):
         extra = {"image_size": config.image_size}
+    if config.arch.startswith("maxvit"):
+        extra = {"input_size": (config.image_size, config.image_size)}
     torch.manual_seed(config.seed)
     try:
         model: nn.Module = models.get_model(config.arch, weights=None, num_classes=classes, **extra)

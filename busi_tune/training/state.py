@@ -12,6 +12,7 @@ from busi_tune.config import Config
 from busi_tune.results import EpochRecord, StoppingState, TrainingValues
 from busi_tune.training.epochs import Epoch, Watcher
 from busi_tune.training.model import build_model, placed, untrained
+from busi_tune.training.weights import copy_tensors
 
 Tensors = dict[str, Tensor]
 
@@ -88,7 +89,7 @@ class TrainingState:
         model = placed(untrained(config, classes), config.device)
         state = cls(config, classes, model)
         own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-        model.load_state_dict(own)
+        copy_tensors(model, own)
         for name, parameter in model.named_parameters():
             state.optimizer.state[parameter] = {
                 key: _like(tensors[f"optimizer.{name}.{key}"], parameter) for key in ("step", "exp_avg", "exp_avg_sq")
