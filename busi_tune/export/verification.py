@@ -72,10 +72,10 @@ def _recorded(certificate: VerificationFile, logits: Logits) -> Reference:
     entry = certificate["models"][MODEL]
     return Reference(
         logits=logits,
-        float32_error=_number(entry["pytorch_float32_error"]),
-        step_error=_number(entry["float32_step_error"]),
+        float32_error=_number(entry.get("pytorch_float32_error")),
+        step_error=_number(entry.get("float32_step_error")),
         probe=np.array(certificate["probe_logits"]),
-        probe_float32_error=_number(entry["probe_float32_error"]),
+        probe_float32_error=_number(entry.get("probe_float32_error")),
         confusion_matrix=entry["confusion_matrix"]["pytorch"],
     )
 
