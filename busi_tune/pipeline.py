@@ -137,7 +137,7 @@ def baseline(
     if overwrite or not (folder / results.METRICS).exists():
         from busi_tune.training.hardware import resolve
 
-        _check_before_data(config.replace(**resolve(config.device, config.precision)), split_file)
+        _check_before_data(config.replace(**resolve(config.device, config.precision)), split_file, progress)
     with locks.only_writer(folder):
         if overwrite:
             run_folder.clear(folder)
@@ -163,7 +163,7 @@ def baseline(
         return figures
 
 
-def _check_before_data(config: Config, split_file: Path | None) -> None:
+def _check_before_data(config: Config, split_file: Path | None, progress: Progress) -> None:
     """Check everything that can be checked without images, before images are read or an old run is deleted.
 
     Raises:
@@ -173,7 +173,7 @@ def _check_before_data(config: Config, split_file: Path | None) -> None:
         read_split(split_file)
     from busi_tune.training.model import check_model
 
-    check_model(config)
+    check_model(config, progress)
 
 
 def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: Progress) -> SeedsFile:
@@ -222,7 +222,7 @@ def search(
         BusiTuneError: see errors.py; every finished epoch is kept.
     """
     options.check(config)
-    _check_before_data(config, split_file)
+    _check_before_data(config, split_file, progress)
     from busi_tune.search import session
 
     return session.search(

@@ -250,7 +250,10 @@ class VerdictFile(Comparison):
 
 
 class StudyFile(TypedDict):
-    """study.json: what a study is of; `space` holds Optuna's JSON of each distribution."""
+    """study.json: what a study is of; `space` holds Optuna's JSON of each distribution.
+
+    `weights` has the SHA-256 of each file of weights by its path. A study without it is known by the path.
+    """
 
     schema: str
     config: dict[str, Json]
@@ -259,6 +262,7 @@ class StudyFile(TypedDict):
     trial_epochs: int
     pruner: str
     split: str
+    weights: NotRequired[dict[str, str]]
     storage: NotRequired[str]
     study: str
 

@@ -45,7 +45,8 @@ def _unlike(search: Search, baseline: Path) -> str:
     if not (baseline / METRICS).exists():
         return "it is not a finished run"
     identity = run_folder.read_identity(baseline)
-    different = differences(identity.config.to_dict(), search.plan.config.to_dict())
+    own = run_folder.identified(search.plan.config.to_dict(), search.plan.weights.get(search.plan.config.weights, ""))
+    different = differences(run_folder.identified(identity.config.to_dict(), identity.weights_sha256), own)
     if different:
         return f"its configuration differs ({'; '.join(different)})"
     return "" if identity.split == search.plan.split else "its split differs"
@@ -60,7 +61,7 @@ def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) 
 
 def job_of(search: Search, trial: FrozenTrial, until: int) -> Job:
     """Training a trial on to epoch `until`."""
-    config = search.plan.trial_config(trial.params)
+    config = search.config_of(trial.params)
     return Job(f"trial {trial.number} to epoch {until}", search.trial_folder(trial.number), config, until)
 
 

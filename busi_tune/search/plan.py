@@ -1,11 +1,11 @@
 """The plan of a study: its configuration, search space, metric and split, as study.json keeps them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from optuna.distributions import distribution_to_json
+from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -16,6 +16,7 @@ from busi_tune.errors import RunError
 from busi_tune.results import SPLIT, Json, StudyFile
 from busi_tune.search.space import Space
 from busi_tune.search.storage import Database, shown
+from busi_tune.training.run_folder import identified, weights_sha256
 
 METRICS = {
     "val_loss": StudyDirection.MINIMIZE,
@@ -30,7 +31,10 @@ NAME = "busi-tune"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What all trials of a study share; more trials of the same plan continue it. `config` is resolved (no `auto`)."""
+    """What all trials of a study share; more trials of the same plan continue it. `config` is resolved (no `auto`).
+
+    `weights` has the SHA-256 of each file of weights that the configuration or the space names.
+    """
 
     config: Config
     space: Space
@@ -38,6 +42,7 @@ class Plan:
     trial_epochs: int
     split: str
     pruner: str = "median"
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def direction(self) -> StudyDirection:
@@ -67,6 +72,7 @@ class Plan:
             "trial_epochs": self.trial_epochs,
             "pruner": self.pruner,
             "split": self.split,
+            "weights": dict(self.weights),
             "study": name,
         }
         if database.shared:
@@ -87,7 +93,11 @@ def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str
         name = f"{NAME}-{uuid4()}" if database.shared else NAME
         files.write_json(path, plan.document(database, name))
     known = results.read(path, StudyFile)
-    different = differences(_flat(known), _flat(plan.document(database, known["study"])))
+    asked = plan.document(database, known["study"])
+    if "weights" not in known:
+        # An earlier version wrote it, and knew files of weights by their paths.
+        asked.pop("weights")
+    different = differences(_flat(known), _flat(asked))
     if different:
         raise RunError(
             f"{folder} holds another study ({'; '.join(different)}); name another --out, "
@@ -99,10 +109,26 @@ def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str
 def _flat(document: StudyFile) -> dict[str, object]:
     """All values of study.json, one level deep, so that two can be compared key by key."""
     space = {f"space.{name}": text for name, text in document["space"].items()}
-    return document["config"] | space | {name: value for name, value in document.items() if name not in NESTED}
+    hashes = document.get("weights", {})
+    config = identified(document["config"], hashes.get(str(document["config"]["weights"]), ""))
+    # Files that the space names count by path and content: Optuna knows a choice by its name.
+    varied = {f"weights {path}": sha256 for path, sha256 in hashes.items()} if "weights" in document["space"] else {}
+    return config | space | varied | {name: value for name, value in document.items() if name not in NESTED}
 
 
-NESTED = ("config", "space")
+NESTED = ("config", "space", "weights")
+
+
+def weights_of(config: Config, space: Space) -> dict[str, str]:
+    """The SHA-256 of each file of weights that a configuration or a space names, by its path.
+
+    Raises:
+        WeightsError: one cannot be read.
+    """
+    varied = space.get("weights")
+    choices = varied.choices if isinstance(varied, CategoricalDistribution) else ()
+    hashes = {path: weights_sha256(path) for path in sorted({config.weights, *map(str, choices)})}
+    return {path: sha256 for path, sha256 in hashes.items() if sha256}
 
 
 def begun(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from busi_tune.results import METRICS, VERDICT, SearchFinals, SearchResult, Verd
 from busi_tune.search import finals
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.importance import importances
-from busi_tune.search.plan import IDENTITY, TRIALS, Plan, begun, clear, open_plan, saved_split, trial_rows
+from busi_tune.search.plan import IDENTITY, TRIALS, Plan, begun, clear, open_plan, saved_split, trial_rows, weights_of
 from busi_tune.search.space import Space, default_space, read_space
 from busi_tune.search.storage import Database, server_url
 from busi_tune.search.trials import Trials, epochs_run, finished, ranked, running
@@ -57,6 +57,7 @@ def search(
                 trial_epochs=options.trial_epochs,
                 split=dataset.split.fingerprint(),
                 pruner=options.pruner,
+                weights=weights_of(resolved, dimensions),
             )
             trials = Trials(database, open_plan(folder, plan, dataset.split, database), plan)
             # Decoded here, once, and not by every worker.

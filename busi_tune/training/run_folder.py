@@ -6,8 +6,9 @@ from pathlib import Path
 
 from busi_tune import files, results
 from busi_tune.config import Config, differences
+from busi_tune.data.digests import digest
 from busi_tune.data.split import Split, excluded_file, read_split
-from busi_tune.errors import FileError, RunError
+from busi_tune.errors import FileError, RunError, WeightsError
 from busi_tune.results import (
     HISTORY,
     IDENTITY,
@@ -27,7 +28,10 @@ FIRST_FILES = frozenset({SPLIT, excluded_file(Path(SPLIT)).name, SOURCE})
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is of. `environment` and the file of weights decide last bits, not what the run means."""
+    """What a run is of: a file of weights counts by its SHA-256 ("" for others), not by its path.
+
+    The `environment` decides last bits, not what the run means.
+    """
 
     config: Config
     classes: tuple[str, ...]
@@ -66,6 +70,28 @@ def read_identity(folder: Path) -> Identity:
     )
 
 
+def weights_sha256(weights: str) -> str:
+    """The SHA-256 of the initial weights where they are a file, and "" where they are not.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    if weights in ("imagenet", "none"):
+        return ""
+    try:
+        return digest(Path(weights))
+    except OSError as error:
+        raise WeightsError(
+            f"The weights in {weights} could not be read ({error.strerror}), and a run is known by them; "
+            "restore the file or name it where it is now with --weights."
+        ) from error
+
+
+def identified(config: Mapping[str, Json], sha256: str) -> dict[str, Json]:
+    """The values of a configuration by which runs are compared: a file of weights counts by its SHA-256."""
+    return {**config, "weights": f"file of SHA-256 {sha256[:16]}"} if sha256 else dict(config)
+
+
 def saved_split(folder: Path, config: Config) -> Split | None:
     """The split of the run in `folder`, or None where no run has begun there.
 
@@ -82,8 +108,9 @@ def saved_split(folder: Path, config: Config) -> Split | None:
 
 def refuse_other(folder: Path, known: Identity, config: Config) -> None:
     """Raise RunError where the run in `folder`, which is `known`, is of another configuration than `config`."""
-    old = known.config.to_dict()
-    new = {name: old[name] if value == "auto" else value for name, value in config.to_dict().items()}
+    old = identified(known.config.to_dict(), known.weights_sha256)
+    asked = identified(config.to_dict(), weights_sha256(config.weights))
+    new = {name: old[name] if value == "auto" else value for name, value in asked.items()}
     different = differences(old, new)
     if different:
         raise RunError(

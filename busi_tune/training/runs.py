@@ -90,7 +90,7 @@ def identify(run: Run, here: Mapping[str, Json]) -> None:
     if (run.folder / IDENTITY).exists():
         return
     config, split = run.config, run.dataset.split
-    weights = "" if config.weights in ("imagenet", "none") else files.sha256(Path(config.weights))
+    weights = run_folder.weights_sha256(config.weights)
     run_folder.remember_data(run.folder, run.dataset.listing.root)
     split.write(run.folder / results.SPLIT)
     Identity(config, run.dataset.classes, split.fingerprint(), weights, dict(here)).write(run.folder)
