@@ -7,6 +7,7 @@
 | study | `.study.lock` in a study | a driver while it begins the study, asks for a trial or writes the table |
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,9 +57,12 @@ def locked(path: Path) -> Iterator[None]:
 def only_writer(folder: Path, *, wait: bool = False, name: str = RUN) -> Iterator[None]:
     """Hold `folder` for this process by its lock file `name`, creating both, and delete a killed writer's leftovers.
 
+    A folder that was created here goes again, where the work inside fails before it has written anything.
+
     Raises:
         RunError: another process holds the folder, and `wait` is false.
     """
+    created = not folder.exists()
     lock = take(make_folder(folder) / name, wait=wait)
     if lock is None:
         raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")
@@ -67,5 +71,9 @@ def only_writer(folder: Path, *, wait: bool = False, name: str = RUN) -> Iterato
         for leftover in [*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")]:
             remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         yield
+    except BaseException:
+        if created and all(entry.name == name for entry in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         lock.release()

@@ -103,7 +103,7 @@ def test_a_refused_model_leaves_the_others(exported: Exported, tmp_path: Path, m
         with pytest.raises(GateError, match=r"float16 model does not pass its gate .* --max-drop"):
             pipeline.export(exported.run, folder, exported.data, Silent(), options=ExportOptions(float16=True))
     assert names(folder) == EXPORT_FILES
-    assert not check_folder(folder)["options"]["float16"]
+    assert check_folder(folder)["options"]["float16"] == "refused"
 
 
 @pytest.mark.parametrize(

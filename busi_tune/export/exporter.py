@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from busi_tune import files, results
+from busi_tune.config import differences
 from busi_tune.data.dataset import Dataset
 from busi_tune.errors import ParityError, RunError
 from busi_tune.evaluation.metrics import softmax
@@ -29,6 +30,8 @@ from busi_tune.training import exportable
 from busi_tune.training.hardware import abilities, environment
 from busi_tune.training.runs import prediction_rows
 
+# The value of an option whose model did not pass its gate, in the certificate.
+REFUSED = "refused"
 Card = Callable[[Path, VerificationFile], str]
 # The files in a folder whose first export was killed while it was published.
 FIRST_FILES = frozenset({PREDICTIONS, CARD})
@@ -59,7 +62,7 @@ def export_run(
         made |= variants
         _write_predictions(draft)
         # A form that was refused is made again, and refused again, when it is asked for again.
-        asked = options.to_dict() | dict.fromkeys(refused, False)
+        asked = options.to_dict() | dict.fromkeys(refused, REFUSED)
         certificate = _certificate(draft, made, _evidence(draft, origin, asked), card)
         publish(staging, folder, passed=certificate["passed"])
     if not certificate["passed"]:
@@ -100,7 +103,7 @@ def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress
     """The certificate of an export in `folder` that is whole and was made with the same options, or None.
 
     Raises:
-        RunError: it is one of another run.
+        RunError: it is one of another run or with other options.
     """
     if not (folder / VERIFICATION).exists():
         return None
@@ -108,18 +111,55 @@ def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress
     known = content_of_any_version(folder)
     if known.get("source_sha256") != origin:
         raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
-    asked = {"schema": results.SCHEMAS[VerificationFile], "passed": True, "options": options.to_dict()}
-    if all(known.get(key) == value for key, value in asked.items()):
+    problem = "was made by another version of busi-tune, or did not pass"
+    if known.get("schema") == results.SCHEMAS[VerificationFile] and known.get("passed") is True:
+        refuse_other_options(folder, options)
         certificate = read_certificate(folder)
-        if _whole(folder, certificate):
+        problem = _damage(folder, certificate) or _missing_form(certificate, options)
+        if not problem:
             return certificate
-    progress.notice(f"{folder} holds an export that is not what is asked for, or not whole; it is replaced.")
+    progress.notice(f"The export in {folder} {problem}; it is replaced.")
     return None
 
 
-def _whole(folder: Path, certificate: VerificationFile) -> bool:
+def refuse_other_options(folder: Path, options: ExportOptions) -> None:
+    """Refuse an export in `folder` that was made with other options.
+
+    A form that did not pass its gate may be asked for again, or no longer.
+
+    Raises:
+        RunError: there is one.
+    """
+    if not (folder / VERIFICATION).exists():
+        return
+    made, asked = content_of_any_version(folder).get("options"), options.to_dict()
+    if not isinstance(made, dict):
+        # It is damaged, which is found where it is read.
+        return
+    known = {name: asked.get(name) if value == REFUSED else value for name, value in made.items()}
+    if not any(made.get(form) is True for form in FORMS):
+        # It decides on those models alone.
+        known["max_drop"] = options.max_drop
+    different = differences(known, asked)
+    if different:
+        raise RunError(
+            f"{folder} holds an export with other options ({'; '.join(different)}); "
+            "name another folder, or replace it with --overwrite."
+        )
+
+
+def _damage(folder: Path, certificate: VerificationFile) -> str:
+    """What is wrong with the files of an export, or ""."""
     hashes = {name: entry.get("model_sha256") for name, entry in certificate["models"].items()} | certificate["files"]
-    return all((folder / name).exists() and files.sha256(folder / name) == sha for name, sha in hashes.items())
+    for name, sha256 in hashes.items():
+        if not (folder / name).is_file() or files.sha256(folder / name) != sha256:
+            return f"is not whole ({name} is missing or not what was certified)"
+    return ""
+
+
+def _missing_form(certificate: VerificationFile, options: ExportOptions) -> str:
+    missing = [form for form in FORMS if getattr(options, form) and variant_name(form) not in certificate["models"]]
+    return f"lacks the {missing[0]} model, which did not pass its gate" if missing else ""
 
 
 def _float32_models(draft: Draft) -> dict[str, Made]:

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from busi_tune import images
+import numpy as np
+import pandas as pd
+
+from busi_tune import files, images
 from busi_tune.data.dataset import Dataset, Part
+from busi_tune.errors import FileError, RunError
 from busi_tune.evaluation.metrics import Answers, Labels, softmax
 from busi_tune.export import quantisation
 from busi_tune.export.calibration import OperatingPoint, calibration_figures, fit_temperature, operating_point
@@ -13,10 +17,13 @@ from busi_tune.export.guard import Guard, fit_guard
 from busi_tune.export.parity import BothPrecisions, Logits, Reference, Shown, make_reference
 from busi_tune.images import Pixels
 from busi_tune.progress import Progress
-from busi_tune.results import BeforeAfter
+from busi_tune.results import PREDICTIONS, BeforeAfter
 from busi_tune.training import exportable
 from busi_tune.training.exportable import ExportableModel
 from busi_tune.training.run_folder import Identity, read_identity
+
+# The probabilities of two devices may differ by this, and by so many times PyTorch's float32 error on one of them.
+LEAST_DIFFERENCE, DEVICES = 1e-3, 10
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,33 @@ class Source:
     def answers(self, name: str, logits: Logits) -> Answers:
         """Logits (n, classes) of a split's images as answers."""
         return Answers(self.labels(name), softmax(logits), self.classes)
+
+    def check_answers(self, logits: Logits, error: float) -> None:
+        """Compare the model's float64 logits of the test split with the answers that the run has recorded.
+
+        `error` is the largest error of PyTorch's own float32 logits; the run may have been evaluated on another device.
+
+        Raises:
+            RunError: they differ.
+        """
+        path, names = self.run / PREDICTIONS, [f"p_{name}" for name in self.classes]
+        with files.explained(path, "read"):
+            try:
+                table = pd.read_csv(path, dtype={"path": str, "class": str}, keep_default_na=False)
+                recorded = table[["path", "class", *names]].astype(dict.fromkeys(names, np.float64))
+            except (ValueError, KeyError) as error_of_table:
+                raise FileError(f"{path} is damaged; delete it, and it is made again.") from error_of_table
+        rows, part = self.dataset.split.rows("test"), self.part("test")
+        if list(recorded["path"]) != list(part.paths) or list(recorded["class"]) != list(rows["class"]):
+            raise RunError(f"{path} is of other images than the run's test split; delete it, and it is made again.")
+        differences = np.abs(recorded[names].to_numpy() - softmax(logits)).max(axis=1)
+        # A probability moves by less than the logits do.
+        if not (differences <= LEAST_DIFFERENCE + DEVICES * error).all():
+            raise RunError(
+                f"The model in {self.run} does not answer as the run's {PREDICTIONS} says: probabilities differ by up to "
+                f"{differences.max():.2g}, that of {part.paths[int(differences.argmax())]} most; its configuration, "
+                "its checkpoint or that file is not the run's own."
+            )
 
     def labels(self, name: str) -> Labels:
         """The class numbers of a split's images."""

@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial
 
 from busi_tune import files, results
 from busi_tune.config import Config, differences
-from busi_tune.data.split import Split, read_split
-from busi_tune.errors import RunError
+from busi_tune.data.split import Split, excluded_file, read_split
+from busi_tune.errors import FileError, RunError
 from busi_tune.results import SPLIT, Json, StudyFile
 from busi_tune.search.space import Space
 from busi_tune.search.storage import Database, shown
@@ -91,13 +91,19 @@ def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str
         split.write(folder / SPLIT)
         # A server holds many studies, so a study there needs a name of its own.
         name = f"{NAME}-{uuid4()}" if database.shared else NAME
-        files.write_json(path, plan.document(database, name))
+        results.write(path, plan.document(database, name))
     known = results.read(path, StudyFile)
     asked = plan.document(database, known["study"])
     if "weights" not in known:
         # An earlier version wrote it, and knew files of weights by their paths.
         asked.pop("weights")
+    earlier = int(str(known["config"].get("epochs", 0)))
+    if earlier < plan.config.epochs:
+        # The trials that are wanted go on to more epochs.
+        known["config"]["epochs"] = plan.config.epochs
     different = differences(_flat(known), _flat(asked))
+    if not different and earlier != plan.config.epochs:
+        results.write(path, known)
     if different:
         raise RunError(
             f"{folder} holds another study ({'; '.join(different)}); name another --out, "
@@ -137,8 +143,20 @@ def begun(folder: Path) -> bool:
 
 
 def saved_split(folder: Path) -> Split | None:
-    """The split of the study in `folder`, or None where none has begun there."""
-    return read_split(folder / SPLIT) if (folder / IDENTITY).exists() else None
+    """The split of the study in `folder`, or None where none has begun there.
+
+    Raises:
+        FileError: its files cannot be read, or are not those that the study began with.
+    """
+    if not (folder / IDENTITY).exists():
+        return None
+    split = read_split(folder / SPLIT)
+    if split.fingerprint() != results.read(folder / IDENTITY, StudyFile)["split"]:
+        raise FileError(
+            f"{folder / SPLIT} is not the split that the study began with, or {excluded_file(folder / SPLIT).name} "
+            "beside it is not (their fingerprint differs); restore both, or start anew with --overwrite."
+        )
+    return split
 
 
 def clear(folder: Path) -> None:

@@ -45,7 +45,6 @@ def search(
         dimensions = dimensions_of(resolved, options)
         database = Database.of(folder, options.storage, progress)
         files.refuse_foreign(folder, "a study", IDENTITY, run_folder.FIRST_FILES)
-        files.make_folder(folder)
         with _study_lock(folder, database, stack):
             if overwrite or not begun(folder):
                 _clear(folder, progress)
@@ -54,7 +53,7 @@ def search(
                 config=resolved,
                 space=dimensions,
                 metric=options.metric,
-                trial_epochs=options.trial_epochs,
+                trial_epochs=options.epochs_of_a_trial(config),
                 split=dataset.split.fingerprint(),
                 pruner=options.pruner,
                 weights=weights_of(resolved, dimensions),
@@ -92,7 +91,7 @@ def _study_lock(folder: Path, database: Database, stack: ExitStack) -> Iterator[
         RunError: another driver holds a study on a database file.
     """
     if database.shared:
-        with locks.locked(folder / locks.STUDY):
+        with locks.locked(files.make_folder(folder) / locks.STUDY):
             yield
         return
     stack.enter_context(locks.only_writer(folder, name=locks.STUDY))
@@ -147,6 +146,7 @@ def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
 
 
 def _finals(session: Search, options: SearchOptions) -> SearchFinals:
+    finals.check_trials(session)
     audited = finals.audit_pruning(session, options.audit_pruned) if options.audit_pruned else None
     finalists = finals.confirm(session, options.confirm, options.confirm_seeds) if options.confirm else []
     wanted = [entry["trial"] for entry in finalists] or [
@@ -175,5 +175,5 @@ def _verdict(session: Search, trials: int) -> VerdictFile | None:
     if not (baseline / METRICS).exists():
         return None
     found = verdict_of(baseline, session.folder / "best", session.dataset.split, trials)
-    files.write_json(session.folder / VERDICT, found)
+    results.write(session.folder / VERDICT, found)
     return found

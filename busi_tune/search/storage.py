@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,8 @@ PATIENCE = 45.0
 # Seconds until a connection that does not answer counts as gone; see libpq's connection parameters.
 CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
 
+# Optuna's errors on a database that fails, is of another version of Optuna, or lacks values.
+BROKEN = (StorageInternalError, SQLAlchemyError, RuntimeError, LookupError, AssertionError, TypeError, JSONDecodeError)
 SECRETS = frozenset({"password", "sslpassword"})
 
 T = TypeVar("T")
@@ -104,7 +107,7 @@ class Database:
         """
         try:
             return self._retrying()(work) if self.shared and patient else work()
-        except (StorageInternalError, SQLAlchemyError) as error:
+        except BROKEN as error:
             raise FileError(
                 f"The study's database {self.name} failed ({_reason(error)}); everything is kept: mend that and run "
                 "the same command again."
@@ -129,4 +132,5 @@ class Database:
 
 def _reason(error: BaseException | None) -> str:
     cause = getattr(error, "__cause__", None) or error
-    return str(getattr(cause, "orig", cause)).splitlines()[0]
+    text = str(getattr(cause, "orig", cause))
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.trial import FrozenTrial, TrialState
 
-from busi_tune.errors import ConfigError
+from busi_tune.errors import ConfigError, FileError
 from busi_tune.results import Json
 from busi_tune.search.plan import Plan
 from busi_tune.search.sampler import SeededTPESampler
@@ -71,8 +71,15 @@ class Trials:
             self.database.call(lambda: self.study.enqueue_trial(first, skip_if_exists=True))
 
     def all(self) -> list[FrozenTrial]:
-        """All trials by their numbers, as the database has them."""
-        return self.database.call(lambda: self.study.get_trials(deepcopy=False))
+        """All trials by their numbers, as the database has them.
+
+        Raises:
+            FileError: the database cannot be used, or lacks trials.
+        """
+        found = self.database.call(lambda: self.study.get_trials(deepcopy=False))
+        if [trial.number for trial in found] != list(range(len(found))):
+            raise FileError(f"The study's database {self.database.name} lacks trials; restore it or start anew.")
+        return found
 
     def ask(self) -> OpenTrial | None:
         """A new trial with all its parameters, or None where it was enqueued with values that it cannot have.
@@ -218,13 +225,18 @@ def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def ranked(trials: Sequence[FrozenTrial], plan: Plan) -> list[FrozenTrial]:
-    """The completed trials, the best first; a tie goes to the earlier trial."""
+    """The completed trials that were trained here, the best first; a tie goes to the earlier trial."""
     complete = [
         (plan.sign * trial.value, trial)
         for trial in trials
-        if trial.state == TrialState.COMPLETE and trial.value is not None
+        if trial.state == TrialState.COMPLETE and trial.value is not None and was_trained(trial)
     ]
     return [trial for _, trial in sorted(complete, key=lambda entry: (entry[0], entry[1].number))]
+
+
+def was_trained(trial: FrozenTrial) -> bool:
+    """Whether a trial that has ended was trained, and not added to the study by hand."""
+    return "epochs_run" in trial.user_attrs
 
 
 def epochs_run(trial: FrozenTrial) -> int:
