@@ -146,6 +146,7 @@ def baseline(
         if saved is not None and run_folder.is_finished(folder, config.epochs):
             found = open_dataset(root, config, progress, saved=saved, split_file=split_file, decode=False)
             run_folder.check_classes(folder, run_folder.read_identity(folder), found.classes)
+            run_folder.restore_history(folder, progress)
             if not run_folder.changed_results(folder):
                 return _shown(folder, progress)
         from busi_tune.training import runs
@@ -263,6 +264,7 @@ def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:
     split = run_folder.own_split(run, known)
     found = open_dataset(place, known.config, progress, saved=split)
     run_folder.check_classes(run, known, found.classes)
+    run_folder.restore_history(run, progress)
     if run_folder.changed_results(run):
         from busi_tune.training.runs import evaluate_here
 

@@ -156,9 +156,6 @@ def test_a_command_that_meets_a_damaged_file_says_so_in_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = linked(run, tmp_path / "run")
-    if name == results.STATE:
-        # A finished run is shown without it.
-        (folder / results.METRICS).unlink()
     changed(folder / name, damage)
     code = exit_code(["baseline", "--data", str(phantoms), "--out", str(folder), *OPTIONS])
     output = capsys.readouterr()
@@ -186,9 +183,9 @@ def test_an_export_of_a_run_whose_data_json_is_damaged(
 
 def test_records_with_more_keys_are_read(run: Path, tmp_path: Path) -> None:
     folder = linked(run, tmp_path / "run")
-    state = json.loads((run / results.STATE).read_text())
+    state = results.read(run / results.STATE, StateFile)
     history = [{**record, "memory": 1} for record in state["history"]]
-    replace(folder / results.STATE, json.dumps({**state, "history": history}).encode())
+    results.write(folder / results.STATE, {**state, "history": history})
     assert run_folder.history(folder) == run_folder.history(run)
 
 
@@ -222,7 +219,7 @@ def test_a_finished_run_is_shown_again_without_pytorch(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == str(["matplotlib"] if missing else [])
-    assert json.loads(done.stdout) == json.loads((run / results.METRICS).read_text())
+    assert json.loads(done.stdout) == results.read(run / results.METRICS, MetricsFile)
     for name in (results.CURVES, results.CONFUSION):
         assert (folder / name).read_bytes() == (run / name).read_bytes()
 

@@ -1,7 +1,9 @@
 """The source of an export: a finished run with its data, and the values fitted on its validation split."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -71,7 +73,7 @@ class Source:
     def check_answers(self, logits: Logits, error: float) -> None:
         """Compare the model's float64 logits of the test split with the answers that the run has recorded.
 
-        `error` is the largest error of PyTorch's own float32 logits; the run may have been evaluated on another device.
+        `error` is that of PyTorch's float32 logits here; the run may have been evaluated on another device.
 
         Raises:
             RunError: they differ.
@@ -83,16 +85,20 @@ class Source:
                 recorded = table[["path", "class", *names]].astype(dict.fromkeys(names, np.float64))
             except (ValueError, KeyError) as error_of_table:
                 raise FileError(f"{path} is damaged; delete it, and it is made again.") from error_of_table
-        rows, part = self.dataset.split.rows("test"), self.part("test")
-        if list(recorded["path"]) != list(part.paths) or list(recorded["class"]) != list(rows["class"]):
+        composed, rows, part = partial(normalize, "NFC"), self.dataset.split.rows("test"), self.part("test")
+        # Tables hold names in one Unicode form, whatever the file system has.
+        if [composed(path) for path in recorded["path"]] != [composed(path) for path in part.paths] or list(
+            recorded["class"]
+        ) != list(rows["class"]):
             raise RunError(f"{path} is of other images than the run's test split; delete it, and it is made again.")
         differences = np.abs(recorded[names].to_numpy() - softmax(logits)).max(axis=1)
         # A probability moves by less than the logits do.
         if not (differences <= LEAST_DIFFERENCE + DEVICES * error).all():
+            worst = rows["path"].iloc[int(differences.argmax())]
             raise RunError(
-                f"The model in {self.run} does not answer as the run's {PREDICTIONS} says: probabilities differ by up to "
-                f"{differences.max():.2g}, that of {part.paths[int(differences.argmax())]} most; its configuration, "
-                "its checkpoint or that file is not the run's own."
+                f"The model in {self.run} does not answer as the run's {PREDICTIONS} says: probabilities differ by up "
+                f"to {differences.max():.2g}, that of {worst} most; its configuration, its checkpoint "
+                "or that file is not the run's own."
             )
 
     def labels(self, name: str) -> Labels:

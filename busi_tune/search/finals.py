@@ -14,7 +14,7 @@ from busi_tune.errors import BusiTuneError, FileError, RunError
 from busi_tune.report.plots import plot_run
 from busi_tune.results import METRICS, AuditedTrial, BestTrial, Finalist, MetricsFile
 from busi_tune.search.driver import Search, best_so_far, show_epoch
-from busi_tune.search.trials import finished, ranked, was_trained
+from busi_tune.search.trials import FINGERPRINT, fingerprint, finished, ranked, was_trained
 from busi_tune.training import run_folder, runs
 from busi_tune.training.run_copies import copy_run, publish
 from busi_tune.workers import job_list
@@ -103,7 +103,9 @@ def _contradiction(search: Search, trial: FrozenTrial) -> str:
     # Each epoch reports the best value so far. A history may be of a second training, which differs in last digits.
     if trial.value != reported[max(reported)]:
         return f"its value is {trial.value}, and its last epoch reported {reported[max(reported)]}"
-    return ""
+    recorded = trial.user_attrs.get(FINGERPRINT)
+    same = recorded in (None, fingerprint(trial.state, trial.params, trial.user_attrs, trial.value))
+    return "" if same else "its values have another SHA-256"
 
 
 def confirm(search: Search, count: int, seeds: int) -> list[Finalist]:
@@ -193,14 +195,19 @@ def train_best(search: Search, wanted: Sequence[int]) -> BestTrial:
                 n: _evaluated(search, job) for n, job in zip(both, jobs, strict=True) if job.folder not in failed
             }
             if number in figures:
-                if publish(search.trial_folder(number), search.folder / "best"):
-                    search.progress.notice(f"{search.folder / 'best'} was not as it was published; it is copied again.")
+                _publish(search, number)
                 best = trials[number]
                 return {**figures[number], "trial": number, "params": dict(best.params), "value": best.value}
     raise BusiTuneError(
         f"None of the {len(trials)} trials in {search.folder} could be trained to its end; see its trials.csv and "
         "the notices above for why."
     )
+
+
+def _publish(search: Search, number: int) -> None:
+    best = search.folder / "best"
+    if publish(search.trial_folder(number), best):
+        search.progress.notice(f"{best} was not as it was published; it is copied again.")
 
 
 def _evaluated(search: Search, job: Job) -> MetricsFile:

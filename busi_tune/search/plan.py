@@ -18,6 +18,8 @@ from busi_tune.search.space import Space
 from busi_tune.search.storage import Database, shown
 from busi_tune.training.run_folder import identified, weights_sha256
 
+# What is kept of a trial that has ended, as its user attributes and as columns of trials.csv.
+FACTS = ("epochs_run", "best_epoch", "seconds", "stop_reason")
 METRICS = {
     "val_loss": StudyDirection.MINIMIZE,
     "val_accuracy": StudyDirection.MAXIMIZE,
@@ -166,10 +168,9 @@ def clear(folder: Path) -> None:
 
 def trial_rows(trials: Sequence[FrozenTrial], space: Space) -> list[dict[str, Json]]:
     """The rows of trials.csv."""
-    kept = ("epochs_run", "best_epoch", "seconds", "stop_reason")
     rows: list[dict[str, Json]] = []
     for trial in trials:
         row: dict[str, Json] = {"number": trial.number, "state": trial.state.name, "value": trial.value}
         params = {name: trial.params.get(name) for name in space}
-        rows.append(row | params | {key: trial.user_attrs.get(key) for key in kept})
+        rows.append(row | params | {key: trial.user_attrs.get(key) for key in FACTS})
     return rows

@@ -1,6 +1,7 @@
 """The trials of a study in Optuna: asked for, reported, pruned and told through its public interface."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,8 +11,9 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune.errors import ConfigError, FileError
+from busi_tune.files import sha256_bytes
 from busi_tune.results import Json
-from busi_tune.search.plan import Plan
+from busi_tune.search.plan import FACTS, Plan
 from busi_tune.search.sampler import SeededTPESampler
 from busi_tune.search.storage import Database
 
@@ -19,6 +21,8 @@ from busi_tune.search.storage import Database
 N_MIN_TRIALS = 3
 # The user attributes that keep a decision of the pruner over a kill.
 PRUNED_AT, RUNGS = "pruned_at", "rungs"
+# The user attribute with the SHA-256 of a trial that has ended.
+FINGERPRINT = "sha256"
 # Successive halving, and so Hyperband, keeps the values that it has compared in system attributes of this name.
 RUNG = "completed_rung_"
 
@@ -66,6 +70,8 @@ class Trials:
             ),
             patient=False,
         )
+        if self.study.direction != plan.direction:
+            raise FileError(f"The study's database {database.name} has another direction; restore it or start anew.")
         if not self.all():
             first = {field: getattr(plan.config, field) for field in plan.space}
             self.database.call(lambda: self.study.enqueue_trial(first, skip_if_exists=True))
@@ -156,10 +162,21 @@ class Trials:
 
     def tell(self, opened: OpenTrial, state: TrialState, facts: dict[str, Json], value: float | None = None) -> None:
         """Say how a trial has ended; `facts` become its user attributes, `value` is that of a complete trial."""
+        if facts:
+            facts = facts | {FINGERPRINT: fingerprint(state, opened.trial.params, facts, value)}
         for key, fact in facts.items():
             self.database.call(partial(opened.trial.set_user_attr, key, fact))
         # A try whose answer was lost may have done it.
         self.database.call(lambda: self.study.tell(opened.trial, value, state, skip_if_finished=True))
+
+
+def fingerprint(
+    state: TrialState, params: Mapping[str, object], facts: Mapping[str, object], value: float | None
+) -> str:
+    """The SHA-256 of a trial that has ended, by which a later change is noticed."""
+    kept = {name: facts[name] for name in FACTS if name in facts}
+    known = [state.name, dict(params), kept, value if state == TrialState.COMPLETE else None]
+    return sha256_bytes(json.dumps(known, sort_keys=True).encode())
 
 
 def reopened(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:

@@ -10,6 +10,7 @@ from busi_tune.config import Config, differences
 from busi_tune.data.digests import digest
 from busi_tune.data.split import Split, excluded_file, read_split
 from busi_tune.errors import FileError, RunError, WeightsError
+from busi_tune.progress import Progress
 from busi_tune.results import (
     CONFUSION,
     CURVES,
@@ -338,18 +339,21 @@ def changed_results(folder: Path) -> list[str]:
     recorded = known.get("files", {}).get(PREDICTIONS)
     path = folder / PREDICTIONS
     whole = path.is_file() and (recorded is None or files.sha256(path) == recorded)
-    return [] if whole and _has_history(folder) else [HISTORY if whole else PREDICTIONS]
+    return [] if whole else [PREDICTIONS]
 
 
-def _has_history(folder: Path) -> bool:
-    """Whether history.csv holds the epochs of the state."""
-    state = read_state(folder)
-    assert state is not None
+def restore_history(folder: Path, progress: Progress) -> None:
+    """Write the history.csv of a trained run again, with a notice, where it does not hold the epochs of the state."""
+    state, path = read_state(folder), folder / HISTORY
+    wanted = [{key: str(value) for key, value in record.items()} for record in state["history"]] if state else []
     try:
-        with (folder / HISTORY).open(newline="") as file:
-            return list(csv.DictReader(file)) == [{k: str(v) for k, v in record.items()} for record in state["history"]]
+        with path.open(newline="") as file:
+            whole = list(csv.DictReader(file)) == wanted
     except (OSError, ValueError, csv.Error):
-        return False
+        whole = False
+    if not whole:
+        progress.notice(f"{path} is missing or not what was written; it is written again.")
+        settle(folder)
 
 
 def changed_pictures(folder: Path, metrics: MetricsFile) -> list[str]:

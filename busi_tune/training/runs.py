@@ -227,7 +227,6 @@ def evaluate(run: Run, progress: Progress) -> MetricsFile:
         return results.read(path, MetricsFile)
     if path.exists():
         progress.notice(f"{run.folder / changed[0]} is missing or not what was written; the figures are made again.")
-    run_folder.settle(run.folder)
     model = best_model(run.folder, run.config, len(run.dataset.classes))
     validation = _answers(run, model, run.part("validation", progress))
     part = run.part("test", progress)
@@ -254,6 +253,7 @@ def evaluate(run: Run, progress: Progress) -> MetricsFile:
 
 def evaluate_here(folder: Path, dataset: Dataset, progress: Progress) -> MetricsFile:
     """The figures of a trained run in a folder, as `evaluate`, on a device of this machine; the caller has its lock."""
+    run_folder.restore_history(folder, progress)
     config = run_folder.read_identity(folder).config
     here = config.replace(device=on_this_machine(config.device))
     if here != config and run_folder.changed_results(folder):
