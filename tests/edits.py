@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,10 +191,10 @@ def _database_edits(name: str, path: Path) -> Iterator[Edit]:
     with contextlib.closing(sqlite3.connect(path)) as database:
         tables = [row[0] for row in database.execute("select name from sqlite_master where type = 'table'")]
         columns = {table: [row[1] for row in database.execute(f"pragma table_info({table})")] for table in tables}
-        filled = {table: database.execute(f"select count(*) from {table}").fetchone()[0] for table in tables}
+        filled = {table for table in tables if database.execute(" ".join(["select 1 from", table])).fetchone()}
     for table in tables:
         yield _sql(name, path, "drop table", table)
-        if not filled[table]:
+        if table not in filled:
             continue
         yield _sql(name, path, "delete from", table)
         yield _sql(name, path, "delete from", table, "where rowid = (select max(rowid) from", table, ")")
@@ -273,11 +273,13 @@ def tried(edit: Edit, command: str, whole: Path, place: Path, data: Path, expect
     return Found("harmless", reason(edit, command))
 
 
+def is_wrong(found: Found) -> bool:
+    """Whether an edit led to anything but a refusal, results that were made again, or a harmless answer."""
+    return found.verdict not in ("refused", "made again") and not (found.verdict == "harmless" and found.detail)
+
+
 def reason(edit: Edit, command: str) -> str:
     """Why an edit may go unnoticed by a command, or "" where it may not."""
     if edit.what.startswith("sha256 "):
         return "the document is as it was, and only its own SHA-256 is gone" if "removed" in edit.what else ""
     return next((why for (who, part), why in HARMLESS.items() if who == command and part in edit.path), "")
-
-
-Judge = Callable[[Edit, str], Found]

@@ -128,11 +128,8 @@ def test_another_file_in_its_place_is_refused(name: str, kind: type, text: str, 
     assert said.replace("NAME", own) in refusal(path, kind)
 
 
+# A damaged metrics.json is made again.
 DAMAGES = [
-    (results.METRICS, without("test")),
-    (results.METRICS, with_value("schema", "busi-tune.metrics/2")),
-    (results.METRICS, with_value("best_epoch", "third")),
-    (results.METRICS, lambda _: [1]),
     (results.IDENTITY, without("config")),
     (results.IDENTITY, with_value("schema", "busi-tune.config/2")),
     (results.IDENTITY, with_value("classes", {"benign": 1})),
