@@ -10,7 +10,7 @@ import onnx
 from busi_tune import files, results
 from busi_tune.config import differences
 from busi_tune.data.dataset import Dataset
-from busi_tune.errors import ParityError, RunError
+from busi_tune.errors import BusiTuneError, ParityError, RunError
 from busi_tune.evaluation.metrics import softmax
 from busi_tune.export import assembly, resize
 from busi_tune.export.calibration import at_threshold, calibration_figures, summary_with_intervals
@@ -23,7 +23,7 @@ from busi_tune.export.variants import FORMS, guard_result, make_variant, variant
 from busi_tune.export.verification import PREDICTIONS, failure, images_sha256
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference import MODEL, VERIFICATION
-from busi_tune.inference.certificate import content_of_any_version, read_certificate, write_certificate
+from busi_tune.inference.certificate import check_folder, content_of_any_version, write_certificate
 from busi_tune.progress import Progress
 from busi_tune.results import METRICS, Evidence, Json, MetricsFile, ModelCertificate, VerificationFile
 from busi_tune.training import exportable
@@ -114,10 +114,14 @@ def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress
     problem = "was made by another version of busi-tune, or did not pass"
     if known.get("schema") == results.SCHEMAS[VerificationFile] and known.get("passed") is True:
         refuse_other_options(folder, options)
-        certificate = read_certificate(folder)
-        problem = _damage(folder, certificate) or _missing_form(certificate, options)
-        if not problem:
-            return certificate
+        try:
+            certificate = check_folder(folder)
+        except (BusiTuneError, OSError) as error:
+            problem = f"is not what was certified ({str(error).partition(';')[0]})"
+        else:
+            problem = _missing_form(certificate, options)
+            if not problem:
+                return certificate
     progress.notice(f"The export in {folder} {problem}; it is replaced.")
     return None
 
@@ -146,15 +150,6 @@ def refuse_other_options(folder: Path, options: ExportOptions) -> None:
             f"{folder} holds an export with other options ({'; '.join(different)}); "
             "name another folder, or replace it with --overwrite."
         )
-
-
-def _damage(folder: Path, certificate: VerificationFile) -> str:
-    """What is wrong with the files of an export, or ""."""
-    hashes = {name: entry.get("model_sha256") for name, entry in certificate["models"].items()} | certificate["files"]
-    for name, sha256 in hashes.items():
-        if not (folder / name).is_file() or files.sha256(folder / name) != sha256:
-            return f"is not whole ({name} is missing or not what was certified)"
-    return ""
 
 
 def _missing_form(certificate: VerificationFile, options: ExportOptions) -> str:

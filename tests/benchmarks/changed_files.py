@@ -2,10 +2,10 @@
 
 python tests/benchmarks/changed_files.py [--every N] [--figures-every N]
 
-An edit is refused in one sentence, leads to a result that is made again with a notice, or is harmless: the answer is
-the same, and the reason is known. Anything else is printed as wrong: a traceback, another answer, no sentence. The table
-at the end counts the edits. The hundreds of figures in metrics.json, verification.json and verdict.json are guarded
-alike, and an edit of metrics.json costs an evaluation, so every N-th of their edits is made.
+An edit is refused in one sentence, leads to a result that is made again with a notice, or is harmless: the answer
+is the same, and the reason is known. Anything else is printed as wrong: a traceback, another answer, no sentence.
+The table at the end counts the edits. The hundreds of figures in metrics.json, verification.json and verdict.json are
+guarded alike, and an edit of metrics.json costs an evaluation, so every N-th of their edits is made.
 """
 
 import argparse
@@ -36,6 +36,18 @@ def chosen(edits: list[Edit], every: int, figures_every: int) -> list[Edit]:
     figures = [edit for edit in edits if edit.path.endswith(FIGURES)]
     others = [edit for edit in edits if not edit.path.endswith(FIGURES)]
     return others[::every] + figures[::figures_every]
+
+
+def show(command: str, counts: Counter[tuple[str, str, str]], reasons: list[tuple[str, str, str]]) -> None:
+    """Print a command's rows of the table, and why some edits are harmless to it."""
+    print("| command | file | edits | refused | made again | harmless | wrong |\n|---|---|---|---|---|---|---|")
+    for name in dict.fromkeys(name for of, name, _ in counts if of == command):
+        numbers = [counts[command, name, verdict] for verdict in VERDICTS]
+        total = sum(numbers) + counts[command, name, "survived"]
+        print(f"| {command} | {name} | {total} | {' | '.join(map(str, numbers))} |")
+    for of, name, why in reasons:
+        if of == command:
+            print(f"{command}, {name}: {why}", flush=True)
 
 
 def main() -> None:
@@ -72,14 +84,7 @@ def main() -> None:
                     counts[command, "without SHA-256", "wrong" if crashed else "survived"] += 1
                     if crashed:
                         print(f"WRONG {command}: {again.path}: {again.what}: {found.detail}", flush=True)
-            print(f"{command}: {sum(n for (name, *_), n in counts.items() if name == command)} edits", flush=True)
-    print("| command | file | edits | refused | made again | harmless | wrong |\n|---|---|---|---|---|---|---|")
-    for command, name in dict.fromkeys((command, name) for command, name, _ in counts):
-        numbers = [counts[command, name, verdict] for verdict in VERDICTS]
-        survived = counts[command, name, "survived"]
-        print(f"| {command} | {name} | {sum(numbers) + survived} | {' | '.join(map(str, numbers))} |")
-    for command, name, why in sorted(reasons):
-        print(f"{command}, {name}: {why}")
+            show(command, counts, sorted(reasons))
 
 
 if __name__ == "__main__":
