@@ -299,6 +299,18 @@ def test_a_study_goes_on_to_more_epochs(study: Path, phantoms: Path) -> None:
     assert "epochs: 3 -> 2" in refused(lambda: pipeline.search(phantoms, study, SMALL, OPTIONS, Recorder()), RunError)
 
 
+def test_a_best_trial_whose_checkpoints_were_given_up_is_trained_again(study: Path, phantoms: Path) -> None:
+    first = pipeline.search(phantoms, study, SMALL, OPTIONS, Recorder())
+    number = first["best"]["trial"]
+    run_folder.forget(study / "trials" / f"{number:04d}")
+    shutil.rmtree(study / "best")
+    said = Recorder()
+    again = pipeline.search(phantoms, study, SMALL, OPTIONS, said)
+    assert said.epochs(f"trial {number} to epoch 2") == [1, 2]
+    assert again["best"] == first["best"]
+    assert any((study / "best/checkpoints").glob("best-*"))
+
+
 def test_the_best_of_a_study_is_copied_again_where_it_was_changed(study: Path, studies: Path, phantoms: Path) -> None:
     changed(study / "best/metrics.json", lambda d: d["test"].update(accuracy=0.99), forged=False)
     (study / "best/predictions.csv").unlink()

@@ -111,23 +111,21 @@ def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress
     known = content_of_any_version(folder)
     if known.get("source_sha256") != origin:
         raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
-    problem = "was made by another version of busi-tune, or did not pass"
-    if known.get("schema") == results.SCHEMAS[VerificationFile] and known.get("passed") is True:
-        refuse_other_options(folder, options)
-        try:
-            certificate = check_folder(folder)
-        except (BusiTuneError, OSError) as error:
-            problem = f"is not what was certified ({str(error).partition(';')[0]})"
-        else:
-            problem = _missing_form(certificate, options)
-            if not problem:
-                return certificate
+    refuse_other_options(folder, options)
+    try:
+        certificate = check_folder(folder)
+    except (BusiTuneError, OSError) as error:
+        problem = f"is not what was certified ({str(error).partition(';')[0].rstrip('.')})"
+    else:
+        problem = _missing_form(certificate, options)
+        if not problem:
+            return certificate
     progress.notice(f"The export in {folder} {problem}; it is replaced.")
     return None
 
 
 def refuse_other_options(folder: Path, options: ExportOptions) -> None:
-    """Refuse an export in `folder` that was made with other options.
+    """Refuse an export in `folder` that was made with other options, and passed.
 
     A form that did not pass its gate may be asked for again, or no longer.
 
@@ -136,7 +134,10 @@ def refuse_other_options(folder: Path, options: ExportOptions) -> None:
     """
     if not (folder / VERIFICATION).exists():
         return
-    made, asked = content_of_any_version(folder).get("options"), options.to_dict()
+    certificate = content_of_any_version(folder)
+    made, asked = certificate.get("options"), options.to_dict()
+    if certificate.get("schema") != results.SCHEMAS[VerificationFile] or not certificate.get("passed"):
+        return
     if not isinstance(made, dict):
         # It is damaged, which is found where it is read.
         return

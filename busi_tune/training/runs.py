@@ -158,7 +158,9 @@ def train(run: Run, until: int, progress: Progress) -> Generator[Epoch, None, No
         TrainingDiverged: the loss is no longer finite.
         FileError: an epoch cannot be saved.
     """
-    if run_folder.stop_reason(run.folder):
+    known = run_folder.read_state(run.folder)
+    if known and known["stop_reason"] and known["checkpoints"]:
+        # Its last checkpoint, which is large, and may be gone, is not needed.
         return
     state = state_from(run.config, len(run.dataset.classes), saved_state(run.folder))
     # Weights that cannot be had must not leave a run behind, so this comes after them.
