@@ -118,7 +118,7 @@ def _flat(document: StudyFile) -> dict[str, object]:
     """All values of study.json, one level deep, so that two can be compared key by key."""
     space = {f"space.{name}": text for name, text in document["space"].items()}
     hashes = document.get("weights", {})
-    config = identified(document["config"], hashes.get(str(document["config"]["weights"]), ""))
+    config = identified(document["config"], hashes.get(str(document["config"].get("weights")), ""))
     # Files that the space names count by path and content: Optuna knows a choice by its name.
     varied = {f"weights {path}": sha256 for path, sha256 in hashes.items()} if "weights" in document["space"] else {}
     return config | space | varied | {name: value for name, value in document.items() if name not in NESTED}

@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from json import JSONDecodeError
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +24,7 @@ PATIENCE = 45.0
 CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
 
 # Optuna's errors on a database that fails, is of another version of Optuna, or lacks values.
-BROKEN = (StorageInternalError, SQLAlchemyError, RuntimeError, LookupError, AssertionError, TypeError, JSONDecodeError)
+BROKEN = (StorageInternalError, SQLAlchemyError, RuntimeError, LookupError, AssertionError, TypeError, ValueError)
 SECRETS = frozenset({"password", "sslpassword"})
 
 T = TypeVar("T")
@@ -99,14 +98,18 @@ class Database:
                 "storage needs psycopg, which is not installed; pip install 'busi-tune[postgres]'."
             ) from None
 
-    def call(self, work: Callable[[], T], *, patient: bool = True) -> T:
+    def call(self, work: Callable[[], T], *, patient: bool = True, own: type[Exception] | tuple[()] = ()) -> T:
         """Do `work` on the database, again and again while its server is away, if `patient`.
+
+        Errors of the type `own` are the work's, and no failure of the database.
 
         Raises:
             FileError: it failed, or its server has been away for too long.
         """
         try:
             return self._retrying()(work) if self.shared and patient else work()
+        except own:
+            raise
         except BROKEN as error:
             raise FileError(
                 f"The study's database {self.name} failed ({_reason(error)}); everything is kept: mend that and run "

@@ -72,20 +72,21 @@ class Trials:
         )
         if self.study.direction != plan.direction:
             raise FileError(f"The study's database {database.name} has another direction; restore it or start anew.")
-        if not self.all():
+        known = self.all()
+        if [trial.number for trial in known] != list(range(len(known))):
+            raise FileError(f"The study's database {database.name} lacks trials; restore it or start anew.")
+        damaged = [trial.number for trial in known if not _is_sound(trial)]
+        if damaged:
+            raise FileError(
+                f"The study's database {database.name} is damaged (trial {damaged[0]}); restore it or start anew."
+            )
+        if not known:
             first = {field: getattr(plan.config, field) for field in plan.space}
             self.database.call(lambda: self.study.enqueue_trial(first, skip_if_exists=True))
 
     def all(self) -> list[FrozenTrial]:
-        """All trials by their numbers, as the database has them.
-
-        Raises:
-            FileError: the database cannot be used, or lacks trials.
-        """
-        found = self.database.call(lambda: self.study.get_trials(deepcopy=False))
-        if [trial.number for trial in found] != list(range(len(found))):
-            raise FileError(f"The study's database {self.database.name} lacks trials; restore it or start anew.")
-        return found
+        """All trials by their numbers, as the database has them."""
+        return self.database.call(lambda: self.study.get_trials(deepcopy=False))
 
     def ask(self) -> OpenTrial | None:
         """A new trial with all its parameters, or None where it was enqueued with values that it cannot have.
@@ -112,7 +113,7 @@ class Trials:
     def _with_parameters(self, opened: OpenTrial) -> OpenTrial | None:
         try:
             for name, distribution in self.plan.space.items():
-                self.database.call(partial(suggest, opened.trial, name, distribution))
+                self.database.call(partial(suggest, opened.trial, name, distribution), own=ValueError)
             self.plan.trial_config(opened.trial.params)
         except (ConfigError, ValueError) as error:
             reason = f"It was enqueued with values that it cannot have: {error}"
@@ -177,6 +178,13 @@ def fingerprint(
     kept = {name: facts[name] for name in FACTS if name in facts}
     known = [state.name, dict(params), kept, value if state == TrialState.COMPLETE else None]
     return sha256_bytes(json.dumps(known, sort_keys=True).encode())
+
+
+def _is_sound(trial: FrozenTrial) -> bool:
+    """Whether the values of a trial are numbers."""
+    values = [*(trial.values or []), *trial.intermediate_values.values()]
+    whole = (trial.user_attrs.get(name, 0) for name in ("epochs_run", PRUNED_AT, RUNGS))
+    return all(isinstance(value, float) for value in values) and all(isinstance(number, int) for number in whole)
 
 
 def reopened(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
