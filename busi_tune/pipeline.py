@@ -200,14 +200,11 @@ def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: P
 def _shown(folder: Path, progress: Progress) -> MetricsFile:
     """The figures of a finished run, with its pictures drawn where they are not there as they were."""
     figures = results.read(folder / results.METRICS, MetricsFile)
-    changed = run_folder.changed_pictures(folder, figures)
-    if not changed:
+    if not run_folder.changed_pictures(folder, figures):
         return figures
-    if any(name in figures.get("files", {}) for name in changed):
-        progress.notice(f"{folder / changed[0]} is missing or not what was drawn; it is drawn again.")
     from busi_tune.report import plots
 
-    plots.plot_run(folder)
+    plots.plot_run(folder, progress)
     return results.read(folder / results.METRICS, MetricsFile)
 
 

@@ -8,18 +8,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from busi_tune import files, results
+from busi_tune.progress import Progress
 from busi_tune.results import CURVES, MetricsFile, TestSummary
 from busi_tune.training.epochs import Epoch
 from busi_tune.training.run_folder import changed_pictures, history
 
 
-def plot_run(folder: Path) -> None:
+def plot_run(folder: Path, progress: Progress) -> None:
     """Draw the pictures of a finished run into its folder, where they are missing or not as they were drawn.
 
     Their hashes go into metrics.json.
     """
     metrics = results.read(folder / results.METRICS, MetricsFile)
     missing = changed_pictures(folder, metrics)
+    if any(name in metrics.get("files", {}) for name in missing):
+        progress.notice(f"{folder / missing[0]} is missing or not what was drawn; it is drawn again.")
     for name in missing:
         figure = (
             learning_curves(history(folder), metrics["best_epoch"]) if name == CURVES else confusion(metrics["test"])

@@ -217,5 +217,5 @@ def _evaluated(search: Search, job: Job) -> MetricsFile:
         run_folder.own_split(job.folder, known)
         run_folder.plan_epochs(job.folder, known, job.config.epochs)
         runs.evaluate_here(job.folder, search.dataset, search.progress)
-        plot_run(job.folder)
+        plot_run(job.folder, search.progress)
     return results.read(job.folder / METRICS, MetricsFile)

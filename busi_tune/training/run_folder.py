@@ -343,7 +343,10 @@ def changed_results(folder: Path) -> list[str]:
 
 
 def restore_history(folder: Path, progress: Progress) -> None:
-    """Write the history.csv of a trained run again, with a notice, where it does not hold the epochs of the state."""
+    """Write a run's history.csv again where it does not hold the epochs of the state, with a notice if it has ended.
+
+    A run that was killed in between may lack its last epoch there.
+    """
     state, path = read_state(folder), folder / HISTORY
     wanted = [{key: str(value) for key, value in record.items()} for record in state["history"]] if state else []
     try:
@@ -351,9 +354,9 @@ def restore_history(folder: Path, progress: Progress) -> None:
             whole = list(csv.DictReader(file)) == wanted
     except (OSError, ValueError, csv.Error):
         whole = False
-    if not whole:
+    if not whole and (folder / METRICS).exists():
         progress.notice(f"{path} is missing or not what was written; it is written again.")
-        settle(folder)
+    settle(folder)
 
 
 def changed_pictures(folder: Path, metrics: MetricsFile) -> list[str]:

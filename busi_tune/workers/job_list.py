@@ -30,7 +30,7 @@ def train_all(
         BusiTuneError: anything but a failure of training went wrong.
     """
     failed: dict[Path, BusiTuneError] = {}
-    rest = iter([job for job in jobs if not _is_trained(job, keep_model)])
+    rest = iter([job for job in jobs if not _is_trained(job, keep_model, progress)])
 
     def trained(event: Trained) -> bool:
         if event.new:
@@ -50,10 +50,10 @@ def train_all(
     return failed
 
 
-def _is_trained(job: Job, keep_model: bool) -> bool:
+def _is_trained(job: Job, keep_model: bool, progress: Progress) -> bool:
     # A worker may have been killed in its last step.
     with locks.only_writer(job.folder, wait=True):
-        run_folder.settle(job.folder)
+        run_folder.restore_history(job.folder, progress)
     state = run_folder.read_state(job.folder)
     if state is None or (keep_model and not state["checkpoints"]):
         return False
