@@ -44,6 +44,7 @@ HARMLESS = {
     ("search", "history.csv"): "written anew from the state, for trials that are no finished runs without a notice",
     ("search", "study.db"): "rebuilt by the same seeds, or values that only the pruner compares",
     ("export", "last-"): "only training on reads it, and checks its hash",
+    ("export", ".png"): "an export reads no picture of its run",
     ("export", "exports/"): "an export that is not whole is made again, with a notice",
     ("predict", "predictions.csv"): "predict reads the model and its certificate alone",
     ("predict", "README.md"): "predict reads the model and its certificate alone",

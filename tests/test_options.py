@@ -143,6 +143,7 @@ def test_the_command_line_wins_over_a_file(key: str, tmp_path: Path) -> None:
     file = tmp_path / "options.toml"
     file.write_text(f"{key} = {SAMPLES[key]}\n")
     other = {"timeout": "20m", "epochs_total": "7", "space": "b.toml", "storage": "b", "ray": "b", "sensitivity": "0.5"}
+    other["trial_epochs"] = "6"
     value = other.get(key, one.shown_default)
     spelled = [f"--no-{one.flag[2:]}" if value == "off" else one.flag] if one.kind is bool else [one.flag, value]
     found = parsed("run", ["--demo", "--config", str(file), *spelled])[key]

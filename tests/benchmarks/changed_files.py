@@ -1,6 +1,6 @@
 """Each file of a run, a study and an export is changed in many ways, and every command that reads it is run.
 
-python tests/benchmarks/changed_files.py [--every N] [--figures-every N]
+python tests/benchmarks/changed_files.py [--every N] [--figures-every N] [--commands NAME ...]
 
 An edit is refused in one sentence, leads to a result that is made again with a notice, or is harmless: the answer
 is the same, and the reason is known. Anything else is printed as wrong: a traceback, another answer, no sentence.
@@ -55,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--figures-every", type=int, default=20)
+    parser.add_argument("--commands", nargs="*", choices=list(COMMANDS))
     asked = parser.parse_args()
     counts: Counter[tuple[str, str, str]] = Counter()
     reasons: set[tuple[str, str, str]] = set()
@@ -65,6 +66,8 @@ def main() -> None:
         make_phantoms(data, Silent(), {"benign": 26, "malignant": 22, "normal": 20}, seed=1)
         make_place(whole, data)
         for command, (_, folders) in COMMANDS.items():
+            if command not in (asked.commands or COMMANDS):
+                continue
             copied(whole, place)
             expected = answer(command, place, data)
             assert expected.code == 0, expected
