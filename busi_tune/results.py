@@ -658,9 +658,9 @@ def read(path: Path, kind: type[T]) -> T:
         FileError: see `check`; or it cannot be read, or was changed after it was written.
     """
     found = files.read_json(path)
-    recorded = found.pop(CONTENT, None)
+    recorded = found.pop(CONTENT) if CONTENT in found else _content(found)
     document = check(found, kind, str(path))
-    if recorded is not None and recorded != _content(found):
+    if recorded != _content(found):
         raise FileError(
             f"{path} was changed after it was written (its content has another SHA-256); restore it or start anew."
         )

@@ -70,7 +70,7 @@ class Trials:
             ),
             patient=False,
         )
-        if self.study.direction != plan.direction:
+        if database.call(lambda: self.study.direction, patient=False) != plan.direction:
             raise FileError(f"The study's database {database.name} has another direction; restore it or start anew.")
         known = self.all()
         if [trial.number for trial in known] != list(range(len(known))):
