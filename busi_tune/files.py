@@ -6,6 +6,7 @@ import glob
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -34,8 +35,17 @@ def explained(path: Path, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise FileError(f"{path} could not be {action}: {reason}; mend that and run the same command again.") from error
+        raise FileError(
+            f"{path} could not be {action}: {_reason(error)}; mend that and run the same command again."
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    """The reason of an error; of copying a folder, that of its first file."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        source, _, reason = error.args[0][0]
+        return f"{source}: {str(reason).removeprefix('[Errno ').partition('] ')[2] or reason}"
+    return error.strerror or str(error)
 
 
 def temporary_for(path: Path) -> Path:
@@ -233,12 +243,21 @@ def read_json(path: Path) -> dict[str, Any]:
     with explained(path, "read"):
         text = path.read_bytes()
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not valid JSON ({error}); restore it or start anew.") from error
     if not isinstance(value, dict):
         raise FileError(f"{path} must hold a JSON object, not a {type(value).__name__}; restore it or start anew.")
     return value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
 
 
 def sync_folder(folder: Path) -> None:

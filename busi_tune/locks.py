@@ -9,6 +9,7 @@
 
 import inspect
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,8 @@ def locked(path: Path) -> Iterator[None]:
 def only_writer(folder: Path, *, wait: bool = False, name: str = RUN, finished: str = "") -> Iterator[None]:
     """Hold `folder` for this process by its lock file `name`, creating both, and delete a killed writer's leftovers.
 
-    A folder that this process may only read needs no lock to be shown, if it holds the file `finished`.
+    A folder that this process may only read needs no lock to be shown, if it holds the file `finished`. A folder that
+    was created here goes again, where the work inside fails before it has written anything.
 
     Raises:
         RunError: another process holds the folder, and `wait` is false.
@@ -86,6 +88,7 @@ def only_writer(folder: Path, *, wait: bool = False, name: str = RUN, finished: 
     if finished and (folder / finished).exists() and not os.access(folder, os.W_OK):
         yield
         return
+    created = not folder.exists()
     lock = take(make_folder(folder) / name, wait=wait)
     if lock is None:
         raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")
@@ -93,5 +96,9 @@ def only_writer(folder: Path, *, wait: bool = False, name: str = RUN, finished: 
         # Folders further down have writers of their own.
         remove_leftovers([*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")])
         yield
+    except BaseException:
+        if created and all(entry.name == name for entry in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         lock.release()

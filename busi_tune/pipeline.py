@@ -152,16 +152,18 @@ def baseline(
     if overwrite or not (folder / results.METRICS).exists():
         from busi_tune.training.hardware import resolve
 
-        _check_before_data(config.replace(**resolve(config.device, config.precision)), split_file)
+        _check_before_data(config.replace(**resolve(config.device, config.precision)), split_file, progress)
     with locks.only_writer(folder, finished=results.METRICS):
         if overwrite:
             run_folder.clear(folder)
-        if (folder / results.METRICS).exists():
-            # Checks the configuration and the data, too: a result is only shown for what was asked.
-            saved = run_folder.saved_split(folder, config)
-            open_dataset(root, config, progress, saved=saved, split_file=split_file, decode=False)
-            _plot(folder)
-            return results.read(folder / results.METRICS, MetricsFile)
+        # Checks the configuration and the data, too: a result is only shown for what was asked.
+        saved = run_folder.saved_split(folder, config)
+        if saved is not None and run_folder.is_finished(folder, config.epochs):
+            found = open_dataset(root, config, progress, saved=saved, split_file=split_file, decode=False)
+            run_folder.check_classes(folder, run_folder.read_identity(folder), found.classes)
+            run_folder.restore_history(folder, progress)
+            if not run_folder.changed_results(folder):
+                return _shown(folder, progress)
         from busi_tune.training import hardware, runs
 
         run = runs.open_run(folder, config, root, progress, split_file)
@@ -176,12 +178,11 @@ def baseline(
             best = max(record.val_accuracy for record in done)
             progress.step("epochs", record.epoch, run.config.epochs, record.summary() + f", best {best:.3f}")
         progress.close("epochs")
-        figures = runs.evaluate(run, progress)
-        _plot(folder)
-        return figures
+        runs.evaluate(run, progress)
+        return _shown(folder, progress)
 
 
-def _check_before_data(config: Config, split_file: Path | None) -> None:
+def _check_before_data(config: Config, split_file: Path | None, progress: Progress) -> None:
     """Check everything that can be checked without images, before images are read or an old run is deleted.
 
     Raises:
@@ -191,7 +192,7 @@ def _check_before_data(config: Config, split_file: Path | None) -> None:
         read_split(split_file)
     from busi_tune.training.model import check_model
 
-    check_model(config)
+    check_model(config, progress)
 
 
 def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: Progress) -> SeedsFile:
@@ -210,15 +211,19 @@ def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: P
             split_file=folder / results.SPLIT,
         )
     result = compare_seeds(found)
-    files.write_json(folder / results.SEEDS, result)
+    results.write(folder / results.SEEDS, result)
     return result
 
 
-def _plot(folder: Path) -> None:
-    if not all((folder / name).exists() for name in (results.CURVES, results.CONFUSION)):
-        from busi_tune.report import plots
+def _shown(folder: Path, progress: Progress) -> MetricsFile:
+    """The figures of a finished run, with its pictures drawn where they are not there as they were."""
+    figures = results.read(folder / results.METRICS, MetricsFile)
+    if not run_folder.changed_pictures(folder, figures):
+        return figures
+    from busi_tune.report import plots
 
-        plots.plot_run(folder)
+    plots.plot_run(folder, progress)
+    return results.read(folder / results.METRICS, MetricsFile)
 
 
 def search(
@@ -240,7 +245,7 @@ def search(
         BusiTuneError: see errors.py; every finished epoch is kept.
     """
     options.check(config)
-    _check_before_data(config, split_file)
+    _check_before_data(config, split_file, progress)
     from busi_tune.search import session
 
     return session.search(
@@ -258,16 +263,30 @@ def search(
 def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:
     """The data of a finished run, in `root` or where it lay; it must be as it was.
 
+    What follows from the run's checkpoint is made again where it is not as it was written.
+
     Raises:
         RunError: `run` is not a finished run.
         DataError: the data has changed.
+        FileError: a file of the run is not what was written, and cannot be made again.
     """
-    if not (run / results.METRICS).exists():
+    if not (run / results.METRICS).exists() or not run_folder.stop_reason(run):
         best = run / "best"
         hint = f"name {best}" if best.exists() else "finish it with the command that began it"
         raise RunError(f"{run} is not a finished run; {hint}.")
+    known = run_folder.read_identity(run)
     place = root or run_folder.remembered_data(run)
-    return open_dataset(place, run_folder.read_identity(run).config, progress, saved=read_split(run / results.SPLIT))
+    split = run_folder.own_split(run, known)
+    found = open_dataset(place, known.config, progress, saved=split)
+    run_folder.check_classes(run, known, found.classes)
+    run_folder.restore_history(run, progress)
+    if run_folder.changed_results(run):
+        from busi_tune.training.runs import evaluate_here
+
+        with locks.only_writer(run):
+            evaluate_here(run, found, progress)
+            _shown(run, progress)
+    return found
 
 
 def export(
@@ -322,6 +341,12 @@ def run_all(
     from busi_tune.training.hardware import resolve
 
     dimensions_of(config.replace(**resolve(config.device, config.precision)), options)
+    asked = exported or ExportOptions()
+    if not overwrite:
+        from busi_tune.export.exporter import refuse_other_options
+
+        # Before anything is trained.
+        refuse_other_options(places.export, asked)
     first = baseline(places.data, places.baseline, config, progress, split_file=split_file, overwrite=overwrite)
     progress.notice(f"Baseline: test accuracy {first['test']['accuracy']:.3f} ({places.baseline}).")
     second = search(
@@ -338,7 +363,7 @@ def run_all(
         raise RunError(f"Another driver is using {places.study}; run the same command again when it has ended.")
     best = places.study / "best"
     progress.notice(f"Tuned: test accuracy {second['best']['test']['accuracy']:.3f} ({best}).")
-    certificate = export(best, places.export, places.data, progress, options=exported, overwrite=overwrite)
+    certificate = export(best, places.export, places.data, progress, options=asked, overwrite=overwrite)
     from busi_tune.inference import open_export, predict_files
 
     test = list(run_data(best, places.data, progress).split.rows("test")["path"])

@@ -2,6 +2,7 @@
 
 Every document names its schema in the key `schema`, as `busi-tune.NAME/VERSION`. Readers accept keys that they do not
 know, and refuse a version that they do not know. The JSON Schemas in docs/reference/schemas are made from these types.
+The files of runs and studies also hold the SHA-256 of their content, so that a later change is noticed.
 """
 
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ HISTORY = "history.csv"
 PREDICTIONS = "predictions.csv"
 CURVES = "learning_curves.png"
 CONFUSION = "confusion_matrix.png"
+# The key of a document's own SHA-256.
+CONTENT = "sha256"
 
 
 class ClassMetrics(TypedDict):
@@ -125,7 +128,10 @@ class TestFigures(TypedDict):
 
 
 class MetricsFile(TestFigures):
-    """metrics.json: the figures of a finished run; `validation` is of the images that chose the checkpoint."""
+    """metrics.json: the figures of a finished run; `validation` is of the images that chose the checkpoint.
+
+    `files` has the SHA-256 of each file that was made with them.
+    """
 
     schema: str
     validation: Summary
@@ -137,6 +143,7 @@ class MetricsFile(TestFigures):
     leaked_test_images: float
     effective_prior: dict[str, float]
     model_sha256: str
+    files: NotRequired[dict[str, str]]
 
 
 class SeedMetric(TypedDict):
@@ -265,7 +272,10 @@ class VerdictFile(Comparison):
 
 
 class StudyFile(TypedDict):
-    """study.json: what a study is of; `space` holds Optuna's JSON of each distribution."""
+    """study.json: what a study is of; `space` holds Optuna's JSON of each distribution.
+
+    `weights` has the SHA-256 of each file of weights by its path. A study without it is known by the path.
+    """
 
     schema: str
     config: dict[str, Json]
@@ -274,6 +284,7 @@ class StudyFile(TypedDict):
     trial_epochs: int
     pruner: str
     split: str
+    weights: NotRequired[dict[str, str]]
     storage: NotRequired[str]
     study: str
 
@@ -676,10 +687,26 @@ def check(value: Mapping[str, object], kind: type[T], source: str) -> T:
     return cast("T", value)
 
 
+def write(path: Path, document: Mapping[str, object]) -> None:
+    """Write a document with the SHA-256 of its content, by which `read` notices a later change."""
+    files.write_json(path, {**document, CONTENT: _content(document)})
+
+
 def read(path: Path, kind: type[T]) -> T:
-    """Read a JSON document of `kind`.
+    """Read a JSON document of `kind`; one without the SHA-256 of its content, which earlier versions wrote, as it is.
 
     Raises:
-        FileError: see `check`; or it cannot be read.
+        FileError: see `check`; or it cannot be read, or was changed after it was written.
     """
-    return check(files.read_json(path), kind, str(path))
+    found = files.read_json(path)
+    recorded = found.pop(CONTENT) if CONTENT in found else _content(found)
+    document = check(found, kind, str(path))
+    if recorded != _content(found):
+        raise FileError(
+            f"{path} was changed after it was written (its content has another SHA-256); restore it or start anew."
+        )
+    return document
+
+
+def _content(document: Mapping[str, object]) -> str:
+    return files.sha256_bytes(files.json_text(document).encode())

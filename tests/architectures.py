@@ -91,7 +91,7 @@ def whole_way(data: Path, place: Path, config: Config) -> Way:
     run, export = place / "run", place / "export"
     run.mkdir(parents=True)
     with way.step("train"):
-        check_model(config)
+        check_model(config, Silent())
         opened = runs.open_run(run, config, data, Silent())
         assert len(list(runs.train(opened, 1, Silent()))) == 1
     with way.step("resume"):

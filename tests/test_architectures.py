@@ -104,4 +104,4 @@ def test_a_tensor_beside_the_graph_is_foreign(few: Path, tmp_path: Path, tiny: C
 @pytest.mark.parametrize("arch", ["vit_h_14", "regnet_y_128gf"])
 def test_a_model_that_no_file_holds_is_refused_before_training(arch: str) -> None:
     with pytest.raises(ConfigError, match=rf"{arch} has 2\.[56] GB of weights, .* choose a smaller --arch\.$"):
-        check_model(Config(arch=arch, weights="none", image_size=224))
+        check_model(Config(arch=arch, weights="none", image_size=224), Silent())

@@ -162,7 +162,8 @@ def test_exporting_again_mends_a_changed_model(exported: Exported, tmp_path: Pat
     seen = Recorder()
     certificate = pipeline.export(exported.run, folder, exported.data, seen)
     assert files.sha256(folder / "model.onnx") == certificate["model_sha256"]
-    assert any(text.endswith("or not whole; it is replaced.") for text in seen.notices)
+    assert any("model.onnx is not the file that was certified" in text for text in seen.notices)
+    assert any(text.endswith("; it is replaced.") for text in seen.notices)
 
 
 def test_another_run_needs_overwrite(exported: Exported, tiny: Config, tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ def test_the_command_line_wins_over_a_file(key: str, tmp_path: Path) -> None:
         "positive": "b",
         "timeout": "20m",
         "epochs_total": "7",
+        "trial_epochs": "6",
         "space": "b.toml",
         "storage": "b",
         "ray": "b",

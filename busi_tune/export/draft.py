@@ -44,6 +44,7 @@ class Draft:
         fitted = fit(source, options.sensitivity)
         shown = Shown.of(source.pictures("test"), source.size)
         reference, uncalibrated = reference_of(fitted.model, shown, source.labels("test"))
+        source.check_answers(uncalibrated, reference.float32_error)
         return cls(staging, source, options, fitted, shown, reference, uncalibrated)
 
     def write(self, name: str, graph: onnx.ModelProto, facts: Mapping[str, object]) -> Path:

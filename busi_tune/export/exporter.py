@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 
 from busi_tune import files, results
+from busi_tune.config import differences
 from busi_tune.data.dataset import Dataset
-from busi_tune.errors import ParityError, RunError
+from busi_tune.errors import BusiTuneError, ParityError, RunError
 from busi_tune.evaluation.metrics import softmax
 from busi_tune.export import assembly, resize
 from busi_tune.export.calibration import calibration_figures, evaluated, summary_with_intervals
@@ -22,7 +23,7 @@ from busi_tune.export.variants import FORMS, guard_result, make_variant, variant
 from busi_tune.export.verification import PREDICTIONS, failure, images_sha256
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference import MODEL, VERIFICATION
-from busi_tune.inference.certificate import content_of_any_version, read_certificate, write_certificate
+from busi_tune.inference.certificate import check_folder, content_of_any_version, write_certificate
 from busi_tune.names import composed
 from busi_tune.progress import Progress
 from busi_tune.results import METRICS, Evidence, Json, MetricsFile, ModelCertificate, VerificationFile
@@ -30,6 +31,8 @@ from busi_tune.training import exportable
 from busi_tune.training.hardware import abilities, environment
 from busi_tune.training.runs import prediction_rows
 
+# The value of an option whose model did not pass its gate, in the certificate.
+REFUSED = "refused"
 Card = Callable[[Path, VerificationFile], str]
 # The files in a folder whose first export was killed while it was published.
 FIRST_FILES = frozenset({PREDICTIONS, CARD})
@@ -68,7 +71,7 @@ def export_run(
         made |= variants
         _write_predictions(draft)
         # A form that was refused is made again, and refused again, when it is asked for again.
-        asked = options.to_dict() | dict.fromkeys(refused, False)
+        asked = options.to_dict() | dict.fromkeys(refused, REFUSED)
         certificate = _certificate(draft, made, _evidence(draft, made, origin, asked), card)
         publish(staging, folder, passed=certificate["passed"])
     if not certificate["passed"]:
@@ -105,7 +108,7 @@ def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress
     """The certificate of an export in `folder` that is whole and was made with the same options, or None.
 
     Raises:
-        RunError: it is one of another run.
+        RunError: it is one of another run or with other options.
     """
     if not (folder / VERIFICATION).exists():
         return None
@@ -113,18 +116,51 @@ def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress
     known = content_of_any_version(folder)
     if known.get("source_sha256") != origin:
         raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
-    asked = {"schema": results.SCHEMAS[VerificationFile], "passed": True, "options": options.to_dict()}
-    if all(known.get(key) == value for key, value in asked.items()):
-        certificate = read_certificate(folder)
-        if _whole(folder, certificate):
+    refuse_other_options(folder, options)
+    try:
+        certificate = check_folder(folder)
+    except (BusiTuneError, OSError) as error:
+        problem = f"is not what was certified ({str(error).partition(';')[0].rstrip('.')})"
+    else:
+        problem = _missing_form(certificate, options)
+        if not problem:
             return certificate
-    progress.notice(f"{folder} holds an export that is not what is asked for, or not whole; it is replaced.")
+    progress.notice(f"The export in {folder} {problem}; it is replaced.")
     return None
 
 
-def _whole(folder: Path, certificate: VerificationFile) -> bool:
-    hashes = {name: entry.get("model_sha256") for name, entry in certificate["models"].items()} | certificate["files"]
-    return all((folder / name).exists() and files.sha256(folder / name) == sha for name, sha in hashes.items())
+def refuse_other_options(folder: Path, options: ExportOptions) -> None:
+    """Refuse an export in `folder` that was made with other options, and passed.
+
+    A form that did not pass its gate may be asked for again, or no longer.
+
+    Raises:
+        RunError: there is one.
+    """
+    if not (folder / VERIFICATION).exists():
+        return
+    certificate = content_of_any_version(folder)
+    made, asked = certificate.get("options"), options.to_dict()
+    if certificate.get("schema") != results.SCHEMAS[VerificationFile] or not certificate.get("passed"):
+        return
+    if not isinstance(made, dict):
+        # It is damaged, which is found where it is read.
+        return
+    known = {name: asked.get(name) if value == REFUSED else value for name, value in made.items()}
+    if not any(made.get(form) is True for form in FORMS):
+        # It decides on those models alone.
+        known["max_drop"] = options.max_drop
+    different = differences(known, asked)
+    if different:
+        raise RunError(
+            f"{folder} holds an export with other options ({'; '.join(different)}); "
+            "name another folder, or replace it with --overwrite."
+        )
+
+
+def _missing_form(certificate: VerificationFile, options: ExportOptions) -> str:
+    missing = [form for form in FORMS if getattr(options, form) and variant_name(form) not in certificate["models"]]
+    return f"lacks the {missing[0]} model, which did not pass its gate" if missing else ""
 
 
 def _float32_models(draft: Draft) -> dict[str, Made]:

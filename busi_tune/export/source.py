@@ -1,12 +1,16 @@
 """The source of an export: a finished run with its data, and the values fitted on its validation split."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
+import pandas as pd
 
-from busi_tune import images
+from busi_tune import files, images
 from busi_tune.data.dataset import Dataset, Part
+from busi_tune.errors import FileError, RunError
 from busi_tune.evaluation.metrics import Answers, Labels, confusion_matrix, softmax
 from busi_tune.export import quantisation
 from busi_tune.export.calibration import OperatingPoint, calibration_figures, fit_temperature, operating_point
@@ -15,7 +19,7 @@ from busi_tune.export.guard import Floats, Guard, fit_guard
 from busi_tune.export.parity import Logits, Reference, Shown, distance, few
 from busi_tune.images import Pixels
 from busi_tune.progress import Progress
-from busi_tune.results import BeforeAfter
+from busi_tune.results import PREDICTIONS, BeforeAfter
 from busi_tune.training import exportable
 from busi_tune.training.exportable import ExportableModel
 from busi_tune.training.run_folder import Identity, read_identity
@@ -25,6 +29,8 @@ NUDGES = 4
 SINGLE = 16
 # Training images whose features the guard knows. A network takes long for more, which tell it little.
 FEATURED = 256
+# The probabilities of two devices may differ by this, and by so many times PyTorch's float32 error on one of them.
+LEAST_DIFFERENCE, DEVICES = 1e-3, 10
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,37 @@ class Source:
     def answers(self, name: str, logits: Logits) -> Answers:
         """Logits (n, classes) of a split's images as answers."""
         return Answers(self.labels(name), softmax(logits), self.classes, self.identity.config.positive)
+
+    def check_answers(self, logits: Logits, error: float) -> None:
+        """Compare the model's float64 logits of the test split with the answers that the run has recorded.
+
+        `error` is that of PyTorch's float32 logits here; the run may have been evaluated on another device.
+
+        Raises:
+            RunError: they differ.
+        """
+        path, names = self.run / PREDICTIONS, [f"p_{name}" for name in self.classes]
+        with files.explained(path, "read"):
+            try:
+                table = pd.read_csv(path, dtype={"path": str, "class": str}, keep_default_na=False)
+                recorded = table[["path", "class", *names]].astype(dict.fromkeys(names, np.float64))
+            except (ValueError, KeyError) as error_of_table:
+                raise FileError(f"{path} is damaged; delete it, and it is made again.") from error_of_table
+        composed, rows, part = partial(normalize, "NFC"), self.dataset.split.rows("test"), self.part("test")
+        # Tables hold names in one Unicode form, whatever the file system has.
+        if [composed(path) for path in recorded["path"]] != [composed(path) for path in part.paths] or list(
+            recorded["class"]
+        ) != list(rows["class"]):
+            raise RunError(f"{path} is of other images than the run's test split; delete it, and it is made again.")
+        differences = np.abs(recorded[names].to_numpy() - softmax(logits)).max(axis=1)
+        # A probability moves by less than the logits do.
+        if not (differences <= LEAST_DIFFERENCE + DEVICES * error).all():
+            worst = rows["path"].iloc[int(differences.argmax())]
+            raise RunError(
+                f"The model in {self.run} does not answer as the run's {PREDICTIONS} says: probabilities differ by up "
+                f"to {differences.max():.2g}, that of {worst} most; its configuration, its checkpoint "
+                "or that file is not the run's own."
+            )
 
     def labels(self, name: str) -> Labels:
         """The class numbers of a split's images."""

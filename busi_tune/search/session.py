@@ -16,7 +16,7 @@ from busi_tune.results import METRICS, VERDICT, SearchFinals, SearchResult, Verd
 from busi_tune.search import finals
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.importance import importances
-from busi_tune.search.plan import IDENTITY, TRIALS, Plan, begun, clear, open_plan, saved_split, trial_rows
+from busi_tune.search.plan import IDENTITY, TRIALS, Plan, begun, clear, open_plan, saved_split, trial_rows, weights_of
 from busi_tune.search.space import Space, default_space, read_space
 from busi_tune.search.storage import Database, server_url
 from busi_tune.search.trials import Trials, epochs_run, finished, is_trained, ranked, running
@@ -45,7 +45,6 @@ def search(
         dimensions = dimensions_of(resolved, options)
         database = Database.of(folder, options.storage, progress)
         files.refuse_foreign(folder, "a study", IDENTITY, run_folder.FIRST_FILES)
-        files.make_folder(folder)
         with _study_lock(folder, database, stack):
             if overwrite or not begun(folder):
                 _clear(folder, progress)
@@ -54,9 +53,10 @@ def search(
                 config=resolved,
                 space=dimensions,
                 metric=options.metric,
-                trial_epochs=options.trial_epochs,
+                trial_epochs=options.epochs_of_a_trial(config),
                 split=dataset.split.fingerprint(),
                 pruner=options.pruner,
+                weights=weights_of(resolved, dimensions),
             )
             trials = Trials(database, open_plan(folder, plan, dataset.split, database), plan)
             # Decoded here, once, and not by every worker.
@@ -95,7 +95,7 @@ def _study_lock(folder: Path, database: Database, stack: ExitStack) -> Iterator[
         RunError: another driver holds a study on a database file.
     """
     if database.shared:
-        with locks.locked(folder / locks.STUDY):
+        with locks.locked(files.make_folder(folder) / locks.STUDY):
             yield
         return
     stack.enter_context(locks.only_writer(folder, name=locks.STUDY))
@@ -159,6 +159,7 @@ def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
 
 
 def _finals(session: Search, options: SearchOptions) -> SearchFinals:
+    finals.check_trials(session)
     audited = finals.audit_pruning(session, options.audit_pruned) if options.audit_pruned else None
     finalists = finals.confirm(session, options.confirm, options.confirm_seeds) if options.confirm else []
     wanted = [entry["trial"] for entry in finalists] or [
@@ -188,5 +189,5 @@ def _verdict(session: Search, trials: int) -> VerdictFile | None:
         return None
     positive = session.plan.config.positive
     found = verdict_of(baseline, session.folder / "best", session.dataset.split, trials, positive=positive)
-    files.write_json(session.folder / VERDICT, found)
+    results.write(session.folder / VERDICT, found)
     return found

@@ -4,16 +4,19 @@ import contextlib
 import copy
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from busi_tune.config import Config
+from busi_tune.errors import FileError
 from busi_tune.images import Pixels
 from busi_tune.training import run_folder
 from busi_tune.training.model import untrained
@@ -67,10 +70,28 @@ def last_layer(model: nn.Module) -> nn.Module:
 
 
 def best_model(folder: Path, config: Config, classes: int) -> nn.Module:
-    """The model that a run has kept, on the CPU."""
+    """The model that a run has kept, on the CPU.
+
+    Raises:
+        FileError: its checkpoint is not what was written, or not of its configuration.
+    """
     model = untrained(config, classes)
-    copy_tensors(model, load(run_folder.checkpoint(folder, "best")))
+    with checkpoint_explained(f"best checkpoint in {folder}"):
+        copy_tensors(model, load(run_folder.checkpoint(folder, "best")))
     return model
+
+
+@contextlib.contextmanager
+def checkpoint_explained(name: str) -> Iterator[None]:
+    """Turn the errors of loading a checkpoint that does not fit its run into a FileError that names it."""
+    try:
+        yield
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileError(
+            f"The {name} does not fit the run's configuration and state ({reason.rstrip(':.')}); "
+            "restore the run's files or start anew."
+        ) from error
 
 
 def exportable_model(folder: Path, identity: Identity) -> ExportableModel:

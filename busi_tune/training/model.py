@@ -1,7 +1,5 @@
 """Any torchvision classification model with as many outputs as there are classes."""
 
-from pathlib import Path
-
 import torch
 from torch import nn
 from torchvision import models
@@ -9,7 +7,8 @@ from torchvision import models
 from busi_tune.config import Config
 from busi_tune.errors import ConfigError
 from busi_tune.option import unknown
-from busi_tune.training.weights import check_readable, load_weights
+from busi_tune.progress import Progress
+from busi_tune.training.weights import check_weights, load_weights
 
 # These two would otherwise also return an auxiliary head's output while training.
 WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
@@ -18,12 +17,12 @@ LARGEST = 2**31 - 2**25
 ARCHITECTURES: tuple[str, ...] = tuple(models.list_models(module=models))
 
 
-def check_model(config: Config) -> None:
+def check_model(config: Config, progress: Progress) -> None:
     """Check, without data and without allocating the model, that training could start with it.
 
     Raises:
         ConfigError: see `untrained`; or the model is too large to be exported.
-        WeightsError: the file of weights cannot be opened.
+        WeightsError: the file of weights cannot be loaded.
     """
     size = 4 * _parameters(config.arch)
     if size > LARGEST:
@@ -33,9 +32,11 @@ def check_model(config: Config) -> None:
         )
     # Tensors without memory show whether the sizes fit; RegNet computes its layers' widths with real ones.
     with torch.device("cpu" if config.arch.startswith("regnet") else "meta"):
-        untrained(config, classes=2)
+        model = untrained(config, classes=2)
     if config.weights not in ("imagenet", "none"):
-        check_readable(Path(config.weights))
+        unwrapped = check_weights(model, config.arch, config.weights)
+        if unwrapped:
+            progress.notice(unwrapped)
 
 
 def _parameters(arch: str) -> int:
