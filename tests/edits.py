@@ -40,7 +40,6 @@ HARMLESS = {
     ("search", "data.json"): "--data names the folder of the images",
     ("search", "trials.csv"): "written anew from the database",
     ("search", "verdict.json"): "written anew from the predictions",
-    ("search", "best/"): "a copy of a trial: what differs is copied again, with a notice",
     ("search", "trials/0001/checkpoints"): "of a trial that is not the best; training it on checks them",
     ("search", "trials/0001/split"): "of a trial that is not the best; training it on checks it",
     ("search", "history.csv"): "written anew from the state, for trials that are no finished runs without a notice",

@@ -313,6 +313,7 @@ def test_a_best_trial_whose_checkpoints_were_given_up_is_trained_again(study: Pa
 
 def test_the_best_of_a_study_is_copied_again_where_it_was_changed(study: Path, studies: Path, phantoms: Path) -> None:
     changed(study / "best/metrics.json", lambda d: d["test"].update(accuracy=0.99), forged=False)
+    changed(study / "best/config.json", lambda d: d["config"].update(seed=5), forged=False)
     (study / "best/predictions.csv").unlink()
     said = Recorder()
     pipeline.search(phantoms, study, SMALL, OPTIONS, said)

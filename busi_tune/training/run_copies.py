@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 from busi_tune import files, locks
-from busi_tune.results import IDENTITY, SEEDS, SOURCE
+from busi_tune.errors import BusiTuneError
+from busi_tune.results import SEEDS, SOURCE
+from busi_tune.training.run_folder import read_identity
 
 # Locks, and what was trained beside a run.
 LEFT_OUT = (locks.RUN, "seeds", SEEDS)
@@ -41,7 +43,7 @@ def publish(run: Path, target: Path) -> list[Path]:
 
     Returns the files of a copy of this run that were missing or changed, and are restored.
     """
-    if target.exists() and not _same(run / IDENTITY, target / IDENTITY):
+    if target.exists() and _is_another(run, target):
         files.remove_folder(target)
     if not target.exists():
         copy_run(run, target)
@@ -56,6 +58,14 @@ def publish(run: Path, target: Path) -> list[Path]:
             _link(str(run / name), str(temporary))
             temporary.replace(target / name)
     return [target / name for name in changed]
+
+
+def _is_another(run: Path, target: Path) -> bool:
+    """Whether `target` is another run; a damaged one is taken for the same, and restored."""
+    try:
+        return read_identity(target) != read_identity(run)
+    except BusiTuneError:
+        return False
 
 
 def _same(one: Path, other: Path) -> bool:
