@@ -13,6 +13,7 @@ test: .venv/installed-for-tests
 	$(BIN)/mypy
 	.ci/postgres
 	.ci/node
+	.ci/compiler
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 format: .venv/installed-for-tests

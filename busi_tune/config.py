@@ -5,11 +5,15 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from busi_tune.errors import ConfigError
 from busi_tune.files import explained
+from busi_tune.names import MALIGNANT, folded
 from busi_tune.option import Options, Triple, option, stated
+
+if TYPE_CHECKING:
+    from busi_tune.results import Json
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,6 +30,17 @@ def _sum(fractions: Triple) -> str:
 
 def _device(name: str) -> str:
     return "" if DEVICE.fullmatch(name) else f"must be auto, cpu, cuda or cuda:N, not {name!r}"
+
+
+def _class_list(text: str) -> str:
+    given = [name.strip() for name in text.split(",")]
+    if len(given) < 2 or not all(given) or len({folded(name) for name in given}) < len(given):
+        raise ValueError(f"classes must be at least two different names with commas between them, not {text!r}")
+    return ",".join(given)
+
+
+def _class_name(name: str | None) -> str:
+    return "" if name and name.strip() else f"must name a class, not {name!r}"
 
 
 @stated
@@ -54,6 +69,22 @@ class Config(Options):
         0.93, "Cosine similarity from which two images are near-duplicates", group="data", low=0.5, high=1.0
     )
     conflicts: Conflicts = option("exclude", "Use of near-duplicates that carry different labels", group="data")
+    classes: str | None = option(
+        None,
+        "Names of all classes, as in A,B,C; folders of other names are refused, and similar names are accepted",
+        group="data",
+        read=_class_list,
+        metavar="A,B,C",
+        unset="names of the folders",
+    )
+    positive: str | None = option(
+        None,
+        "Class that is the disease in sensitivity, specificity and operating point",
+        group="data",
+        test=_class_name,
+        metavar="NAME",
+        unset="malignant, if there is such a class",
+    )
     split_seed: int = option(0, "Seed of the split", group="data", low=0, high=HIGHEST_SEED)
     arch: str = option("resnet50", "Classification model of torchvision", group="model", metavar="NAME")
     weights: str = option(
@@ -104,6 +135,16 @@ class Config(Options):
     device: str = option(
         "auto", "Device to train on: auto, cpu, cuda or cuda:N", group="machines", test=_device, metavar="NAME"
     )
+
+    def identity(self) -> dict[str, "Json"]:
+        """The values that decide the result: no `classes`, which only check the folder, and `positive` without case.
+
+        A run that names malignant as the disease is the run that names none.
+        """
+        positive = folded(self.positive or "")
+        values = self.to_dict() | {"positive": None if positive in ("", MALIGNANT) else positive}
+        del values["classes"]
+        return values
 
 
 def read_toml(path: Path) -> dict[str, object]:

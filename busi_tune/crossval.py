@@ -17,8 +17,17 @@ from busi_tune.evaluation.seeds import spreads
 from busi_tune.evaluation.verdict import answers_of
 from busi_tune.progress import Progress
 from busi_tune.report import plots
-from busi_tune.results import CROSSVAL, FOLDS, POOLED, CrossvalFile, CrossvalIdentityFile, CrossvalResult, MetricsFile
-from busi_tune.training import runs
+from busi_tune.results import (
+    CROSSVAL,
+    FOLDS,
+    POOLED,
+    CrossvalFile,
+    CrossvalIdentityFile,
+    CrossvalResult,
+    Json,
+    MetricsFile,
+)
+from busi_tune.training import run_folder, runs
 from busi_tune.workers import crew, job_list
 from busi_tune.workers.jobs import Job, Trained
 
@@ -83,7 +92,7 @@ def _repeat(
         if not (folder / POOLED).exists():
             jobs = _jobs(folder, config, folds)
             _train(jobs, dataset, options, progress)
-            files.write_json(folder / POOLED, _pool(folder, jobs, dataset, folds))
+            results.write(folder / POOLED, _pool(folder, jobs, dataset, folds))
         found = results.read(folder / POOLED, CrossvalFile)
         if not (folder / results.CONFUSION).exists():
             plots.plot_pooled(folder, found["pooled"])
@@ -124,15 +133,16 @@ def _identify(folder: Path, config: Config, folds: Folds) -> None:
     document: CrossvalIdentityFile = {
         "schema": results.SCHEMAS[CrossvalIdentityFile],
         "config": config.to_dict(),
+        "weights_sha256": run_folder.weights_sha256(config.weights),
         "folds": folds.count,
         "folds_sha256": folds.fingerprint(),
     }
     if not path.exists():
         folds.write(folder / FOLDS)
-        files.write_json(path, document)
+        results.write(path, document)
         return
     known = results.read(path, CrossvalIdentityFile)
-    different = differences(known["config"], document["config"])
+    different = differences(*(_values(each, path) for each in (known, document)))
     if known["folds_sha256"] != document["folds_sha256"]:
         different = [*different, f"{FOLDS} was changed"]
     if different:
@@ -140,6 +150,12 @@ def _identify(folder: Path, config: Config, folds: Folds) -> None:
             f"{folder} holds another cross-validation ({'; '.join(different)}); name another --out, "
             "or start anew with --overwrite."
         )
+
+
+def _values(document: CrossvalIdentityFile, path: Path) -> dict[str, Json]:
+    """The values of the configuration that decide the result."""
+    config = Config.from_dict(document["config"], source=str(path))
+    return run_folder.identified(config.identity(), document["weights_sha256"])
 
 
 def _jobs(folder: Path, config: Config, folds: Folds) -> dict[int, Job]:
@@ -169,7 +185,7 @@ def _train(jobs: dict[int, Job], dataset: Dataset, options: CrossvalOptions, pro
     for fold, job in jobs.items():
         with locks.only_writer(job.folder):
             runs.evaluate(runs.begin(job.folder, job.config, job.data(dataset), progress), progress)
-        plots.plot_run(job.folder)
+        plots.plot_run(job.folder, progress)
         progress.step("folds", fold, len(jobs))
     progress.close("folds")
 
@@ -181,8 +197,8 @@ def _pool(folder: Path, jobs: dict[int, Job], dataset: Dataset, folds: Folds) ->
     probabilities = np.empty((len(rows), len(dataset.classes)))
     for fold, job in jobs.items():
         own = rows["fold"] == fold
-        probabilities[own] = answers_of(job.folder, rows[own], dataset.classes).probabilities
-    pooled = Answers(labels, probabilities, dataset.classes)
+        probabilities[own] = answers_of(job.folder, rows[own], dataset.classes, job.config.positive).probabilities
+    pooled = Answers(labels, probabilities, dataset.classes, next(iter(jobs.values())).config.positive)
     table = rows[["path", "class", "fold"]].assign(predicted=np.array(dataset.classes)[pooled.predicted])
     table = table.assign(**{f"p_{name}": probabilities[:, number] for number, name in enumerate(dataset.classes)})
     files.write_bytes(folder / results.PREDICTIONS, table.to_csv(index=False, lineterminator="\n").encode())

@@ -66,3 +66,8 @@ def listed(items: list[str], most: int = 10) -> str:
     """Join `items` with commas, at most `most` by name, then how many more there are."""
     more = len(items) - most
     return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def printable(text: str) -> str:
+    """`text` with everything that is not printable written out: a terminal or a browser would obey it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -22,14 +22,14 @@ class ExportOptions(Options):
     )
     max_drop: float = option(
         0.01,
-        "Validation accuracy and malignant sensitivity that an int8 or float16 model may lose, as a share of 1",
+        "Validation accuracy and sensitivity for the disease that an int8 or float16 model may lose, as a share of 1",
         group="output",
         low=0,
         below=1,
     )
     sensitivity: float | None = option(
         None,
-        "Sensitivity for malignant, as in 0.95, for which a threshold is fitted on the validation split",
+        "Sensitivity for the disease, as in 0.95, for which a threshold is fitted on the validation split",
         group="output",
         above=0,
         below=1,

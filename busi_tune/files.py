@@ -1,19 +1,32 @@
 """Files that are either whole or not there: atomic writes, SHA-256, JSON and CSV."""
 
+import codecs
 import csv
+import glob
 import hashlib
 import io
 import json
+import math
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from busi_tune.errors import FileError, RunError
 
 TEMPORARY = ".busi-tune.tmp"
+# What file managers and operating systems leave in any folder, in small letters.
+SYSTEM_NAMES = frozenset(
+    {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory", "@eadir", "__macosx", ".localized", "icon\r"}
+    | {".spotlight-v100", ".fseventsd", ".trashes", "$recycle.bin", "system volume information", "lost+found"}
+)
+# With the number of the process: in containers that share a folder, numbers repeat.
+TOKEN = secrets.token_hex(4)
 
 
 @contextmanager
@@ -22,33 +35,106 @@ def explained(path: Path, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise FileError(f"{path} could not be {action}: {reason}; mend that and run the same command again.") from error
+        raise FileError(
+            f"{path} could not be {action}: {_reason(error)}; mend that and run the same command again."
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    """The reason of an error; of copying a folder, that of its first file."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        source, _, reason = error.args[0][0]
+        return f"{source}: {str(reason).removeprefix('[Errno ').partition('] ')[2] or reason}"
+    return error.strerror or str(error)
 
 
 def temporary_for(path: Path) -> Path:
-    """What `path` is called until it is whole; a name that nobody else gives, for leftovers are deleted."""
-    return path.with_name(f".{path.name}{TEMPORARY}")
+    """The name of `path` until it is whole, of this process alone; leftovers of such names are deleted."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{TOKEN}{TEMPORARY}")
+
+
+def leftovers_of(path: Path) -> Iterator[Path]:
+    """What writers of `path` may have left, whatever process they were."""
+    return path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}")
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Delete the temporary files and folders of writers that are gone; a file that is being written stays."""
+    for path in paths:
+        if path.is_dir():
+            remove_folder(path)
+            continue
+        # What cannot be deleted is in nobody's way; on Windows that is each file that is being written.
+        with suppress(OSError), path.open("rb") as file:
+            if _lock(file, wait=False):
+                path.unlink(missing_ok=True)
+
+
+def _lock(file: BinaryIO, *, wait: bool) -> bool:
+    """Lock a file until it is closed; False where another process has locked it. Without locks, always True."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
+    return True
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` once the block has ended well: whole, or the old one stays.
+
+    Of several writers at a time the last one wins. A link stays a link, and its target is replaced.
+
+    Raises:
+        FileError: the file system refuses (full, read-only, no permission); nothing is left behind.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = temporary_for(target)
+    with explained(path, "written"):
+        remove_leftovers(leftovers_of(target))
+        file = _created(temporary)
+    try:
+        yield file
+        with explained(path, "written"):
+            file.flush()
+            os.fsync(file.fileno())
+            if sys.platform == "win32":
+                # An open file cannot be renamed there; elsewhere it stays locked until it has its name.
+                file.close()
+            temporary.replace(target)
+            file.close()
+            sync_folder(target.parent)
+    except BaseException:
+        # What could not be flushed is not wanted any more.
+        with suppress(OSError):
+            file.close()
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _created(temporary: Path) -> BinaryIO:
+    """A new file that is locked, and so not taken for a leftover."""
+    while True:
+        file = temporary.open("xb")
+        _lock(file, wait=True)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        # It was taken for one before it was locked.
+        file.close()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a crash at any moment leaves the old file or the new one, never a part.
 
     Raises:
-        FileError: the file system refuses (full, read-only, no permission); nothing is left behind.
+        FileError: see `replacing`.
     """
-    temporary = temporary_for(path)
-    with explained(path, "written"):
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+    with replacing(path) as file, explained(path, "written"):
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -66,24 +152,32 @@ def json_text(value: object) -> str:
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
+def csv_line(values: Iterable[object]) -> str:
+    """A line of a CSV. A carriage return is quoted, which Python's writer only does where lines end with one."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write `rows`, at least one, as CSV with their keys as the header, atomically; floats keep every digit.
 
     A file that holds them already is left as it is.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    columns = list(rows[0])
+    text = csv_line(columns) + "".join(csv_line([row.get(name, "") for name in columns]) for row in rows)
+    data = text.encode(errors="surrogateescape")
     with explained(path, "read"):
-        same = path.exists() and path.read_bytes() == text.getvalue().encode(errors="surrogateescape")
+        same = path.exists() and path.read_bytes() == data
     if not same:
-        write_text(path, text.getvalue())
+        write_bytes(path, data)
 
 
 @contextmanager
 def csv_stream(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping[str, object]], None]]:
     """A function that adds a row to the CSV at `path`, which is there, whole, once the block has ended well.
+
+    A pipe, a device and standard output get each row as it comes.
 
     Raises:
         FileError: the file system refuses, or anything but a CSV with the same first column is there; nothing is left
@@ -91,35 +185,53 @@ def csv_stream(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping
     """
     if path.is_dir():
         raise FileError(f"{path} is a folder; name the file to write.")
-    start = f"{columns[0]},".encode()
-    if path.exists():
-        with explained(path, "read"), path.open("rb") as there:
-            found = there.read(len(start))
-        if found != start:
-            raise FileError(f"{path} would be replaced, and is no table of answers; name another file.")
-    temporary = temporary_for(path)
-    with explained(path, "written"):
-        file = temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-    writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+    straight = is_stdout(path) or (path.exists() and not path.is_file())
+    if path.exists() and not straight and not _begins_with(path, columns[0]):
+        raise FileError(f"{path} would be replaced, and is no table of answers; name another file.")
+    with _appended(path) if straight else replacing(path) as file:
 
-    def write(row: Mapping[str, object]) -> None:
-        with explained(path, "written"):
-            writer.writerow(row)
+        def write(row: Mapping[str, object]) -> None:
+            with explained(path, "written"):
+                file.write(csv_line([row.get(name, "") for name in columns]).encode(errors="surrogateescape"))
 
-    try:
         write(dict(zip(columns, columns, strict=True)))
         yield write
-        with explained(path, "written"), file:
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except BaseException:
-        # What could not be flushed is not wanted any more.
-        with suppress(OSError):
-            file.close()
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def _appended(path: Path) -> Iterator[BinaryIO]:
+    with explained(path, "written"), path.open("ab", buffering=0) as file:
+        yield file
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether `path`, as in /dev/stdout, is standard output by another name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:
+        return False
+
+
+def _begins_with(path: Path, column: str) -> bool:
+    """Whether a file is a CSV with this first column, as written here or saved by a spreadsheet; or empty."""
+    with explained(path, "read"), path.open("rb") as file:
+        start = file.read(1024)
+    encoding = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    first = re.split("[,;\t\r\n]", start.decode(encoding, errors="replace"), maxsplit=1)
+    return not start or (len(first) == 2 and first[0].strip('"') == column)
+
+
+def refuse_other_separators(path: Path) -> None:
+    """Refuse a CSV whose columns are not separated by commas, as spreadsheets save it in half of Europe.
+
+    Raises:
+        FileError: it is one, or cannot be read.
+    """
+    with explained(path, "read"), path.open("rb") as file:
+        head = file.readline(10_000)
+    if b"," not in head and (found := re.search(rb"[;\t]", head)):
+        name = {b";": "semicolons", b"\t": "tabs"}[found[0]]
+        raise FileError(f"{path} separates its columns by {name}; save it as CSV with commas.")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -131,12 +243,21 @@ def read_json(path: Path) -> dict[str, Any]:
     with explained(path, "read"):
         text = path.read_bytes()
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not valid JSON ({error}); restore it or start anew.") from error
     if not isinstance(value, dict):
         raise FileError(f"{path} must hold a JSON object, not a {type(value).__name__}; restore it or start anew.")
     return value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
 
 
 def sync_folder(folder: Path) -> None:
@@ -158,6 +279,9 @@ def make_folder(folder: Path) -> Path:
     """
     if folder.is_file():
         raise FileError(f"{folder} is a file; name a folder.")
+    if folder.is_symlink() and not folder.exists():
+        target = folder.readlink()
+        raise FileError(f"{folder} is a link to {target}, which does not exist; create that, or remove the link.")
     with explained(folder, "created"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -185,10 +309,15 @@ def clear_folder(folder: Path, identity: str) -> None:
                 entry.unlink()
 
 
+def is_system(name: str) -> bool:
+    """Whether a file or folder of this name was left by an operating system: .DS_Store, Thumbs.db, ._x, __MACOSX."""
+    return name.casefold() in SYSTEM_NAMES or name.startswith(("._", ".nfs"))
+
+
 def refuse_foreign(folder: Path, kind: str, identity: str, own: Collection[str]) -> None:
     """Refuse a folder that is no `kind`, known by its file `identity`, and holds anything but the files named in `own`.
 
-    Locks, and what a killed writer left half-written, do not count.
+    Locks, what a killed writer left half-written, and what an operating system left do not count.
 
     Raises:
         RunError: it does.
@@ -196,7 +325,8 @@ def refuse_foreign(folder: Path, kind: str, identity: str, own: Collection[str])
     if (folder / identity).exists():
         return
     entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    others = [name for name in entries if name not in own and not name.endswith((".lock", TEMPORARY))]
+    foreign = [name for name in entries if not name.endswith((".lock", TEMPORARY)) and not is_system(name)]
+    others = [name for name in foreign if name not in own]
     if others:
         raise RunError(f"{folder} is not empty and not {kind} (it holds {others[0]}); name another folder.")
 

@@ -2,27 +2,30 @@
 
 import io
 import os
-import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from busi_tune import decoding, files, names
+from busi_tune.decoding import Note
 from busi_tune.errors import DataError, ImageError
 
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
+DICOM, TO_CONVERT_DICOM = "a DICOM file", "DCMTK's `dcm2img --write-png IN.dcm OUT.png`"
 # Formats that people take for images, told apart by (offset, first bytes), so that a refusal can name them.
 SIGNATURES = (
     ("a GIF file", 0, b"GIF8"),
-    ("a DICOM file", 128, b"DICM"),
+    (DICOM, 128, b"DICM"),
     ("a PDF file", 0, b"%PDF"),
     ("a JPEG 2000 file", 0, b"\x00\x00\x00\x0cjP  "),
     ("a JPEG XL file", 0, b"\xff\x0a"),
@@ -33,23 +36,75 @@ SIGNATURES = (
     ("a gzip file", 0, b"\x1f\x8b"),
     ("a zip file", 0, b"PK\x03\x04"),
 )
-MASK = re.compile(r".*_mask(_\d+)?", re.IGNORECASE)
+OWN_SIGNATURES = (
+    ("a PNG", 0, b"\x89PNG"),
+    ("a WebP", 8, b"WEBP"),
+    # Two that come in kinds of which Pillow knows nothing.
+    ("a JPEG", 0, b"\xff\xd8\xff"),
+    ("a TIFF", 0, b"II*\0"),
+    ("a TIFF", 0, b"MM\0*"),
+    ("a TIFF", 0, b"II+\0"),
+    ("a TIFF", 0, b"MM\0+"),
+)
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+# Further formats of pictures, volumes and clips, by their suffixes.
+OTHER_SUFFIXES = DICOM_SUFFIXES | {
+    ".gif",
+    ".jp2",
+    ".j2k",
+    ".jpx",
+    ".jxl",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".pdf",
+    ".psd",
+    ".svg",
+    ".eps",
+    ".ico",
+    ".tga",
+    ".pgm",
+    ".ppm",
+    ".pnm",
+    ".exr",
+    ".dng",
+    ".raw",
+    ".nii",
+    ".mha",
+    ".mhd",
+    ".nrrd",
+    ".npy",
+    ".npz",
+    ".mat",
+    ".mp4",
+    ".avi",
+    ".mov",
+    ".wmv",
+    ".mkv",
+}
 MOST_PIXELS = 50_000_000
 # A JPEG's longest side.
 MOST_SIDE = 65_535
-TO_8_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)
-# Any change that alters a single output pixel gets a new version: caches and exports carry it.
+# Any change of the resize that alters a single output pixel gets a new version: exports, which resize, carry it.
 VERSION = 1
+# And so does any change of the decoding: the cache of decoded images carries both. Pictures of 8 bits without
+# transparency and orientation are decoded alike in all versions.
+DECODING = 2
 DESCRIPTION = "RGB; Pillow bilinear (triangle filter scaled by the reduction), width first, then height"
 
 
 def is_mask(path: Path) -> bool:
-    """Whether the name is that of a BUSI mask: `benign (1)_mask.png`, `benign (1)_mask_1.png`."""
-    return MASK.fullmatch(path.stem) is not None
+    """Whether the name is that of a mask: `benign (1)_mask_1.png`, or `x_tumor.png` beside an image `x`."""
+    if names.is_mask_name(path.stem):
+        return True
+    image = names.masked_image(path.stem)
+    return image is not None and any(path.with_name(image + suffix).exists() for suffix in (path.suffix, *SUFFIXES))
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path, *, others: bool = False) -> Iterator[Path]:
     """The files with an image's suffix in `folder` and below, sorted, hidden and system ones left out.
+
+    With `others` these are the files with another suffix or none.
 
     Links are followed, to each folder once: where several lead to one, by the first in the order of names.
 
@@ -62,7 +117,7 @@ def walk(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} could not be listed: {error.strerror}; mend its permissions.")
 
-    for name_of_parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+    for name_of_parent, folders, found in os.walk(folder, onerror=refuse, followlinks=True):
         parent = Path(name_of_parent)
         place = places[parent] = parent.resolve()
         above = next((other for other in parent.parents if places.get(other) == place), None)
@@ -72,35 +127,56 @@ def walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        for name in sorted(names):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")) and not files.is_system(name))
+        for name in sorted(found):
             path = parent / name
             # A pipe or a device has no end; a broken link is named when it is read.
             regular = path.is_file() or not path.exists()
-            if regular and not name.startswith(".") and path.suffix.lower() in SUFFIXES:
+            hidden = name.startswith(".") or files.is_system(name)
+            if regular and not hidden and (path.suffix.lower() in SUFFIXES) != others:
                 yield path
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its suffix or its first bytes."""
+    try:
+        return path.suffix.lower() in DICOM_SUFFIXES or _start(path)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file with another suffix may be a picture: by that suffix, without any, or by its first bytes."""
+    if not path.suffix or path.suffix.lower() in OTHER_SUFFIXES:
+        return True
+    try:
+        start = _start(path)
+    except OSError:
+        return False
+    return any(start[place:].startswith(mark) for _, place, mark in (*SIGNATURES, *OWN_SIGNATURES))
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """The header of an image file: its format, Pillow's mode, and its size in pixels."""
+    """An image file: its format, Pillow's mode, its size in pixels as it is decoded, and the changes that this took."""
 
     form: str
     mode: str
     width: int
     height: int
+    notes: tuple[Note, ...] = ()
 
 
-def inspect(data: bytes) -> tuple[ImageInfo, Image.Image]:
-    """The header of a file whose content is `data`, and the image that `decode` makes of it.
+def inspect(source: Path | bytes) -> tuple[ImageInfo, Image.Image]:
+    """What the image file at a path, or of this content, is; and the image itself: 8-bit RGB of its own size.
 
     Raises:
-        ImageError: as `decode`.
+        ImageError: empty, truncated, not an image, of another format or kind, or of more than 50 million pixels.
     """
-    with _opened(io.BytesIO(data)) as image:
-        info = ImageInfo(str(image.format), image.mode, image.width, image.height)
-        image.load()
-        return info, to_rgb(image)
+    with _opened(source) as (image, file):
+        form, mode = str(image.format), image.mode
+        picture, notes = decoding.to_rgb(image, file)
+        return ImageInfo(form, mode, *picture.size, notes), picture
 
 
 def read(path: Path, size: int) -> Pixels:
@@ -145,11 +221,9 @@ def decode(path: Path) -> Image.Image:
     """Decode `path` to an 8-bit RGB image of its own size.
 
     Raises:
-        ImageError: empty, truncated, not an image, of another format, or of more than 50 million pixels.
+        ImageError: as `inspect`.
     """
-    with _opened(path) as image:
-        image.load()
-        return to_rgb(image)
+    return inspect(path)[1]
 
 
 def preview(image: Image.Image, side: int) -> bytes:
@@ -162,11 +236,16 @@ def preview(image: Image.Image, side: int) -> bytes:
 
 
 @contextmanager
-def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
-    """An image whose header has been read; an error here or inside the block becomes an ImageError."""
+def _opened(source: Path | bytes) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
+    """An image whose header has been read, and its file; an error here or inside the block becomes an ImageError."""
     try:
         # Pillow warns of large images below our limit, and of odd but harmless metadata.
-        with warnings.catch_warnings(action="ignore"), Image.open(source, formats=FORMATS) as image:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            source.open("rb") if isinstance(source, Path) else nullcontext(io.BytesIO(source)) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
+            assert isinstance(image, ImageFile.ImageFile)
             if image.width * image.height > MOST_PIXELS:
                 raise ImageError(
                     f"{image.width} x {image.height} pixels are more than the {MOST_PIXELS:,} that are read"
@@ -175,7 +254,7 @@ def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
                 raise ImageError(
                     f"{image.width} x {image.height} pixels are longer than the {MOST_SIDE:,} that are read"
                 )
-            yield image
+            yield image, file
     except UnidentifiedImageError:
         raise ImageError(_foreign(source)) from None
     except Image.DecompressionBombError:
@@ -186,25 +265,18 @@ def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
         raise ImageError(f"damaged or unreadable ({str(error).strip() or type(error).__name__})") from error
 
 
-def _foreign(source: Path | io.BytesIO) -> str:
+def _foreign(source: Path | bytes) -> str:
     """The kind of a file that no decoder of ours knows."""
-    if isinstance(source, io.BytesIO):
-        start = source.getvalue()[:132]
-    else:
-        with source.open("rb") as file:
-            start = file.read(132)
-    known = next((f"{name}, " for name, place, mark in SIGNATURES if start[place:].startswith(mark)), "")
-    return f"{known}not a {', '.join(FORMATS)} image" if start else "empty"
+    start = source[:132] if isinstance(source, bytes) else _start(source)
+    own = next((name for name, _, mark in OWN_SIGNATURES if start.startswith(mark)), "")
+    if own in {"a TIFF", "a JPEG"}:
+        return f"{own} file that is damaged or of a kind that is not read; save it as grey or RGB with 8 or 16 bits"
+    known = next((name for name, place, mark in SIGNATURES if start[place:].startswith(mark)), "")
+    convert = f"; convert it with {TO_CONVERT_DICOM}" if known == DICOM else ""
+    reason = f"not a {', '.join(FORMATS)} image{convert}"
+    return (f"{known}, {reason}" if known else reason) if start else "empty"
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to 8-bit RGB; 16-bit grey is scaled, not clipped.
-
-    Raises:
-        ImageError: 32-bit pixels, which have no agreed range.
-    """
-    if image.mode in ("I", "F"):
-        raise ImageError("32-bit pixels have no agreed range; save it with 8 or 16 bits")
-    if image.mode.startswith("I;16"):
-        return Image.fromarray(TO_8_BITS[np.asarray(image, dtype=np.uint16)]).convert("RGB")
-    return image.convert("RGB")
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(132)

@@ -7,6 +7,9 @@
 | study | `.study.lock` in a study | a driver while it begins the study, asks for a trial or writes the table |
 """
 
+import inspect
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +17,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from busi_tune.errors import RunError
-from busi_tune.files import TEMPORARY, explained, make_folder, remove_folder
+from busi_tune.files import TEMPORARY, explained, make_folder, remove_leftovers
 
+# What a script has to do that starts several workers.
+GUARD = 'put what the script does under `if __name__ == "__main__":`'
 RUN, STUDY = ".lock", ".study.lock"
 # Seconds between two attempts.
 POLL = 0.02
@@ -31,7 +36,9 @@ def take(path: Path, *, wait: bool) -> FileLock | None:
 
     Raises:
         FileError: the file cannot be created.
+        RunError: a worker process is running the script that started it.
     """
+    _refuse_unguarded_script()
     lock = FileLock(path, thread_local=False)
     with explained(path, "locked"):
         try:
@@ -39,6 +46,22 @@ def take(path: Path, *, wait: bool) -> FileLock | None:
         except Timeout:
             return None
     return lock
+
+
+def _refuse_unguarded_script() -> None:
+    """Stop a script that a new process of multiprocessing imports, under this name, before it does its work again.
+
+    Raises:
+        RunError: the caller is the top level of such a script.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__mp_main__":
+            raise RunError(
+                f"Each worker process imports {frame.f_code.co_filename}, which begins the work of the script again; "
+                f"{GUARD}."
+            )
+        frame = frame.f_back
 
 
 @contextmanager
@@ -53,19 +76,29 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def only_writer(folder: Path, *, wait: bool = False, name: str = RUN) -> Iterator[None]:
+def only_writer(folder: Path, *, wait: bool = False, name: str = RUN, finished: str = "") -> Iterator[None]:
     """Hold `folder` for this process by its lock file `name`, creating both, and delete a killed writer's leftovers.
+
+    A folder that this process may only read needs no lock to be shown, if it holds the file `finished`. A folder that
+    was created here goes again, where the work inside fails before it has written anything.
 
     Raises:
         RunError: another process holds the folder, and `wait` is false.
     """
+    if finished and (folder / finished).exists() and not os.access(folder, os.W_OK):
+        yield
+        return
+    created = not folder.exists()
     lock = take(make_folder(folder) / name, wait=wait)
     if lock is None:
         raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")
     try:
         # Folders further down have writers of their own.
-        for leftover in [*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")]:
-            remove_folder(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        remove_leftovers([*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")])
         yield
+    except BaseException:
+        if created and all(entry.name == name for entry in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         lock.release()

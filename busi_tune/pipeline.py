@@ -11,8 +11,18 @@ from busi_tune import files, locks, results
 from busi_tune.config import Config
 from busi_tune.crossval_options import CrossvalOptions
 from busi_tune.data.audit import GivenSplit, audit
-from busi_tune.data.dataset import Dataset, check_strategy, open_dataset, split_images, tell_left_out
+from busi_tune.data.class_folders import check_class_names, find_classes
+from busi_tune.data.dataset import (
+    Dataset,
+    check_strategy,
+    open_dataset,
+    split_images,
+    tell_changes,
+    tell_left_out,
+    tell_masks,
+)
 from busi_tune.data.listing import find_names
+from busi_tune.data.other_files import check_other_files
 from busi_tune.data.phantoms import PLANTED, make_phantoms
 from busi_tune.data.pixel_cache import find_decoded
 from busi_tune.data.reading import read_folder
@@ -77,11 +87,13 @@ def audit_data(
     """
     from busi_tune.report.audit_page import write_page
 
+    check_class_names(find_classes(root), config.classes)
     names = find_names(root)
     files.refuse_foreign(folder, "an audit", results.AUDIT, {"audit.html"})
     with locks.only_writer(folder):
         given = GivenSplit.read(split_file) if split_file else None
         reading = read_folder(names, progress)
+        tell_masks(reading.listing(), progress)
         found = audit(reading, config.similarity, seed=seed, given=given)
         files.write_json(folder / results.AUDIT, found)
         write_page(folder / "audit.html", found, reading.images)
@@ -111,7 +123,10 @@ def split_data(
     if patients is not None:
         with files.explained(patients, "read"):
             patients.open("rb").close()
+    check_class_names(find_classes(root), config.classes)
+    check_other_files(root, progress)
     listing = find_decoded(root, [THUMBNAIL], progress)
+    tell_changes(listing, THUMBNAIL, progress)
     if listing.is_split and asked:
         raise ConfigError(f"{root} is already split; remove {', '.join(asked)}.")
     dataset = split_images(listing, config, progress, patients=patients)
@@ -139,33 +154,37 @@ def baseline(
     if overwrite or not (folder / results.METRICS).exists():
         from busi_tune.training.hardware import resolve
 
-        _check_before_data(config.replace(**resolve(config.device, config.precision)), split_file)
-    with locks.only_writer(folder):
+        _check_before_data(config.replace(**resolve(config.device, config.precision)), split_file, progress)
+    with locks.only_writer(folder, finished=results.METRICS):
         if overwrite:
             run_folder.clear(folder)
-        if (folder / results.METRICS).exists():
-            # Checks the configuration and the data, too: a result is only shown for what was asked.
-            saved = run_folder.saved_split(folder, config)
-            open_dataset(root, config, progress, saved=saved, split_file=split_file, decode=False)
-            _plot(folder)
-            return results.read(folder / results.METRICS, MetricsFile)
-        from busi_tune.training import runs
+        # Checks the configuration and the data, too: a result is only shown for what was asked.
+        saved = run_folder.saved_split(folder, config)
+        if saved is not None and run_folder.is_finished(folder, config.epochs):
+            found = open_dataset(root, config, progress, saved=saved, split_file=split_file, decode=False)
+            run_folder.check_classes(folder, run_folder.read_identity(folder), found.classes)
+            run_folder.restore_history(folder, progress)
+            if not run_folder.changed_results(folder):
+                return _shown(folder, progress)
+        from busi_tune.training import hardware, runs
 
         run = runs.open_run(folder, config, root, progress, split_file)
         done = run_folder.history(folder)
         if done and not run_folder.stop_reason(folder):
             progress.notice(f"{folder} goes on after epoch {done[-1].epoch}.")
+        processors = hardware.Processors()
         for record in runs.train(run, run.config.epochs, progress):
+            if run.config.device == "cpu" and (lacking := processors.lacking(record.seconds)):
+                progress.notice(lacking)
             done.append(record)
             best = max(record.val_accuracy for record in done)
             progress.step("epochs", record.epoch, run.config.epochs, record.summary() + f", best {best:.3f}")
         progress.close("epochs")
-        figures = runs.evaluate(run, progress)
-        _plot(folder)
-        return figures
+        runs.evaluate(run, progress)
+        return _shown(folder, progress)
 
 
-def _check_before_data(config: Config, split_file: Path | None) -> None:
+def _check_before_data(config: Config, split_file: Path | None, progress: Progress) -> None:
     """Check everything that can be checked without images, before images are read or an old run is deleted.
 
     Raises:
@@ -175,7 +194,7 @@ def _check_before_data(config: Config, split_file: Path | None) -> None:
         read_split(split_file)
     from busi_tune.training.model import check_model
 
-    check_model(config)
+    check_model(config, progress)
 
 
 def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: Progress) -> SeedsFile:
@@ -194,15 +213,19 @@ def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: P
             split_file=folder / results.SPLIT,
         )
     result = compare_seeds(found)
-    files.write_json(folder / results.SEEDS, result)
+    results.write(folder / results.SEEDS, result)
     return result
 
 
-def _plot(folder: Path) -> None:
-    if not all((folder / name).exists() for name in (results.CURVES, results.CONFUSION)):
-        from busi_tune.report import plots
+def _shown(folder: Path, progress: Progress) -> MetricsFile:
+    """The figures of a finished run, with its pictures drawn where they are not there as they were."""
+    figures = results.read(folder / results.METRICS, MetricsFile)
+    if not run_folder.changed_pictures(folder, figures):
+        return figures
+    from busi_tune.report import plots
 
-        plots.plot_run(folder)
+    plots.plot_run(folder, progress)
+    return results.read(folder / results.METRICS, MetricsFile)
 
 
 def search(
@@ -224,7 +247,7 @@ def search(
         BusiTuneError: see errors.py; every finished epoch is kept.
     """
     options.check(config)
-    _check_before_data(config, split_file)
+    _check_before_data(config, split_file, progress)
     from busi_tune.search import session
 
     return session.search(
@@ -255,7 +278,7 @@ def crossval(
         BusiTuneError: see errors.py; every finished epoch is kept.
     """
     options.check(config)
-    _check_before_data(config, None)
+    _check_before_data(config, None, progress)
     from busi_tune.crossval import cross_validate
 
     return cross_validate(root, folder, config, options, progress, folds_file=folds_file, overwrite=overwrite)
@@ -264,16 +287,30 @@ def crossval(
 def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:
     """The data of a finished run, in `root` or where it lay; it must be as it was.
 
+    What follows from the run's checkpoint is made again where it is not as it was written.
+
     Raises:
         RunError: `run` is not a finished run.
         DataError: the data has changed.
+        FileError: a file of the run is not what was written, and cannot be made again.
     """
-    if not (run / results.METRICS).exists():
+    if not (run / results.METRICS).exists() or not run_folder.stop_reason(run):
         best = run / "best"
         hint = f"name {best}" if best.exists() else "finish it with the command that began it"
         raise RunError(f"{run} is not a finished run; {hint}.")
+    known = run_folder.read_identity(run)
     place = root or run_folder.remembered_data(run)
-    return open_dataset(place, run_folder.read_identity(run).config, progress, saved=read_split(run / results.SPLIT))
+    split = run_folder.own_split(run, known)
+    found = open_dataset(place, known.config, progress, saved=split)
+    run_folder.check_classes(run, known, found.classes)
+    run_folder.restore_history(run, progress)
+    if run_folder.changed_results(run):
+        from busi_tune.training.runs import evaluate_here
+
+        with locks.only_writer(run):
+            evaluate_here(run, found, progress)
+            _shown(run, progress)
+    return found
 
 
 def export(
@@ -296,10 +333,10 @@ def export(
     from busi_tune.report.card import model_card
 
     files.refuse_foreign(folder, "an export", VERIFICATION, exporter.FIRST_FILES)
-    with locks.only_writer(folder):
-        if overwrite:
-            exporter.clear(folder)
-        return exporter.export_run(run, folder, dataset, options or ExportOptions(), progress, card=model_card)
+    with locks.only_writer(folder, finished=VERIFICATION):
+        return exporter.export_run(
+            run, folder, dataset, options or ExportOptions(), progress, card=model_card, overwrite=overwrite
+        )
 
 
 @dataclass(frozen=True)
@@ -328,6 +365,12 @@ def run_all(
     from busi_tune.training.hardware import resolve
 
     dimensions_of(config.replace(**resolve(config.device, config.precision)), options)
+    asked = exported or ExportOptions()
+    if not overwrite:
+        from busi_tune.export.exporter import refuse_other_options
+
+        # Before anything is trained.
+        refuse_other_options(places.export, asked)
     first = baseline(places.data, places.baseline, config, progress, split_file=split_file, overwrite=overwrite)
     progress.notice(f"Baseline: test accuracy {first['test']['accuracy']:.3f} ({places.baseline}).")
     second = search(
@@ -344,7 +387,7 @@ def run_all(
         raise RunError(f"Another driver is using {places.study}; run the same command again when it has ended.")
     best = places.study / "best"
     progress.notice(f"Tuned: test accuracy {second['best']['test']['accuracy']:.3f} ({best}).")
-    certificate = export(best, places.export, places.data, progress, options=exported, overwrite=overwrite)
+    certificate = export(best, places.export, places.data, progress, options=asked, overwrite=overwrite)
     from busi_tune.inference import open_export, predict_files
 
     test = list(run_data(best, places.data, progress).split.rows("test")["path"])

@@ -2,6 +2,7 @@
 
 Every document names its schema in the key `schema`, as `busi-tune.NAME/VERSION`. Readers accept keys that they do not
 know, and refuse a version that they do not know. The JSON Schemas in docs/reference/schemas are made from these types.
+The files of runs and studies also hold the SHA-256 of their content, so that a later change is noticed.
 """
 
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ HISTORY = "history.csv"
 PREDICTIONS = "predictions.csv"
 CURVES = "learning_curves.png"
 CONFUSION = "confusion_matrix.png"
+# The key of a document's own SHA-256.
+CONTENT = "sha256"
 
 
 class ClassMetrics(TypedDict):
@@ -51,7 +54,7 @@ class ClassMetrics(TypedDict):
 
 
 class BinaryMetrics(TypedDict):
-    """Malignant against the rest, or against benign alone, where `accuracy` is given as well."""
+    """The disease against the rest, or against benign alone, where `accuracy` is given as well."""
 
     accuracy: NotRequired[float | None]
     sensitivity: float | None
@@ -61,7 +64,10 @@ class BinaryMetrics(TypedDict):
 
 
 class Summary(TypedDict):
-    """All metrics of a split of at least one image; None where a metric is not defined."""
+    """All metrics of a split of at least one image; None where a metric is not defined.
+
+    A disease of another name than malignant is named by `positive`, and its keys say so.
+    """
 
     accuracy: float
     macro_precision: float | None
@@ -77,6 +83,9 @@ class Summary(TypedDict):
     per_class: dict[str, ClassMetrics]
     malignant_vs_rest: NotRequired[BinaryMetrics]
     benign_vs_malignant: NotRequired[BinaryMetrics]
+    positive_vs_rest: NotRequired[BinaryMetrics]
+    benign_vs_positive: NotRequired[BinaryMetrics]
+    positive: NotRequired[str]
     images: int
     confusion_matrix: Matrix
 
@@ -97,6 +106,8 @@ class Intervals(TypedDict, total=False):
     per_class: dict[str, dict[str, Interval]]
     malignant_vs_rest: dict[str, Interval]
     benign_vs_malignant: dict[str, Interval]
+    positive_vs_rest: dict[str, Interval]
+    benign_vs_positive: dict[str, Interval]
 
 
 class Spread(TypedDict):
@@ -120,7 +131,10 @@ class TestFigures(TypedDict):
 
 
 class MetricsFile(TestFigures):
-    """metrics.json: the figures of a finished run; `validation` is of the images that chose the checkpoint."""
+    """metrics.json: the figures of a finished run; `validation` is of the images that chose the checkpoint.
+
+    `files` has the SHA-256 of each file that was made with them.
+    """
 
     schema: str
     validation: Summary
@@ -132,6 +146,7 @@ class MetricsFile(TestFigures):
     leaked_test_images: float
     effective_prior: dict[str, float]
     model_sha256: str
+    files: NotRequired[dict[str, str]]
 
 
 class SeedMetric(TypedDict):
@@ -166,6 +181,7 @@ class CrossvalIdentityFile(TypedDict):
 
     schema: str
     config: dict[str, Json]
+    weights_sha256: str
     folds: int
     folds_sha256: str
 
@@ -302,7 +318,10 @@ class VerdictFile(Comparison):
 
 
 class StudyFile(TypedDict):
-    """study.json: what a study is of; `space` holds Optuna's JSON of each distribution."""
+    """study.json: what a study is of; `space` holds Optuna's JSON of each distribution.
+
+    `weights` has the SHA-256 of each file of weights by its path. A study without it is known by the path.
+    """
 
     schema: str
     config: dict[str, Json]
@@ -311,6 +330,7 @@ class StudyFile(TypedDict):
     trial_epochs: int
     pruner: str
     split: str
+    weights: NotRequired[dict[str, str]]
     storage: NotRequired[str]
     study: str
 
@@ -442,7 +462,9 @@ class AuditFile(TypedDict):
     formats: dict[str, int]
     modes: dict[str, int]
     sizes: dict[str, int]
+    changed: dict[str, list[str]]
     coloured: list[str]
+    blank: dict[str, list[str]]
     unreadable: list[UnreadableFile]
     masks: int
     other_files: dict[str, int]
@@ -509,7 +531,7 @@ PointFields = TypedDict("PointFields", {"class": str})
 
 
 class OperatingPointEntry(PointFields):
-    """The threshold of the class malignant, and the validation cases that it comes from.
+    """The threshold of the class that is the disease, and the validation cases that it comes from.
 
     A certificate adds the figures on the test split, and the claim that these support.
     """
@@ -574,11 +596,13 @@ class ModelFigures(TypedDict):
     max_error: NotRequired[float | None]
     tolerance: NotRequired[float | None]
     pytorch_float32_error: NotRequired[float | None]
+    float32_step_error: NotRequired[float | None]
     answers_changed: NotRequired[int]
     smallest_margin: NotRequired[float | None]
     median_margin: NotRequired[float | None]
     errors: NotRequired[dict[str, float | None]]
     changed: NotRequired[dict[str, int] | list[dict[str, str]]]
+    compared: NotRequired[dict[str, int]]
     probe_error: NotRequired[float | None]
     probe_tolerance: NotRequired[float | None]
     probe_float32_error: NotRequired[float | None]
@@ -640,11 +664,15 @@ PredictionClass = TypedDict("PredictionClass", {"class": NotRequired[str]})
 
 
 class PredictionEntry(PredictionClass):
-    """One file's answer in the output of `predict`: the class and its probabilities, or the error."""
+    """One file's answer in the output of `predict`: the class and its probabilities, or the error.
+
+    The flag of the operating point is `malignant` for the class of that name, and `positive` for any other.
+    """
 
     path: str
     probabilities: NotRequired[dict[str, float]]
     malignant: NotRequired[bool]
+    positive: NotRequired[bool]
     warning: NotRequired[str]
     error: NotRequired[str]
 
@@ -709,10 +737,26 @@ def check(value: Mapping[str, object], kind: type[T], source: str) -> T:
     return cast("T", value)
 
 
+def write(path: Path, document: Mapping[str, object]) -> None:
+    """Write a document with the SHA-256 of its content, by which `read` notices a later change."""
+    files.write_json(path, {**document, CONTENT: _content(document)})
+
+
 def read(path: Path, kind: type[T]) -> T:
-    """Read a JSON document of `kind`.
+    """Read a JSON document of `kind`; one without the SHA-256 of its content, which earlier versions wrote, as it is.
 
     Raises:
-        FileError: see `check`; or it cannot be read.
+        FileError: see `check`; or it cannot be read, or was changed after it was written.
     """
-    return check(files.read_json(path), kind, str(path))
+    found = files.read_json(path)
+    recorded = found.pop(CONTENT) if CONTENT in found else _content(found)
+    document = check(found, kind, str(path))
+    if recorded != _content(found):
+        raise FileError(
+            f"{path} was changed after it was written (its content has another SHA-256); restore it or start anew."
+        )
+    return document
+
+
+def _content(document: Mapping[str, object]) -> str:
+    return files.sha256_bytes(files.json_text(document).encode())

@@ -11,6 +11,7 @@ from busi_tune.option import Options, option, stated
 
 Metric = Literal["val_loss", "val_accuracy", "val_macro_f1"]
 Pruner = Literal["median", "hyperband", "none"]
+TRIAL_EPOCHS = 20
 SPAN = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
@@ -48,7 +49,9 @@ class SearchOptions(Options):
     epochs_total: int | None = option(
         None, "Epochs of all trials together after which no further trial starts", group="budget", low=1
     )
-    trial_epochs: int = option(20, "Maximum number of epochs of a trial", group="budget", low=1)
+    trial_epochs: int | None = option(
+        None, "Maximum number of epochs of a trial", group="budget", low=1, unset="20, or --epochs where that is less"
+    )
     metric: Metric = option("val_loss", "Validation metric that ranks trials, each by its best epoch", group="search")
     space: Path | None = option(
         None,
@@ -84,6 +87,10 @@ class SearchOptions(Options):
         metavar="ADDRESS",
     )
 
+    def epochs_of_a_trial(self, config: Config) -> int:
+        """The maximum number of epochs of a trial of the study around `config`."""
+        return min(TRIAL_EPOCHS, config.epochs) if self.trial_epochs is None else self.trial_epochs
+
     def check(self, config: Config) -> None:
         """Check the options against the configuration that the study starts from.
 
@@ -91,7 +98,7 @@ class SearchOptions(Options):
             ConfigError: they contradict it or each other; all contradictions are named.
         """
         problems = []
-        if self.trial_epochs > config.epochs:
+        if self.epochs_of_a_trial(config) > config.epochs:
             problems.append(
                 f"trial_epochs must be between 1 and epochs ({config.epochs}), not {self.trial_epochs}: "
                 "give a lower --trial-epochs"

@@ -10,6 +10,7 @@ import onnx
 from PIL import Image
 
 from conftest import encoded
+from picture_files import png, tiff
 
 Generator = np.random.Generator
 EXTREMES = [-(2**63), -(2**31), -1, 0, 1, 2, 7, 65536, 2**31 - 1, 2**31, 2**40, 2**63 - 1]
@@ -20,6 +21,9 @@ def seeds() -> list[bytes]:
     generator = np.random.default_rng(0)
     colour = Image.fromarray(generator.integers(0, 256, (40, 50, 3), dtype=np.uint8))
     deep = Image.fromarray(generator.integers(0, 65536, (40, 50), dtype=np.uint16))
+    words = generator.integers(0, 4096, (40, 50, 4), dtype=np.uint16)
+    turned = Image.Exif()
+    turned[0x0112] = 6
     return [
         encoded(colour, "PNG"),
         encoded(colour.convert("P"), "PNG", transparency=3),
@@ -32,6 +36,12 @@ def seeds() -> list[bytes]:
         encoded(colour, "TIFF", compression="jpeg"),
         encoded(colour.convert("1"), "TIFF", compression="group4"),
         encoded(deep, "TIFF", compression="tiff_deflate"),
+        encoded(colour, "WEBP", lossless=True, exif=turned, save_all=True, append_images=[colour.rotate(90)]),
+        encoded(colour, "PNG", exif=turned),
+        png(words[:, :, :3], 2, more=[(b"sBIT", b"\x0c\x0c\x0c"), (b"tRNS", bytes(6))]),
+        png(words[:, :, :2], 4),
+        tiff(words, 2, t338=[1], t274=[6]),
+        tiff(words[:, :, :1], 0, t281=[4095]),
     ]
 
 

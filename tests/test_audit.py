@@ -1,5 +1,6 @@
 """data audit, data split and data demo: what is in a folder, and what a person gets to see of it."""
 
+import codecs
 import csv
 import json
 import subprocess
@@ -53,6 +54,7 @@ def test_an_audit_finds_it_all(messy: Path) -> None:
     assert found["modes"] == {"L": 51, "I;16": 1, "RGB": 1}
     assert found["sizes"]["50 x 60"] == 2
     assert found["coloured"] == ["normal/c.jpg"]
+    assert found["blank"] == {}
     assert found["masks"] == 50
     assert found["other_files"] == {".gif": 1, ".txt": 1}
     assert found["unreadable"] == [
@@ -70,6 +72,25 @@ def test_an_audit_finds_it_all(messy: Path) -> None:
     assert found["copies"] == [sorted([conflict["path"], conflict["of"]])]
     assert found["groups"][0]["classes"] == ["benign", "malignant"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_blank_pictures_are_named_with_their_labels(
+    messy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are like nothing, so no two of them are near-duplicates, whatever the labels."""
+    blank = []
+    for number in range(8):
+        for label in ("benign", "malignant"):
+            name = f"{label}/blank {number}.{'jpg' if number % 2 else 'png'}"
+            Image.new("RGB", (40 + number, 50), (30 * number, 30 * number, 20)).save(messy / name)
+            blank.append(name)
+    assert exit_code(["data", "audit", "--data", str(messy), "--out", str(tmp_path / "out")]) == 0
+    assert "blank images" in (out := capsys.readouterr().out)
+    assert "16 (benign 8, malignant 8)" in out
+    found = json.loads((tmp_path / "out/audit.json").read_text())["blank"]
+    assert list(found) == ["benign", "malignant"]
+    assert sorted(found["benign"] + found["malignant"]) == sorted(blank)
+    assert blank[5] in (tmp_path / "out/audit.html").read_text()
 
 
 def test_the_leak_of_a_folder_that_is_split(tmp_path: Path) -> None:
@@ -123,6 +144,7 @@ def test_the_page_is_self_contained_and_shows_every_group(
     messy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (messy / "benign/benign (1).png").rename(messy / "benign/<b>&(1).png")
+    (messy / "benign/cut.png").rename(messy / "benign/\x1b[2J\x9b31m.png")
     arguments = ["data", "audit", "--data", str(messy), "--out", str(tmp_path / "out")]
     assert exit_code(arguments) == 0
     text = (tmp_path / "out/audit.html").read_text()
@@ -132,7 +154,11 @@ def test_the_page_is_self_contained_and_shows_every_group(
     assert page.outside == []
     assert page.pictures == sum(len(group["images"]) for group in found["groups"])
     assert "<b>&(1).png" not in text
-    assert "groups with two labels" in capsys.readouterr().out
+    assert text.replace("\n", "").isprintable()
+    assert "benign/\\x1b[2J\\x9b31m.png" in text
+    out = capsys.readouterr().out
+    assert "groups with two labels" in out
+    assert out.replace("\n", "").isprintable()
     assert exit_code([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == found
 
@@ -180,7 +206,7 @@ def test_names_that_are_not_utf_8_end_in_no_traceback(tmp_path: Path) -> None:
     assert [answer.returncode for answer in answers] == [0, 1, 1]
     assert "out\\udcff/audit.html shows the groups" in answers[0].stdout
     assert json.loads((out / "audit.json").read_text())["other_files"] == {".\udcff": 1}
-    assert b".\xff 1" in (out / "audit.html").read_bytes()
+    assert b".\\udcff 1" in (out / "audit.html").read_bytes()
     for answer in answers[1:]:
         assert answer.stderr.splitlines()[-1].startswith("busi-tune: ")
         assert "that no table can hold" in answer.stderr
@@ -312,6 +338,28 @@ def test_data_split_tells_who_is_where(phantoms: Path, tmp_path: Path, capsys: p
         assert counts == {name: int((split.rows(name)["class"] == label).sum()) for name in counts}
     assert exit_code([*arguments, "--conflicts", "keep"]) == 0
     assert len(read_split(file).left_out) == 0
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_tables_with_other_separators_are_refused_by_their_name(
+    separator: str, name: str, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As spreadsheets save them; a byte order mark alone does no harm."""
+    split, patients = tmp_path / "split.csv", tmp_path / "patients.csv"
+    command = ["data", "split", "--data", str(phantoms), "--out"]
+    patients.write_text("path,group\n")
+    assert exit_code([*command, str(split), "--groups", str(patients)]) == 0
+    before = read_split(split).fingerprint()
+    for path in (split, patients):
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert read_split(split).fingerprint() == before
+    assert exit_code([*command, str(tmp_path / "other.csv"), "--groups", str(patients)]) == 0
+    for path, more in ((split, []), (patients, ["--groups", str(patients)])):
+        path.write_text(path.read_text().replace(",", separator))
+        capsys.readouterr()
+        assert exit_code([*command, str(split), *more]) == 1
+        assert f"{path} separates its columns by {name}" in capsys.readouterr().err
+        path.write_text(path.read_text().replace(separator, ","))
 
 
 def test_patients_stay_together(phantoms: Path, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_what_the_card_says_of_probabilities_guard_and_verification(exported: Ex
     ]
     assert dict(rates[1:]) == {kind: figure(share) for kind, share in certificate["guard"]["test"].items()}
     text, _ = found["What was verified"]
-    assert f"{certificate['images']} test images, from their files, in 9 ways" in text
+    assert f"{certificate['images']} test images, from their files, and a few of them in 8 other ways" in text
     assert f"{certificate['max_error']:.2e}" in text
     assert "Operating point" not in found
     assert "Smaller models" not in found

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import venv
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image, ImageCms
 from busi_tune import images
 from busi_tune.inference import Prediction, open_export, predict_files
 from exported import Exported, linked
+from picture_files import png
 
 pytest_plugins = ["exported"]
 
@@ -122,6 +124,8 @@ def pictures(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> li
     see_through.convert("LA").save(place / "grey see-through.png")
     colour.save(place / "profile.png", icc_profile=red_is_blue())
     colour.save(place / "turned.jpg", exif=turned, icc_profile=red_is_blue())
+    colour.save(place / "turned.png", exif=turned)
+    colour.quantize(50).save(place / "palette with opacity.png", transparency=bytes(range(0, 250, 5)))
     for quality, subsampling in ((30, 2), (75, 1), (95, 0)):
         colour.save(place / f"colour-{quality}.jpg", quality=quality, subsampling=subsampling)
     colour.save(place / "progressive.jpg", progressive=True)
@@ -147,6 +151,14 @@ def grey_of_16_bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def colours_of_16_bits(grey_of_16_bits: Path) -> Path:
+    """A file whose low bytes Pillow drops without a word."""
+    path = grey_of_16_bits.with_name("colours.png")
+    path.write_bytes(png(np.full((40, 50, 3), 4000, dtype=np.uint16), 2))
+    return path
+
+
 def same_answers(printed: str, expected: Sequence[Prediction]) -> None:
     rows = [line.split("\t") for line in printed.splitlines()]
     assert [row[:2] for row in rows] == [[answer.path, answer.predicted] for answer in expected]
@@ -155,11 +167,22 @@ def same_answers(printed: str, expected: Sequence[Prediction]) -> None:
 
 
 def run(command: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    """Run a program as a user does, without the variables that silence ONNX Runtime; it leaves nothing in the home."""
+    with tempfile.TemporaryDirectory() as home:
+        environment = {"PATH": os.environ["PATH"], "HOME": home}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert list(Path(home).rglob("*")) == []
+    return done
 
 
 def test_the_python_program(
-    folder: Path, card: str, python: Path, pictures: list[Path], expected: list[Prediction], grey_of_16_bits: Path
+    folder: Path,
+    card: str,
+    python: Path,
+    pictures: list[Path],
+    expected: list[Prediction],
+    grey_of_16_bits: Path,
+    colours_of_16_bits: Path,
 ) -> None:
     (folder / "classify.py").write_text(program(card, "python"))
     looked_for = "import importlib.util as u; print([n for n in ('torch', 'busi_tune') if u.find_spec(n)])"
@@ -167,13 +190,20 @@ def test_the_python_program(
     done = run([python, "-I", "classify.py", *pictures], folder)
     assert done.returncode == 0, done.stderr
     same_answers(done.stdout, expected)
-    done = run([python, "-I", "classify.py", grey_of_16_bits], folder)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"{grey_of_16_bits} has more than 8 bits a channel\n"
+    for path in (grey_of_16_bits, colours_of_16_bits):
+        done = run([python, "-I", "classify.py", path], folder)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"{path} has more than 8 bits a channel\n"
 
 
 def test_the_javascript_program(
-    folder: Path, card: str, node: Path, pictures: list[Path], expected: list[Prediction], grey_of_16_bits: Path
+    folder: Path,
+    card: str,
+    node: Path,
+    pictures: list[Path],
+    expected: list[Prediction],
+    grey_of_16_bits: Path,
+    colours_of_16_bits: Path,
 ) -> None:
     (folder / "classify.mjs").write_text(program(card, "js"))
     done = run([node, "classify.mjs", *pictures], folder)
@@ -181,7 +211,7 @@ def test_the_javascript_program(
     same_answers(done.stdout, expected)
     with Image.open(pictures[0]) as image:
         image.convert("CMYK").save(folder / "cmyk.jpg")
-    for path in (grey_of_16_bits, folder / "cmyk.jpg"):
+    for path in (grey_of_16_bits, colours_of_16_bits, folder / "cmyk.jpg"):
         done = run([node, "classify.mjs", path], folder)
         assert (done.returncode, done.stdout) == (1, "")
         assert f"{path} is not a picture of 8-bit grey or RGB" in done.stderr

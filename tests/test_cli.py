@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from busi_tune.cli import cli, exit_code
+from small_export import small_model, write_export
 
 SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--batch-size", "16", "--device", "cpu"]
 
@@ -324,6 +325,74 @@ def test_ctrl_c_says_how_to_go_on(here: Path, phantoms: Path) -> None:
     assert "Traceback" not in errors
 
 
+STARTED = "import os; from busi_tune.__main__ import main; os.write(1, b'x'); main()"
+RESUMED = "All finished epochs are saved: run the same command again to continue."
+ANEW = "Nothing is half-written: run the same command again to start anew."
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["baseline", "--data", "data", "--epochs", "5000", *SMALL], RESUMED),
+        (["data", "audit", "--data", "data"], ANEW),
+        (["data", "split", "--data", "data", "--out", "split.csv"], ANEW),
+        (["export", "run", "--out", "out"], ANEW),
+        (["verify", "out"], "The check is not complete: run the same command again."),
+        (["predict", "out", "-"], "Each line that was printed is a whole answer; the file of --csv is not written."),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_ctrl_c_at_the_start(command: list[str], says: str, here: Path, phantoms: Path) -> None:
+    """At no moment a traceback. What comes later, when libraries are loaded, is as it would be at that moment."""
+    shutil.copytree(phantoms, "data")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(here / "cache")}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", STARTED, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
+        for _ in range(3)
+    ]
+    signal.signal(signal.SIGINT, before)
+    sentences = set()
+    for moment, process in zip((0.02, 0.2, 0.6), started, strict=True):
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"x"
+        time.sleep(moment)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+        text = errors.decode()
+        assert "Traceback" not in text
+        # A command that had failed by then says so.
+        if process.returncode != 1:
+            assert (process.returncode, out) == (130, b"")
+            sentences.add(text.splitlines()[-1])
+    assert sentences <= {"Interrupted before anything began.", f"Interrupted. {says}"}
+
+
+def test_ctrl_c_in_the_middle_of_predict(here: Path) -> None:
+    Image.new("L", (20, 20)).save("image.png")
+    export = write_export(here / "export", {"model.onnx": small_model()})
+    command = [sys.executable, "-m", "busi_tune", "predict", str(export), "-", "--jsonl", "--csv", "answers.csv"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"image.png\n" * 2000)
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["class"]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    says = "Interrupted. Each line that was printed is a whole answer; the file of --csv is not written.\n"
+    assert (process.returncode, errors.decode()) == (130, says)
+    assert {path.name for path in here.iterdir()} == {"export", "image.png"}
+
+
 def test_two_writers_of_one_folder(here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["baseline", "--data", str(phantoms), *SMALL, "--epochs", "5000"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(here / "cache")}
@@ -374,6 +443,53 @@ def test_a_full_disk_and_a_read_only_one(here: Path, phantoms: Path) -> None:
     assert "Traceback" not in locked.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="mount namespaces are Linux's")
+def test_a_finished_run_in_a_folder_that_cannot_be_written(
+    here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is shown as ever; with --overwrite the folder's own error is."""
+    Path("disk").mkdir()
+    command = ["baseline", "--data", str(phantoms), "--out", "run", "--epochs", "1", *SMALL]
+    assert exit_code(command) == 0
+    shown = capsys.readouterr().out
+    again = f"busi-tune baseline --data '{phantoms}' --out run --epochs 1 {' '.join(SMALL)}"
+    script = f"mount --bind run disk && mount -o remount,bind,ro disk && mount --move disk run && {again}"
+    # The lock, too, would have to be created.
+    Path("run/.lock").unlink()
+    done = in_a_small_disk(f"umount {here}/disk; {script}; echo code $?; {again} --overwrite", here / "disk")
+    assert done.stdout == f"{shown}code 0\n", done.stderr
+    assert "Read-only file system; mend that and run the same command again." in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="user namespaces are Linux's")
+def test_a_user_without_a_home_folder_is_told_what_to_set(here: Path, phantoms: Path) -> None:
+    """As in a container that runs with a number of no user."""
+    environment = {name: value for name, value in os.environ.items() if name not in {"HOME", "XDG_CACHE_HOME"}}
+    command = [sys.executable, "-m", "busi_tune", "data", "split", "--data", str(phantoms), "--out", "split.csv"]
+    prefix = ["unshare", "--map-user=54321", "--map-group=54321"]
+    done = subprocess.run([*prefix, *command], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == (
+        "busi-tune: This user has no home folder for the cache of decoded images; set XDG_CACHE_HOME to a folder."
+    )
+    environment["XDG_CACHE_HOME"] = str(here / "cache")
+    subprocess.run([*prefix, *command], capture_output=True, check=True, env=environment)
+
+
+def test_a_class_whose_name_is_a_metrics_is_quoted(
+    here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(phantoms, "data")
+    Path("data/normal").rename(here / "data/macro")
+    Path("data/benign").rename(here / "data/a_b.c:x:")
+    assert exit_code(["baseline", "--data", "data", *SMALL, "--epochs", "1", "--seeds", "2"]) == 0
+    runs, seeds = capsys.readouterr().out.split("The same training with")
+    for table in (runs, seeds):
+        for title in ("macro precision", '"macro" precision', '"macro" roc auc', "a_b.c:x: f1", "malignant recall"):
+            assert table.count(f"\n {title}  ") == 1, (title, table)
+
+
 def test_an_output_folder_that_cannot_be_written(
     here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -384,4 +500,7 @@ def test_an_output_folder_that_cannot_be_written(
     code, sentence = refused(["baseline", "--data", str(phantoms), "--out", "/proc/run", *SMALL], capsys)
     assert code == 1
     assert "/proc/run could not be created" in sentence
+    Path("dangling").symlink_to("nowhere")
+    code, sentence = refused(["baseline", "--data", str(phantoms), "--out", "dangling", *SMALL], capsys)
+    assert (code, "dangling is a link to nowhere, which does not exist" in sentence) == (1, True)
     assert here.exists()

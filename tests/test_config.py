@@ -49,6 +49,8 @@ def test_what_the_documents_do_not_say_has_the_designs_default() -> None:
         "strategy": "grouped",
         "similarity": 0.93,
         "conflicts": "exclude",
+        "classes": None,
+        "positive": None,
         "split_seed": 0,
         "seed": 0,
         "precision": "auto",
@@ -61,7 +63,7 @@ def test_the_defaults_of_a_study_and_of_an_export() -> None:
         "trials": 20,
         "timeout": None,
         "epochs_total": None,
-        "trial_epochs": 20,
+        "trial_epochs": None,
         "metric": "val_loss",
         "space": None,
         "pruner": "median",
@@ -222,13 +224,19 @@ def test_a_bound_is_taken_where_it_is_inclusive(kind: type[Options], one: Option
 
 def test_a_study_must_fit_its_configuration() -> None:
     with pytest.raises(ConfigError) as error:
-        SearchOptions(workers=2, storage="a", ray="auto").check(Config(epochs=5, device="cuda:1"))
+        SearchOptions(trial_epochs=9, workers=2, storage="a", ray="auto").check(Config(epochs=5, device="cuda:1"))
     assert str(error.value) == (
-        "The search breaks a rule: trial_epochs must be between 1 and epochs (5), not 20: give a lower --trial-epochs; "
+        "The search breaks a rule: trial_epochs must be between 1 and epochs (5), not 9: give a lower --trial-epochs; "
         "device must be cuda where workers are spread over the GPUs, not cuda:1; "
         "storage and ray exclude each other: on Ray one driver owns the study."
     )
     SearchOptions(trial_epochs=5).check(Config(epochs=5, device="cuda:1"))
+
+
+def test_the_epochs_of_a_trial_are_no_more_than_those_of_the_study_unless_they_are_asked_for() -> None:
+    assert [SearchOptions().epochs_of_a_trial(Config(epochs=epochs)) for epochs in (2, 20, 80)] == [2, 20, 20]
+    assert SearchOptions(trial_epochs=30).epochs_of_a_trial(Config(epochs=40)) == 30
+    SearchOptions().check(Config(epochs=2))
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])

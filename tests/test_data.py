@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from busi_tune import files, images
+from busi_tune.data.digests import cache_folder
 from busi_tune.data.listing import Listing, find_images
-from busi_tune.data.pixel_cache import cache_folder, decoded
+from busi_tune.data.pixel_cache import decoded
 from busi_tune.errors import DataError
 from busi_tune.progress import Silent
 from conftest import BUSI
@@ -112,20 +113,27 @@ def leave(*names: str) -> Callable[[Path], None]:
             "{root} has 1 class folders: did you mean {root}/Dataset?",
         ),
         (leave("a/1.png", "b/"), "{root} has no images of class b; add some or remove the folder."),
-        (leave("a/1.png", "b/1_mask.png", "c/"), "{root} has no images of class b, c; add some or remove the folder."),
+        (leave("a/1.png", "b/", "c/"), "{root} has no images of class b, c; add some or remove the folder."),
+        (
+            leave("a/1.png", "b/1_mask.png", "c/"),
+            "{root}/b holds nothing but masks, to judge by names and pixels (1_mask.png): rename those that are "
+            "images, or remove the folder.",
+        ),
         (
             leave("train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png"),
-            "{root} holds test, train: a folder that is already split needs train, val and test and nothing else.",
+            "{root} holds test, train: a folder that is already split needs train, val and test and nothing "
+            "else; move some images of each class into {root}/validation, with the same class folders, or put all "
+            "images of a class into one folder and let busi-tune split them.",
         ),
         (
             leave("train/a/1.png", "val/a/1.png", "test/a/1.png", "spare/a/1.png"),
             "{root} holds spare, test, train, val: a folder that is already split needs train, val and test and "
-            "nothing else.",
+            "nothing else; move spare elsewhere.",
         ),
         (
             leave("train/a/1.png", "val/a/1.png", "valid/a/1.png", "test/a/1.png"),
             "{root} holds test, train, val, valid: a folder that is already split needs train, val and test and "
-            "nothing else.",
+            "nothing else; join the folders that mean the same.",
         ),
         (
             leave("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "test/a/1.png"),

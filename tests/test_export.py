@@ -19,8 +19,8 @@ from busi_tune.cli import exit_code
 from busi_tune.config import Config
 from busi_tune.errors import BusiTuneError, DataError, FileError, ParityError, RunError
 from busi_tune.export import assembly
-from busi_tune.export.exporter import clear
 from busi_tune.export.verification import check_again
+from busi_tune.export_options import ExportOptions
 from busi_tune.inference import Classifier
 from busi_tune.inference.certificate import check_folder
 from busi_tune.inference.structure import check_structure
@@ -162,7 +162,8 @@ def test_exporting_again_mends_a_changed_model(exported: Exported, tmp_path: Pat
     seen = Recorder()
     certificate = pipeline.export(exported.run, folder, exported.data, seen)
     assert files.sha256(folder / "model.onnx") == certificate["model_sha256"]
-    assert any(text.endswith("or not whole; it is replaced.") for text in seen.notices)
+    assert any("model.onnx is not the file that was certified" in text for text in seen.notices)
+    assert any(text.endswith("; it is replaced.") for text in seen.notices)
 
 
 def test_another_run_needs_overwrite(exported: Exported, tiny: Config, tmp_path: Path) -> None:
@@ -178,13 +179,27 @@ def test_another_run_needs_overwrite(exported: Exported, tiny: Config, tmp_path:
     assert names(folder) == EXPORT_FILES
 
 
-def test_clear_empties_exports_only(exported: Exported, tmp_path: Path) -> None:
+class Checking(Silent):
+    """Checks an export whenever something is heard of the one that shall take its place."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.checked = folder, 0
+
+    def step(self, task: str, done: int, total: int, detail: str = "") -> None:  # noqa: ARG002
+        check_folder(self.folder)
+        self.checked += 1
+
+
+def test_an_export_stays_until_its_successor_is_complete(exported: Exported, tmp_path: Path) -> None:
+    """All the time that `--overwrite` takes, `predict` goes on with the old one."""
     folder = linked(exported.folder, tmp_path / "export")
-    clear(folder)
-    assert names(folder) == {".lock"}
-    (folder / "notes.txt").write_text("mine")
-    clear(folder)
-    assert names(folder) == {".lock", "notes.txt"}
+    seen = Checking(folder)
+    options = ExportOptions(sensitivity=0.9)
+    certificate = pipeline.export(exported.run, folder, exported.data, seen, options=options, overwrite=True)
+    assert seen.checked >= 5
+    assert check_folder(folder) == certificate
+    assert "operating_point" in certificate
+    assert names(folder) == EXPORT_FILES
 
 
 def test_a_folder_of_something_else_is_left_alone(exported: Exported, tmp_path: Path) -> None:

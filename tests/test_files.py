@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from busi_tune import files, locks
@@ -61,7 +62,8 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file(tmp_path: Path, old
         path.write_bytes(old)
     assert in_child(with_little_room(path, signal.SIG_DFL)) == -signal.SIGXFSZ
     assert (path.read_bytes() if path.exists() else None) == old
-    assert (tmp_path / ".last.safetensors.busi-tune.tmp").stat().st_size == ROOM
+    (left,) = tmp_path.glob(".last.safetensors.*.busi-tune.tmp")
+    assert left.stat().st_size == ROOM
     with locks.only_writer(tmp_path):
         assert names(tmp_path) == [".lock"] + ["last.safetensors"] * (old is not None)
         files.write_bytes(path, NEW)
@@ -84,6 +86,62 @@ def test_bytes_replace_bytes(tmp_path: Path) -> None:
         files.write_bytes(path, content)
         assert path.read_bytes() == content
         assert names(tmp_path) == ["file"]
+
+
+def test_the_next_write_of_a_file_removes_what_killed_writers_left(tmp_path: Path) -> None:
+    """Where nobody holds a lock on the folder, as on that of a `predict --csv`."""
+    path = tmp_path / "answers [1].csv"
+    for _ in range(2):
+        assert in_child(with_little_room(path, signal.SIG_DFL)) == -signal.SIGXFSZ
+    other = tmp_path / ".answers.csv.1-2.busi-tune.tmp"
+    other.touch()
+    files.write_bytes(path, NEW)
+    assert names(tmp_path) == sorted([other.name, path.name])
+
+
+def test_of_two_writers_the_last_whole_one_wins(tmp_path: Path) -> None:
+    """The second begins and ends while the first is in the middle; a third clears the folder of leftovers meanwhile."""
+    path = tmp_path / "answers.csv"
+
+    def second() -> None:
+        with files.csv_stream(path, ["path", "class"]) as write:
+            write({"path": "second", "class": "b"})
+
+    def third() -> None:
+        with locks.only_writer(tmp_path):
+            pass
+
+    with files.csv_stream(path, ["path", "class"]) as write:
+        write({"path": "first", "class": "a"})
+        assert in_child(second) == in_child(third) == 0
+        assert path.read_text() == "path,class\nsecond,b\n"
+        write({"path": "first again", "class": "a"})
+    assert path.read_text() == "path,class\nfirst,a\nfirst again,a\n"
+    assert names(tmp_path) == [".lock", "answers.csv"]
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    target = tmp_path / "there/target.json"
+    link = tmp_path / "link.json"
+    link.symlink_to("there/target.json")
+    for value in ({"a": 1}, {"a": 2}):
+        files.write_json(link, value)
+        assert link.is_symlink()
+        assert files.read_json(target) == value
+    assert names(tmp_path) == ["link.json", "there", "there/target.json"]
+
+
+def test_a_line_of_a_csv_is_one_line_to_every_reader(tmp_path: Path) -> None:
+    """Python's own writer leaves a carriage return unquoted, at which other readers begin a new line."""
+    odd = ["a\rb.png", "c\r\n.png", "=1+1", '"', ",", "\x1b[2J", "plain"]
+    path = tmp_path / "table.csv"
+    files.write_csv(path, [{"path": name, "n": number} for number, name in enumerate(odd)])
+    with path.open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == odd
+    assert list(pd.read_csv(path)["path"]) == odd
+    assert b'"a\rb.png",0\n' in path.read_bytes()
+    assert path.read_bytes().endswith(b"plain,6\n")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +228,9 @@ def test_make_and_remove_a_folder(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     with pytest.raises(FileError, match=r"plain is a file; name a folder\."):
         files.make_folder(tmp_path / "plain")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(FileError, match=r"link is a link to nowhere, which does not exist; create that, or remove"):
+        files.make_folder(tmp_path / "link")
 
 
 def fill(folder: Path) -> None:

@@ -90,7 +90,7 @@ KINDS = [
 
 def test_each_kind_is_caught_by_its_score(guard: Guard) -> None:
     test = layered(100, 3)
-    rates = detection_rates(lambda pixels: scores(guard, pixels), guard, test)
+    rates = detection_rates(lambda pixels: scores(guard, pixels), guard, test, scores(guard, test))
     strange = dict(strange_images(test))
     assert [*rates] == [*strange] == [kind for kind, *_ in KINDS]
     for kind, least, most, name in KINDS:

@@ -121,7 +121,7 @@ def move_model(folder: Path) -> None:
         (break_certificate, "verification.json is not valid JSON"),
         (change_certificate(dict.clear), "has the schema None, and this busi-tune reads busi-tune.verification"),
         (change_certificate(lambda c: c.pop("schema")), "has the schema None"),
-        (change_certificate(lambda c: c.update(schema="busi-tune.verification/2")), "busi-tune.verification/2, and"),
+        (change_certificate(lambda c: c.update(schema="busi-tune.verification/9")), "busi-tune.verification/9, and"),
         (change_certificate(lambda c: c.pop("split")), "is damaged (Object missing required field `split`)"),
         (
             change_certificate(lambda c: c.update(models=[])),
@@ -233,7 +233,10 @@ USE = "is not a model that busi-tune can use"
         (facts(image_size="0"), "no image size"),
         (facts(image_size="sixteen"), USE),
         (facts(preprocessing_version="2"), "was made for preprocessing 2, and this busi-tune does 1"),
-        (facts(operating_point={"class": "tumour", "threshold": 0.1}), "its operating_point is damaged: Invalid enum"),
+        (
+            facts(operating_point={"class": "tumour", "threshold": 0.1}),
+            "its operating_point is of a class that it does not have",
+        ),
         (facts(operating_point={"class": "malignant"}), "missing required field `threshold`"),
         (facts(operating_point='{"class": "malignant", "threshold": NaN}'), "its operating_point is damaged"),
         (facts(operating_point='{"class": "malignant", "threshold": 1e999}'), "its operating_point is damaged"),

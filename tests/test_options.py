@@ -29,6 +29,8 @@ SAMPLES = {
     "fractions": "[0.5, 0.25, 0.25]",
     "similarity": "0.9",
     "conflicts": '"keep"',
+    "classes": '"benign,malignant"',
+    "positive": '"benign"',
     "split_seed": "7",
     "arch": '"resnet18"',
     "weights": '"none"',
@@ -142,7 +144,17 @@ def test_the_command_line_wins_over_a_file(key: str, tmp_path: Path) -> None:
     assert one is not None
     file = tmp_path / "options.toml"
     file.write_text(f"{key} = {SAMPLES[key]}\n")
-    other = {"timeout": "20m", "epochs_total": "7", "space": "b.toml", "storage": "b", "ray": "b", "sensitivity": "0.5"}
+    other = {
+        "classes": "a,b",
+        "positive": "b",
+        "timeout": "20m",
+        "epochs_total": "7",
+        "trial_epochs": "6",
+        "space": "b.toml",
+        "storage": "b",
+        "ray": "b",
+        "sensitivity": "0.5",
+    }
     value = other.get(key, one.shown_default)
     spelled = [f"--no-{one.flag[2:]}" if value == "off" else one.flag] if one.kind is bool else [one.flag, value]
     found = parsed("run", ["--demo", "--config", str(file), *spelled])[key]
@@ -269,10 +281,10 @@ Output:
                             split.  [default: off]
   --float16 / --no-float16  Also write model.float16.onnx, if it passes its gate on the validation
                             split.  [default: off]
-  --max-drop NUMBER         Validation accuracy and malignant sensitivity that an int8 or float16
-                            model may lose, as a share of 1.  [default: 0.01]
-  --sensitivity NUMBER      Sensitivity for malignant, as in 0.95, for which a threshold is fitted
-                            on the validation split.  [default: no threshold]
+  --max-drop NUMBER         Validation accuracy and sensitivity for the disease that an int8 or
+                            float16 model may lose, as a share of 1.  [default: 0.01]
+  --sensitivity NUMBER      Sensitivity for the disease, as in 0.95, for which a threshold is
+                            fitted on the validation split.  [default: no threshold]
   --json                    Print one JSON object instead of tables.
   --overwrite               Delete the result in the output folder and start anew.
 

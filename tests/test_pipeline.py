@@ -48,6 +48,11 @@ def test_run_on_phantoms_and_again(
     check(first, tmp_path)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert run(phantoms, capsys) == first
+    # It hands on the options of the export, and refuses others before it trains anything.
+    more = ["--sensitivity", "0.9", "--int8", "--epochs", "4"]
+    assert exit_code(["run", "--data", str(phantoms), *OPTIONS, *SHORT, *more]) == 1
+    said = capsys.readouterr().err
+    assert "holds an export with other options (int8: False -> True; sensitivity: None -> 0.9)" in said
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
 
 

@@ -1,11 +1,14 @@
 """`busi-tune predict`: an answer for each file, in order, in every form; a bad file is a row, and the rest goes on."""
 
+import codecs
 import csv
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from operator import length_hint
 from pathlib import Path
@@ -210,12 +213,19 @@ def test_a_table_by_default(
 def test_a_name_cannot_command_the_terminal(
     export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pictures: Path
 ) -> None:
-    path = tmp_path / "a\x1b[2J\n.png"
+    path = tmp_path / "a\x1b[2J\n\x7f.png"
     path.write_bytes((pictures / GREY).read_bytes())
     assert exit_code(["predict", str(export), str(path)]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
-    assert out.splitlines()[-1].endswith("a\\x1b[2J\\n.png")
+    assert out.splitlines()[-1].endswith("a\\x1b[2J\\n\\x7f.png")
+    (entry,) = predict_json([str(export), str(path)], capsys)
+    assert entry["path"] == str(path)
+    assert exit_code(["predict", str(export), str(path), "--jsonl"]) == 0
+    assert capsys.readouterr().out.rstrip("\n").isprintable()
+    # The sentence of an error, too.
+    assert exit_code(["predict", str(path), str(path)]) == 1
+    assert capsys.readouterr().err.rstrip("\n").isprintable()
 
 
 def test_a_list_on_stdin(
@@ -228,6 +238,144 @@ def test_a_list_on_stdin(
     assert [entry["path"] for entry in given] == [GREY, "missing.png", "below", os.fsdecode(name), COLOUR]
     missing = "no such file or directory"
     assert [entry.get("error") for entry in given] == [None, missing, "is a directory", missing, None]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        codecs.BOM_UTF8 + "grey.png\r\nümlaut.png\n".encode(),
+        codecs.BOM_UTF16_LE + "grey.png\r\nümlaut.png\r\n".encode("utf-16-le"),
+        codecs.BOM_UTF16_BE + "grey.png\nümlaut.png".encode("utf-16-be"),
+        b"grey.png\0" + "ümlaut.png\0".encode(),
+        b"grey.png\0" + "ümlaut.png".encode(),
+    ],
+    ids=["UTF-8 with a mark", "UTF-16", "UTF-16, big end first", "NUL", "NUL, not after the last"],
+)
+def test_lists_as_other_programs_write_them(given: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_stdin(given, monkeypatch)
+    assert list(image_paths(["-"])) == [Path(GREY), Path("ümlaut.png")]
+
+
+def test_a_list_with_nul_keeps_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_stdin(b"two\nlines.png\0 end\r\0\0", monkeypatch)
+    assert list(image_paths(["-"])) == [Path("two\nlines.png"), Path(" end\r")]
+
+
+def test_a_long_list_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that lie across the parts, and a stream that is no list."""
+    names = [f"{'x' * (number % 100)}{number}.png" for number in range(5000)]
+    give_stdin("\n".join(names), monkeypatch)
+    assert list(image_paths(["-"])) == [Path(name) for name in names]
+    give_stdin(b"x" * 3_000_000, monkeypatch)
+    with pytest.raises(FileError, match="1,000,000 bytes without a line end"):
+        image_paths(["-"])
+
+
+def test_an_argument_that_is_no_image_is_a_row(
+    export: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it is on stdin; a pipe, which may never end, is not opened."""
+    os.mkfifo(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket.png"))
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "empty").mkdir()
+    special = "a pipe, a socket or a device, not a file"
+    expected = {
+        "missing.png": "no such file or directory",
+        "*.tiff": "no such file or directory",
+        "empty": "is a directory without images",
+        "pipe.png": special,
+        "socket.png": special,
+        "loop.png": "damaged or unreadable ([Errno 40] Too many levels of symbolic links: '{path}')",
+        "x" * 300: "damaged or unreadable ([Errno 36] File name too long: '{path}')",
+    }
+    paths = [str(tmp_path / name) for name in expected]
+    found = predict_json([str(export), *paths, "/dev/zero", str(pictures / GREY)], capsys, code=1)
+    assert [entry["path"] for entry in found] == [*paths, "/dev/zero", str(pictures / GREY)]
+    reasons = [reason.format(path=path) for path, reason in zip(paths, expected.values(), strict=True)]
+    assert [entry.get("error") for entry in found] == [*reasons, special, None]
+
+
+def test_a_csv_goes_straight_into_a_pipe(export: Path, pictures: Path, tmp_path: Path) -> None:
+    """As `--csv >(command)` gives one."""
+    pipe, target = tmp_path / "pipe.csv", tmp_path / "answers.csv"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        heard = pool.submit(pipe.read_text)
+        assert exit_code(["predict", str(export), str(pictures), "--csv", str(pipe)]) == 1
+        text = heard.result(timeout=60)
+    assert pipe.is_fifo()
+    assert exit_code(["predict", str(export), str(pictures), "--csv", str(target)]) == 1
+    assert text == target.read_text()
+
+
+@pytest.mark.parametrize("sink", ["file", "pipe"])
+def test_a_csv_on_stdout_takes_the_place_of_the_table(sink: str, export: Path, pictures: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "busi_tune", "predict", str(export), str(pictures / GREY), "--csv"]
+    subprocess.run([*command, str(tmp_path / "answers.csv")], check=True, stdout=subprocess.DEVNULL)
+    expected = (tmp_path / "answers.csv").read_text()
+    if sink == "pipe":
+        assert subprocess.run([*command, "/dev/stdout"], check=True, capture_output=True, text=True).stdout == expected
+        return
+    out = tmp_path / "out"
+    out.write_text("before\n")
+    with out.open("a") as file:
+        subprocess.run([*command, "/dev/stdout"], check=True, stdout=file)
+    assert out.read_text() == f"before\n{expected}"
+
+
+def test_a_csv_through_a_link_and_over_one_that_a_spreadsheet_saved(
+    export: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, link = tmp_path / "answers.csv", tmp_path / "link.csv"
+    link.symlink_to(target)
+    command = ["predict", str(export), str(pictures / GREY), "--csv", str(link)]
+    assert exit_code(command) == 0
+    expected = target.read_text()
+    saved = [
+        codecs.BOM_UTF8 + expected.encode(),
+        codecs.BOM_UTF8 + expected.replace(",", ";").encode(),
+        expected.replace(",", "\t").encode("utf-16"),
+        b'"path","class"\r\n',
+        b"",
+    ]
+    for content in saved:
+        target.write_bytes(content)
+        assert exit_code(command) == 0
+        assert link.is_symlink()
+        assert target.read_text() == expected
+    for content in (b"pathology,class\n", b"path", b"image;path;class\n"):
+        target.write_bytes(content)
+        capsys.readouterr()
+        assert exit_code(command) == 1
+        assert "would be replaced, and is no table of answers" in capsys.readouterr().err
+        assert target.read_bytes() == content
+
+
+def test_two_commands_and_one_csv(export: Path, pictures: Path, tmp_path: Path) -> None:
+    """Both write for some time; what is there in the end is one of the two, whole."""
+    target = tmp_path / "answers.csv"
+    groups = [[str(pictures / "below")] * 20, [str(pictures / GREY), str(pictures / COLOUR)] * 60]
+    command = [sys.executable, "-m", "busi_tune", "predict", str(export)]
+    started = [
+        subprocess.Popen([*command, *group, "--csv", str(target)], stdout=subprocess.DEVNULL) for group in groups
+    ]
+    assert [process.wait() for process in started] == [0, 0]
+    with target.open(newline="") as file:
+        found = [row["path"] for row in csv.DictReader(file)]
+    assert found in [[str(path) for path in image_paths(group)] for group in groups]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(("encoding", "character"), [("utf-8", "─"), ("latin-1", "-"), ("ascii", "-")])
+def test_a_terminal_that_cannot_show_lines_gets_others(
+    encoding: str, character: str, export: Path, pictures: Path
+) -> None:
+    command = [sys.executable, "-m", "busi_tune", "predict", str(export), str(pictures / GREY)]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, check=True, capture_output=True, env=environment).stdout.decode(encoding)
+    assert set(done.splitlines()[1]) == {" ", character}
 
 
 def test_folders_and_files_keep_their_order(pictures: Path) -> None:
@@ -261,8 +409,8 @@ def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
 def test_a_mask_is_taken_where_it_is_named(pictures: Path) -> None:
     mask = pictures / "grey_mask.png"
     assert list(image_paths([str(mask)])) == [mask]
-    with pytest.raises(FileError, match="matches no image"):
-        image_paths([str(pictures / "*_mask.png")])
+    pattern = str(pictures / "*_mask.png")
+    assert list(image_paths([pattern])) == [Path(pattern)]
 
 
 @pytest.mark.parametrize(
@@ -270,9 +418,9 @@ def test_a_mask_is_taken_where_it_is_named(pictures: Path) -> None:
     [
         (["{empty}", "{image}"], 1, "holds no model.onnx"),
         (["{missing}", "{image}"], 1, "missing does not exist"),
-        (["{export}", "{missing}"], 1, "does not exist; name image files or folders"),
-        (["{export}", "{empty}"], 1, "holds no image"),
-        (["{export}", "{empty}/*.png"], 1, "matches no image"),
+        (["{export}", "{image}", "--json", "--jsonl"], 2, "--json and --jsonl would both print on stdout; drop one."),
+        (["{export}", "{image}", "--json", "--csv", "/dev/stdout"], 2, "--json and --csv /dev/stdout would both"),
+        (["/dev/null", "{image}", "--allow-unverified"], 1, "/dev/null is no file"),
         (["{export}", "-"], 1, "The list on stdin names no file"),
         (["{export}", "{image}", "--csv", "{empty}"], 1, "is a folder"),
         (["{export}", "{image}", "--csv", "{missing}/a.csv"], 1, "could not be written"),

@@ -66,6 +66,13 @@ def changed(path: Path, change: Callable[[Document], object]) -> None:
     replace(path, json.dumps(change(json.loads(path.read_text()))).encode())
 
 
+def written(path: Path) -> Document:
+    """The content of a JSON file, without the SHA-256 of it."""
+    document: Document = json.loads(path.read_text())
+    document.pop("sha256", None)
+    return document
+
+
 def without(key: str) -> Callable[[Document], object]:
     return lambda document: {name: value for name, value in document.items() if name != key}
 
@@ -87,17 +94,35 @@ def refusal(path: Path, kind: type) -> str:
 
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())
 def test_a_file_is_what_was_written_and_may_have_more_keys(name: str, kind: type, run: Path, tmp_path: Path) -> None:
-    document = json.loads((run / name).read_text())
+    document = written(run / name)
     assert results.read(run / name, kind) == document
     assert next(iter(document)) == "schema"
     (tmp_path / name).write_text(json.dumps({**document, "later": {"more": [1]}}))
     assert results.read(tmp_path / name, kind) == {**document, "later": {"more": [1]}}
 
 
+def test_a_change_is_noticed_by_the_sha256_of_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    document = {"schema": results.SCHEMAS[DataFile], "folder": "/data/\ud800", "more": [1, 0.1, None, {"a": True}]}
+    results.write(path, document)
+    assert results.read(path, DataFile) == document
+    text = path.read_text()
+    for changed_text in (text.replace("0.1", "0.2"), text.replace("/data", "/else"), text.replace('"sha256": "', "$0")):
+        path.write_text(changed_text.replace("$0", '"sha256": "0'))
+        assert "was changed after it was written (its content has another SHA-256)" in refusal(path, DataFile)
+    # Another layout of the same content is no change.
+    path.write_text(json.dumps(json.loads(text)))
+    assert results.read(path, DataFile) == document
+    path.write_text(text.replace("0.1", "NaN"))
+    assert "is not valid JSON (NaN is no number)" in refusal(path, DataFile)
+    path.write_text(text.replace("0.1", "1e999"))
+    assert "is not valid JSON (1e999 is no number)" in refusal(path, DataFile)
+
+
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())
 def test_every_missing_key_and_every_wrong_type_is_refused(name: str, kind: type, run: Path, tmp_path: Path) -> None:
     path = tmp_path / name
-    document = json.loads((run / name).read_text())
+    document = written(run / name)
     for key in document:
         # Lists in a list in a list are no value of any key.
         replaced = json.dumps({**document, key: [[[]]]})
@@ -116,23 +141,20 @@ def test_every_missing_key_and_every_wrong_type_is_refused(name: str, kind: type
         ("[1]", "must hold a JSON object, not a list"),
         ("{}", "has the schema None, and this busi-tune reads"),
         ('{"schema": "other/1"}', "has the schema 'other/1'"),
-        ('{"schema": "busi-tune.NAME/2"}', "has version busi-tune.NAME/2, and this busi-tune reads"),
-        ('{"schema": "busi-tune.NAME/1"}', "is damaged (Object missing required field"),
+        ('{"schema": "busi-tune.NAME/9"}', "has version busi-tune.NAME/9, and this busi-tune reads"),
+        ('{"schema": "busi-tune.NAME/OWN"}', "is damaged (Object missing required field"),
         ("\xff", "is not valid JSON"),
     ],
 )
 def test_another_file_in_its_place_is_refused(name: str, kind: type, text: str, said: str, tmp_path: Path) -> None:
-    own = results.SCHEMAS[kind].removeprefix("busi-tune.").removesuffix("/1")
+    own, _, version = results.SCHEMAS[kind].removeprefix("busi-tune.").partition("/")
     path = tmp_path / name
-    path.write_bytes(text.replace("NAME", own).encode("latin-1"))
+    path.write_bytes(text.replace("NAME/OWN", f"{own}/{version}").replace("NAME", own).encode("latin-1"))
     assert said.replace("NAME", own) in refusal(path, kind)
 
 
+# A damaged metrics.json is made again.
 DAMAGES = [
-    (results.METRICS, without("test")),
-    (results.METRICS, with_value("schema", "busi-tune.metrics/2")),
-    (results.METRICS, with_value("best_epoch", "third")),
-    (results.METRICS, lambda _: [1]),
     (results.IDENTITY, without("config")),
     (results.IDENTITY, with_value("schema", "busi-tune.config/2")),
     (results.IDENTITY, with_value("classes", {"benign": 1})),
@@ -156,9 +178,6 @@ def test_a_command_that_meets_a_damaged_file_says_so_in_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = linked(run, tmp_path / "run")
-    if name == results.STATE:
-        # A finished run is shown without it.
-        (folder / results.METRICS).unlink()
     changed(folder / name, damage)
     code = exit_code(["baseline", "--data", str(phantoms), "--out", str(folder), *OPTIONS])
     output = capsys.readouterr()
@@ -186,9 +205,9 @@ def test_an_export_of_a_run_whose_data_json_is_damaged(
 
 def test_records_with_more_keys_are_read(run: Path, tmp_path: Path) -> None:
     folder = linked(run, tmp_path / "run")
-    state = json.loads((run / results.STATE).read_text())
+    state = results.read(run / results.STATE, StateFile)
     history = [{**record, "memory": 1} for record in state["history"]]
-    replace(folder / results.STATE, json.dumps({**state, "history": history}).encode())
+    results.write(folder / results.STATE, {**state, "history": history})
     assert run_folder.history(folder) == run_folder.history(run)
 
 
@@ -222,7 +241,7 @@ def test_a_finished_run_is_shown_again_without_pytorch(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == str(["matplotlib"] if missing else [])
-    assert json.loads(done.stdout) == json.loads((run / results.METRICS).read_text())
+    assert json.loads(done.stdout) == results.read(run / results.METRICS, MetricsFile)
     for name in (results.CURVES, results.CONFUSION):
         assert (folder / name).read_bytes() == (run / name).read_bytes()
 

@@ -54,6 +54,30 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_a_trial_that_was_added_is_never_the_best(finished: Path, phantoms: Path, config: Config) -> None:
+    """Whoever calls `study.add_trial` has trained nothing; a search says so and goes on."""
+    folder = shutil.copytree(finished, finished.parent / "added") / "tuned"
+    study = optuna.load_study(study_name="busi-tune", storage=f"sqlite:///{folder}/study.db")
+    first = study.trials[0]
+    better = optuna.trial.create_trial(
+        value=-9,
+        params=first.params,
+        distributions=first.distributions,
+        intermediate_values={1: 0.5},
+    )
+    pruned = optuna.trial.create_trial(state=optuna.trial.TrialState.PRUNED, value=0.5)
+    study.add_trials([better, pruned])
+    seen = Recorder()
+    options = OPTIONS.replace(trials=7, confirm=1, confirm_seeds=1, audit_pruned=9)
+    result = pipeline.search(phantoms, folder, config, options, seen)
+    assert sum("were added with their values, and never trained here: 4, 5." in text for text in seen.notices) == 1
+    assert result["best"]["trial"] not in {4, 5}
+    assert [entry["trial"] for entry in result["finalists"]] != [4]
+    assert {entry["trial"] for entry in result["audit"] or []}.isdisjoint({4, 5})
+    assert {row["number"] for row in rows(folder / "trials.csv")} == set("0123456")
+    assert not (folder / "trials/0004").exists()
+
+
 def test_the_baseline_is_the_first_trial_and_its_value_counts_its_first_epochs(finished: Path) -> None:
     history = rows(finished / "baseline/history.csv")
     first = rows(finished / "tuned/trials.csv")[0]

@@ -106,7 +106,8 @@ def test_an_export_killed_in_the_middle_of_a_model_is_made_again(exported: Expor
     code, _ = crashes.run(command, tmp_path, Crash(at_bytes=half))
     assert code == -signal.SIGXFSZ, (tmp_path / "output.txt").read_text()
     folder = tmp_path / "export"
-    assert names(folder) == {".lock", ".export.busi-tune.tmp"}
+    (left,) = names(folder) - {".lock"}
+    assert left.startswith(".export.")
     with pytest.raises(BusiTuneError, match=r"holds no model\.onnx"):
         open_export(folder)
     assert crashes.run(command, tmp_path)[0] == 0

@@ -1,5 +1,6 @@
 """The training loop: its pieces against PyTorch's and scikit-learn's own, and early stopping against plain training."""
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +17,7 @@ from busi_tune.data.split import Split
 from busi_tune.errors import TrainingDiverged
 from busi_tune.evaluation.intervals import exact
 from busi_tune.evaluation.metrics import Answers, edges, numbers
-from busi_tune.training import runs
+from busi_tune.training import hardware, runs
 from busi_tune.training.batches import DeviceImages, class_weights, mixed_seed, to_device, training_batches
 from busi_tune.training.epochs import Epoch, Watcher
 from busi_tune.training.fit import fit, logits_of, train_epoch, weighted_loss
@@ -230,3 +231,26 @@ def test_a_loss_that_is_not_finite_stops_training(tiny: Config) -> None:
     with pytest.raises(TrainingDiverged, match=r"The training loss of epoch 1 is nan.*lower the learning rate"):
         list(fit(state, data, data, until=2))
     assert state.epoch == 0
+
+
+@pytest.mark.parametrize(
+    ("had", "count", "load", "expected"),
+    [(1.2, 2, 3.0, True), (1.7, 2, 3.0, False), (0.5, 1, 3.0, False), (1.2, 2, 0.9, False)],
+    ids=["others are busy", "it has enough", "one thread waits for none", "a small network on an idle machine"],
+)
+def test_whether_threads_wait_for_processors(had: float, count: int, load: float, expected: bool) -> None:
+    """The load is a multiple of the machine's cores."""
+    assert hardware.contended(had, count, load * (os.cpu_count() or 1)) == expected
+
+
+def test_processors_that_are_lacking_are_told_once() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        processors = hardware.Processors()
+        busy = os.getloadavg()[0] > (os.cpu_count() or 1) + 0.5
+        told = [processors.lacking(seconds) for seconds in (hardware.LONG_ENOUGH / 2, hardware.LONG_ENOUGH, 9.0)]
+    finally:
+        torch.set_num_threads(before)
+    assert [bool(text) for text in told] == [False, busy, False]
+    assert not busy or told[1].startswith("This process has 0.0 of the 2 processors that its threads compute on, ")

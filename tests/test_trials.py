@@ -28,6 +28,8 @@ SPACE: Space = {
     "weight_decay": FloatDistribution(1e-5, 1e-1, log=True),
     "scheduler_patience": IntDistribution(2, 9),
 }
+# What is told of a trial that was trained.
+FACTS: dict[str, Json] = {"epochs_run": 1}
 PLAN = Plan(config=Config(), space=SPACE, metric="val_loss", trial_epochs=20, split="")
 
 
@@ -222,7 +224,7 @@ def test_a_trial_is_pruned_where_optunas_pruner_says_so_and_its_scheduler_could_
             decisions.append(decided)
             if decided:
                 break
-        trials.tell(trial, TrialState.PRUNED if decided else TrialState.COMPLETE, {}, None if decided else best)
+        trials.tell(trial, TrialState.PRUNED if decided else TrialState.COMPLETE, FACTS, None if decided else best)
     assert {True, False} == set(decisions)
 
 
@@ -254,7 +256,7 @@ def run_hyperband(folder: Path, kill_at: int) -> tuple[list[tuple[TrialState, fl
             if decided:
                 break
         state = TrialState.PRUNED if decided else TrialState.COMPLETE
-        trials.tell(trial, state, {}, None if decided else float(number + 1))
+        trials.tell(trial, state, FACTS, None if decided else float(number + 1))
     told = [(trial.state, trial.value, trial.last_step) for trial in trials.all()]
     return told, kills
 
@@ -283,7 +285,7 @@ def test_an_undecided_comparison_is_made_again_as_it_was(tmp_path: Path) -> None
             trials._keep_rungs(trial)
             if answer:
                 break
-        trials.tell(trial, TrialState.PRUNED if answer else TrialState.COMPLETE, {}, None if answer else 1.0)
+        trials.tell(trial, TrialState.PRUNED if answer else TrialState.COMPLETE, FACTS, None if answer else 1.0)
     assert any(answers)
 
 
@@ -294,7 +296,7 @@ def test_a_tell_whose_answer_was_lost_can_be_repeated(tmp_path: Path) -> None:
     for given in facts:
         trials.tell(trial, TrialState.COMPLETE, given, 0.5)
     [there] = trials.all()
-    assert (there.state, there.value, there.user_attrs) == (TrialState.COMPLETE, 0.5, {"epochs_run": 1})
+    assert (there.state, there.value, there.user_attrs["epochs_run"]) == (TrialState.COMPLETE, 0.5, 1)
 
 
 PRIVATE = re.compile(

@@ -10,7 +10,7 @@ import pytest
 
 from busi_tune import pipeline, results
 from busi_tune.cli import exit_code
-from busi_tune.errors import ConfigError, ParityError
+from busi_tune.errors import ConfigError, ParityError, RunError
 from busi_tune.export.gate import GateError
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference import open_export, predict_files
@@ -90,9 +90,18 @@ def test_an_int8_model_in_the_place_of_the_float32_one_is_refused(everything: Ex
         check_folder(folder)
 
 
-def test_asking_for_less_takes_away_what_is_not_asked_for(everything: Exported, tmp_path: Path) -> None:
+def test_other_options_are_refused_and_named_and_replace_the_export_on_request(
+    everything: Exported, tmp_path: Path
+) -> None:
     folder = linked(everything.folder, tmp_path / "export")
-    certificate = pipeline.export(everything.run, folder, everything.data, Silent())
+    for options, said in (
+        (ExportOptions(), r"int8: True -> False; float16: True -> False; max_drop: 0\.2 -> 0\.01; sensitivity: 0\.9"),
+        (ALL.replace(sensitivity=0.95), r"\(sensitivity: 0\.9 -> 0\.95\)"),
+    ):
+        with pytest.raises(RunError, match=rf"other options .*{said}.*--overwrite\."):
+            pipeline.export(everything.run, folder, everything.data, Silent(), options=options)
+        assert check_folder(folder) == everything.certificate
+    certificate = pipeline.export(everything.run, folder, everything.data, Silent(), overwrite=True)
     assert names(folder) == EXPORT_FILES
     assert "operating_point" not in certificate
     assert check_folder(folder) == certificate
@@ -105,7 +114,7 @@ def test_a_refused_model_leaves_the_others(exported: Exported, tmp_path: Path, m
         with pytest.raises(GateError, match=r"float16 model does not pass its gate .* --max-drop"):
             pipeline.export(exported.run, folder, exported.data, Silent(), options=ExportOptions(float16=True))
     assert names(folder) == EXPORT_FILES
-    assert not check_folder(folder)["options"]["float16"]
+    assert check_folder(folder)["options"]["float16"] == "refused"
 
 
 @pytest.mark.parametrize(

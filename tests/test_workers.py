@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from busi_tune.data.split import Split
 from busi_tune.errors import BusiTuneError, TrainingDiverged, WorkerLost
 from busi_tune.progress import Progress, Silent
 from busi_tune.training.epochs import Epoch
+from busi_tune.workers import sockets
 from busi_tune.workers.jobs import MOST_DEATHS, Ended, Events, Job, Trained, work_through
 from busi_tune.workers.processes import Processes
 
@@ -139,3 +143,94 @@ def test_idle_processes_that_were_killed_are_replaced(crew: Processes, heard: He
         worker.process.kill()
         worker.process.join()
     assert outcome(crew, heard, tmp_path, "d", "e") == {"d": "all epochs done", "e": "all epochs done"}
+
+
+UNGUARDED = """
+from pathlib import Path
+
+import pandas as pd
+
+from busi_tune import locks
+from busi_tune.data.dataset import Dataset
+from busi_tune.data.listing import Listing
+from busi_tune.data.split import Split
+from busi_tune.progress import Silent
+from busi_tune.workers.processes import Processes
+
+
+def work():
+    with locks.only_writer(Path("study")):
+        with Path("study/begun").open("a") as file:
+            file.write("x")
+        Processes(2, Dataset(Listing(Path(), (), (), 0), Split(pd.DataFrame(), pd.DataFrame())), Silent()).close()
+        print("done")
+
+
+GUARD
+"""
+
+
+@pytest.mark.parametrize("guard", ["work()", 'if __name__ == "__main__":\n    work()'], ids=["without", "with"])
+def test_a_script_without_a_main_guard_is_told_to_have_one(guard: str, tmp_path: Path) -> None:
+    """Its workers stop before they do its work again, and it stops before a job is given out."""
+    (tmp_path / "script.py").write_text(UNGUARDED.replace("GUARD", guard))
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (tmp_path / "study/begun").read_text() == "x"
+    if "__main__" in guard:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+        return
+    what = 'put what the script does under `if __name__ == "__main__":`.'
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].endswith(
+        f"RunError: A worker process ended before it could begin, as the error above says; {what}"
+    )
+    assert f"script.py, which begins the work of the script again; {what}" in done.stderr
+
+
+DRIVER = """
+import os, signal, sys
+from multiprocessing.util import get_temp_dir
+from pathlib import Path
+from busi_tune.workers import sockets
+
+for study in sys.argv[2:]:
+    sockets.mark_own(Path(study))
+    sockets.mark_own(Path(study))
+print(get_temp_dir(), flush=True)
+if sys.argv[1] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_driver_left_goes_with_the_next_one_of_its_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else: not the folder of a living driver, nor that of another study."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def driver(*arguments: str) -> subprocess.Popen[str]:
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        command = [sys.executable, "-c", DRIVER, *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=environment)
+
+    def said(process: subprocess.Popen[str]) -> Path:
+        assert process.stdout is not None
+        return Path(process.stdout.readline().strip())
+
+    killed, other, ended = driver("kill", "study"), driver("kill", "other"), driver("end", "study")
+    places = [said(process) for process in (killed, other, ended)]
+    assert [process.wait() for process in (killed, other, ended)] == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    alive = subprocess.Popen(
+        [sys.executable, "-c", DRIVER + "sys.stdin.read()", "stay", "study"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    living = said(alive)
+    assert [place.exists() for place in places] == [True, True, False]
+    sockets.remove_leftovers(Path("study"))
+    assert [place.exists() for place in places] == [False, True, False]
+    assert living.exists()
+    alive.communicate("")
+    assert not living.exists()

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -12,12 +13,10 @@ from busi_tune.cli.crossval import compare, crossval
 from busi_tune.cli.data import data
 from busi_tune.cli.export import export, verify
 from busi_tune.cli.extras import TRAINING, missing
-from busi_tune.cli.parameters import examples
+from busi_tune.cli.parameters import INTERRUPTED, examples
 from busi_tune.cli.predict import predict
 from busi_tune.cli.train import baseline, run, search
-from busi_tune.errors import BusiTuneError
-
-INTERRUPTED = 130
+from busi_tune.errors import BusiTuneError, printable
 
 
 @click.group(
@@ -41,7 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Names of files need not be UTF-8, nor the terminal able to show them.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(exit_code(arguments))
+    try:
+        code = exit_code(arguments)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        # The second Ctrl-C does not wait for threads and worker processes.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(code)
 
 
 def exit_code(arguments: Sequence[str] | None = None) -> int:
@@ -50,13 +56,13 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         # Patterns of files are expanded by the command, on every system alike.
         result = cli.main(arguments, prog_name="busi-tune", standalone_mode=False, windows_expand_args=False)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted. All finished epochs are saved: run the same command again to continue.", err=True)
+        click.echo("Interrupted before anything began.", err=True)
         return INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except BusiTuneError as error:
-        click.echo(f"busi-tune: {error}", err=True)
+        click.echo(f"busi-tune: {printable(str(error))}", err=True)
         return error.exit_code
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in TRAINING:
@@ -65,6 +71,6 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         if error.errno != errno.EPIPE:
-            click.echo(f"busi-tune: {error}; mend that and run the same command again.", err=True)
+            click.echo(f"busi-tune: {printable(str(error))}; mend that and run the same command again.", err=True)
         return 1
     return result if isinstance(result, int) else 0

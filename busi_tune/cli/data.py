@@ -47,7 +47,7 @@ def data() -> None:
     unset="random splits",
     help="Split whose leak is measured, as written by `data split`.",
 )
-@stated_options(Config, "similarity", "split_seed")
+@stated_options(Config, "similarity", "classes", "split_seed")
 @out_option(default=Path("data/audit"), help="Folder of the report.")
 @setting("--strict", is_flag=True, group="output", help="Exit with 1 if there are conflicts or unreadable files.")
 @json_option
@@ -92,7 +92,7 @@ def audit(data: Path, out: Path, split_file: Path | None, strict: bool, as_json:
     group="data",
     help="Images that stay on one side, as of one patient: a CSV file with the columns path and group.",
 )
-@stated_options(Config, *SPLITTING)
+@stated_options(Config, *SPLITTING, "classes")
 @setting("--out", type=PATH, required=True, metavar="FILE.csv", group="output", help="File of the split.")
 @json_option
 @config_option

@@ -51,6 +51,7 @@ def export(run: Path, out: Path, data: Path | None, as_json: bool, overwrite: bo
 
 @click.command(
     cls=Command,
+    interrupted="The check is not complete: run the same command again.",
     epilog=examples("busi-tune verify exports/tuned", "busi-tune verify exports/tuned --data data/busi --json"),
 )
 @click.argument("export_folder", type=PATH, metavar="EXPORT")

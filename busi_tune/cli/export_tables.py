@@ -9,6 +9,7 @@ from busi_tune.results import Interval, ModelCertificate, OperatingPointEntry, V
 def show_certificate(certificate: VerificationFile, folder: Path) -> None:
     """The comparison of `model.onnx` with PyTorch."""
     model = certificate["models"]["model.onnx"]
+    matrices = model["confusion_matrix"]
     rows: list[list[object]] = [
         ["test images", model["images"]],
         ["largest logit error, ONNX Runtime", _error(model["max_error"])],
@@ -17,7 +18,7 @@ def show_certificate(certificate: VerificationFile, folder: Path) -> None:
         ["ways to run it that were compared", len(model["errors"])],
         ["answers changed", model["answers_changed"]],
         ["smallest margin of an answer", _error(model["smallest_margin"])],
-        ["confusion matrices", "equal"],
+        ["confusion matrices", "equal" if matrices["pytorch"] == matrices["onnxruntime"] else "equal but for rounding"],
         ["pictures not resized to the pixel", model["resized_differently"]],
     ]
     print_table(f"{folder}: verified", ["check", "value"], rows)
@@ -67,7 +68,7 @@ def _show_point(point: OperatingPointEntry) -> None:
         [name, _figure(found["value"]), _interval(found["interval"]), found["images"]]
         for name, found in (("sensitivity", test["sensitivity"]), ("specificity", test["specificity"]))
     ]
-    title = f"Flagged as malignant from {point['threshold']:.4f} on: the test split"
+    title = f"Flagged as {point['class']} from {point['threshold']:.4f} on: the test split"
     print_table(title, ["", "test", "95 % interval", "images"], rows)
     print_line(point["sentence"])
     print_line(point["claim"]["sentence"])

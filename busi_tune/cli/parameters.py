@@ -1,9 +1,12 @@
 """Command-line options made from stated options, grouped in `--help`, and read from `--config` files."""
 
+import os
+import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import FrameType
+from typing import IO, Any, TypeVar, get_args
 
 import click
 
@@ -14,6 +17,12 @@ from busi_tune.option import KINDS, Group, Option, Options, check
 Function = TypeVar("Function", bound=Callable[..., object])
 Made = TypeVar("Made", bound=Options)
 PATH = click.Path(path_type=Path)
+# The exit code of a command that Ctrl-C has ended, and what that leaves behind.
+INTERRUPTED = 130
+RESUMED = "All finished epochs are saved: run the same command again to continue."
+ANEW = "Nothing is half-written: run the same command again to start anew."
+# What undoes a bar's hiding of the cursor.
+SHOW_CURSOR = "\x1b[?25h"
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "FILE", tuple: "A,B,C"}
 # The type that a value of an option must have in a file, where the command itself states the option.
 FILE_KINDS = {click.types.BoolParamType: bool, click.types.IntRange: int}
@@ -56,8 +65,42 @@ class Setting(click.Option):
         return record and (record[0], f"{self.help}  [{note}]" if note else str(self.help))
 
 
+class Interrupted(click.ClickException):
+    """Ctrl-C while a command was running: what that leaves behind, in one sentence."""
+
+    exit_code = INTERRUPTED
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the sentence on stderr."""
+        click.echo(f"Interrupted. {self.message}", file=file, err=file is None)
+
+
 class Command(click.Command):
-    """A command whose help lists its options by group."""
+    """A command whose help lists its options by group; `interrupted` says what Ctrl-C leaves behind."""
+
+    def __init__(self, *args: Any, interrupted: str = ANEW, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.interrupted = interrupted
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command, and give Ctrl-C its sentence."""
+        try:
+            # Only the program's own answer to Ctrl-C is replaced.
+            if signal.getsignal(signal.SIGINT) not in {signal.SIG_IGN, signal.default_int_handler}:
+                signal.signal(signal.SIGINT, self._answer)
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted(self.interrupted) from None
+
+    def _answer(self, _: int, frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt, but inside an import, where it can be lost or become another error, end at once."""
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                cursor = SHOW_CURSOR if os.isatty(2) else ""
+                os.write(2, f"{cursor}Interrupted. {self.interrupted}\n".encode())
+                os._exit(INTERRUPTED)
+            frame = frame.f_back
+        raise KeyboardInterrupt
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group that has options, in the order of the groups."""

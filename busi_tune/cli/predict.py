@@ -1,5 +1,6 @@
 """The command predict, which needs ONNX Runtime alone."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=Command,
+    interrupted="Each line that was printed is a whole answer; the file of --csv is not written.",
     epilog=examples(
         "busi-tune predict exports/tuned scan.png",
         "find scans -name '*.png' | busi-tune predict exports/tuned - --csv answers.csv",
@@ -54,16 +56,15 @@ if TYPE_CHECKING:
 @setting(
     "--csv", "csv_file", type=PATH, metavar="FILE.csv", group="output", help="Also write the answers to this file."
 )
-@setting("--json", "form", flag_value="json", group="output", help="Print one JSON list instead of a table.")
-@setting(
-    "--jsonl", "form", flag_value="jsonl", group="output", help="Print one JSON object per line instead of a table."
-)
+@setting("--json", "as_json", is_flag=True, group="output", help="Print one JSON list instead of a table.")
+@setting("--jsonl", "as_lines", is_flag=True, group="output", help="Print one JSON object per line instead of a table.")
 def predict(
     export: Path,
     paths: tuple[str, ...],
     *,
     csv_file: Path | None,
-    form: str | None,
+    as_json: bool,
+    as_lines: bool,
     batch_size: int,
     threads: int,
     provider: str,
@@ -74,9 +75,14 @@ def predict(
     IMAGE is a file, a folder, a pattern ("scans/**/*.png") or - for a list of files on stdin. A file that cannot be
     read becomes a row with its error; the others are still answered, and the exit code is 1.
     """
-    from busi_tune import inference
+    from busi_tune import files, inference
     from busi_tune.inference.inputs import image_paths
 
+    on_stdout = [name for name, asked in (("--json", as_json), ("--jsonl", as_lines)) if asked]
+    if csv_file is not None and files.is_stdout(csv_file):
+        on_stdout.append(f"--csv {csv_file}")
+    if len(on_stdout) > 1:
+        raise click.UsageError(f"{' and '.join(on_stdout)} would both print on stdout; drop one.")
     predictions = inference.predict(
         export,
         image_paths(paths),
@@ -85,18 +91,21 @@ def predict(
         provider=provider,
         allow_unverified=allow_unverified,
     )
-    return int(_show(predictions, csv_file, form))
+    return int(_show(predictions, csv_file, "".join(on_stdout)))
 
 
-def _show(predictions: "Predictions", csv_file: Path | None, form: str | None) -> bool:
-    """Print each prediction as it comes, and write it to the CSV; whether a file could not be read."""
+def _show(predictions: "Predictions", csv_file: Path | None, form: str) -> bool:
+    """Print each prediction as it comes, and write it to the CSV; whether a file could not be read.
+
+    `form` is the option whose form is printed, or "" for a table.
+    """
     from busi_tune import files
     from busi_tune.cli import prediction_formats
     from busi_tune.cli.screen import print_line
 
     model = predictions.classifier.metadata
-    classes, flagged = model.classes, model.threshold is not None
-    names = prediction_formats.columns(classes, flagged=flagged, guarded=bool(model.guards))
+    classes, flag = model.classes, model.flag
+    names = prediction_formats.columns(classes, flag=flag, guarded=bool(model.guards))
     failed = False
 
     def noted(found: "Iterable[Prediction]") -> "Iterator[Prediction]":
@@ -109,12 +118,16 @@ def _show(predictions: "Predictions", csv_file: Path | None, form: str | None) -
 
     with ExitStack() as stack:
         write = stack.enter_context(files.csv_stream(csv_file, names)) if csv_file is not None else None
-        if form is None:
-            lines = prediction_formats.table(noted(predictions), classes, flagged=flagged)
-        elif form == "json":
+        if form == "":
+            lines = prediction_formats.table(noted(predictions), classes, flag=flag)
+        elif form == "--json":
             lines = prediction_formats.json_list(noted(predictions), classes)
-        else:
+        elif form == "--jsonl":
             lines = prediction_formats.json_lines(noted(predictions), classes)
+        else:
+            # The CSV itself is what is printed.
+            lines = iter(())
+            deque(noted(predictions), maxlen=0)
         for line in lines:
             print_line(line)
     return failed

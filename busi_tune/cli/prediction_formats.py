@@ -1,35 +1,34 @@
 """The forms of a prediction: a line of a table, of a JSON list or of JSON lines, and a row of a CSV."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 
+from busi_tune.cli.screen import json_text, rule
+from busi_tune.errors import printable
 from busi_tune.inference import Prediction
 
 
-def table(predictions: Iterable[Prediction], classes: Sequence[str], *, flagged: bool) -> Iterator[str]:
-    """A table whose columns have their widths from the start; the file and its error or warning come last."""
-    heads = ["predicted", *(f"p({name})" for name in classes), *(["malignant"] if flagged else [])]
+def table(predictions: Iterable[Prediction], classes: Sequence[str], *, flag: str) -> Iterator[str]:
+    """A table whose columns have their widths from the start; the file and its error or warning come last.
+
+    `flag` heads the column of the operating point; it is empty where the model has none.
+    """
+    heads = ["predicted", *(f"p({name})" for name in classes), *([flag] if flag else [])]
     widths = [max(map(cell_len, [heads[0], *classes])), *map(cell_len, heads[1:])]
     yield _line([*heads, "file"], widths)
-    yield " " + "─" * (sum(widths) + 2 * len(widths) + len("file"))
+    yield " " + rule() * (sum(widths) + 2 * len(widths) + len("file"))
     for found in predictions:
         values = [f"{value:.4f}" for value in found.probabilities] or [""] * len(classes)
-        flags = [{None: "", True: "yes", False: "no"}[found.malignant]] if flagged else []
+        flags = [{None: "", True: "yes", False: "no"}[found.malignant]] if flag else []
         remark = found.error or (f"warning: {found.warning}" if found.warning else "")
         yield _line([found.predicted, *values, *flags, found.path + (f": {remark}" if remark else "")], widths)
 
 
 def _line(cells: list[str], widths: list[int]) -> str:
-    first, *numbers, last = (_printable(cell) for cell in cells)
+    first, *numbers, last = (printable(cell) for cell in cells)
     right = [" " * (width - cell_len(cell)) + cell for cell, width in zip(numbers, widths[1:], strict=True)]
     return " " + "  ".join([set_cell_size(first, widths[0]), *right, last])
-
-
-def _printable(text: str) -> str:
-    """Names of files may hold anything, and a terminal obeys what is not printable."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def json_list(predictions: Iterable[Prediction], classes: Sequence[str]) -> Iterator[str]:
@@ -47,12 +46,12 @@ def json_lines(predictions: Iterable[Prediction], classes: Sequence[str]) -> Ite
 
 
 def _json(found: Prediction, classes: Sequence[str]) -> str:
-    return json.dumps(found.to_entry(classes), allow_nan=False)
+    return json_text(found.to_entry(classes))
 
 
-def columns(classes: Sequence[str], *, flagged: bool, guarded: bool) -> list[str]:
+def columns(classes: Sequence[str], *, flag: str, guarded: bool) -> list[str]:
     """The columns of the CSV: the flag and the warning where the model has them."""
-    extra = [*(["malignant"] if flagged else []), *(["warning"] if guarded else [])]
+    extra = [*([flag] if flag else []), *(["warning"] if guarded else [])]
     return ["path", "class", *(f"p_{name}" for name in classes), *extra, "error"]
 
 
@@ -60,5 +59,5 @@ def as_row(found: Prediction, names: Sequence[str]) -> dict[str, object]:
     """A prediction as a row of these columns; floats keep every digit."""
     values = [found.path, found.predicted, *(found.probabilities or [""] * sum(n.startswith("p_") for n in names))]
     row: dict[str, object] = dict(zip(names, values, strict=False))
-    more: dict[str, object] = {"malignant": found.malignant, "warning": found.warning, "error": found.error}
+    more: dict[str, object] = {found.flag: found.malignant, "warning": found.warning, "error": found.error}
     return row | {name: value for name, value in more.items() if name in names}

@@ -1,6 +1,7 @@
 """Results as tables."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from busi_tune.cli.export_tables import show_certificate
@@ -35,16 +36,16 @@ def show_run(figures: MetricsFile, folder: Path) -> None:
     kept = f"epoch {figures['best_epoch']} of {figures['epochs_run']} kept; {figures['stop_reason']}"
     title = f"{folder}: test accuracy {test['accuracy']:.4f} on {test['images']} images in {test['groups']} groups"
     _show_metrics(figures, f"{title} ({kept})")
+    if "positive" in test:
+        print_line(f"Positive is {test['positive']}.")
     for sentence in missing_intervals(test):
         print_line(sentence)
     names = list(test["per_class"])
     matrix = [[name, *counts] for name, counts in zip(names, test["confusion_matrix"], strict=True)]
     print_table("Confusion matrix (rows: true class)", ["", *names], matrix)
     prior = ", ".join(f"{name} {share:.2f}" for name, share in figures["effective_prior"].items())
-    print_line(
-        f"Sampler and class weights together train for about these class shares: {prior}. The loss is divided by each "
-        "batch's sum of weights, which moves them a little."
-    )
+    print_line(f"Sampler and class weights together train for about these class shares: {prior}.")
+    print_line("The loss is divided by each batch's sum of weights, which moves the shares a little.")
     if figures["leaked_test_images"]:
         print_line(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
 
@@ -52,20 +53,36 @@ def show_run(figures: MetricsFile, folder: Path) -> None:
 def _show_metrics(figures: MetricsFile, title: str) -> None:
     """The metrics of all test images, and where some of them leak, of these and of the others."""
     every = _cells(figures["test"])
+    titles = _titles(every)
     if "test_leaked" not in figures:
-        print_table(title, ["metric", "test", INTERVAL], [[_title(name), *every[name]] for name in every])
+        print_table(title, ["metric", "test", INTERVAL], [[titles[name], *every[name]] for name in every])
         return
     parts = {"all": figures["test"], "leaked": figures["test_leaked"]}
     if "test_clean" in figures:
         parts["clean"] = figures["test_clean"]
     heads = [f"{name} {part['images']}" for name, part in parts.items()]
     cells = [_cells(part) for part in parts.values()]
-    rows = [[_title(name), *(text for part in cells for text in part.get(name, ("", "")))] for name in every]
+    rows = [[titles[name], *(text for part in cells for text in part.get(name, ("", "")))] for name in every]
     print_table(title, ["metric", *(column for head in heads for column in (head, INTERVAL))], rows)
 
 
-def _title(name: Name) -> str:
-    return " ".join(part.replace("_", " ") for part in name if part != "per_class")
+def _titles(names: Iterable[Name]) -> dict[Name, str]:
+    """Metrics by titles that differ: a class whose name makes two of them equal, as `macro` does, is quoted."""
+    plain = {name: " ".join(_words(name)) for name in names}
+    counts = Counter(plain.values())
+    return {name: " ".join(_words(name, '"' * (counts[title] > 1))) for name, title in plain.items()}
+
+
+def _words(name: Name, quote: str = "") -> list[str]:
+    if name[0] == "per_class":
+        return [f"{quote}{name[1]}{quote}", *(part.replace("_", " ") for part in name[2:])]
+    return [part.replace("_", " ") for part in name]
+
+
+def _dotted(name: str) -> Name:
+    """The parts of a metric's name; a class may have a dot in its own."""
+    first, *rest = name.split(".", 1)
+    return (first, *rest[0].rsplit(".", 1)) if rest else (first,)
 
 
 def _cells(part: TestSummary) -> dict[Name, tuple[str, str]]:
@@ -81,8 +98,9 @@ def _low_high(interval: Interval | None) -> str:
 def show_seeds(result: SeedsFile) -> None:
     """How much of each metric the seed alone changes."""
     columns = ["metric", "mean", "standard deviation", "lowest", "highest"]
+    titles = _titles(map(_dotted, result["metrics"]))
     rows = [
-        [_title(tuple(name.split("."))), *(f"{value:.3f}" for value in found.values())]
+        [titles[_dotted(name)], *(f"{value:.3f}" for value in found.values())]
         for name, found in result["metrics"].items()
     ]
     print_table(f"The same training with {len(result['seeds'])} seeds, on the same split", columns, rows)
@@ -92,13 +110,13 @@ def show_crossval(result: CrossvalResult, folder: Path) -> None:
     """A cross-validation: the pooled metrics beside their spread over the folds, and the pooled confusion matrix."""
     pooled, count = result["pooled"], len(result["folds"])
     cells = _cells(pooled)
+    titles = _titles(cells)
     rows = []
     for name, found in result["spread"].items():
-        value, interval = cells.get(tuple(name.split(".")), ("", ""))
-        if not value:
-            continue
-        spread = [f"{found[key]:.3f}" for key in ("mean", "standard_deviation", "lowest", "highest")]
-        rows.append([_title(tuple(name.split("."))), value, interval, *spread])
+        metric = _dotted(name)
+        if metric in cells:
+            spread = [f"{found[key]:.3f}" for key in ("mean", "standard_deviation", "lowest", "highest")]
+            rows.append([titles[metric], *cells[metric], *spread])
     title = f"{folder}: accuracy {pooled['accuracy']:.4f} on {pooled['images']} images in {pooled['groups']} groups"
     columns = ["metric", "pooled", INTERVAL, "mean of folds", "deviation", "lowest", "highest"]
     print_table(f"{title}, each answered by one of {count} models that had not seen it", columns, rows)
@@ -203,9 +221,10 @@ def show_comparison(found: CompareResult) -> None:
 
 
 def _show_differences(title: str, found: Comparison, names: tuple[str, str]) -> None:
+    titles = _titles(map(_dotted, found["differences"]))
     rows = [
         [
-            _title(tuple(name.split("."))),
+            titles[_dotted(name)],
             *(f"{metric[key]:.3f}" for key in ("baseline", "tuned", "difference")),
             _low_high(metric["interval"]),
         ]
@@ -263,21 +282,18 @@ def _show_predictions(entries: Sequence[PredictionEntry], classes: list[str]) ->
             entry["path"],
             entry.get("class", ""),
             tuple(entry.get("probabilities", {}).values()),
-            entry.get("malignant"),
+            entry.get("malignant", entry.get("positive")),
             entry.get("warning", ""),
             entry.get("error", ""),
         )
         for entry in entries
     ]
-    for line in table(predictions, classes, flagged=any("malignant" in entry for entry in entries)):
+    flag = next((word for word in ("malignant", "positive") for entry in entries if word in entry), "")
+    for line in table(predictions, classes, flag=flag):
         print_line(line)
 
 
 def _figures(figures: MetricsFile) -> str:
     cells = _cells(figures["test"])
-    accuracy, f1 = (cells.get((name,), ("undefined", "")) for name in ("accuracy", "macro_f1"))
-    return f"test accuracy {_with_interval(*accuracy)}, macro F1 {_with_interval(*f1)}"
-
-
-def _with_interval(value: str, interval: str) -> str:
-    return f"{value} ({interval})" if interval else value
+    (accuracy, interval), (f1, _) = (cells.get((name,), ("undefined", "")) for name in ("accuracy", "macro_f1"))
+    return f"test accuracy {accuracy}{interval and f' ({interval})'}, macro F1 {f1}"

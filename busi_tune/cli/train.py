@@ -8,6 +8,7 @@ import click
 
 from busi_tune.cli.parameters import (
     PATH,
+    RESUMED,
     Command,
     config_option,
     data_option,
@@ -42,6 +43,7 @@ def hide_password(storage: str | None) -> None:
 
 @click.command(
     cls=Command,
+    interrupted=RESUMED,
     epilog=examples(
         "busi-tune baseline --data data/busi", "busi-tune baseline --data data/busi --arch resnet18 --seeds 5 --json"
     ),
@@ -95,6 +97,7 @@ def baseline(
 
 @click.command(
     cls=Command,
+    interrupted=RESUMED,
     epilog=examples(
         "busi-tune search --data data/busi --trials 40 --timeout 2h",
         "busi-tune search --data data/busi --space space.toml --workers 4 --confirm 3",
@@ -154,7 +157,9 @@ def search(
 
 
 @click.command(
-    cls=Command, epilog=examples("busi-tune run --demo", "busi-tune run --data data/busi --trials 40 --name wide")
+    cls=Command,
+    interrupted=RESUMED,
+    epilog=examples("busi-tune run --demo", "busi-tune run --data data/busi --trials 40 --name wide"),
 )
 @data_option(help=IMAGES)
 @setting("--demo", is_flag=True, group="data", help="Draw phantom images and run small on them; needs no data.")

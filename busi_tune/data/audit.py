@@ -9,15 +9,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from busi_tune import images
+from busi_tune.data.class_folders import SPLITS
 from busi_tune.data.groups import group_numbers
-from busi_tune.data.listing import SPLITS, Listing
+from busi_tune.data.listing import Listing
+from busi_tune.data.other_files import other_files
 from busi_tune.data.reading import FolderReading
 from busi_tune.data.split import Split, missing_exclusions, random, read_split
 from busi_tune.data.twins import find_twins, signatures
 from busi_tune.errors import DataError, listed
+from busi_tune.images import Pixels
+from busi_tune.names import composed
 from busi_tune.results import SCHEMAS, AuditFile, Leak, NearestNeighbour, TwinGroup, TwinPair
 
+# An image is blank whose channels vary by no more than this on its thumbnail; it has no likeness to anything.
+BLANK = 4
 DOCUMENTED = (0.7, 0.15, 0.15)
 # The leak of a random split is a mean over several splits, fewer where the folder is large.
 MOST_REPEATS, REPEATED_IMAGES = 20, 20_000
@@ -48,8 +53,8 @@ class GivenSplit:
         Raises:
             DataError: it lacks some.
         """
-        known = {*self.split.used["path"], *self.split.left_out["path"]}
-        unknown = [image.path for image in listing.images if image.path not in known]
+        known = {composed(path) for table in (self.split.used, self.split.left_out) for path in table["path"]}
+        unknown = [image.path for image in listing.images if composed(image.path) not in known]
         if unknown:
             raise DataError(
                 f"{self.file} is not a split of {listing.root}: it lacks {listed(unknown)}"
@@ -95,10 +100,12 @@ def audit(folder: FolderReading, similarity: float, *, seed: int = 0, given: Giv
         "formats": _counts(image.facts.form for image in every),
         "modes": _counts(image.facts.mode for image in every),
         "sizes": _counts(f"{image.facts.width} x {image.facts.height}" for image in every),
+        "changed": _changed(folder),
         "coloured": [path for path, image in folder.images.items() if image.coloured],
+        "blank": _blank(listing, thumbnails),
         "unreadable": [{"path": path, "reason": reason} for path, reason in folder.unreadable.items()],
         "masks": listing.masks,
-        "other_files": _counts(path.suffix.lower() or path.name for path in _other_files(listing.root)),
+        "other_files": _counts(path.suffix.lower() or path.name for path in other_files(listing.root)),
         "copies": _copies(paths, digests),
         "groups": groups,
         "conflicts": [entry["images"] for entry in groups if len(entry["classes"]) > 1],
@@ -112,12 +119,23 @@ def _counts(values: Iterator[str]) -> dict[str, int]:
     return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
 
 
-def _other_files(root: Path) -> Iterator[Path]:
-    """The files in subfolders that are neither images nor hidden."""
-    for path in root.rglob("*"):
-        hidden = any(part.startswith((".", "__")) for part in path.relative_to(root).parts)
-        if path.is_file() and path.parent != root and not hidden and path.suffix.lower() not in images.SUFFIXES:
-            yield path
+def _changed(folder: FolderReading) -> dict[str, list[str]]:
+    """The images that were read with a change, by the change."""
+    changed: dict[str, list[str]] = {}
+    for path, image in folder.images.items():
+        for note in image.facts.notes:
+            changed.setdefault(note.text, []).append(path)
+    return dict(sorted(changed.items()))
+
+
+def _blank(listing: Listing, thumbnails: Pixels) -> dict[str, list[str]]:
+    """The blank images of each class that has some."""
+    apart = np.ptp(thumbnails, axis=(1, 2)).max(axis=1)
+    blank: dict[str, list[str]] = {}
+    for image, most in zip(listing.images, apart, strict=True):
+        if most <= BLANK:
+            blank.setdefault(image.label, []).append(image.path)
+    return dict(sorted(blank.items()))
 
 
 def _copies(paths: Sequence[str], digests: Sequence[str]) -> list[list[str]]:
@@ -160,7 +178,8 @@ def _splits(
 ) -> AuditedSplits:
     """The split `given`, the folder's own, or random ones; none where a random split is not possible."""
     if given is not None:
-        side_of = dict(zip(given.split.used["path"], given.split.used["split"], strict=True))
+        used = given.split.fitted(listing).used
+        side_of = dict(zip(used["path"], used["split"], strict=True))
         return AuditedSplits(str(given.file), [np.array([side_of.get(image.path, "") for image in listing.images])])
     if listing.is_split:
         return AuditedSplits("the folder's own", [np.array([image.split for image in listing.images])])

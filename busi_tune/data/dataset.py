@@ -10,12 +10,15 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from busi_tune.config import Config
 from busi_tune.data import groups
+from busi_tune.data.class_folders import check_class_names, find_classes
 from busi_tune.data.listing import Listing, find_images
-from busi_tune.data.pixel_cache import decoded, find_decoded
+from busi_tune.data.other_files import check_other_files
+from busi_tune.data.pixel_cache import decoded, decoding_changes, find_decoded
 from busi_tune.data.split import Conflicts, Split, Strategy, changes, make_split, missing_exclusions, read_split
 from busi_tune.data.twins import THUMBNAIL, find_twins
 from busi_tune.errors import ConfigError, DataError, listed
 from busi_tune.images import Pixels
+from busi_tune.names import positive_class
 from busi_tune.progress import Progress
 
 
@@ -73,20 +76,29 @@ def open_dataset(
 ) -> Dataset:
     """Find the images of `root` and split them by `config`, or take the split `saved` or the one in `split_file`.
 
-    Each file is read once: images at `config.image_size`, and thumbnails for a new split, are decoded in the same pass
-    where the cache lacks them. Without `decode` the files are hashed only, which is enough to check a finished run.
+    Classes are compared with `config.classes`, unless the split is a saved one. Each file is read once: images at
+    `config.image_size`, and thumbnails for a new split, are decoded in the same pass where the cache lacks them.
+    Without `decode` the files are hashed only, which is enough to check a finished run.
 
     Raises:
         DataError: the folder cannot be used, or is no longer what the split was made of; or the splits differ.
+        ConfigError: no class is the disease that `config` names.
     """
     given = read_split(split_file) if split_file else None
     if saved is None and given is None:
         check_strategy(config)
+    folders = find_classes(root)
+    positive_class(folders.classes, config.positive)
+    if saved is None:
+        check_class_names(folders, config.classes)
+        check_other_files(root, progress)
     if decode:
         thumbnails = [THUMBNAIL] if saved is None and given is None else []
         listing = find_decoded(root, [*thumbnails, config.image_size], progress)
     else:
         listing = find_images(root)
+    if saved is None:
+        tell_changes(listing, config.image_size, progress)
     if given is not None and split_file is not None:
         _check_given(given, listing, split_file)
     if saved is not None:
@@ -96,9 +108,11 @@ def open_dataset(
                 f"{split_file} is another split than the one that was begun with; name another --out, "
                 "or start anew with --overwrite."
             )
-        return Dataset(listing, saved)
+        return Dataset(listing, saved.fitted(listing))
+    tell_classes(listing, config, progress)
     if given is not None:
-        dataset = Dataset(listing, given)
+        dataset = Dataset(listing, given.fitted(listing))
+        tell_masks(listing, progress)
         _tell_absent(dataset, progress)
     else:
         dataset = split_images(listing, config, progress)
@@ -164,16 +178,42 @@ def _check_changes(split: Split, listing: Listing, remedy: str, file: Path | Non
         raise DataError(f"{listing.root} is not what the split was made of: {listed(different)}{why}; {remedy}.")
 
 
+def tell_classes(listing: Listing, config: Config, progress: Progress) -> None:
+    """Report the classes with their images, and that there are no binary metrics where no class is the disease."""
+    progress.notice(f"Classes: {', '.join(f'{name} {count}' for name, count in listing.counts.items())}.")
+    if positive_class(listing.classes, config.positive) is None:
+        progress.notice(
+            "No class is called malignant, so there will be no sensitivity and specificity; say with --positive NAME "
+            "which class is the disease."
+        )
+
+
+def tell_masks(listing: Listing, progress: Progress) -> None:
+    """Report how many masks are left out, and the names of those that only their pixels tell."""
+    if listing.masks:
+        progress.notice(f"{listing.masks} masks left out.")
+    if listing.drawn_masks:
+        progress.notice(
+            f"Of these, {len(listing.drawn_masks)} are masks by their pixels, which have two values and the size of an "
+            f"image of the same name: {listed(list(listing.drawn_masks), most=20)}."
+        )
+
+
 def tell_left_out(dataset: Dataset, progress: Progress) -> None:
     """Report the images that are left out, and the reason."""
     listing, split = dataset.listing, dataset.split
-    if listing.masks:
-        progress.notice(f"{listing.masks} masks left out.")
+    tell_masks(listing, progress)
     if listing.is_split:
         progress.notice(f"{listing.root} is already split and is taken as it is.")
     if len(split.left_out):
         names = listed(list(split.left_out["path"]), most=20)
         progress.notice(f"{len(split.left_out)} images left out, their near-duplicates carry another label: {names}.")
+
+
+def tell_changes(listing: Listing, size: int, progress: Progress) -> None:
+    """Report the images that are not read as they are stored, and the change."""
+    for change, paths in decoding_changes(listing, size).items():
+        progress.notice(f"Images read with a change ({change}): {len(paths)}, {listed(paths, most=5)}.")
 
 
 def _tell_absent(dataset: Dataset, progress: Progress) -> None:
@@ -205,8 +245,8 @@ def effective_prior(
 ) -> NDArray[np.float64]:
     """The class shares that sampler and loss weights together train for: (classes,), summing to 1.
 
-    A class counts by how often it is drawn times what it weighs in the loss. They are about right: cross-entropy
-    divides by the sum of each batch's weights, which moves them by less than two points.
+    A class counts by how often it is drawn times what it weighs in the loss. Cross-entropy divides by each
+    batch's sum of weights, which moves them by less than one point where the sampler draws them, else three.
     """
     drawn = np.bincount(labels, minlength=classes) / len(labels)
     balance = balanced_weights(labels, classes)

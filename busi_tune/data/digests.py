@@ -1,10 +1,12 @@
-"""SHA-256 of files, remembered within the process for files that have not changed."""
+"""SHA-256 of files, remembered within the process for files that have not changed; and the cache's folder."""
 
+import os
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from busi_tune import files
+from busi_tune.errors import FileError
 
 # A file system may give two changes within this time, in nanoseconds, the same time stamp.
 COARSEST = 2_000_000_000
@@ -18,6 +20,20 @@ class State(NamedTuple):
     size: int
     modified: int
     changed: int
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/busi-tune`, by default `~/.cache/busi-tune`; safe to delete at any time.
+
+    Raises:
+        FileError: this user has no home folder.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "busi-tune"
+    except RuntimeError:
+        raise FileError(
+            "This user has no home folder for the cache of decoded images; set XDG_CACHE_HOME to a folder."
+        ) from None
 
 
 _remembered: dict[Path, tuple[State, str]] = {}

@@ -10,6 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from busi_tune import files
 from busi_tune.errors import DataError, listed
+from busi_tune.names import composed, identifier_key
 
 Integers = NDArray[np.int64]
 
@@ -23,14 +24,36 @@ def group_numbers(count: int, first: Integers, second: Integers) -> Integers:
     return np.asarray(rank[inverse], dtype=np.int64)
 
 
+def identifiers(path: Path, column: str, given: pd.Series) -> pd.Series:
+    """The identifiers in a column of the file `path`, without blanks around them.
+
+    Raises:
+        DataError: two of them differ only by case, blanks or leading zeros, and may be one patient's.
+    """
+    stripped = given.astype(str).map(composed).str.strip()
+    known: dict[str, str] = {}
+    for name in sorted(set(stripped)):
+        other = known.setdefault(identifier_key(name), name)
+        if other != name:
+            raise DataError(
+                f"{path} has {other!r} and {name!r} in its column {column}, which differ only by case, blanks or "
+                "leading zeros: spell them alike if they are one group, or rename one if they are two."
+            )
+    return stripped
+
+
 def given_pairs(path: Path, paths: list[str]) -> tuple[Integers, Integers]:
     """Each image with the first of its group, from a CSV with the columns path and group; row numbers in `paths`.
 
-    An image that the file does not name, or names without a group, is in no given group.
+    An image that the file does not name, or names without a group, is in no given group. Paths are compared in one
+    Unicode form, and groups without blanks around them.
 
     Raises:
-        DataError: the file has other columns, names an image that is not there, or names one twice.
+        DataError: the file has other columns, names an image that is not there, or names one twice; or two of its
+            groups differ only by case, blanks or leading zeros.
+        FileError: it cannot be read, or separates its columns by something else than commas.
     """
+    files.refuse_other_separators(path)
     with files.explained(path, "read"):
         try:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -38,7 +61,8 @@ def given_pairs(path: Path, paths: list[str]) -> tuple[Integers, Integers]:
             raise DataError(f"{path} is not a CSV file ({str(error).strip()}); mend it.") from error
     if not {"path", "group"} <= set(table.columns):
         raise DataError(f"{path} must have the columns path and group, not {', '.join(table.columns)}.")
-    number = {name: row for row, name in enumerate(paths)}
+    number = {composed(name): row for row, name in enumerate(paths)}
+    table["path"] = table["path"].map(composed)
     unknown = [name for name in table["path"] if name not in number]
     if unknown:
         raise DataError(
@@ -48,7 +72,8 @@ def given_pairs(path: Path, paths: list[str]) -> tuple[Integers, Integers]:
     twice = list(table["path"][table["path"].duplicated()])
     if twice:
         raise DataError(f"{path} names {len(twice)} images twice: {listed(twice)}; give each one group.")
-    table = table[table["group"].fillna("").str.strip() != ""]
+    table["group"] = identifiers(path, "group", table["group"])
+    table = table[table["group"] != ""]
     rows = table["path"].map(number)
     first = rows.groupby(table["group"]).transform("min")
     return np.asarray(first, dtype=np.int64), np.asarray(rows, dtype=np.int64)

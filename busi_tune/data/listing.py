@@ -1,30 +1,24 @@
-"""The images of a data folder: their paths, classes and contents, and the split that their folders give."""
+"""The images of a data folder: their paths, classes and contents, and the masks among them."""
 
-import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from busi_tune import files, images
+from busi_tune import images
 from busi_tune.data import digests
+from busi_tune.data.class_folders import UNFIT, ClassFolders, find_classes
+from busi_tune.data.masks import masks_by_name, masks_by_pixels
 from busi_tune.errors import DataError, listed
-
-SPLIT_FOLDERS = {
-    "train": "train",
-    "val": "validation",
-    "validation": "validation",
-    "valid": "validation",
-    "test": "test",
-}
-# Line ends do not survive every reader of a CSV; surrogates stand for bytes that are not UTF-8.
-UNFIT = re.compile("[\r\n\ud800-\udfff]")
-SPLITS = ("train", "validation", "test")
+from busi_tune.names import composed, shown
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image: its path relative to the data folder (with `/`), its class, its given split ("" where none)."""
+    """An image: its path relative to the data folder (with `/`), its class, its given split ("" where none).
+
+    The path is as the file system spells it; `names.composed` makes the spelling that splits are compared in.
+    """
 
     path: str
     label: str
@@ -34,36 +28,52 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """All images of a folder, sorted by path, and how many masks were left out."""
+    """All images of a folder, sorted by path, and how many masks were left out.
+
+    `mask_paths` are these masks; `drawn_masks` those among them that only their pixels tell.
+    """
 
     root: Path
     classes: tuple[str, ...]
     images: tuple[ImageFile, ...]
     masks: int
+    mask_paths: tuple[str, ...] = ()
+    drawn_masks: tuple[str, ...] = ()
 
     @property
     def is_split(self) -> bool:
         """Whether the folder has a subfolder for each split."""
         return bool(self.images[0].split)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of images of each class."""
+        return {name: sum(image.label == name for image in self.images) for name in self.classes}
+
 
 @dataclass(frozen=True)
 class FolderNames:
-    """A folder as its names show it: classes, (path, class, given split) of each image, and the count of masks."""
+    """A folder as its names show it: classes, (path, class, given split) of each image in order, and the masks."""
 
     root: Path
     classes: tuple[str, ...]
     images: tuple[tuple[Path, str, str], ...]
-    masks: int
+    masks: tuple[Path, ...]
+    drawn_masks: tuple[Path, ...]
 
     def listing(self, sha256s: Mapping[Path, str]) -> Listing:
-        """The images that have a SHA-256 in `sha256s`, sorted by path."""
-        rows = [
-            ImageFile(path.relative_to(self.root).as_posix(), label, split, sha256s[path])
+        """The images that have a SHA-256 in `sha256s`."""
+        rows = tuple(
+            ImageFile(self.relative(path), label, split, sha256s[path])
             for path, label, split in self.images
             if path in sha256s
-        ]
-        return Listing(self.root, self.classes, tuple(sorted(rows, key=lambda row: row.path)), self.masks)
+        )
+        masks, drawn = (tuple(map(self.relative, paths)) for paths in (self.masks, self.drawn_masks))
+        return Listing(self.root, self.classes, rows, len(masks), masks, drawn)
+
+    def relative(self, path: Path) -> str:
+        """A path relative to the folder, with `/`."""
+        return path.relative_to(self.root).as_posix()
 
 
 def find_images(root: Path) -> Listing:
@@ -99,29 +109,23 @@ def hashed(found: FolderNames) -> Listing:
 
 
 def find_names(root: Path) -> FolderNames:
-    """The names in a folder, checked as by `find_images`; no file is opened."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; name the folder that holds one folder of images for each class.")
-    if UNFIT.search(str(root)):
-        raise DataError(f"The data folder's name, {str(root)!r}, holds characters that no table can hold; rename it.")
-    top = _subfolders(root)
-    found = {SPLIT_FOLDERS[folder.name.lower()]: folder for folder in top if folder.name.lower() in SPLIT_FOLDERS}
-    if found:
-        missing = [split for split in SPLITS if split not in found]
-        if missing or len(found) != len(top):
-            names = ", ".join(folder.name for folder in top)
-            raise DataError(
-                f"{root} holds {names}: a folder that is already split needs train, val and test and nothing else."
-            )
-    branches = found or {"": root}
-    class_folders = [(split, folder) for split, base in branches.items() for folder in _subfolders(base)]
-    classes = tuple(sorted({folder.name for _, folder in class_folders}))
-    _check_classes(root, classes, branches)
-    files_found = [(path, folder.name, split) for split, folder in class_folders for path in images.walk(folder)]
-    kept = [entry for entry in files_found if not images.is_mask(entry[0])]
-    _check_images(classes, branches, kept)
-    _check_paths([path.relative_to(root).as_posix() for path, _, _ in kept])
-    return FolderNames(root, classes, tuple(kept), len(files_found) - len(kept))
+    """The names in a folder, checked as by `find_images`; only files that may be masks are opened (see masks.py)."""
+    found = find_classes(root)
+    kept: list[tuple[Path, str, str]] = []
+    masks: set[Path] = set()
+    drawn: set[Path] = set()
+    for folder in found.folders:
+        paths = list(images.walk(folder.path))
+        named = masks_by_name(folder.path, paths)
+        binary = masks_by_pixels(root, [path for path in paths if path not in named])
+        kept += [(path, folder.label, folder.split) for path in paths if path not in named | binary]
+        masks |= named | binary
+        drawn |= binary
+    _check_images(found, kept, masks)
+    relative = {path: path.relative_to(root).as_posix() for path, _, _ in kept}
+    _check_paths(root, list(relative.values()))
+    kept.sort(key=lambda entry: composed(relative[entry[0]]))
+    return FolderNames(root, found.classes, tuple(kept), tuple(sorted(masks)), tuple(sorted(drawn)))
 
 
 def _hash(path: Path) -> str | OSError:
@@ -131,33 +135,31 @@ def _hash(path: Path) -> str | OSError:
         return error
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    with files.explained(folder, "read"):
-        entries = sorted(folder.iterdir())
-    return [e for e in entries if e.is_dir() and not e.name.startswith((".", "__"))]
-
-
-def _check_classes(root: Path, classes: tuple[str, ...], branches: dict[str, Path]) -> None:
-    if len(classes) >= 2:
-        for base in branches.values():
-            absent = [name for name in classes if not (base / name).is_dir()]
-            if absent:
-                raise DataError(f"{base} has no folder for {', '.join(absent)}; every split needs every class.")
-        return
-    inner = [folder for folder in _subfolders(root) if len(_subfolders(folder)) >= 2]
-    hint = f"did you mean {inner[0]}?" if inner else "it needs one folder of images for each class, at least two."
-    raise DataError(f"{root} has {len(classes)} class folders: {hint}")
-
-
-def _check_images(classes: tuple[str, ...], branches: dict[str, Path], found: list[tuple[Path, str, str]]) -> None:
-    for split, base in branches.items():
-        present = {label for _, label, side in found if side == split}
-        empty = [name for name in classes if name not in present]
+def _check_images(found: ClassFolders, kept: list[tuple[Path, str, str]], masks: set[Path]) -> None:
+    present = {(split, label) for _, label, split in kept}
+    for split, base in found.branches.items():
+        empty = [folder for folder in found.folders if folder.split == split and (split, folder.label) not in present]
+        for folder in empty:
+            own = sorted(path.name for path in masks if path.is_relative_to(folder.path))
+            if own:
+                raise DataError(
+                    f"{folder.path} holds nothing but masks, to judge by names and pixels ({listed(own, most=3)}): "
+                    "rename those that are images, or remove the folder."
+                )
         if empty:
-            raise DataError(f"{base} has no images of class {', '.join(empty)}; add some or remove the folder.")
+            names = ", ".join(folder.label for folder in empty)
+            raise DataError(f"{base} has no images of class {names}; add some or remove the folder.")
 
 
-def _check_paths(paths: list[str]) -> None:
+def _check_paths(root: Path, paths: list[str]) -> None:
     odd = sorted(repr(path) for path in paths if UNFIT.search(path))
     if odd:
         raise DataError(f"{len(odd)} paths hold characters that no table can hold: {listed(odd)}; rename them.")
+    spelt: dict[str, str] = {}
+    for path in paths:
+        other = spelt.setdefault(composed(path), path)
+        if other != path:
+            raise DataError(
+                f"{root} holds {shown([other, path])}, whose names differ only by their Unicode form: remove one of "
+                "them, or rename it."
+            )

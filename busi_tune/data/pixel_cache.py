@@ -17,17 +17,14 @@ from numpy.lib.format import open_memmap
 
 from busi_tune import files, images, locks
 from busi_tune.data import digests
+from busi_tune.data.digests import cache_folder
 from busi_tune.data.listing import Listing, find_names, hashed
+from busi_tune.decoding import Note
 from busi_tune.errors import DataError, ImageError, listed
 from busi_tune.images import Pixels
 from busi_tune.progress import Progress
 
 Array = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
-
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/busi-tune`, by default `~/.cache/busi-tune`; safe to delete at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "busi-tune"
 
 
 def find_decoded(root: Path, sizes: Iterable[int], progress: Progress) -> Listing:
@@ -40,7 +37,7 @@ def find_decoded(root: Path, sizes: Iterable[int], progress: Progress) -> Listin
         FileError: the cache cannot be written.
     """
     found = find_names(root)
-    paths = sorted((path for path, _, _ in found.images), key=lambda path: path.relative_to(root).as_posix())
+    paths = [path for path, _, _ in found.images]
     names = [path.relative_to(root).as_posix() for path in paths]
     # `hashed` names the files that are missing.
     if all(path.exists() for path in paths) and _missing(root, names, sizes):
@@ -74,6 +71,17 @@ def decoded(listing: Listing, size: int, progress: Progress) -> Pixels:
     return array
 
 
+def decoding_changes(listing: Listing, size: int) -> dict[str, list[str]]:
+    """The images that were decoded with a change, by the change; nothing where the array is not in the cache."""
+    seal = _array_file([image.sha256 for image in listing.images], size).with_suffix(".sha256")
+    found: dict[str, list[str]] = {}
+    for line in seal.read_text().splitlines()[1:] if seal.exists() else []:
+        row, _, change = line.partition(" ")
+        if row.isdigit() and int(row) < len(listing.images):
+            found.setdefault(change, []).append(listing.images[int(row)].path)
+    return dict(sorted(found.items()))
+
+
 def _decode_listed(listing: Listing, size: int, path: Path, progress: Progress) -> None:
     _, problems = _decode(listing.root, [image.path for image in listing.images], [size], progress)
     if problems:
@@ -103,7 +111,7 @@ def _mark_files(root: Path, names: Sequence[str], sizes: Iterable[int]) -> dict[
 
 
 def _key(size: int, parts: Iterable[str]) -> str:
-    key = hashlib.sha256(f"{images.VERSION} {size}".encode())
+    key = hashlib.sha256(f"{images.VERSION} {images.DECODING} {size}".encode())
     for part in parts:
         key.update(part.encode())
     return key.hexdigest()[:32]
@@ -133,7 +141,9 @@ _whole: set[tuple[Path, digests.State]] = set()
 
 def _intact(path: Path) -> bool:
     seal = path.with_suffix(".sha256")
-    return path.exists() and seal.exists() and seal.read_bytes().decode(errors="replace") == files.sha256(path)
+    if not (path.exists() and seal.exists()):
+        return False
+    return seal.read_bytes().decode(errors="replace").partition("\n")[0] == files.sha256(path)
 
 
 def _decode(root: Path, names: Sequence[str], sizes: Sequence[int], progress: Progress) -> tuple[list[str], list[str]]:
@@ -143,6 +153,7 @@ def _decode(root: Path, names: Sequence[str], sizes: Sequence[int], progress: Pr
     """
     marks = _mark_files(root, names, sizes)
     sha256s = [""] * len(names)
+    notes: list[tuple[Note, ...]] = [()] * len(names)
     problems: list[str] = []
     with ExitStack() as stack:
         arrays = {size: stack.enter_context(_reserved(mark, len(names), size)) for size, mark in marks.items()}
@@ -150,7 +161,8 @@ def _decode(root: Path, names: Sequence[str], sizes: Sequence[int], progress: Pr
         def read(row: int) -> None:
             try:
                 data, sha256s[row] = digests.content(root / names[row])
-                _, image = images.inspect(data)
+                facts, image = images.inspect(data)
+                notes[row] = facts.notes
                 for size, array in arrays.items():
                     array[row] = images.resized(image, size)
             except ImageError as error:
@@ -164,7 +176,7 @@ def _decode(root: Path, names: Sequence[str], sizes: Sequence[int], progress: Pr
         progress.close("decoding")
         if not problems:
             for size, array in arrays.items():
-                _publish(array, _array_file(sha256s, size), marks[size])
+                _publish(array, _array_file(sha256s, size), marks[size], notes)
     return sha256s, problems
 
 
@@ -181,12 +193,16 @@ def _reserved(mark: Path, count: int, size: int) -> Iterator[Array]:
         temporary.unlink(missing_ok=True)
 
 
-def _publish(array: Array, path: Path, mark: Path) -> None:
-    """Give an array its final name, and write its seal (the SHA-256 of its file) and its mark."""
+def _publish(array: Array, path: Path, mark: Path, notes: Sequence[Sequence[Note]]) -> None:
+    """Give an array its final name, and write its seal and its mark.
+
+    The seal is the SHA-256 of the array's file, and a line for each change that an image was decoded with.
+    """
     temporary = files.temporary_for(mark)
+    told = [f"\n{row} {note.text}" for row, some in enumerate(notes) for note in some]
     with files.explained(path, "written"):
         array.flush()
-        files.write_text(path.with_suffix(".sha256"), files.sha256(temporary))
+        files.write_text(path.with_suffix(".sha256"), "".join([files.sha256(temporary), *told]))
         temporary.replace(path)
     files.write_text(mark, path.name)
 

@@ -1,6 +1,7 @@
 """The split of a listing into training, validation and test images, and the CSV files that hold it."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,8 +12,11 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 from busi_tune import files
-from busi_tune.data.listing import SPLITS, Listing
+from busi_tune.data.class_folders import SPLITS
+from busi_tune.data.groups import identifiers
+from busi_tune.data.listing import Listing
 from busi_tune.errors import DataError, FileError, listed
+from busi_tune.names import composed
 from busi_tune.results import SCHEMAS, SplitCounts, SplitResult
 
 Integers = NDArray[np.int64]
@@ -20,11 +24,15 @@ Strategy = Literal["grouped", "random"]
 Conflicts = Literal["exclude", "keep"]
 COLUMNS = ["path", "class", "group", "split", "sha256"]
 LEFT_OUT = ["path", "class", "group", "reason", "sha256"]
+TEXTS = ("path", "class", "group", "sha256")
 
 
 @dataclass(frozen=True)
 class Split:
-    """A table of the images used (`COLUMNS`) and one of those left out (`LEFT_OUT`), both sorted by path."""
+    """A table of the images used (`COLUMNS`) and one of those left out (`LEFT_OUT`), both sorted by path.
+
+    Files and fingerprints have composed names, whatever form the file system gives (`names.composed`).
+    """
 
     used: pd.DataFrame
     left_out: pd.DataFrame
@@ -32,6 +40,15 @@ class Split:
     def fingerprint(self) -> str:
         """SHA-256 over both tables: two runs with the same one saw the same images in the same roles."""
         return hashlib.sha256(_csv(self.used) + _csv(self.left_out)).hexdigest()
+
+    def fitted(self, listing: Listing) -> "Split":
+        """The same split with each path as `listing`, whose images it is of, spells it."""
+        spelt = {composed(image.path): image.path for image in listing.images}
+
+        def table(of: pd.DataFrame) -> pd.DataFrame:
+            return of.assign(path=[spelt.get(composed(path), path) for path in of["path"]])
+
+        return Split(table(self.used), table(self.left_out))
 
     def rows(self, split: str) -> pd.DataFrame:
         """The rows of one split, in the order of their paths."""
@@ -69,7 +86,8 @@ def excluded_file(path: Path) -> Path:
 
 
 def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False, lineterminator="\n").encode()
+    names = [composed(path) for path in table["path"]]
+    return table.assign(path=names).to_csv(index=False, lineterminator="\n").encode()
 
 
 def read_split(path: Path) -> Split:
@@ -117,17 +135,25 @@ def _read_left_out(path: Path) -> pd.DataFrame:
 
 
 def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+    files.refuse_other_separators(path)
     with files.explained(path, "read"):
         try:
-            table = pd.read_csv(path, dtype={"path": str, "class": str, "sha256": str}, keep_default_na=False)
+            table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)
         except ValueError as error:
             raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.") from error
+    for name in {"path", "class"} & set(table.columns):
+        table[name] = table[name].map(composed)
+    if "group" in table.columns:
+        table["group"] = identifiers(path, "group", table["group"])
     whole = set(columns) <= set(table.columns) and not table[columns].isin([""]).to_numpy().any()
     if not whole or not table["sha256"].str.fullmatch("[0-9a-f]{64}").all():
         raise FileError(f"{path} must have whole rows of {', '.join(columns)}; restore it or start anew.")
     twice = list(table["path"][table["path"].duplicated()])
     if twice:
         raise FileError(f"{path} names {len(twice)} images twice: {listed(twice)}; restore it or start anew.")
+    # Our own groups are numbers, and their order decides that of resamples.
+    with suppress(ValueError):
+        table["group"] = pd.to_numeric(table["group"])
     return table[columns]
 
 
@@ -136,10 +162,11 @@ def changes(split: Split, listing: Listing) -> list[str]:
     remembered = {}
     for table in (split.used, split.left_out):
         for path, label, digest in zip(table["path"], table["class"], table["sha256"], strict=True):
-            remembered[path] = (label, digest)
-    now = {image.path: (image.label, image.sha256) for image in listing.images}
+            remembered[composed(path)] = (label, digest)
+    now = {composed(image.path): (image.label, image.sha256) for image in listing.images}
+    masks = set(map(composed, listing.mask_paths))
     return [
-        *(f"{path} vanished" for path in sorted(remembered) if path not in now),
+        *(f"{path} {'is a mask' if path in masks else 'vanished'}" for path in sorted(remembered) if path not in now),
         *(f"{path} appeared" for path in now if path not in remembered),
         *(f"{path} changed" for path, value in now.items() if remembered.get(path, value) != value),
     ]

@@ -6,11 +6,22 @@ from pathlib import Path
 import pandas as pd
 
 from busi_tune import results
+from busi_tune.config import Config
 from busi_tune.data.folds import read_folds
 from busi_tune.data.split import read_split
 from busi_tune.errors import RunError, listed
 from busi_tune.evaluation.verdict import answers_of, compare
-from busi_tune.results import FOLDS, METRICS, POOLED, SPLIT, CompareResult
+from busi_tune.results import (
+    CROSSVAL,
+    FOLDS,
+    IDENTITY,
+    METRICS,
+    POOLED,
+    SPLIT,
+    CompareResult,
+    CrossvalIdentityFile,
+    RunIdentityFile,
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,7 @@ class _Answered:
     kind: str
     roles: pd.DataFrame
     rows: pd.DataFrame
+    positive: str | None
 
 
 def compare_folders(first: Path, second: Path) -> CompareResult:
@@ -36,8 +48,8 @@ def compare_folders(first: Path, second: Path) -> CompareResult:
     _check_alike(one, other)
     classes = tuple(sorted(set(one.roles["class"])))
     found = compare(
-        answers_of(first, one.rows, classes),
-        answers_of(second, one.rows, classes),
+        answers_of(first, one.rows, classes, one.positive),
+        answers_of(second, one.rows, classes, one.positive),
         one.rows["group"].to_numpy(),
         list(one.rows["path"]),
         names=(f"that of {first}", f"accuracy of {second}"),
@@ -49,11 +61,17 @@ def _answered(folder: Path) -> _Answered:
     if (folder / POOLED).exists():
         folds = read_folds(folder / FOLDS).used
         roles = folds.rename(columns={"fold": "part"})
-        return _Answered(folder, "cross-validation", roles, folds)
+        return _Answered(folder, "cross-validation", roles, folds, _positive(folder / CROSSVAL, CrossvalIdentityFile))
     if (folder / METRICS).exists():
         split = read_split(folder / SPLIT)
-        return _Answered(folder, "run", split.used.rename(columns={"split": "part"}), split.rows("test"))
+        roles = split.used.rename(columns={"split": "part"})
+        return _Answered(folder, "run", roles, split.rows("test"), _positive(folder / IDENTITY, RunIdentityFile))
     raise RunError(f"{folder} is neither a finished run nor a finished cross-validation; finish it, or name another.")
+
+
+def _positive(path: Path, kind: type[CrossvalIdentityFile] | type[RunIdentityFile]) -> str | None:
+    """The class that the configuration names as the disease."""
+    return Config.from_dict(results.read(path, kind)["config"], source=str(path)).positive
 
 
 def _check_alike(one: _Answered, other: _Answered) -> None:

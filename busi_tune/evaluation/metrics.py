@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from busi_tune import names
 from busi_tune.results import Interval, Intervals, Summary, TestSummary
 
 Labels = NDArray[np.int64]
@@ -25,11 +26,15 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answered: true labels (images,), probabilities (images, classes), the classes' names."""
+    """What a model answered: true labels (images,), probabilities (images, classes), the classes' names.
+
+    `positive` names the class that is the disease; None stands for malignant, if there is such a class.
+    """
 
     labels: Labels
     probabilities: Floats
     classes: tuple[str, ...]
+    positive: str | None = None
 
     @property
     def predicted(self) -> Labels:
@@ -38,7 +43,31 @@ class Answers:
 
     def subset(self, kept: NDArray[np.bool_]) -> "Answers":
         """The answers for some of the images."""
-        return Answers(self.labels[kept], self.probabilities[kept], self.classes)
+        return Answers(self.labels[kept], self.probabilities[kept], self.classes, self.positive)
+
+    @property
+    def disease(self) -> int | None:
+        """The number of the class that is the disease; None where there is none.
+
+        Raises:
+            ConfigError: `positive` names no class.
+        """
+        name = names.positive_class(self.classes, self.positive)
+        return None if name is None else self.classes.index(name)
+
+    @property
+    def benign(self) -> int | None:
+        """The number of the class benign; None where there is none, or where it is the disease."""
+        name = names.same_name(self.classes, names.BENIGN)
+        found = None if name is None else self.classes.index(name)
+        return None if found == self.disease else found
+
+    @property
+    def binary(self) -> tuple[str, str]:
+        """The keys of the disease's metrics against the rest, and against benign."""
+        assert self.disease is not None
+        word = names.positive_word(self.classes[self.disease])
+        return f"{word}_vs_rest", f"benign_vs_{word}"
 
 
 def confusion_matrix(truth: Labels, predicted: Labels, classes: int) -> Labels:
@@ -107,44 +136,58 @@ def scores(answers: Answers, weights: Floats) -> dict[Name, Floats]:
             ("per_class", name, "roc_auc"): areas[k],
             ("per_class", name, "average_precision"): ranked[k],
         }
-    if "malignant" in classes:
-        m = classes.index("malignant")
+    m = answers.disease
+    if m is not None:
+        rest, _ = answers.binary
         ill = matrix[:, m].sum(axis=1)
         well = total - ill
         false_alarms = matrix[:, :, m].sum(axis=1) - matrix[:, m, m]
         result |= {
-            ("malignant_vs_rest", "sensitivity"): ratio(matrix[:, m, m], ill, np.nan),
-            ("malignant_vs_rest", "specificity"): ratio(well - false_alarms, well, np.nan),
-            ("malignant_vs_rest", "roc_auc"): areas[m],
-            ("malignant_vs_rest", "average_precision"): ranked[m],
+            (rest, "sensitivity"): ratio(matrix[:, m, m], ill, np.nan),
+            (rest, "specificity"): ratio(well - false_alarms, well, np.nan),
+            (rest, "roc_auc"): areas[m],
+            (rest, "average_precision"): ranked[m],
         }
-    if {"benign", "malignant"} <= set(classes):
-        result |= _benign_vs_malignant(answers, weights)
+    lesions = _lesions(answers)
+    if lesions is not None:
+        result |= _benign_vs_disease(answers, lesions, weights)
     return result
 
 
-def _lesions(answers: Answers) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Of benign and malignant images alone: whether malignant, its share of the two probabilities, whether called so.
+@dataclass(frozen=True)
+class Lesions:
+    """Of benign and diseased images alone: whether diseased, its share of the two probabilities, whether called so.
 
-    The last one says which images these are.
+    `rows` says which images these are.
     """
-    b, m = answers.classes.index("benign"), answers.classes.index("malignant")
-    lesions = np.isin(answers.labels, (b, m))
-    pair = answers.probabilities[lesions]
+
+    ill: NDArray[np.bool_]
+    share: Floats
+    called: NDArray[np.bool_]
+    rows: NDArray[np.bool_]
+
+
+def _lesions(answers: Answers) -> Lesions | None:
+    """None where a class of the two is missing."""
+    b, m = answers.benign, answers.disease
+    if b is None or m is None:
+        return None
+    rows = np.isin(answers.labels, (b, m))
+    pair = answers.probabilities[rows]
     share = ratio(pair[:, m], pair[:, b] + pair[:, m], 0.5)
-    return answers.labels[lesions] == m, share, pair[:, m] > pair[:, b], lesions
+    return Lesions(answers.labels[rows] == m, share, pair[:, m] > pair[:, b], rows)
 
 
-def _benign_vs_malignant(answers: Answers, weights: Floats) -> dict[Name, Floats]:
+def _benign_vs_disease(answers: Answers, lesions: Lesions, weights: Floats) -> dict[Name, Floats]:
     """On images of these two classes alone, by their two probabilities alone."""
-    malignant, share, called, lesions = _lesions(answers)
-    w = weights[:, lesions]
+    ill, called = lesions.ill, lesions.called
+    w, (_, pair) = weights[:, lesions.rows], answers.binary
     return {
-        ("benign_vs_malignant", "accuracy"): ratio(w @ (called == malignant), w.sum(axis=1), np.nan),
-        ("benign_vs_malignant", "sensitivity"): ratio(w @ (called & malignant), w @ malignant, np.nan),
-        ("benign_vs_malignant", "specificity"): ratio(w @ ~(called | malignant), w @ ~malignant, np.nan),
-        ("benign_vs_malignant", "roc_auc"): roc_auc(share, malignant, w),
-        ("benign_vs_malignant", "average_precision"): average_precision(share, malignant, w),
+        (pair, "accuracy"): ratio(w @ (called == ill), w.sum(axis=1), np.nan),
+        (pair, "sensitivity"): ratio(w @ (called & ill), w @ ill, np.nan),
+        (pair, "specificity"): ratio(w @ ~(called | ill), w @ ~ill, np.nan),
+        (pair, "roc_auc"): roc_auc(lesions.share, ill, w),
+        (pair, "average_precision"): average_precision(lesions.share, ill, w),
     }
 
 
@@ -221,25 +264,25 @@ def squared_errors(answers: Answers) -> Floats:
 
 def proportions(answers: Answers) -> dict[Name, tuple[Flags, Flags]]:
     """The metrics that are plain proportions: which images are hits, and which images they are out of."""
-    labels, predicted, classes = answers.labels, answers.predicted, answers.classes
+    labels, predicted = answers.labels, answers.predicted
     right = labels == predicted
     result: dict[Name, tuple[Flags, Flags]] = {("accuracy",): (right, np.ones_like(right))}
-    for k, name in enumerate(classes):
+    for k, name in enumerate(answers.classes):
         result["per_class", name, "precision"] = (right, predicted == k)
         result["per_class", name, "recall"] = (right, labels == k)
-    if "malignant" in classes:
-        called, ill = (values == classes.index("malignant") for values in (predicted, labels))
-        result["malignant_vs_rest", "sensitivity"] = (called, ill)
-        result["malignant_vs_rest", "specificity"] = (~called, ~ill)
-    if {"benign", "malignant"} <= set(classes):
-        _, _, called_so, lesions = _lesions(answers)
-        malignant = labels == classes.index("malignant")
-        called = np.zeros_like(right)
-        called[lesions] = called_so
-        pair = "benign_vs_malignant"
-        result[pair, "accuracy"] = (called == malignant, lesions)
-        result[pair, "sensitivity"] = (called, lesions & malignant)
-        result[pair, "specificity"] = (~called, lesions & ~malignant)
+    m = answers.disease
+    if m is not None:
+        rest, _ = answers.binary
+        result[rest, "sensitivity"] = (predicted == m, labels == m)
+        result[rest, "specificity"] = (predicted != m, labels != m)
+    lesions = _lesions(answers)
+    if lesions is not None:
+        _, pair = answers.binary
+        ill, called = labels == m, np.zeros_like(right)
+        called[lesions.rows] = lesions.called
+        result[pair, "accuracy"] = (called == ill, lesions.rows)
+        result[pair, "sensitivity"] = (called, lesions.rows & ill)
+        result[pair, "specificity"] = (~called, lesions.rows & ~ill)
     return result
 
 
@@ -250,18 +293,23 @@ def rankings(answers: Answers) -> dict[Name, tuple[Floats, Flags, Flags]]:
     result: dict[Name, tuple[Floats, Flags, Flags]] = {
         ("per_class", name): (probabilities[:, k], labels == k, every) for k, name in enumerate(classes)
     }
-    if "malignant" in classes:
-        result["malignant_vs_rest",] = result["per_class", "malignant"]
-    if {"benign", "malignant"} <= set(classes):
-        malignant, share, _, lesions = _lesions(answers)
+    if answers.disease is not None:
+        rest, _ = answers.binary
+        result[rest,] = result["per_class", classes[answers.disease]]
+    lesions = _lesions(answers)
+    if lesions is not None:
+        _, pair = answers.binary
         score, positive = np.zeros(len(labels)), np.zeros_like(every)
-        score[lesions], positive[lesions] = share, malignant
-        result["benign_vs_malignant",] = (score, positive, lesions)
+        score[lesions.rows], positive[lesions.rows] = lesions.share, lesions.ill
+        result[pair,] = (score, positive, lesions.rows)
     return result
 
 
 def summarise(answers: Answers) -> Summary:
-    """Every metric, the number of images and the confusion matrix, as plain values; None where not defined."""
+    """Every metric, the number of images and the confusion matrix, as plain values; None where not defined.
+
+    A disease of another name than malignant is named, because the keys of its metrics do not.
+    """
     matrix = confusion_matrix(answers.labels, answers.predicted, len(answers.classes))
     figures = scores(answers, np.ones((1, len(answers.labels))))
     values: dict[Name, object] = {
@@ -271,6 +319,8 @@ def summarise(answers: Answers) -> Summary:
     for name, row in zip(answers.classes, matrix, strict=True):
         values["per_class", name, "images"] = int(row.sum())
     values["confusion_matrix",] = matrix.tolist()
+    if any(name[0] == "positive_vs_rest" for name in figures):
+        values["positive",] = names.positive_class(answers.classes, answers.positive)
     return cast("Summary", nested(values))
 
 

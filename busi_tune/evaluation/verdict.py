@@ -17,6 +17,7 @@ from busi_tune.data.split import Split
 from busi_tune.errors import FileError, RunError
 from busi_tune.evaluation.intervals import TAIL, of_gain, paired
 from busi_tune.evaluation.metrics import Answers, Counts, Floats, Labels, numbers, summarise
+from busi_tune.names import composed
 from busi_tune.results import Comparison, Difference, MetricsFile, VerdictFile, VerdictWord
 
 SIGNIFICANCE = 0.05
@@ -190,7 +191,7 @@ def selection_optimism(trials: int, images: int, accuracy: float, correlation: f
     return float((largest - accuracy) * np.sqrt(1 - max(0.0, correlation)))
 
 
-def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int) -> VerdictFile:
+def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int, *, positive: str | None = None) -> VerdictFile:
     """The verdict on two finished runs that were tested on `split`, the second the best of `trials` trials.
 
     It has all of `compare`, then `trials`, and the expected `optimism` of the selection on the validation images, from
@@ -204,7 +205,7 @@ def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int) -> Verdic
     rows = split.rows("test")
     # Not those of the test images alone: a model may answer a class that has none.
     classes = tuple(sorted(set(split.used["class"])))
-    first, second = (answers_of(folder, rows, classes) for folder in (baseline, tuned))
+    first, second = (answers_of(folder, rows, classes, positive) for folder in (baseline, tuned))
     found = compare(first, second, rows["group"].to_numpy(), list(rows["path"]))
     validation = results.read(baseline / results.METRICS, MetricsFile)["validation"]
     images, accuracy = validation["images"], validation["accuracy"]
@@ -227,16 +228,17 @@ def _correlation(right: NDArray[np.bool_], now: NDArray[np.bool_]) -> float | No
     return float(np.corrcoef(right, now)[0, 1])
 
 
-def answers_of(run: Path, rows: pd.DataFrame, classes: tuple[str, ...]) -> Answers:
+def answers_of(run: Path, rows: pd.DataFrame, classes: tuple[str, ...], positive: str | None) -> Answers:
     """A run's answers for the images in `rows`, in their order."""
     path = run / results.PREDICTIONS
     with files.explained(path, "read"):
         try:
             table = pd.read_csv(path, dtype={"path": str, "class": str}, keep_default_na=False)
+            table["path"] = table["path"].map(composed)
             answered = dict(zip(table["path"], table["class"], strict=True))
         except (ValueError, KeyError) as error:
             raise _damaged(path, error) from error
-    wanted = dict(zip(rows["path"], rows["class"], strict=True))
+    wanted = dict(zip(map(composed, rows["path"]), rows["class"], strict=True))
     different = sorted(set(wanted.items()) ^ set(answered.items()))
     if different:
         raise RunError(
@@ -249,7 +251,7 @@ def answers_of(run: Path, rows: pd.DataFrame, classes: tuple[str, ...]) -> Answe
         probabilities = columns.reindex(list(wanted)).to_numpy(dtype=np.float64)
     except (ValueError, KeyError) as error:
         raise _damaged(path, error) from error
-    return Answers(np.array([classes.index(label) for label in wanted.values()]), probabilities, classes)
+    return Answers(np.array([classes.index(label) for label in wanted.values()]), probabilities, classes, positive)
 
 
 def _damaged(path: Path, error: Exception) -> FileError:

@@ -55,14 +55,17 @@ def finish(model: onnx.ModelProto, facts: Mapping[str, object]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def foreign_tensors(model: onnx.ModelProto, expected: Mapping[str, NDArray[np.float32]]) -> list[str]:
-    """The names of `expected` under which the graph holds another tensor, or none."""
-    held = {tensor.name: tensor for tensor in model.graph.initializer}
-    return [
-        name
-        for name, array in expected.items()
-        if name not in held or numpy_helper.to_array(held[name]).tobytes() != array.tobytes()
-    ]
+def foreign_tensors(model: onnx.ModelProto, expected: Mapping[str, NDArray[np.generic]]) -> list[str]:
+    """The names of `expected` under which the graph computes with another tensor, or with none."""
+    used = {name for node in model.graph.node for name in node.input}
+    held = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in used}
+    return [name for name, array in expected.items() if name not in held or not _is(held[name], array)]
+
+
+def _is(tensor: onnx.TensorProto, array: NDArray[np.generic]) -> bool:
+    """Whether a tensor is `array`, bit for bit."""
+    held = numpy_helper.to_array(tensor)
+    return (held.dtype, held.shape, held.tobytes()) == (array.dtype, array.shape, array.tobytes())
 
 
 def weights_sha256(model: onnx.ModelProto) -> str:

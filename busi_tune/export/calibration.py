@@ -12,6 +12,7 @@ from sklearn.metrics import log_loss
 from busi_tune.errors import ConfigError
 from busi_tune.evaluation.intervals import of_proportion, with_intervals
 from busi_tune.evaluation.metrics import Answers, Labels, softmax, summarise
+from busi_tune.names import MALIGNANT
 from busi_tune.results import (
     BeforeAfter,
     CalibrationFigures,
@@ -24,7 +25,6 @@ from busi_tune.results import (
 
 Logits = NDArray[np.float64]
 CONFIDENCE = 0.95
-MALIGNANT = "malignant"
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float:
@@ -66,12 +66,13 @@ def summary_with_intervals(answers: Answers, groups: Labels) -> TestSummary:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The probability of malignant from which on an image is flagged.
+    """The probability of the class `positive`, the disease, from which on an image is flagged.
 
-    `cases` are groups of near-duplicates with malignant images in the validation split, of which `missed` lie below the
+    `cases` are groups of near-duplicates with such images in the validation split, of which `missed` lie below the
     threshold. The same images chose the checkpoint, so that they support no claim about new cases; see `claim`.
     """
 
+    positive: str
     sensitivity: float
     threshold: float
     cases: int
@@ -79,13 +80,15 @@ class OperatingPoint:
 
     def entry(self) -> OperatingPointEntry:
         """The point as the certificate and the model's metadata have it, with its class and a sentence."""
-        values = {"class": MALIGNANT, **asdict(self), "sentence": self._sentence()}
+        values = {"class": self.positive, **asdict(self), "sentence": self._sentence()}
+        del values["positive"]
         return cast("OperatingPointEntry", values)
 
     def _sentence(self) -> str:
         return (
             f"Threshold {self.threshold:.4f}, for a sensitivity of {self.sensitivity:g}: {self.missed} of {self.cases} "
-            "malignant cases lie below it on the validation images that chose the checkpoint, which promises nothing."
+            f"{self.positive} cases lie below it on the validation images that chose the checkpoint, which promises "
+            "nothing."
         )
 
 
@@ -93,21 +96,23 @@ def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> Ope
     """A careful threshold for `sensitivity`, from `answers` for the validation split.
 
     At most `allowed_misses` cases lie below it, so that it never rises with `sensitivity`. A case is a group with
-    malignant images, and is missed where one of them is.
+    images of the disease, and is missed where one of them is.
 
     Raises:
-        ConfigError: there is no malignant image.
+        ConfigError: there is no image of the disease.
     """
-    positive = _malignant(answers)
+    disease = _disease(answers)
+    name = answers.classes[disease]
+    positive = answers.labels == disease
     if not positive.any():
-        raise ConfigError("sensitivity is of the class malignant, of which the validation split has no image.")
-    score = answers.probabilities[:, answers.classes.index(MALIGNANT)]
+        raise ConfigError(f"sensitivity is of the class {name}, of which the validation split has no image.")
+    score = answers.probabilities[:, disease]
     lowest = np.sort([score[positive & (groups == group)].min() for group in np.unique(groups[positive])])
     missed = allowed_misses(len(lowest), sensitivity)
     edge = float(lowest[missed])
     # Between two images' probabilities, so that rounding elsewhere changes no answer.
     below = float(score[score < edge].max(initial=0.0))
-    return OperatingPoint(sensitivity, (edge + below) / 2, len(lowest), missed)
+    return OperatingPoint(name, sensitivity, (edge + below) / 2, len(lowest), missed)
 
 
 def allowed_misses(cases: int, sensitivity: float) -> int:
@@ -122,8 +127,8 @@ def allowed_misses(cases: int, sensitivity: float) -> int:
 
 def evaluated(point: OperatingPoint, answers: Answers, groups: Labels) -> OperatingPointEntry:
     """The point with its figures on the test split, whose images chose nothing, and the claim that they support."""
-    positive = _malignant(answers)
-    flagged = answers.probabilities[:, answers.classes.index(MALIGNANT)] >= point.threshold
+    disease = _disease(answers)
+    positive, flagged = answers.labels == disease, answers.probabilities[:, disease] >= point.threshold
     figures: ThresholdFigures = {
         "sensitivity": _threshold_figure(flagged[positive], groups[positive]),
         "specificity": _threshold_figure(~flagged[~positive], groups[~positive]),
@@ -132,7 +137,7 @@ def evaluated(point: OperatingPoint, answers: Answers, groups: Labels) -> Operat
     return {
         **point.entry(),
         "test": figures,
-        "claim": claim(len(np.unique(groups[positive])), missed, point.sensitivity),
+        "claim": claim(len(np.unique(groups[positive])), missed, point.sensitivity, point.positive),
     }
 
 
@@ -144,8 +149,10 @@ def _threshold_figure(hits: NDArray[np.bool_], groups: Labels) -> ThresholdFigur
     }
 
 
-def claim(cases: int, missed: int, sensitivity: float) -> SensitivityClaim:
+def claim(cases: int, missed: int, sensitivity: float, positive: str = MALIGNANT) -> SensitivityClaim:
     """The sensitivity that new cases reach with 95 % confidence, from cases of the test split at a fixed threshold.
+
+    `positive` is the name of the disease's class.
 
     It is the lower end of Clopper and Pearson's one-sided interval (1934), rounded down.
     """
@@ -158,15 +165,15 @@ def claim(cases: int, missed: int, sensitivity: float) -> SensitivityClaim:
         "needed": math.ceil(math.log(1 - CONFIDENCE) / math.log(sensitivity)),
         "sentence": "",
     }
-    return {**found, "sentence": _claimed(found, sensitivity)}
+    return {**found, "sentence": _claimed(found, sensitivity, positive)}
 
 
-def _claimed(found: SensitivityClaim, sensitivity: float) -> str:
+def _claimed(found: SensitivityClaim, sensitivity: float, positive: str) -> str:
     if not found["cases"]:
-        return "The test split has no malignant case, so nothing is claimed of new cases."
+        return f"The test split has no {positive} case, so nothing is claimed of new cases."
     flagged = found["cases"] - found["missed"]
     shown = (
-        f"{flagged} of {found['cases']} malignant cases are flagged on the test split, which chose nothing: new cases "
+        f"{flagged} of {found['cases']} {positive} cases are flagged on the test split, which chose nothing: new cases "
         f"like them reach a sensitivity of at least {found['at_least']:.3f} with 95 % confidence"
     )
     if found["supported"]:
@@ -174,7 +181,10 @@ def _claimed(found: SensitivityClaim, sensitivity: float) -> str:
     return f"{shown}, not {sensitivity:g}, which takes at least {found['needed']} cases without a miss."
 
 
-def _malignant(answers: Answers) -> NDArray[np.bool_]:
-    if MALIGNANT not in answers.classes:
-        raise ConfigError(f"sensitivity is of the class malignant, and the classes are {', '.join(answers.classes)}.")
-    return np.asarray(answers.labels == answers.classes.index(MALIGNANT))
+def _disease(answers: Answers) -> int:
+    if answers.disease is None:
+        raise ConfigError(
+            f"sensitivity is of the class malignant, and the classes are {', '.join(answers.classes)}; train with "
+            "--positive NAME, which says what class is the disease."
+        )
+    return answers.disease

@@ -5,26 +5,36 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from sklearn.datasets import load_sample_images
 
-from busi_tune.export.guard import Floats, Guard
+from busi_tune.export.guard import Floats, Guard, pixel_scores
 from busi_tune.images import Pixels
 
 WINDOWS = 40
+# Altered test images of each kind.
+MOST = 200
+UNCHANGED = "unchanged"
 
 
-def detection_rates(scores_of: Callable[[Pixels], Floats], guard: Guard, test_pixels: Pixels) -> dict[str, float]:
+def detection_rates(
+    scores_of: Callable[[Pixels], Floats], guard: Guard, test_pixels: Pixels, unchanged: Floats
+) -> dict[str, float]:
     """The share of images with a warning: of the test images (n, size, size, 3), unchanged and altered, and of others.
 
-    `scores_of` is the exported model's output `guard` of such images.
+    `unchanged` are the guard's scores (n, k) of the test images. `scores_of` is the exported model's output `guard` of
+    images. The network takes long: the model is asked only of images that no score of the pixels alone warns of.
     """
-    return {
-        kind: float(guard.warned(scores_of(pixels)).any(axis=1).mean()) for kind, pixels in strange_images(test_pixels)
-    }
+    rates = {UNCHANGED: float(guard.warned(unchanged).any(axis=1).mean())}
+    kinds = strange_images(test_pixels[:: -(-len(test_pixels) // MOST)])
+    for kind, pixels in (given for given in kinds if given[0] != UNCHANGED):
+        left = pixels[~guard.warned(pixel_scores(guard, pixels)).any(axis=1)]
+        silent = (~guard.warned(scores_of(left)).any(axis=1)).sum() if len(left) else 0
+        rates[kind] = 1 - float(silent) / len(pixels)
+    return rates
 
 
 def strange_images(pixels: Pixels) -> Iterator[tuple[str, Pixels]]:
     """The images (n, size, size, 3) unchanged, altered in several ways, and pictures of other things, by name."""
     generator = np.random.default_rng(0)
-    yield "unchanged", pixels
+    yield UNCHANGED, pixels
     yield "inverted", 255 - pixels
     yield "rotated by 90 degrees", np.concatenate([np.rot90(pixels, turns, axes=(1, 2)) for turns in (1, 3)])
     yield "upside down", pixels[:, ::-1]

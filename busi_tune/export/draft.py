@@ -10,7 +10,7 @@ import onnx
 from busi_tune import files, images
 from busi_tune.export import assembly
 from busi_tune.export.calibration import OperatingPoint
-from busi_tune.export.guard import Guard
+from busi_tune.export.guard import Floats, Guard
 from busi_tune.export.parity import Logits, Reference, Shown
 from busi_tune.export.source import Fitted, Source, fit, reference_of
 from busi_tune.export.verification import PREDICTIONS
@@ -44,6 +44,7 @@ class Draft:
         fitted = fit(source, options.sensitivity)
         shown = Shown.of(source.pictures("test"), source.size)
         reference, uncalibrated = reference_of(fitted.model, shown, source.labels("test"))
+        source.check_answers(uncalibrated, reference.float32_error)
         return cls(staging, source, options, fitted, shown, reference, uncalibrated)
 
     def write(self, name: str, graph: onnx.ModelProto, facts: Mapping[str, object]) -> Path:
@@ -73,11 +74,12 @@ class Draft:
 
 @dataclass(frozen=True)
 class Made:
-    """A model file that has been verified: its graph, its metadata and its certificate."""
+    """A model file that has been verified: its graph, metadata and certificate, and its `guard` of the test images."""
 
     graph: onnx.ModelProto
     facts: Mapping[str, object]
     certificate: ModelCertificate
+    guard: Floats
 
 
 @contextmanager

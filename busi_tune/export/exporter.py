@@ -8,27 +8,31 @@ import numpy as np
 import onnx
 
 from busi_tune import files, results
+from busi_tune.config import differences
 from busi_tune.data.dataset import Dataset
-from busi_tune.errors import ParityError, RunError
+from busi_tune.errors import BusiTuneError, ParityError, RunError
 from busi_tune.evaluation.metrics import softmax
 from busi_tune.export import assembly, resize
 from busi_tune.export.calibration import calibration_figures, evaluated, summary_with_intervals
 from busi_tune.export.draft import CARD, Draft, Made, publish, staging_folder
 from busi_tune.export.gate import GateError
 from busi_tune.export.guard import guard_graph
-from busi_tune.export.parity import Shown, Way, verify, ways
+from busi_tune.export.parity import WAYS, Shown, Way, verify
 from busi_tune.export.source import Source
 from busi_tune.export.variants import FORMS, guard_result, make_variant, variant_name
 from busi_tune.export.verification import PREDICTIONS, failure, images_sha256
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference import MODEL, VERIFICATION
-from busi_tune.inference.certificate import content_of_any_version, read_certificate, write_certificate
+from busi_tune.inference.certificate import check_folder, content_of_any_version, write_certificate
+from busi_tune.names import composed
 from busi_tune.progress import Progress
 from busi_tune.results import METRICS, Evidence, Json, MetricsFile, ModelCertificate, VerificationFile
 from busi_tune.training import exportable
 from busi_tune.training.hardware import abilities, environment
 from busi_tune.training.runs import prediction_rows
 
+# The value of an option whose model did not pass its gate, in the certificate.
+REFUSED = "refused"
 Card = Callable[[Path, VerificationFile], str]
 # The files in a folder whose first export was killed while it was published.
 FIRST_FILES = frozenset({PREDICTIONS, CARD})
@@ -36,11 +40,19 @@ PACKAGES = ("busi-tune", "torch", "torchvision", "onnx", "onnxruntime", "pillow"
 
 
 def export_run(
-    run: Path, folder: Path, dataset: Dataset, options: ExportOptions, progress: Progress, *, card: Card
+    run: Path,
+    folder: Path,
+    dataset: Dataset,
+    options: ExportOptions,
+    progress: Progress,
+    *,
+    card: Card,
+    overwrite: bool = False,
 ) -> VerificationFile:
     """Export the finished `run` into `folder` and verify it on the test split of `dataset`; the certificate.
 
-    An export of the same run with the same options is not made again. `card` writes the model card from the run and
+    An export of the same run with the same options is not made again, unless to `overwrite` it: any export in `folder`
+    stays until the new one is complete. `card` writes the model card from the run and
     the certificate. The caller holds the folder's lock.
 
     Raises:
@@ -49,7 +61,7 @@ def export_run(
         GateError: an int8 or float16 model does not pass its gate; the others are there.
     """
     origin = results.read(run / METRICS, MetricsFile)["model_sha256"]
-    known = _known(folder, origin, options, progress)
+    known = None if overwrite else _known(folder, origin, options, progress)
     if known is not None:
         return known
     with staging_folder(folder) as staging:
@@ -59,8 +71,8 @@ def export_run(
         made |= variants
         _write_predictions(draft)
         # A form that was refused is made again, and refused again, when it is asked for again.
-        asked = options.to_dict() | dict.fromkeys(refused, False)
-        certificate = _certificate(draft, made, _evidence(draft, origin, asked), card)
+        asked = options.to_dict() | dict.fromkeys(refused, REFUSED)
+        certificate = _certificate(draft, made, _evidence(draft, made, origin, asked), card)
         publish(staging, folder, passed=certificate["passed"])
     if not certificate["passed"]:
         reasons = [f"{reason} ({name})" for name, model in made.items() for reason in model.certificate["reasons"]]
@@ -78,7 +90,8 @@ def certify(draft: Draft, name: str, graph: onnx.ModelProto, shown: Shown, how: 
     source, fitted = draft.source, draft.fitted
     facts = draft.facts(fitted.guard, fitted.point)
     path = draft.write(name, graph, facts)
-    found = verify(path, shown, source.labels("test"), draft.reference, source.progress, how=how)
+    verified = verify(path, shown, source.labels("test"), draft.reference, source.progress, how=how)
+    found = verified.result
     foreign = assembly.foreign_tensors(graph, exportable.tensors(fitted.model))
     reasons = found.reasons + ([f"tensors are not those of the run: {', '.join(foreign[:3])}"] if foreign else [])
     certificate: ModelCertificate = {
@@ -88,19 +101,14 @@ def certify(draft: Draft, name: str, graph: onnx.ModelProto, shown: Shown, how: 
         "graph_sha256": assembly.graph_sha256(graph),
         "weights_sha256": assembly.weights_sha256(graph),
     }
-    return Made(graph, facts, certificate)
-
-
-def clear(folder: Path) -> None:
-    """Delete the export in `folder`, so that it can be made anew; a folder that is no export is left as it is."""
-    files.clear_folder(folder, VERIFICATION)
+    return Made(graph, facts, certificate, verified.guard)
 
 
 def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress) -> VerificationFile | None:
     """The certificate of an export in `folder` that is whole and was made with the same options, or None.
 
     Raises:
-        RunError: it is one of another run.
+        RunError: it is one of another run or with other options.
     """
     if not (folder / VERIFICATION).exists():
         return None
@@ -108,18 +116,51 @@ def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress
     known = content_of_any_version(folder)
     if known.get("source_sha256") != origin:
         raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
-    asked = {"schema": results.SCHEMAS[VerificationFile], "passed": True, "options": options.to_dict()}
-    if all(known.get(key) == value for key, value in asked.items()):
-        certificate = read_certificate(folder)
-        if _whole(folder, certificate):
+    refuse_other_options(folder, options)
+    try:
+        certificate = check_folder(folder)
+    except (BusiTuneError, OSError) as error:
+        problem = f"is not what was certified ({str(error).partition(';')[0].rstrip('.')})"
+    else:
+        problem = _missing_form(certificate, options)
+        if not problem:
             return certificate
-    progress.notice(f"{folder} holds an export that is not what is asked for, or not whole; it is replaced.")
+    progress.notice(f"The export in {folder} {problem}; it is replaced.")
     return None
 
 
-def _whole(folder: Path, certificate: VerificationFile) -> bool:
-    hashes = {name: entry.get("model_sha256") for name, entry in certificate["models"].items()} | certificate["files"]
-    return all((folder / name).exists() and files.sha256(folder / name) == sha for name, sha in hashes.items())
+def refuse_other_options(folder: Path, options: ExportOptions) -> None:
+    """Refuse an export in `folder` that was made with other options, and passed.
+
+    A form that did not pass its gate may be asked for again, or no longer.
+
+    Raises:
+        RunError: there is one.
+    """
+    if not (folder / VERIFICATION).exists():
+        return
+    certificate = content_of_any_version(folder)
+    made, asked = certificate.get("options"), options.to_dict()
+    if certificate.get("schema") != results.SCHEMAS[VerificationFile] or not certificate.get("passed"):
+        return
+    if not isinstance(made, dict):
+        # It is damaged, which is found where it is read.
+        return
+    known = {name: asked.get(name) if value == REFUSED else value for name, value in made.items()}
+    if not any(made.get(form) is True for form in FORMS):
+        # It decides on those models alone.
+        known["max_drop"] = options.max_drop
+    different = differences(known, asked)
+    if different:
+        raise RunError(
+            f"{folder} holds an export with other options ({'; '.join(different)}); "
+            "name another folder, or replace it with --overwrite."
+        )
+
+
+def _missing_form(certificate: VerificationFile, options: ExportOptions) -> str:
+    missing = [form for form in FORMS if getattr(options, form) and variant_name(form) not in certificate["models"]]
+    return f"lacks the {missing[0]} model, which did not pass its gate" if missing else ""
 
 
 def _float32_models(draft: Draft) -> dict[str, Made]:
@@ -128,12 +169,11 @@ def _float32_models(draft: Draft) -> dict[str, Made]:
     guard = guard_graph(draft.fitted.guard)
     small = assembly.assemble(resize.ready(size), network, guard)
     whole = assembly.assemble(resize.any_size(size), network, guard)
-    every = ways(len(shown.pictures))
     # The two differ in front of the network alone, where the ways to run a graph make no difference: one is enough.
-    first = dict(list(every.items())[:1])
+    first = dict(list(WAYS.items())[:1])
     return {
         ready_name(size): certify(draft, ready_name(size), small, shown.resized(), first),
-        MODEL: certify(draft, MODEL, whole, shown, every),
+        MODEL: certify(draft, MODEL, whole, shown, WAYS),
     }
 
 
@@ -154,7 +194,7 @@ def _variants(draft: Draft) -> tuple[dict[str, Made], dict[str, GateError]]:
     return made, refused
 
 
-def _evidence(draft: Draft, origin: str, asked: dict[str, Json]) -> Evidence:
+def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[str, Json]) -> Evidence:
     """The part of the certificate that all models share: data, versions, and figures on the test split."""
     source, fitted, reference = draft.source, draft.fitted, draft.reference
     answers, groups = source.answers("test", reference.logits), source.groups("test")
@@ -170,7 +210,7 @@ def _evidence(draft: Draft, origin: str, asked: dict[str, Json]) -> Evidence:
         "test": summary_with_intervals(answers, groups),
         "temperature": fitted.temperature,
         "calibration": {"validation": fitted.calibration, "test": calibration},
-        "guard": guard_result(draft.staging / ready_name(source.size), fitted.guard, source),
+        "guard": guard_result(draft.staging / ready_name(source.size), fitted.guard, source, made[MODEL].guard),
         "versions": {name: version(name) for name in PACKAGES},
         "machine": {**environment(), "abilities": [*abilities()]},
     }
@@ -212,7 +252,7 @@ def _write_predictions(draft: Draft) -> None:
     """Write the test split's rows with PyTorch's float64 logits and the files' hashes, for later checks."""
     source, reference = draft.source, draft.reference
     used = source.dataset.split.used
-    digests = dict(zip(used["path"], used["sha256"], strict=True))
+    digests = dict(zip(map(composed, used["path"]), used["sha256"], strict=True))
     rows = prediction_rows(source.part("test"), softmax(reference.logits), source.classes)
     for row, logits in zip(rows, reference.logits.tolist(), strict=True):
         row |= {f"logit_{name}": value for name, value in zip(source.classes, logits, strict=True)}

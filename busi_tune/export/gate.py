@@ -10,9 +10,9 @@ import numpy as np
 
 from busi_tune.errors import BusiTuneError
 from busi_tune.evaluation.metrics import Labels, accuracy, class_scores, confusion_matrix
-from busi_tune.export.calibration import MALIGNANT
 from busi_tune.export.quantisation import Logits, quantiser
 from busi_tune.images import Pixels
+from busi_tune.names import positive_class
 from busi_tune.results import GateEntry
 
 MAX_DROP = 0.01
@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Gate:
-    """The losses of a smaller form of a network on the validation split; the sensitivity is that for malignant."""
+    """The losses of a smaller form of a network on the validation split; the sensitivity is that for the disease."""
 
     passed: bool
     reasons: list[str]
@@ -51,17 +51,25 @@ class Gate:
 
 
 def compare(
-    float32: Logits, candidate: Logits, labels: Labels, classes: Sequence[str], max_drop: float = MAX_DROP
+    float32: Logits,
+    candidate: Logits,
+    labels: Labels,
+    classes: Sequence[str],
+    max_drop: float = MAX_DROP,
+    *,
+    positive: str | None = None,
 ) -> Gate:
     """Compare the logits (n, classes) of a form of a network with the float32 network's.
 
-    It passes when accuracy and malignant sensitivity are lower by at most `max_drop`, and 98 % of the answers agree.
+    It passes when accuracy and the sensitivity for the disease, `positive` or else malignant, are lower by at most
+    `max_drop`, and 98 % of the answers agree.
     """
     answers = float32.argmax(axis=1), candidate.argmax(axis=1)
     matrices = np.stack([confusion_matrix(labels, answer, len(classes)) for answer in answers])
     figures = {"accuracy": Pair(*accuracy(matrices).tolist())}
-    if MALIGNANT in classes:
-        place = list(classes).index(MALIGNANT)
+    disease = positive_class(classes, positive)
+    if disease is not None:
+        place = list(classes).index(disease)
         figures["sensitivity"] = Pair(*class_scores(matrices)[1][:, place].tolist())
     changed = int((answers[0] != answers[1]).sum())
     agreement = 1 - changed / len(labels)

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnxscript import OnnxFunction, ir, optimizer
 from onnxscript.onnx_types import TensorType
 
@@ -38,10 +41,28 @@ def graph_of(
 
 
 def folded(network: bytes) -> bytes:
-    """The network with its constant expressions computed: as such, they keep ONNX Runtime from fusing layers."""
+    """The network with its constant expressions computed: as such, they keep ONNX Runtime from fusing layers.
+
+    Expressions of weights stay, so that each weight stands in the file as it was trained: ONNX Runtime transposes,
+    folds and fuses them when it loads the file.
+    """
     model = onnx.load_from_string(network)
-    optimizer.fold_constants(model)
+    weights = {tensor.name for tensor in model.graph.initializer}
+
+    def of_weights(node: ir.Node) -> bool | None:
+        """False for a node that must stay; None leaves it to the folding's own rules."""
+        return False if any(value is not None and value.name in weights for value in node.inputs) else None
+
+    optimizer.fold_constants(model, should_fold=of_weights)
     optimizer.remove_unused_nodes(model)
+    return bytes(model.SerializeToString())
+
+
+def with_tensor(network: bytes, name: str, value: NDArray[np.float32]) -> bytes:
+    """The network with another value of one of its tensors."""
+    model = onnx.load_from_string(network)
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
     return bytes(model.SerializeToString())
 
 

@@ -147,14 +147,15 @@ def fit_guard(
 ) -> Guard:
     """The guard of a network trained on the one part, with limits from images that are new to it.
 
-    Pixels are (n, size, size, 3), features (n, d): what the exported network makes of them.
+    Pixels are (n, size, size, 3), features (n, d): what the exported network makes of them, or of some of the training
+    images.
     """
     size = train_pixels.shape[1]
     measured = _run(statistics_graph(size), {"pixels": train_pixels}).astype(np.float64)
     tensors = _Statistics(measured).tensors() | _fit_features(train_features)
-    model = guard_graph(Guard(size, (), tensors))
-    known = _run(model, {"pixels": train_pixels, "features": train_features})
-    new = _run(model, {"pixels": held_out_pixels, "features": held_out_features})
+    unlimited = Guard(size, (), tensors)
+    known = pixel_scores(unlimited, train_pixels)
+    new = _run(guard_graph(unlimited), {"pixels": held_out_pixels, "features": held_out_features})
     both = np.concatenate([known, new])
     # Colour and contrast were fitted to nothing, so the training images serve as well as new ones. The network's
     # features know the training images by heart.
@@ -186,6 +187,12 @@ def guard_graph(guard: Guard) -> onnx.ModelProto:
 
     given = [UINT8["batch", 3, guard.image_size, guard.image_size], FLOAT["batch", tensors["features_mean"].size]]
     return graph_of(scores, given, {"guard": FLOAT["batch", len(WARNINGS)]}, "guard")
+
+
+def pixel_scores(guard: Guard, pixels: Pixels) -> Floats:
+    """The scores (n, k) of images (n, size, size, 3) without the network: that of the features is 0."""
+    features = np.broadcast_to(guard.tensors["features_mean"], (len(pixels), guard.tensors["features_mean"].size))
+    return _run(guard_graph(guard), {"pixels": pixels, "features": features})
 
 
 def statistics_graph(size: int) -> onnx.ModelProto:

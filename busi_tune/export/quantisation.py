@@ -60,15 +60,16 @@ def session(network: bytes, threads: int = 0) -> ort.InferenceSession:
     return ort.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
 
-def outputs(network: bytes, images: Pixels, name: str) -> NDArray[np.float32]:
-    """The output `name` of a network for images (n, size, size, 3)."""
+def outputs(network: bytes, images: Pixels, *names: str) -> list[NDArray[np.float32]]:
+    """The named outputs of a network for images (n, size, size, 3)."""
     running = session(network)
-    return np.concatenate([running.run([name], batch)[0] for batch in batches(images)])
+    parts = [running.run(names, batch) for batch in batches(images)]
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def logits(network: bytes, images: Pixels) -> Logits:
     """A network's logits (n, classes) of images (n, size, size, 3)."""
-    return outputs(network, images, "logits").astype(np.float64)
+    return outputs(network, images, "logits")[0].astype(np.float64)
 
 
 class Quantiser:

@@ -1,22 +1,36 @@
 """The source of an export: a finished run with its data, and the values fitted on its validation split."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
-from busi_tune import images
+import numpy as np
+import pandas as pd
+
+from busi_tune import files, images
 from busi_tune.data.dataset import Dataset, Part
-from busi_tune.evaluation.metrics import Answers, Labels, softmax
+from busi_tune.errors import FileError, RunError
+from busi_tune.evaluation.metrics import Answers, Labels, confusion_matrix, softmax
 from busi_tune.export import quantisation
 from busi_tune.export.calibration import OperatingPoint, calibration_figures, fit_temperature, operating_point
-from busi_tune.export.graphs import folded
-from busi_tune.export.guard import Guard, fit_guard
-from busi_tune.export.parity import BothPrecisions, Logits, Reference, Shown, make_reference
+from busi_tune.export.graphs import folded, with_tensor
+from busi_tune.export.guard import Floats, Guard, fit_guard
+from busi_tune.export.parity import Logits, Reference, Shown, distance, few
 from busi_tune.images import Pixels
 from busi_tune.progress import Progress
-from busi_tune.results import BeforeAfter
+from busi_tune.results import PREDICTIONS, BeforeAfter
 from busi_tune.training import exportable
 from busi_tune.training.exportable import ExportableModel
 from busi_tune.training.run_folder import Identity, read_identity
+
+# Copies of the model whose weights are moved, and pictures that PyTorch answers in float32.
+NUDGES = 4
+SINGLE = 16
+# Training images whose features the guard knows. A network takes long for more, which tell it little.
+FEATURED = 256
+# The probabilities of two devices may differ by this, and by so many times PyTorch's float32 error on one of them.
+LEAST_DIFFERENCE, DEVICES = 1e-3, 10
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,38 @@ class Source:
 
     def answers(self, name: str, logits: Logits) -> Answers:
         """Logits (n, classes) of a split's images as answers."""
-        return Answers(self.labels(name), softmax(logits), self.classes)
+        return Answers(self.labels(name), softmax(logits), self.classes, self.identity.config.positive)
+
+    def check_answers(self, logits: Logits, error: float) -> None:
+        """Compare the model's float64 logits of the test split with the answers that the run has recorded.
+
+        `error` is that of PyTorch's float32 logits here; the run may have been evaluated on another device.
+
+        Raises:
+            RunError: they differ.
+        """
+        path, names = self.run / PREDICTIONS, [f"p_{name}" for name in self.classes]
+        with files.explained(path, "read"):
+            try:
+                table = pd.read_csv(path, dtype={"path": str, "class": str}, keep_default_na=False)
+                recorded = table[["path", "class", *names]].astype(dict.fromkeys(names, np.float64))
+            except (ValueError, KeyError) as error_of_table:
+                raise FileError(f"{path} is damaged; delete it, and it is made again.") from error_of_table
+        composed, rows, part = partial(normalize, "NFC"), self.dataset.split.rows("test"), self.part("test")
+        # Tables hold names in one Unicode form, whatever the file system has.
+        if [composed(path) for path in recorded["path"]] != [composed(path) for path in part.paths] or list(
+            recorded["class"]
+        ) != list(rows["class"]):
+            raise RunError(f"{path} is of other images than the run's test split; delete it, and it is made again.")
+        differences = np.abs(recorded[names].to_numpy() - softmax(logits)).max(axis=1)
+        # A probability moves by less than the logits do.
+        if not (differences <= LEAST_DIFFERENCE + DEVICES * error).all():
+            worst = rows["path"].iloc[int(differences.argmax())]
+            raise RunError(
+                f"The model in {self.run} does not answer as the run's {PREDICTIONS} says: probabilities differ by up "
+                f"to {differences.max():.2g}, that of {worst} most; its configuration, its checkpoint "
+                "or that file is not the run's own."
+            )
 
     def labels(self, name: str) -> Labels:
         """The class numbers of a split's images."""
@@ -82,14 +127,16 @@ class Fitted:
 
 
 def fit(source: Source, sensitivity: float | None) -> Fitted:
-    """Fit temperature, operating point and guard."""
-    logits, _ = exportable.logits_of(source.model, source.part("validation").pixels(), "float32")
+    """Fit temperature, operating point and guard, on the answers of the network as it is exported."""
+    network = folded(exportable.to_onnx(source.model, source.size))
+    single, features = quantisation.outputs(network, source.part("validation").pixels(), "logits", "features")
+    logits = single.astype(np.float64)
     temperature = fit_temperature(logits, source.labels("validation"))
     before, after = (source.answers("validation", values) for values in (logits, logits / temperature))
     point = None if sensitivity is None else operating_point(after, source.groups("validation"), sensitivity)
-    model = at_temperature(source, temperature)
-    network = folded(exportable.to_onnx(model, source.size))
-    return Fitted(temperature, calibration_figures(before, after), point, model, network, guard_of(network, source))
+    model, guard = at_temperature(source, temperature), guard_of(network, source, features)
+    network = with_tensor(network, "temperature", model.temperature.numpy())
+    return Fitted(temperature, calibration_figures(before, after), point, model, network, guard)
 
 
 def at_temperature(source: Source, temperature: float) -> ExportableModel:
@@ -98,18 +145,34 @@ def at_temperature(source: Source, temperature: float) -> ExportableModel:
     return ExportableModel(source.model.model, config.mean, config.std, temperature).eval()
 
 
-def guard_of(network: bytes, source: Source) -> Guard:
-    """The guard of a network, from ONNX Runtime's features of the training and the validation images."""
+def guard_of(network: bytes, source: Source, features: Floats | None = None) -> Guard:
+    """The guard of a network, from ONNX Runtime's `features` of the validation images and of some training images."""
     known, new = (source.part(name).pixels() for name in ("train", "validation"))
-    features = [quantisation.outputs(network, pixels, "features") for pixels in (known, new)]
-    return fit_guard(known, features[0], new, features[1])
+    some = known[np.linspace(0, len(known) - 1, min(len(known), FEATURED)).astype(np.int64)]
+    if features is None:
+        (features,) = quantisation.outputs(network, new, "features")
+    return fit_guard(known, quantisation.outputs(network, some, "features")[0], new, features)
 
 
 def reference_of(model: ExportableModel, shown: Shown, labels: Labels) -> tuple[Reference, Logits]:
-    """PyTorch's reference for a verification, and its float64 logits of the pictures before the temperature."""
+    """PyTorch's reference for a verification, and its float64 logits of the pictures before the temperature.
+
+    float32's errors are those of a few pictures: half of them with the largest logits, the others drawn.
+    """
     before, exact = exportable.logits_of(model, shown.pixels, "float64")
-    _, single = exportable.logits_of(model, shown.pixels, "float32")
     _, exact_probe = exportable.logits_of(model, shown.probe_pixels, "float64")
-    _, single_probe = exportable.logits_of(model, shown.probe_pixels, "float32")
-    probes = BothPrecisions(exact_probe, single_probe)
-    return make_reference(BothPrecisions(exact, single), probes, labels), before
+    rows = few(SINGLE, -np.abs(exact).max(axis=1), np.random.default_rng(0).permutation(len(exact)))
+
+    def error(model: ExportableModel, pixels: Pixels, exact: Logits) -> float:
+        return distance(exportable.logits_of(model, pixels, "float32")[1], exact)
+
+    pixels = shown.pixels[rows]
+    reference = Reference(
+        logits=exact,
+        float32_error=error(model, pixels, exact[rows]),
+        step_error=max(error(exportable.nudged(model, seed), pixels, exact[rows]) for seed in range(NUDGES)),
+        probe=exact_probe,
+        probe_float32_error=error(model, shown.probe_pixels, exact_probe),
+        confusion_matrix=confusion_matrix(labels, exact.argmax(axis=1), exact.shape[1]).tolist(),
+    )
+    return reference, before

@@ -38,17 +38,18 @@ def make_variant(draft: Draft, form: Form) -> Made:
     facts = draft.facts(guard, point) | {"precision": form}
     graph = assembly.assemble(resize.any_size(source.size), small, guard_graph(guard))
     path = draft.write(variant_name(form), graph, facts)
+    figures, scores = _compared(draft, form, path, point)
     certificate: ModelCertificate = {
-        **_compared(draft, form, path, point),
+        **figures,
         "gate": passed.entry(),
         "kept_in_float32": kept,
         "graph_sha256": assembly.graph_sha256(graph),
         "weights_sha256": assembly.weights_sha256(graph),
         "bytes": path.stat().st_size,
-        "guard": guard_result(path, guard, source),
+        "guard": guard_result(path, guard, source, scores),
         "latency_ms": _latency(draft, form, path),
     }
-    return Made(graph, facts, certificate)
+    return Made(graph, facts, certificate, scores)
 
 
 def variant_name(form: Form) -> str:
@@ -63,7 +64,8 @@ def _shrunk(draft: Draft, form: Form) -> tuple[bytes, gate.Gate, list[str]]:
     exact = quantisation.logits(network, validation)
 
     def judge(candidate: bytes) -> gate.Gate:
-        return gate.compare(exact, quantisation.logits(candidate, validation), labels, source.classes, max_drop)
+        found, positive = quantisation.logits(candidate, validation), source.identity.config.positive
+        return gate.compare(exact, found, labels, source.classes, max_drop, positive=positive)
 
     if form == "int8":
         return gate.through_gate(network, _calibration(source), judge)
@@ -84,11 +86,13 @@ def _calibration(source: Source) -> Pixels:
     return pixels
 
 
-def _compared(draft: Draft, form: Form, path: Path, point: OperatingPoint | None) -> ModelFigures:
-    """The answers of the model at `path` on the test split, compared with the float32 model's."""
+def _compared(
+    draft: Draft, form: Form, path: Path, point: OperatingPoint | None
+) -> tuple[ModelFigures, NDArray[np.float32]]:
+    """The answers of the model at `path` on the test split, compared with the float32 model's, and its guard's."""
     source, shown = draft.source, draft.shown
     labels, groups = source.labels("test"), source.groups("test")
-    found, pixels = outputs_of(Classifier(path), shown.pictures, ("logits", "pixels"))
+    found, pixels, scores = outputs_of(Classifier(path), shown.pictures, ("logits", "pixels", "guard"))
     different = differing(pixels, shown.pixels)
     answers = source.answers("test", found.astype(np.float64))
     before, after = draft.reference.logits.argmax(axis=1), answers.predicted
@@ -107,11 +111,11 @@ def _compared(draft: Draft, form: Form, path: Path, point: OperatingPoint | None
     }
     if point:
         result["operating_point"] = evaluated(point, answers, groups)
-    return result
+    return result, scores
 
 
-def guard_result(path: Path, guard: Guard, source: Source) -> GuardResult:
-    """The guard of the model at `path`, with its warning rates; see detection.py.
+def guard_result(path: Path, guard: Guard, source: Source, unchanged: NDArray[np.float32]) -> GuardResult:
+    """The guard of the model at `path`, with its warning rates; `unchanged` are its scores of the test images.
 
     The test images have the network's size here, which the resize leaves as they are.
     """
@@ -120,7 +124,8 @@ def guard_result(path: Path, guard: Guard, source: Source) -> GuardResult:
     def scores(pixels: Pixels) -> NDArray[np.float32]:
         return np.asarray(outputs_of(model, list(pixels), ("guard",))[0])
 
-    return {"scores": guard.entries(), "test": detection_rates(scores, guard, source.part("test").pixels())}
+    rates = detection_rates(scores, guard, source.part("test").pixels(), unchanged)
+    return {"scores": guard.entries(), "test": rates}
 
 
 def _latency(draft: Draft, form: Form, path: Path) -> dict[str, float]:

@@ -16,6 +16,7 @@ from busi_tune.export import assembly
 from busi_tune.export.parity import Logits, Reference, Shown, verify
 from busi_tune.inference import MODEL, Classifier
 from busi_tune.inference.certificate import check_folder
+from busi_tune.names import composed
 from busi_tune.progress import Progress
 from busi_tune.results import ModelCertificate, VerificationFile
 
@@ -29,7 +30,7 @@ def failure(folder: Path, reasons: Sequence[str]) -> str:
 
 def images_sha256(table: pd.DataFrame) -> str:
     """The SHA-256 of the paths of images and of the hashes of their contents."""
-    lines = sorted(f"{path}\n{digest}\n" for path, digest in zip(table["path"], table["sha256"], strict=True))
+    lines = sorted(f"{composed(path)}\n{digest}\n" for path, digest in zip(table["path"], table["sha256"], strict=True))
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
@@ -44,16 +45,16 @@ def check_again(folder: Path, root: Path, progress: Progress) -> VerificationFil
     """
     certificate = check_folder(folder)
     table = pd.read_csv(folder / PREDICTIONS, dtype={"path": str, "class": str}, keep_default_na=False)
-    _check_files(root, table)
+    paths = _same_files(root, table)
     reasons = _foreign_graph(folder / MODEL, certificate)
     if images_sha256(table) != certificate["test_images_sha256"]:
         reasons.append("the certificate is of other test images")
     classes = [name.removeprefix("logit_") for name in table.columns if name.startswith("logit_")]
     labels = table["class"].map({name: number for number, name in enumerate(classes)}).to_numpy().astype(np.int64)
     size = Classifier(folder / MODEL).image_size
-    shown = Shown.of([images.picture(root / path) for path in table["path"]], size)
+    shown = Shown.of([images.picture(root / path) for path in paths], size)
     logits = table[[f"logit_{name}" for name in classes]].to_numpy(dtype=np.float64)
-    result = verify(folder / MODEL, shown, labels, _recorded(certificate, logits), progress)
+    result = verify(folder / MODEL, shown, labels, _recorded(certificate, logits), progress).result
     reasons += result.reasons
     if reasons:
         raise ParityError(failure(folder, reasons))
@@ -71,9 +72,10 @@ def _recorded(certificate: VerificationFile, logits: Logits) -> Reference:
     entry = certificate["models"][MODEL]
     return Reference(
         logits=logits,
-        float32_error=_number(entry["pytorch_float32_error"]),
+        float32_error=_number(entry.get("pytorch_float32_error")),
+        step_error=_number(entry.get("float32_step_error")),
         probe=np.array(certificate["probe_logits"]),
-        probe_float32_error=_number(entry["probe_float32_error"]),
+        probe_float32_error=_number(entry.get("probe_float32_error")),
         confusion_matrix=entry["confusion_matrix"]["pytorch"],
     )
 
@@ -92,11 +94,14 @@ def _foreign_graph(path: Path, certificate: VerificationFile) -> list[str]:
     return [f"the {part} is not what was certified" for part, (then, now) in hashes.items() if then != now]
 
 
-def _check_files(root: Path, table: pd.DataFrame) -> None:
-    now = {image.path: image.sha256 for image in find_images(root).images}
-    wrong = [path for path, digest in zip(table["path"], table["sha256"], strict=True) if now.get(path) != digest]
+def _same_files(root: Path, table: pd.DataFrame) -> list[str]:
+    """The paths of the test images as they are spelt in `root`, where they must be as they were."""
+    now = {(composed(image.path), image.sha256): image.path for image in find_images(root).images}
+    rows = [(composed(path), digest) for path, digest in zip(table["path"], table["sha256"], strict=True)]
+    wrong = [row[0] for row in rows if row not in now]
     if wrong:
         raise DataError(
             f"{len(wrong)} of {len(table)} test images in {root} are missing or have changed: {listed(wrong)}; "
             "name the folder that the model was evaluated on."
         )
+    return [now[row] for row in rows]

@@ -32,8 +32,9 @@ def open_export(
     """
     provider_name(provider)
     model = path / MODEL if path.is_dir() else path
-    if not model.exists():
-        reason = f"{path} holds no {MODEL}" if path.is_dir() else f"{path} does not exist"
+    if not model.is_file():
+        missing = "is no file" if path.exists() else "does not exist"
+        reason = f"{path} holds no {MODEL}" if path.is_dir() else f"{path} {missing}"
         raise FileError(f"{reason}; name a folder that `busi-tune export` made, or a model in it.")
     if not allow_unverified:
         check_certificate(model)

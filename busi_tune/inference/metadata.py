@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
+
+from busi_tune.names import positive_word
 
 MOST_CLASSES = 1000
 MOST_SIDE = 4096
@@ -25,10 +27,10 @@ class GuardScore(msgspec.Struct, frozen=True):
             raise ValueError("a name or a warning is not printable")
 
 
-class MalignantThreshold(msgspec.Struct, frozen=True, rename={"label": "class"}):
-    """The operating point: an image is malignant from this probability on."""
+class PositiveThreshold(msgspec.Struct, frozen=True, rename={"label": "class"}):
+    """The operating point: an image is flagged as of this class from this probability on."""
 
-    label: Literal["malignant"]
+    label: str
     threshold: float
 
 
@@ -36,7 +38,8 @@ class MalignantThreshold(msgspec.Struct, frozen=True, rename={"label": "class"})
 class ModelMetadata:
     """The metadata of a model; `classes` are in the order of the probabilities, `image_size` is in pixels.
 
-    `preprocessing` and `threshold` are None, `guards` and `certificate` empty, where the model has none.
+    `preprocessing` and `threshold` are None, `positive`, `guards` and `certificate` empty, where the model has none.
+    The threshold is one of the class `positive`.
     """
 
     classes: tuple[str, ...]
@@ -45,6 +48,12 @@ class ModelMetadata:
     threshold: float | None
     guards: tuple[GuardScore, ...]
     certificate: Mapping[str, object]
+    positive: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The word for the flag in answers, "malignant" or "positive"; empty where the model has no operating point."""
+        return positive_word(self.positive) if self.positive else ""
 
 
 def read_metadata(texts: Mapping[str, str], fixed_size: int | None) -> ModelMetadata:
@@ -62,7 +71,7 @@ def read_metadata(texts: Mapping[str, str], fixed_size: int | None) -> ModelMeta
     if size is None or not 1 <= size <= MOST_SIDE or fixed_size not in {None, size}:
         raise ValueError("its metadata name no image size that goes with its input")
     version = texts.get("preprocessing_version")
-    point = _decoded(texts, "operating_point", MalignantThreshold, None)
+    point = _decoded(texts, "operating_point", PositiveThreshold, None)
     if point and point.label not in classes:
         raise ValueError("its operating_point is of a class that it does not have")
     return ModelMetadata(
@@ -72,6 +81,7 @@ def read_metadata(texts: Mapping[str, str], fixed_size: int | None) -> ModelMeta
         threshold=point.threshold if point else None,
         guards=_decoded(texts, "guard", tuple[GuardScore, ...], ()),
         certificate=_decoded(texts, "certificate", dict[str, object], {}),
+        positive=point.label if point else "",
     )
 
 

@@ -1,6 +1,7 @@
 """Predictions for image files: decoding runs ahead of the model, and only a few files are in memory."""
 
 import os
+import stat
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +18,9 @@ from busi_tune.errors import ImageError
 from busi_tune.images import Pixels
 from busi_tune.inference.certificate import open_export
 from busi_tune.inference.classifier import LARGEST_SIDE, Classifier
+from busi_tune.inference.inputs import mode_of
 from busi_tune.inference.metadata import ModelMetadata
+from busi_tune.names import MALIGNANT
 from busi_tune.results import PredictionEntry
 
 BATCH_SIZE = 8
@@ -24,14 +28,21 @@ BATCH_SIZE = 8
 FEW = 8
 PIXELS_AT_ONCE = 4_000_000
 
-Loaded = tuple[Path, Pixels | str]
+
+class Loaded(NamedTuple):
+    """A file: its pixels as the model takes them, or the reason why there are none; and doubts about them."""
+
+    path: Path
+    pixels: Pixels | str
+    warning: str = ""
 
 
 @dataclass(frozen=True)
 class Prediction:
     """One file's answer: probabilities in the order of the classes, or the reason why there is none.
 
-    `malignant` is None where the model has no operating point.
+    `malignant` says whether the disease reaches its threshold, and is None where the model has no operating point.
+    `flag` is its word in answers: "malignant", or "positive" for a disease of another name.
     """
 
     path: str
@@ -40,6 +51,7 @@ class Prediction:
     malignant: bool | None = None
     warning: str = ""
     error: str = ""
+    flag: str = MALIGNANT
 
     def to_entry(self, classes: Sequence[str]) -> PredictionEntry:
         """The prediction as JSON has it, with the names of the classes."""
@@ -47,8 +59,10 @@ class Prediction:
             return {"path": self.path, "error": self.error}
         probabilities = dict(zip(classes, self.probabilities, strict=True))
         entry: PredictionEntry = {"path": self.path, "class": self.predicted, "probabilities": probabilities}
-        if self.malignant is not None:
+        if self.malignant is not None and self.flag == MALIGNANT:
             entry["malignant"] = self.malignant
+        elif self.malignant is not None:
+            entry["positive"] = self.malignant
         if self.warning:
             entry["warning"] = self.warning
         return entry
@@ -119,49 +133,64 @@ def predict_files(
 def _loaded_ahead(
     pool: ThreadPoolExecutor, classifier: Classifier, paths: Iterator[Path], ahead: int
 ) -> Iterator[Loaded]:
-    waiting: deque[tuple[Path, Future[Pixels | str]]] = deque()
+    waiting: deque[Future[Loaded]] = deque()
     for path in paths:
-        waiting.append((path, pool.submit(_load, path, classifier)))
+        waiting.append(pool.submit(_load, path, classifier))
         if len(waiting) > ahead:
-            first, future = waiting.popleft()
-            yield first, future.result()
+            yield waiting.popleft().result()
     while waiting:
-        first, future = waiting.popleft()
-        yield first, future.result()
+        yield waiting.popleft().result()
 
 
-def _load(path: Path, classifier: Classifier) -> Pixels | str:
+def _load(path: Path, classifier: Classifier) -> Loaded:
     """The pixels of a file as the model takes them, or the reason why there are none."""
+    # A pipe or a device may have no end, and opening it may wait for ever.
+    mode = mode_of(path)
+    if mode and not stat.S_ISREG(mode):
+        return Loaded(path, _no_file(path, mode))
     try:
-        image = images.decode(path)
-        if classifier.fixed_size is None and max(image.size) <= LARGEST_SIDE:
-            return np.asarray(image)
-        return images.resized(image, classifier.image_size)
+        facts, image = images.inspect(path)
+        whole = classifier.fixed_size is None and max(image.size) <= LARGEST_SIDE
+        pixels = np.asarray(image) if whole else images.resized(image, classifier.image_size)
     except ImageError as error:
-        return str(error)
+        return Loaded(path, str(error))
+    return Loaded(path, pixels, "; ".join(note.text for note in facts.notes if note.doubtful))
+
+
+def _no_file(path: Path, mode: int) -> str:
+    if not stat.S_ISDIR(mode):
+        return "a pipe, a socket or a device, not a file"
+    return "is a directory" if next(images.walk(path), None) else "is a directory without images"
 
 
 def _predicted(classifier: Classifier, batch: list[Loaded]) -> Iterator[Prediction]:
     """The predictions for a batch in its order, computed for each size at once."""
     sizes: dict[tuple[int, ...], list[int]] = {}
-    for number, (_, pixels) in enumerate(batch):
-        if not isinstance(pixels, str):
-            sizes.setdefault(pixels.shape, []).append(number)
+    for number, loaded in enumerate(batch):
+        if not isinstance(loaded.pixels, str):
+            sizes.setdefault(loaded.pixels.shape, []).append(number)
     predictions: dict[int, Prediction] = {}
     for (height, width, _), numbers in sizes.items():
         most = max(1, PIXELS_AT_ONCE // (height * width))
         for start in range(0, len(numbers), most):
             some = numbers[start : start + most]
-            outputs = classifier.run(np.stack([batch[number][1] for number in some]))
+            outputs = classifier.run(np.stack([batch[number].pixels for number in some]))
             for number, row, scores in zip(some, outputs.probabilities.tolist(), outputs.guard.tolist(), strict=True):
-                predictions[number] = _prediction(str(batch[number][0]), row, scores, classifier.metadata)
-    for number, (path, pixels) in enumerate(batch):
-        yield predictions[number] if number in predictions else Prediction(str(path), error=str(pixels))
+                predictions[number] = _prediction(batch[number], row, scores, classifier.metadata)
+    for number, loaded in enumerate(batch):
+        yield predictions.get(number) or Prediction(str(loaded.path), error=str(loaded.pixels))
 
 
-def _prediction(path: str, row: list[float], scores: list[float], model: ModelMetadata) -> Prediction:
+def _prediction(loaded: Loaded, row: list[float], scores: list[float], model: ModelMetadata) -> Prediction:
     malignant = None
     if model.threshold is not None:
-        malignant = row[model.classes.index("malignant")] >= model.threshold
+        malignant = row[model.classes.index(model.positive)] >= model.threshold
     warnings = [guard.warning for guard, score in zip(model.guards, scores, strict=True) if score > guard.limit]
-    return Prediction(path, model.classes[int(np.argmax(row))], tuple(row), malignant, "; ".join(warnings))
+    return Prediction(
+        str(loaded.path),
+        model.classes[int(np.argmax(row))],
+        tuple(row),
+        malignant,
+        "; ".join(filter(None, [loaded.warning, *warnings])),
+        flag=model.flag or MALIGNANT,
+    )

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader
 
 from busi_tune import files
 from busi_tune.data.reading import PREVIEW, ImageReading
+from busi_tune.errors import printable
 from busi_tune.report.summary import summary
 from busi_tune.results import AuditFile
 
@@ -20,7 +21,11 @@ def write_page(path: Path, audit: AuditFile, images: Mapping[str, ImageReading])
     def picture(name: str) -> str:
         return base64.b64encode(images[name].preview).decode()
 
-    environment = Environment(loader=PackageLoader("busi_tune.report", "."), autoescape=True)
+    environment = Environment(
+        loader=PackageLoader("busi_tune.report", "."),
+        autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
     page = environment.get_template("audit.html.jinja").render(
         audit=audit,
         rows=summary(audit),

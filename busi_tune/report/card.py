@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from busi_tune import results
 from busi_tune.data.split import excluded_file
+from busi_tune.errors import printable
 from busi_tune.evaluation.metrics import edges, missing_intervals, shown
 from busi_tune.results import (
     SPLIT,
@@ -54,6 +55,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters |= {"figure": _figure, "interval": _interval, "paragraph": _paragraph}
     return environment

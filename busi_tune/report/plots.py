@@ -8,23 +8,34 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from busi_tune import files, results
-from busi_tune.results import CONFUSION, CURVES, MetricsFile, TestSummary
+from busi_tune.progress import Progress
+from busi_tune.results import CURVES, MetricsFile, TestSummary
 from busi_tune.training.epochs import Epoch
-from busi_tune.training.run_folder import history
+from busi_tune.training.run_folder import changed_pictures, history
 
 
-def plot_run(folder: Path) -> None:
-    """Draw the pictures of a finished run into its folder, where they are missing."""
+def plot_run(folder: Path, progress: Progress) -> None:
+    """Draw the pictures of a finished run into its folder, where they are missing or not as they were drawn.
+
+    Their hashes go into metrics.json.
+    """
     metrics = results.read(folder / results.METRICS, MetricsFile)
-    if not (folder / CURVES).exists():
-        files.write_bytes(folder / CURVES, _png(learning_curves(history(folder), metrics["best_epoch"])))
-    if not (folder / CONFUSION).exists():
-        files.write_bytes(folder / CONFUSION, _png(confusion(metrics["test"])))
+    missing = changed_pictures(folder, metrics)
+    if any(name in metrics.get("files", {}) for name in missing):
+        progress.notice(f"{folder / missing[0]} is missing or not what was drawn; it is drawn again.")
+    for name in missing:
+        figure = (
+            learning_curves(history(folder), metrics["best_epoch"]) if name == CURVES else confusion(metrics["test"])
+        )
+        files.write_bytes(folder / name, _png(figure))
+    if missing:
+        metrics["files"] = metrics.get("files", {}) | {name: files.sha256(folder / name) for name in missing}
+        results.write(folder / results.METRICS, metrics)
 
 
 def plot_pooled(folder: Path, pooled: TestSummary) -> None:
     """Draw the confusion matrix of a cross-validation's answers into its folder."""
-    files.write_bytes(folder / CONFUSION, _png(confusion(pooled, "all folds")))
+    files.write_bytes(folder / results.CONFUSION, _png(confusion(pooled, "all folds")))
 
 
 def _png(figure: Figure) -> bytes:

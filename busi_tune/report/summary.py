@@ -16,7 +16,12 @@ def summary(audit: AuditFile) -> list[tuple[str, str]]:
         ("formats", _listed(audit["formats"])),
         ("modes", _listed(audit["modes"])),
         ("sizes in pixels", _listed(audit["sizes"])),
+        (
+            "read with a change",
+            "; ".join(f"{len(paths)} {change}" for change, paths in audit["changed"].items()) or "none",
+        ),
         ("images with colour", str(len(audit["coloured"]))),
+        ("blank images", _blank(audit)),
         ("unreadable files", str(len(audit["unreadable"]))),
         ("masks left out", str(audit["masks"])),
         ("other files left out", _listed(audit["other_files"]) or "none"),
@@ -43,6 +48,12 @@ def summary(audit: AuditFile) -> list[tuple[str, str]]:
 def _listed(counts: Mapping[str, int], most: int = 6) -> str:
     shown = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:most])
     return shown + (f" and {len(counts) - most} more" if len(counts) > most else "")
+
+
+def _blank(audit: AuditFile) -> str:
+    """How many images are blank, and of which classes: blank pictures under two labels contradict each other."""
+    counts = {label: len(paths) for label, paths in audit["blank"].items()}
+    return str(sum(counts.values())) + (f" ({_listed(counts)})" if counts else "")
 
 
 def _share(value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import files, locks, results
+from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset
 from busi_tune.errors import RunError
 from busi_tune.progress import Progress
@@ -41,6 +42,22 @@ class Search:
     def trial_folder(self, number: int) -> Path:
         """The run folder of a trial."""
         return self.folder / TRIALS / f"{number:04d}"
+
+    def config_of(self, params: Mapping[str, object]) -> Config:
+        """The configuration that a trial with these parameters is trained with.
+
+        Raises:
+            RunError: its file of weights has changed since the study began.
+        """
+        config = self.plan.trial_config(params)
+        known = self.plan.weights.get(config.weights, "")
+        now = run_folder.weights_sha256(config.weights)
+        if now != known:
+            raise RunError(
+                f"The weights in {config.weights} have changed since the study in {self.folder} began (SHA-256 "
+                f"{known[:16]} -> {now[:16]}); restore them, or start anew with --overwrite."
+            )
+        return config
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -160,7 +177,7 @@ class Driver:
 
     def _job(self, opened: OpenTrial) -> Job:
         plan = self.search.plan
-        config = plan.trial_config(opened.trial.params)
+        config = self.search.config_of(opened.trial.params)
         job = Job(f"trial {opened.number}", self.search.trial_folder(opened.number), config, plan.trial_epochs)
         self.training[job.name] = _Training(opened, decided=max(0, opened.reported - 1))
         return job

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import files, locks, results
-from busi_tune.config import Config, differences
-from busi_tune.errors import BusiTuneError, RunError
+from busi_tune.config import differences
+from busi_tune.errors import BusiTuneError, FileError, RunError
 from busi_tune.report.plots import plot_run
 from busi_tune.results import METRICS, AuditedTrial, BestTrial, Finalist, MetricsFile
 from busi_tune.search.driver import Search, best_so_far, show_epoch
-from busi_tune.search.trials import finished, ranked
-from busi_tune.training import hardware, run_folder, runs
+from busi_tune.search.trials import FINGERPRINT, fingerprint, finished, is_trained, ranked
+from busi_tune.training import run_folder, runs
 from busi_tune.training.run_copies import copy_run, publish
 from busi_tune.workers import job_list
 from busi_tune.workers.jobs import Job
@@ -44,8 +43,13 @@ def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
 def _unlike(search: Search, baseline: Path) -> str:
     if not (baseline / METRICS).exists():
         return "it is not a finished run"
-    identity = run_folder.read_identity(baseline)
-    different = differences(identity.config.to_dict(), search.plan.config.to_dict())
+    try:
+        identity = run_folder.read_identity(baseline)
+        run_folder.own_split(baseline, identity)
+    except FileError as error:
+        return str(error).partition(";")[0]
+    own = run_folder.identified(search.plan.config.identity(), search.plan.weights.get(search.plan.config.weights, ""))
+    different = differences(run_folder.identified(identity.config.identity(), identity.weights_sha256), own)
     if different:
         return f"its configuration differs ({'; '.join(different)})"
     return "" if identity.split == search.plan.split else "its split differs"
@@ -60,8 +64,48 @@ def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) 
 
 def job_of(search: Search, trial: FrozenTrial, until: int) -> Job:
     """Training a trial on to epoch `until`."""
-    config = search.plan.trial_config(trial.params)
+    config = search.config_of(trial.params)
     return Job(f"trial {trial.number} to epoch {until}", search.trial_folder(trial.number), config, until)
+
+
+def check_trials(search: Search) -> None:
+    """Compare what the database says of the trials that have ended with their folders; tell which were never trained.
+
+    Raises:
+        RunError: a trial's parameters are not those that it was trained with, or its values contradict each other.
+    """
+    ended = [trial for trial in finished(search.trials.all()) if trial.state != TrialState.FAIL]
+    for trial in ended:
+        folder = search.trial_folder(trial.number)
+        if not is_trained(trial) and not folder.exists():
+            search.progress.notice(f"Trial {trial.number} was added by hand and never trained; it is not ranked.")
+            continue
+        problem = _contradiction(search, trial)
+        if problem:
+            raise RunError(
+                f"Trial {trial.number} in the database {search.trials.database.name} is not what was trained in "
+                f"{folder} ({problem}); restore both, or start anew with --overwrite."
+            )
+
+
+def _contradiction(search: Search, trial: FrozenTrial) -> str:
+    plan, folder = search.plan, search.trial_folder(trial.number)
+    known = run_folder.read_identity(folder)
+    config = plan.trial_config(trial.params)
+    own = run_folder.identified(config.identity(), plan.weights.get(config.weights, ""))
+    trained = run_folder.identified(known.config.identity(), known.weights_sha256)
+    different = differences(trained, own | {"epochs": known.config.epochs})
+    if different:
+        return "; ".join(different)
+    count, reported = trial.user_attrs.get("epochs_run"), trial.intermediate_values
+    if type(count) is not int or not 1 <= count <= len(reported):
+        return f"it has {count} epochs and {len(reported)} values of them"
+    # Each epoch reports the best value so far. A history may be of a second training, which differs in last digits.
+    if trial.value != reported[max(reported)]:
+        return f"its value is {trial.value}, and its last epoch reported {reported[max(reported)]}"
+    recorded = trial.user_attrs.get(FINGERPRINT)
+    same = recorded in (None, fingerprint(trial.state, trial.params, trial.user_attrs, trial.value))
+    return "" if same else "its values have another SHA-256"
 
 
 def confirm(search: Search, count: int, seeds: int) -> list[Finalist]:
@@ -108,7 +152,7 @@ def audit_pruning(search: Search, count: int) -> list[AuditedTrial]:
     left out.
     """
     trials = search.trials.all()
-    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED and is_trained(trial)]
     best = ranked(trials, search.plan)[:1]
     generator = np.random.default_rng((search.plan.config.seed, len(pruned)))
     drawn = sorted(generator.choice(len(pruned), min(count, len(pruned)), replace=False).tolist())
@@ -151,7 +195,7 @@ def train_best(search: Search, wanted: Sequence[int]) -> BestTrial:
                 n: _evaluated(search, job) for n, job in zip(both, jobs, strict=True) if job.folder not in failed
             }
             if number in figures:
-                publish(search.trial_folder(number), search.folder / "best")
+                _publish(search, number)
                 best = trials[number]
                 return {**figures[number], "trial": number, "params": dict(best.params), "value": best.value}
     raise BusiTuneError(
@@ -160,18 +204,18 @@ def train_best(search: Search, wanted: Sequence[int]) -> BestTrial:
     )
 
 
+def _publish(search: Search, number: int) -> None:
+    best = search.folder / "best"
+    if publish(search.trial_folder(number), best):
+        search.progress.notice(f"{best} was not as it was published; it is copied again.")
+
+
 def _evaluated(search: Search, job: Job) -> MetricsFile:
-    folder, config = job.folder, job.config
-    with locks.only_writer(folder, wait=True):
-        if not (folder / METRICS).exists():
-            run = runs.begin(folder, config, search.dataset, search.progress)
-            runs.evaluate(replace(run, config=_here(search, folder, config)), search.progress)
-        plot_run(folder)
-    return results.read(folder / METRICS, MetricsFile)
-
-
-def _here(search: Search, folder: Path, config: Config) -> Config:
-    here = config.replace(device=hardware.on_this_machine(config.device))
-    if here != config:
-        search.progress.notice(f"{folder} was trained on {config.device}; here it is evaluated on {here.device}.")
-    return here
+    with locks.only_writer(job.folder, wait=True):
+        known = run_folder.read_identity(job.folder)
+        run_folder.refuse_other(job.folder, known, job.config)
+        run_folder.own_split(job.folder, known)
+        run_folder.plan_epochs(job.folder, known, job.config.epochs)
+        runs.evaluate_here(job.folder, search.dataset, search.progress)
+        plot_run(job.folder, search.progress)
+    return results.read(job.folder / METRICS, MetricsFile)

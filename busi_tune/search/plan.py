@@ -1,22 +1,25 @@
 """The plan of a study: its configuration, search space, metric and split, as study.json keeps them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from optuna.distributions import distribution_to_json
+from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from busi_tune import files, results
 from busi_tune.config import Config, differences
-from busi_tune.data.split import Split, read_split
-from busi_tune.errors import RunError
+from busi_tune.data.split import Split, excluded_file, read_split
+from busi_tune.errors import FileError, RunError
 from busi_tune.results import SPLIT, Json, StudyFile
 from busi_tune.search.space import Space
 from busi_tune.search.storage import Database, shown
+from busi_tune.training.run_folder import identified, weights_sha256
 
+# What is kept of a trial that has ended, as its user attributes and as columns of trials.csv.
+FACTS = ("epochs_run", "best_epoch", "seconds", "stop_reason")
 METRICS = {
     "val_loss": StudyDirection.MINIMIZE,
     "val_accuracy": StudyDirection.MAXIMIZE,
@@ -30,7 +33,10 @@ NAME = "busi-tune"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What all trials of a study share; more trials of the same plan continue it. `config` is resolved (no `auto`)."""
+    """What all trials of a study share; more trials of the same plan continue it. `config` is resolved (no `auto`).
+
+    `weights` has the SHA-256 of each file of weights that the configuration or the space names.
+    """
 
     config: Config
     space: Space
@@ -38,6 +44,7 @@ class Plan:
     trial_epochs: int
     split: str
     pruner: str = "median"
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def direction(self) -> StudyDirection:
@@ -67,6 +74,7 @@ class Plan:
             "trial_epochs": self.trial_epochs,
             "pruner": self.pruner,
             "split": self.split,
+            "weights": dict(self.weights),
             "study": name,
         }
         if database.shared:
@@ -85,9 +93,19 @@ def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str
         split.write(folder / SPLIT)
         # A server holds many studies, so a study there needs a name of its own.
         name = f"{NAME}-{uuid4()}" if database.shared else NAME
-        files.write_json(path, plan.document(database, name))
+        results.write(path, plan.document(database, name))
     known = results.read(path, StudyFile)
-    different = differences(_flat(known), _flat(plan.document(database, known["study"])))
+    asked = plan.document(database, known["study"])
+    if "weights" not in known:
+        # An earlier version wrote it, and knew files of weights by their paths.
+        asked.pop("weights")
+    earlier = int(str(known["config"].get("epochs", 0)))
+    if earlier < plan.config.epochs:
+        # The trials that are wanted go on to more epochs.
+        known["config"]["epochs"] = plan.config.epochs
+    different = differences(_flat(known), _flat(asked))
+    if not different and earlier != plan.config.epochs:
+        results.write(path, known)
     if different:
         raise RunError(
             f"{folder} holds another study ({'; '.join(different)}); name another --out, "
@@ -99,10 +117,27 @@ def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str
 def _flat(document: StudyFile) -> dict[str, object]:
     """All values of study.json, one level deep, so that two can be compared key by key."""
     space = {f"space.{name}": text for name, text in document["space"].items()}
-    return document["config"] | space | {name: value for name, value in document.items() if name not in NESTED}
+    config = Config.from_dict(document["config"], source=IDENTITY)
+    hashes = document.get("weights", {})
+    # Files that the space names count by path and content: Optuna knows a choice by its name.
+    varied = {f"weights {path}": sha256 for path, sha256 in hashes.items()} if "weights" in document["space"] else {}
+    same = identified(config.identity(), hashes.get(config.weights, ""))
+    return same | space | varied | {name: value for name, value in document.items() if name not in NESTED}
 
 
-NESTED = ("config", "space")
+NESTED = ("config", "space", "weights")
+
+
+def weights_of(config: Config, space: Space) -> dict[str, str]:
+    """The SHA-256 of each file of weights that a configuration or a space names, by its path.
+
+    Raises:
+        WeightsError: one cannot be read.
+    """
+    varied = space.get("weights")
+    choices = varied.choices if isinstance(varied, CategoricalDistribution) else ()
+    hashes = {path: weights_sha256(path) for path in sorted({config.weights, *map(str, choices)})}
+    return {path: sha256 for path, sha256 in hashes.items() if sha256}
 
 
 def begun(folder: Path) -> bool:
@@ -111,8 +146,20 @@ def begun(folder: Path) -> bool:
 
 
 def saved_split(folder: Path) -> Split | None:
-    """The split of the study in `folder`, or None where none has begun there."""
-    return read_split(folder / SPLIT) if (folder / IDENTITY).exists() else None
+    """The split of the study in `folder`, or None where none has begun there.
+
+    Raises:
+        FileError: its files cannot be read, or are not those that the study began with.
+    """
+    if not (folder / IDENTITY).exists():
+        return None
+    split = read_split(folder / SPLIT)
+    if split.fingerprint() != results.read(folder / IDENTITY, StudyFile)["split"]:
+        raise FileError(
+            f"{folder / SPLIT} is not the split that the study began with, or {excluded_file(folder / SPLIT).name} "
+            "beside it is not (their fingerprint differs); restore both, or start anew with --overwrite."
+        )
+    return split
 
 
 def clear(folder: Path) -> None:
@@ -122,10 +169,9 @@ def clear(folder: Path) -> None:
 
 def trial_rows(trials: Sequence[FrozenTrial], space: Space) -> list[dict[str, Json]]:
     """The rows of trials.csv."""
-    kept = ("epochs_run", "best_epoch", "seconds", "stop_reason")
     rows: list[dict[str, Json]] = []
     for trial in trials:
         row: dict[str, Json] = {"number": trial.number, "state": trial.state.name, "value": trial.value}
         params = {name: trial.params.get(name) for name in space}
-        rows.append(row | params | {key: trial.user_attrs.get(key) for key in kept})
+        rows.append(row | params | {key: trial.user_attrs.get(key) for key in FACTS})
     return rows

@@ -1,29 +1,29 @@
 """A search from its options to its result: the study is opened, run, and brought to its end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import files, locks, results
 from busi_tune.config import Config
 from busi_tune.data.dataset import open_dataset
-from busi_tune.errors import RunError
+from busi_tune.errors import RunError, listed
 from busi_tune.evaluation.verdict import verdict_of
 from busi_tune.progress import Progress
 from busi_tune.results import METRICS, VERDICT, SearchFinals, SearchResult, VerdictFile
 from busi_tune.search import finals
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.importance import importances
-from busi_tune.search.plan import IDENTITY, TRIALS, Plan, begun, clear, open_plan, saved_split, trial_rows
+from busi_tune.search.plan import IDENTITY, TRIALS, Plan, begun, clear, open_plan, saved_split, trial_rows, weights_of
 from busi_tune.search.space import Space, default_space, read_space
 from busi_tune.search.storage import Database, server_url
-from busi_tune.search.trials import Trials, epochs_run, finished, ranked, running
+from busi_tune.search.trials import Trials, epochs_run, finished, is_trained, ranked, running
 from busi_tune.search_options import SearchOptions
 from busi_tune.training import run_folder
 from busi_tune.training.idle_options import never_acted
-from busi_tune.workers import crew
+from busi_tune.workers import crew, sockets
 from busi_tune.workers.claims import Claims
 
 
@@ -45,7 +45,6 @@ def search(
         dimensions = dimensions_of(resolved, options)
         database = Database.of(folder, options.storage, progress)
         files.refuse_foreign(folder, "a study", IDENTITY, run_folder.FIRST_FILES)
-        files.make_folder(folder)
         with _study_lock(folder, database, stack):
             if overwrite or not begun(folder):
                 _clear(folder, progress)
@@ -54,19 +53,24 @@ def search(
                 config=resolved,
                 space=dimensions,
                 metric=options.metric,
-                trial_epochs=options.trial_epochs,
+                trial_epochs=options.epochs_of_a_trial(config),
                 split=dataset.split.fingerprint(),
                 pruner=options.pruner,
+                weights=weights_of(resolved, dimensions),
             )
             trials = Trials(database, open_plan(folder, plan, dataset.split, database), plan)
             # Decoded here, once, and not by every worker.
             dataset.part("train", resolved.image_size, progress)
+            sockets.remove_leftovers(folder)
+            if options.workers > 1 and options.ray is None:
+                sockets.mark_own(folder)
             workers = stack.enter_context(crew.workers(options.workers, options.ray, dataset, progress))
             session = Search(folder, plan, dataset, progress, trials, workers, Claims(folder / TRIALS))
             baseline = baseline_run or folder.parent / "baseline"
             finals.adopt_baseline(session, baseline, required=baseline_run is not None)
             files.make_folder(folder / TRIALS)
         budget = Budget(trials=options.trials, seconds=options.timeout, epochs=options.epochs_total)
+        _tell_added(trials.all(), progress)
         driver = Driver(session, budget, max(options.keep_trials, options.confirm))
         driver.run()
         return _finish(driver, options)
@@ -91,7 +95,7 @@ def _study_lock(folder: Path, database: Database, stack: ExitStack) -> Iterator[
         RunError: another driver holds a study on a database file.
     """
     if database.shared:
-        with locks.locked(folder / locks.STUDY):
+        with locks.locked(files.make_folder(folder) / locks.STUDY):
             yield
         return
     stack.enter_context(locks.only_writer(folder, name=locks.STUDY))
@@ -113,6 +117,15 @@ def _clear(folder: Path, progress: Progress) -> None:
         assert held is not None
         held.release()
     clear(folder)
+
+
+def _tell_added(trials: Sequence[FrozenTrial], progress: Progress) -> None:
+    added = [str(trial.number) for trial in finished(trials) if not is_trained(trial)]
+    if added:
+        progress.notice(
+            f"Trials that were added with their values, and never trained here: {listed(added)}. They guide the search "
+            "and are never the best; to have them trained, enqueue their parameters (study.enqueue_trial)."
+        )
 
 
 def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
@@ -146,6 +159,7 @@ def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
 
 
 def _finals(session: Search, options: SearchOptions) -> SearchFinals:
+    finals.check_trials(session)
     audited = finals.audit_pruning(session, options.audit_pruned) if options.audit_pruned else None
     finalists = finals.confirm(session, options.confirm, options.confirm_seeds) if options.confirm else []
     wanted = [entry["trial"] for entry in finalists] or [
@@ -153,7 +167,7 @@ def _finals(session: Search, options: SearchOptions) -> SearchFinals:
     ]
     best = finals.train_best(session, wanted)
     trials, plan = finished(session.trials.all()), session.plan
-    trained = [trial for trial in trials if epochs_run(trial)]
+    trained = [trial for trial in trials if is_trained(trial) and epochs_run(trial)]
     histories = {
         trial.number: run_folder.history(session.trial_folder(trial.number))[: plan.trial_epochs] for trial in trained
     }
@@ -173,6 +187,7 @@ def _verdict(session: Search, trials: int) -> VerdictFile | None:
     baseline = session.trial_folder(0)
     if not (baseline / METRICS).exists():
         return None
-    found = verdict_of(baseline, session.folder / "best", session.dataset.split, trials)
-    files.write_json(session.folder / VERDICT, found)
+    positive = session.plan.config.positive
+    found = verdict_of(baseline, session.folder / "best", session.dataset.split, trials, positive=positive)
+    results.write(session.folder / VERDICT, found)
     return found

@@ -15,6 +15,7 @@ Space = dict[str, BaseDistribution]
 
 # These decide which images are seen or how far a trial could go, and must be the same for all trials.
 FIXED = frozenset({"strategy", "fractions", "similarity", "conflicts", "split_seed", "epochs", "device", "mean", "std"})
+FIXED |= {"classes", "positive"}
 RANGE_KEYS = frozenset({"low", "high", "log", "step"})
 
 

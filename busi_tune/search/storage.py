@@ -23,6 +23,8 @@ PATIENCE = 45.0
 # Seconds until a connection that does not answer counts as gone; see libpq's connection parameters.
 CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
 
+# Optuna's errors on a database that fails, is of another version of Optuna, or lacks values.
+BROKEN = (StorageInternalError, SQLAlchemyError, RuntimeError, LookupError, AssertionError, TypeError, ValueError)
 SECRETS = frozenset({"password", "sslpassword"})
 
 T = TypeVar("T")
@@ -96,15 +98,19 @@ class Database:
                 "storage needs psycopg, which is not installed; pip install 'busi-tune[postgres]'."
             ) from None
 
-    def call(self, work: Callable[[], T], *, patient: bool = True) -> T:
+    def call(self, work: Callable[[], T], *, patient: bool = True, own: type[Exception] | tuple[()] = ()) -> T:
         """Do `work` on the database, again and again while its server is away, if `patient`.
+
+        Errors of the type `own` are the work's, and no failure of the database.
 
         Raises:
             FileError: it failed, or its server has been away for too long.
         """
         try:
             return self._retrying()(work) if self.shared and patient else work()
-        except (StorageInternalError, SQLAlchemyError) as error:
+        except own:
+            raise
+        except BROKEN as error:
             raise FileError(
                 f"The study's database {self.name} failed ({_reason(error)}); everything is kept: mend that and run "
                 "the same command again."
@@ -129,4 +135,5 @@ class Database:
 
 def _reason(error: BaseException | None) -> str:
     cause = getattr(error, "__cause__", None) or error
-    return str(getattr(cause, "orig", cause)).splitlines()[0]
+    text = str(getattr(cause, "orig", cause))
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

@@ -1,6 +1,7 @@
 """The trials of a study in Optuna: asked for, reported, pruned and told through its public interface."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,9 +10,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.trial import FrozenTrial, TrialState
 
-from busi_tune.errors import ConfigError
+from busi_tune.errors import ConfigError, FileError
+from busi_tune.files import sha256_bytes
 from busi_tune.results import Json
-from busi_tune.search.plan import Plan
+from busi_tune.search.plan import FACTS, Plan
 from busi_tune.search.sampler import SeededTPESampler
 from busi_tune.search.storage import Database
 
@@ -19,6 +21,8 @@ from busi_tune.search.storage import Database
 N_MIN_TRIALS = 3
 # The user attributes that keep a decision of the pruner over a kill.
 PRUNED_AT, RUNGS = "pruned_at", "rungs"
+# The one that every trial gets when it ends, and the one with the SHA-256 of what it ended with.
+EPOCHS_RUN, FINGERPRINT = "epochs_run", "sha256"
 # Successive halving, and so Hyperband, keeps the values that it has compared in system attributes of this name.
 RUNG = "completed_rung_"
 
@@ -66,7 +70,17 @@ class Trials:
             ),
             patient=False,
         )
-        if not self.all():
+        if database.call(lambda: self.study.direction, patient=False) != plan.direction:
+            raise FileError(f"The study's database {database.name} has another direction; restore it or start anew.")
+        known = self.all()
+        if [trial.number for trial in known] != list(range(len(known))):
+            raise FileError(f"The study's database {database.name} lacks trials; restore it or start anew.")
+        damaged = [trial.number for trial in known if not _is_sound(trial)]
+        if damaged:
+            raise FileError(
+                f"The study's database {database.name} is damaged (trial {damaged[0]}); restore it or start anew."
+            )
+        if not known:
             first = {field: getattr(plan.config, field) for field in plan.space}
             self.database.call(lambda: self.study.enqueue_trial(first, skip_if_exists=True))
 
@@ -99,7 +113,7 @@ class Trials:
     def _with_parameters(self, opened: OpenTrial) -> OpenTrial | None:
         try:
             for name, distribution in self.plan.space.items():
-                self.database.call(partial(suggest, opened.trial, name, distribution))
+                self.database.call(partial(suggest, opened.trial, name, distribution), own=ValueError)
             self.plan.trial_config(opened.trial.params)
         except (ConfigError, ValueError) as error:
             reason = f"It was enqueued with values that it cannot have: {error}"
@@ -149,10 +163,28 @@ class Trials:
 
     def tell(self, opened: OpenTrial, state: TrialState, facts: dict[str, Json], value: float | None = None) -> None:
         """Say how a trial has ended; `facts` become its user attributes, `value` is that of a complete trial."""
+        if facts:
+            facts = facts | {FINGERPRINT: fingerprint(state, opened.trial.params, facts, value)}
         for key, fact in facts.items():
             self.database.call(partial(opened.trial.set_user_attr, key, fact))
         # A try whose answer was lost may have done it.
         self.database.call(lambda: self.study.tell(opened.trial, value, state, skip_if_finished=True))
+
+
+def fingerprint(
+    state: TrialState, params: Mapping[str, object], facts: Mapping[str, object], value: float | None
+) -> str:
+    """The SHA-256 of a trial that has ended, by which a later change is noticed."""
+    kept = {name: facts[name] for name in FACTS if name in facts}
+    known = [state.name, dict(params), kept, value if state == TrialState.COMPLETE else None]
+    return sha256_bytes(json.dumps(known, sort_keys=True).encode())
+
+
+def _is_sound(trial: FrozenTrial) -> bool:
+    """Whether the values of a trial are numbers."""
+    values = [*(trial.values or []), *trial.intermediate_values.values()]
+    whole = (trial.user_attrs.get(name, 0) for name in ("epochs_run", PRUNED_AT, RUNGS))
+    return all(isinstance(value, float) for value in values) and all(isinstance(number, int) for number in whole)
 
 
 def reopened(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
@@ -217,16 +249,21 @@ def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.state.is_finished()]
 
 
+def is_trained(trial: FrozenTrial) -> bool:
+    """Whether an ended trial was trained for this study, and not added to it with its value."""
+    return EPOCHS_RUN in trial.user_attrs
+
+
 def ranked(trials: Sequence[FrozenTrial], plan: Plan) -> list[FrozenTrial]:
-    """The completed trials, the best first; a tie goes to the earlier trial."""
+    """The completed trials that were trained, the best first; a tie goes to the earlier trial."""
     complete = [
         (plan.sign * trial.value, trial)
         for trial in trials
-        if trial.state == TrialState.COMPLETE and trial.value is not None
+        if trial.state == TrialState.COMPLETE and trial.value is not None and is_trained(trial)
     ]
     return [trial for _, trial in sorted(complete, key=lambda entry: (entry[0], entry[1].number))]
 
 
 def epochs_run(trial: FrozenTrial) -> int:
     """The number of a trial's epochs; of a running one, of those that it has reported."""
-    return int(trial.user_attrs.get("epochs_run", len(trial.intermediate_values)))
+    return int(trial.user_attrs.get(EPOCHS_RUN, len(trial.intermediate_values)))

@@ -4,20 +4,24 @@ import contextlib
 import copy
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from busi_tune.config import Config
+from busi_tune.errors import FileError
 from busi_tune.images import Pixels
 from busi_tune.training import run_folder
 from busi_tune.training.model import untrained
 from busi_tune.training.run_folder import Identity
+from busi_tune.training.weights import copy_tensors
 
 Array = NDArray[np.float64]
 Precision = Literal["float64", "float32"]
@@ -66,10 +70,28 @@ def last_layer(model: nn.Module) -> nn.Module:
 
 
 def best_model(folder: Path, config: Config, classes: int) -> nn.Module:
-    """The model that a run has kept, on the CPU."""
+    """The model that a run has kept, on the CPU.
+
+    Raises:
+        FileError: its checkpoint is not what was written, or not of its configuration.
+    """
     model = untrained(config, classes)
-    model.load_state_dict(load(run_folder.checkpoint(folder, "best")))
+    with checkpoint_explained(f"best checkpoint in {folder}"):
+        copy_tensors(model, load(run_folder.checkpoint(folder, "best")))
     return model
+
+
+@contextlib.contextmanager
+def checkpoint_explained(name: str) -> Iterator[None]:
+    """Turn the errors of loading a checkpoint that does not fit its run into a FileError that names it."""
+    try:
+        yield
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileError(
+            f"The {name} does not fit the run's configuration and state ({reason.rstrip(':.')}); "
+            "restore the run's files or start anew."
+        ) from error
 
 
 def exportable_model(folder: Path, identity: Identity) -> ExportableModel:
@@ -90,6 +112,18 @@ def logits_of(model: ExportableModel, pixels: Pixels, precision: Precision) -> t
     batches = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
     before = torch.cat([model.uncalibrated(batch.contiguous())[0] for batch in batches])
     return before.double().numpy(), (before / model.temperature).double().numpy()
+
+
+@torch.no_grad()
+def nudged(model: ExportableModel, seed: int) -> ExportableModel:
+    """A copy whose every weight is moved by about a unit in its last place, up or down at random."""
+    generator = torch.Generator().manual_seed(seed)
+    moved = copy.deepcopy(model)
+    for value in moved.state_dict().values():
+        if value.is_floating_point():
+            signs = torch.empty_like(value).bernoulli_(generator=generator).mul_(2).sub_(1)
+            value.mul_(1 + torch.finfo(value.dtype).eps * signs)
+    return moved
 
 
 def to_onnx(model: ExportableModel, size: int) -> bytes:
@@ -114,6 +148,8 @@ def to_onnx(model: ExportableModel, size: int) -> bytes:
     return bytes(program.model_proto.SerializeToString())
 
 
-def tensors(model: ExportableModel) -> dict[str, NDArray[np.float32]]:
-    """The tensors that the exported graph must hold, by name."""
-    return {name: value.numpy() for name, value in model.state_dict().items() if value.is_floating_point()}
+def tensors(model: ExportableModel) -> dict[str, NDArray[np.generic]]:
+    """The tensors that the exported graph must hold, by name: all but the counters of training."""
+    return {
+        name: value.numpy() for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")
+    }

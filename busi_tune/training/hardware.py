@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TypedDict, TypeVar
@@ -16,6 +17,9 @@ from busi_tune.results import Json
 # glibc's mallopt parameters (malloc.h).
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
+
+# The share of its threads' processors under which a process is told of it, and the seconds before it is judged.
+ENOUGH, LONG_ENOUGH = 0.8, 20.0
 
 T = TypeVar("T")
 
@@ -79,6 +83,36 @@ def confine(threads: int, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
+
+
+class Processors:
+    """How many processors this process has while it trains, against the threads that it computes with."""
+
+    def __init__(self) -> None:
+        self.seconds, self.used, self.last = 0.0, 0.0, time.process_time()
+        self.told = False
+
+    def lacking(self, seconds: float) -> str:
+        """A sentence, once, if threads had to wait for processors; `seconds` is what the last epoch took."""
+        now = time.process_time()
+        self.seconds, self.used, self.last = self.seconds + seconds, self.used + now - self.last, now
+        had = self.used / max(self.seconds, 1e-9)
+        if self.told or self.seconds < LONG_ENOUGH or not contended(had, threads(), os.getloadavg()[0]):
+            return ""
+        self.told = True
+        return (
+            f"This process has {had:.1f} of the {threads()} processors that its threads compute on, because others are "
+            "busy; threads wait for each other, so fewer may be faster: OMP_NUM_THREADS=1 (last digits change)."
+        )
+
+
+def contended(had: float, count: int, load: float) -> bool:
+    """Whether `count` threads that `had` so many processors had to wait for them, at this load of the machine.
+
+    Threads that wait for each other take processor time as well, so less than that means other processes. A small
+    network leaves some idle by itself, so the load has to exceed the machine, too.
+    """
+    return count > 1 and had < ENOUGH * count and load > (os.cpu_count() or 1) + 0.5
 
 
 def environment() -> dict[str, Json]:

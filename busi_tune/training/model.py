@@ -1,7 +1,5 @@
 """Any torchvision classification model with as many outputs as there are classes."""
 
-from pathlib import Path
-
 import torch
 from torch import nn
 from torchvision import models
@@ -9,25 +7,41 @@ from torchvision import models
 from busi_tune.config import Config
 from busi_tune.errors import ConfigError
 from busi_tune.option import unknown
-from busi_tune.training.weights import check_readable, load_weights
+from busi_tune.progress import Progress
+from busi_tune.training.weights import check_weights, load_weights
 
 # These two would otherwise also return an auxiliary head's output while training.
 WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
+# Protocol Buffers end at 2 GiB; the graph and its metadata need some of it.
+LARGEST = 2**31 - 2**25
 ARCHITECTURES: tuple[str, ...] = tuple(models.list_models(module=models))
 
 
-def check_model(config: Config) -> None:
+def check_model(config: Config, progress: Progress) -> None:
     """Check, without data and without allocating the model, that training could start with it.
 
     Raises:
-        ConfigError: see `untrained`.
-        WeightsError: the file of weights cannot be opened.
+        ConfigError: see `untrained`; or the model is too large to be exported.
+        WeightsError: the file of weights cannot be loaded.
     """
+    size = 4 * _parameters(config.arch)
+    if size > LARGEST:
+        raise ConfigError(
+            f"{config.arch} has {size / 1e9:.1f} GB of weights, and an exported model, one ONNX file, holds less than "
+            f"{2**31 / 1e9:.1f} GB; choose a smaller --arch."
+        )
     # Tensors without memory show whether the sizes fit; RegNet computes its layers' widths with real ones.
     with torch.device("cpu" if config.arch.startswith("regnet") else "meta"):
-        untrained(config, classes=2)
+        model = untrained(config, classes=2)
     if config.weights not in ("imagenet", "none"):
-        check_readable(Path(config.weights))
+        unwrapped = check_weights(model, config.arch, config.weights)
+        if unwrapped:
+            progress.notice(unwrapped)
+
+
+def _parameters(arch: str) -> int:
+    """How many numbers the ImageNet weights of an architecture hold; 0 for one that torchvision does not know."""
+    return int(models.get_model_weights(arch).DEFAULT.meta["num_params"]) if arch in ARCHITECTURES else 0
 
 
 def untrained(config: Config, classes: int) -> nn.Module:
@@ -44,6 +58,8 @@ def untrained(config: Config, classes: int) -> nn.Module:
         extra = {**WITHOUT_AUXILIARY, "transform_input": config.weights == "imagenet"}
     if config.arch.startswith("vit_"):
         extra = {"image_size": config.image_size}
+    if config.arch.startswith("maxvit"):
+        extra = {"input_size": (config.image_size, config.image_size)}
     torch.manual_seed(config.seed)
     try:
         model: nn.Module = models.get_model(config.arch, weights=None, num_classes=classes, **extra)

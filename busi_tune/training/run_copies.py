@@ -5,7 +5,12 @@ import shutil
 from pathlib import Path
 
 from busi_tune import files, locks
-from busi_tune.results import IDENTITY
+from busi_tune.errors import BusiTuneError
+from busi_tune.results import SEEDS, SOURCE
+from busi_tune.training.run_folder import read_identity
+
+# Locks, and what was trained beside a run.
+LEFT_OUT = (locks.RUN, "seeds", SEEDS)
 
 
 def copy_run(source: Path, target: Path) -> None:
@@ -14,11 +19,14 @@ def copy_run(source: Path, target: Path) -> None:
     Sharing is safe because no file of a run is ever changed in place.
     """
     temporary = files.temporary_for(target)
-    files.remove_folder(temporary)
+    files.remove_leftovers(files.leftovers_of(target))
     files.make_folder(target.parent)
     with files.explained(target, "written"):
-        left_out = shutil.ignore_patterns(locks.RUN, "seeds", "seeds.json")
-        shutil.copytree(source, temporary, copy_function=_link, ignore=left_out)
+        try:
+            shutil.copytree(source, temporary, copy_function=_link, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         temporary.replace(target)
         files.sync_folder(target.parent)
 
@@ -30,10 +38,36 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def publish(run: Path, target: Path) -> None:
-    """Make `target` the copy of a finished run, replacing the copy of another one."""
-    identity = IDENTITY
-    if target.exists() and (target / identity).read_bytes() != (run / identity).read_bytes():
+def publish(run: Path, target: Path) -> list[Path]:
+    """Make `target` the copy of a finished run, replacing the copy of another one.
+
+    Returns the files of a copy of this run that were missing or changed, and are restored.
+    """
+    if target.exists() and _is_another(run, target):
         files.remove_folder(target)
     if not target.exists():
         copy_run(run, target)
+        return []
+    names = [path.relative_to(run) for path in sorted(run.rglob("*")) if path.is_file()]
+    own = [name for name in names if name.parts[0] not in LEFT_OUT and name.name != SOURCE]
+    changed = [name for name in own if not _same(run / name, target / name)]
+    for name in changed:
+        temporary = files.temporary_for(files.make_folder((target / name).parent) / name.name)
+        with files.explained(target / name, "written"):
+            temporary.unlink(missing_ok=True)
+            _link(str(run / name), str(temporary))
+            temporary.replace(target / name)
+    return [target / name for name in changed]
+
+
+def _is_another(run: Path, target: Path) -> bool:
+    """Whether `target` is another run; a damaged one is taken for the same, and restored."""
+    try:
+        return read_identity(target) != read_identity(run)
+    except BusiTuneError:
+        return False
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two files have the same content; files that share it need not be read."""
+    return other.is_file() and (one.samefile(other) or files.sha256(one) == files.sha256(other))

@@ -1,33 +1,46 @@
 """The folder of a run: its identity, its last and best checkpoint, and state.json, whose rename commits an epoch."""
 
+import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from busi_tune import files, results
 from busi_tune.config import Config, differences
+from busi_tune.data.digests import digest
 from busi_tune.data.split import Split, excluded_file, read_split
-from busi_tune.errors import FileError, RunError
+from busi_tune.errors import FileError, RunError, WeightsError
+from busi_tune.progress import Progress
 from busi_tune.results import (
+    CONFUSION,
+    CURVES,
     HISTORY,
     IDENTITY,
+    METRICS,
+    PREDICTIONS,
     SOURCE,
     SPLIT,
     STATE,
     DataFile,
     Json,
+    MetricsFile,
     RunIdentityFile,
     StateFile,
     TrainingValues,
 )
 from busi_tune.training.epochs import Epoch
 
+# Why training ended.
+EARLY, COMPLETE = "early stopping", "all epochs done"
 FIRST_FILES = frozenset({SPLIT, excluded_file(Path(SPLIT)).name, SOURCE})
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is of. `environment` and the file of weights decide last bits, not what the run means."""
+    """What a run is of: a file of weights counts by its SHA-256 ("" for others), not by its path.
+
+    The `environment` decides last bits, not what the run means.
+    """
 
     config: Config
     classes: tuple[str, ...]
@@ -45,18 +58,20 @@ class Identity:
             "weights_sha256": self.weights_sha256,
             "environment": dict(self.environment),
         }
-        files.write_json(folder / IDENTITY, document)
+        results.write(folder / IDENTITY, document)
 
 
 def read_identity(folder: Path) -> Identity:
     """Read config.json.
 
     Raises:
-        FileError: it is missing, damaged or of another version.
+        FileError: it is missing, damaged, changed or of another version.
         ConfigError: its configuration breaks a rule.
     """
     path = folder / IDENTITY
     found = results.read(path, RunIdentityFile)
+    if not found["classes"] or len(set(found["classes"])) < len(found["classes"]):
+        raise FileError(f"{path} is damaged (its classes are {found['classes']}); restore it or start anew.")
     return Identity(
         config=Config.from_dict(found["config"], source=str(path)),
         classes=tuple(found["classes"]),
@@ -64,6 +79,28 @@ def read_identity(folder: Path) -> Identity:
         weights_sha256=found["weights_sha256"],
         environment=found["environment"],
     )
+
+
+def weights_sha256(weights: str) -> str:
+    """The SHA-256 of the initial weights where they are a file, and "" where they are not.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    if weights in ("imagenet", "none"):
+        return ""
+    try:
+        return digest(Path(weights))
+    except OSError as error:
+        raise WeightsError(
+            f"The weights in {weights} could not be read ({error.strerror}), and a run is known by them; "
+            "restore the file or name it where it is now with --weights."
+        ) from error
+
+
+def identified(config: Mapping[str, Json], sha256: str) -> dict[str, Json]:
+    """The values of a configuration by which runs are compared: a file of weights counts by its SHA-256."""
+    return {**config, "weights": f"file of SHA-256 {sha256[:16]}"} if sha256 else dict(config)
 
 
 def saved_split(folder: Path, config: Config) -> Split | None:
@@ -76,20 +113,75 @@ def saved_split(folder: Path, config: Config) -> Split | None:
     """
     if not (folder / IDENTITY).exists():
         return None
-    refuse_other(folder, read_identity(folder), config)
-    return read_split(folder / SPLIT)
+    known = read_identity(folder)
+    refuse_other(folder, known, config)
+    return own_split(folder, known)
+
+
+def own_split(folder: Path, known: Identity) -> Split:
+    """The split of the run in `folder`, which is `known`.
+
+    Raises:
+        FileError: its files cannot be read, or are not those that the run was made with.
+    """
+    split = read_split(folder / SPLIT)
+    if split.fingerprint() != known.split:
+        raise FileError(
+            f"{folder / SPLIT} is not the split that the run was made on, or {excluded_file(folder / SPLIT).name} "
+            "beside it is not (their fingerprint differs); restore both, or start anew with --overwrite."
+        )
+    return split
+
+
+def check_classes(folder: Path, known: Identity, classes: tuple[str, ...]) -> None:
+    """Refuse a run whose classes, in their order, are not those of the data.
+
+    Raises:
+        FileError: they differ.
+    """
+    if known.classes != classes:
+        raise FileError(
+            f"{folder / IDENTITY} names the classes {', '.join(known.classes)}, and the images have "
+            f"{', '.join(classes)}; restore it, or name the folder of the run's images with --data."
+        )
 
 
 def refuse_other(folder: Path, known: Identity, config: Config) -> None:
-    """Raise RunError where the run in `folder`, which is `known`, is of another configuration than `config`."""
-    old = known.config.to_dict()
-    new = {name: old[name] if value == "auto" else value for name, value in config.to_dict().items()}
+    """Refuse a run in `folder`, which is `known`, of another configuration than `config`, but for fewer epochs.
+
+    Raises:
+        RunError: it is one.
+        WeightsError: the file of weights of `config` cannot be read.
+    """
+    old = identified(known.config.identity(), known.weights_sha256)
+    asked = identified(config.identity(), weights_sha256(config.weights))
+    new = {name: old[name] if value == "auto" else value for name, value in asked.items()}
+    if known.config.epochs < config.epochs:
+        new["epochs"] = known.config.epochs
     different = differences(old, new)
     if different:
         raise RunError(
             f"{folder} holds a run of another configuration ({'; '.join(different)}); "
             "name another --out, or start anew with --overwrite."
         )
+
+
+def plan_epochs(folder: Path, known: Identity, epochs: int) -> None:
+    """Let the run in `folder`, which is `known`, go on to `epochs`, which are no fewer than before.
+
+    Raises:
+        FileError: its last checkpoint, from which it would go on, is not what was written.
+    """
+    state = read_state(folder)
+    if known.config.epochs < epochs:
+        if state and state["checkpoints"]:
+            checkpoint(folder, "last")
+        # First of all, so that a kill leaves no figures of fewer epochs.
+        with files.explained(folder / METRICS, "deleted"):
+            (folder / METRICS).unlink(missing_ok=True)
+        replace(known, config=known.config.replace(epochs=epochs)).write(folder)
+    if state and state["stop_reason"] == COMPLETE and len(state["history"]) < epochs:
+        _write_state(folder, {**state, "stop_reason": ""})
 
 
 def remember_data(folder: Path, root: Path) -> None:
@@ -111,6 +203,12 @@ def remembered_data(folder: Path) -> Path:
     return root
 
 
+def is_finished(folder: Path, epochs: int) -> bool:
+    """Whether the run in `folder` has figures of so many epochs, whatever state these are in."""
+    ended = (folder / METRICS).exists() and stop_reason(folder)
+    return bool(ended) and read_identity(folder).config.epochs == epochs
+
+
 def clear(folder: Path) -> None:
     """Delete the run in `folder`, so that it can start anew; a folder that is no run is left as it is."""
     files.clear_folder(folder, IDENTITY)
@@ -120,10 +218,37 @@ def read_state(folder: Path) -> StateFile | None:
     """Read state.json; None where no epoch is committed.
 
     Raises:
-        FileError: it is damaged or of another version.
+        FileError: it is damaged, changed, of another version, or missing though later epochs were committed.
     """
     path = folder / STATE
-    return results.read(path, StateFile) if path.exists() else None
+    if not path.exists():
+        # Killed in its first epoch, a run may have the checkpoints of that one.
+        later = sorted(p.name for p in (folder / "checkpoints").glob("*.safetensors") if not p.stem.endswith("-0001"))
+        if later or (folder / METRICS).exists():
+            raise FileError(f"{path} is missing, and the run cannot be read without it; restore it or start anew.")
+        return None
+    state = results.read(path, StateFile)
+    problem = _contradiction(state)
+    if problem:
+        raise FileError(f"{path} is damaged ({problem}); restore it or start anew.")
+    return state
+
+
+def _contradiction(state: StateFile) -> str:
+    """What in a state no training writes, or ""."""
+    epochs, kept = [record["epoch"] for record in state["history"]], state["checkpoints"]
+    if not epochs or epochs != list(range(1, len(epochs) + 1)):
+        return f"its history has the epochs {epochs[:3]}" if epochs else "its history is empty"
+    if not 1 <= state["watcher"]["best_epoch"] <= len(epochs):
+        return f"its best epoch is {state['watcher']['best_epoch']} of {len(epochs)}"
+    if kept and set(kept) != {"last", "best"}:
+        return f"it names the checkpoints {', '.join(kept)}"
+    odd = [entry["file"] for entry in kept.values() if Path(entry["file"]).name != entry["file"]]
+    if odd:
+        return f"it names the checkpoint {odd[0]!r}"
+    if state["stop_reason"] not in ("", EARLY, COMPLETE):
+        return f"its stop reason is {state['stop_reason']!r}"
+    return ""
 
 
 def history(folder: Path) -> list[Epoch]:
@@ -157,7 +282,7 @@ def commit(folder: Path, values: TrainingValues, *, last: bytes, best: bytes | N
 
 
 def _write_state(folder: Path, state: StateFile) -> None:
-    files.write_json(folder / STATE, state)
+    results.write(folder / STATE, state)
 
 
 def forget(folder: Path) -> None:
@@ -196,3 +321,50 @@ def checkpoint(folder: Path, kind: str) -> bytes:
     if files.sha256_bytes(data) != entry["sha256"]:
         raise FileError(f"{path} is not the file that was written (its SHA-256 differs); restore it or start anew.")
     return data
+
+
+def changed_results(folder: Path) -> list[str]:
+    """The files of a trained run's results that are missing, or not as they were written; all follow from a checkpoint.
+
+    Raises:
+        FileError: that checkpoint, or the state that names it, is not what was written.
+    """
+    sha256 = files.sha256_bytes(checkpoint(folder, "best"))
+    try:
+        known = results.read(folder / METRICS, MetricsFile)
+    except FileError:
+        return [METRICS]
+    if known["model_sha256"] != sha256:
+        return [METRICS]
+    recorded = known.get("files", {}).get(PREDICTIONS)
+    path = folder / PREDICTIONS
+    whole = path.is_file() and (recorded is None or files.sha256(path) == recorded)
+    return [] if whole else [PREDICTIONS]
+
+
+def restore_history(folder: Path, progress: Progress) -> None:
+    """Write a run's history.csv again where it does not hold the epochs of the state, with a notice if it has ended.
+
+    A run that was killed in between may lack its last epoch there.
+    """
+    state, path = read_state(folder), folder / HISTORY
+    wanted = [{key: str(value) for key, value in record.items()} for record in state["history"]] if state else []
+    try:
+        with path.open(newline="") as file:
+            whole = list(csv.DictReader(file)) == wanted
+    except (OSError, ValueError, csv.Error):
+        whole = False
+    if not whole and (folder / METRICS).exists():
+        progress.notice(f"{path} is missing or not what was written; it is written again.")
+    settle(folder)
+
+
+def changed_pictures(folder: Path, metrics: MetricsFile) -> list[str]:
+    """The pictures of a finished run that are missing, or not as they were drawn."""
+    recorded = metrics.get("files")
+
+    def whole(path: Path) -> bool:
+        # Earlier versions recorded no files.
+        return path.is_file() and (recorded is None or files.sha256(path) == recorded.get(path.name))
+
+    return [name for name in (CURVES, CONFUSION) if not whole(folder / name)]

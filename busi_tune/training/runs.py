@@ -17,14 +17,15 @@ from busi_tune.data.split import Split
 from busi_tune.errors import DataError
 from busi_tune.evaluation.intervals import with_intervals
 from busi_tune.evaluation.metrics import Answers, Floats, softmax, summarise
+from busi_tune.names import composed
 from busi_tune.progress import Progress
 from busi_tune.results import IDENTITY, Json, MetricsFile, TestFigures, TestSummary, TrainingValues
 from busi_tune.training import run_folder
 from busi_tune.training.batches import to_device
 from busi_tune.training.epochs import Epoch
-from busi_tune.training.exportable import best_model
+from busi_tune.training.exportable import best_model, checkpoint_explained
 from busi_tune.training.fit import fit, float32_logits
-from busi_tune.training.hardware import environment, keep_memory, memory_explained, resolve
+from busi_tune.training.hardware import environment, keep_memory, memory_explained, on_this_machine, resolve
 from busi_tune.training.run_folder import Identity
 from busi_tune.training.state import TrainingState
 
@@ -63,9 +64,12 @@ def begin(
 
     `here` is the environment that trains it, by default this process's own.
 
+    A run of fewer epochs goes on to those of `config`.
+
     Raises:
         DataError: the folder's run was made on another split.
         RunError: it is of another configuration.
+        FileError: its files are not those that were written.
     """
     keep_memory()
     run = Run(folder, config, dataset)
@@ -75,6 +79,9 @@ def begin(
     if known.split != dataset.split.fingerprint():
         raise DataError(f"The run in {folder} was made on another split of {dataset.listing.root}; use --overwrite.")
     run_folder.refuse_other(folder, known, config)
+    run_folder.own_split(folder, known)
+    run_folder.check_classes(folder, known, dataset.classes)
+    run_folder.plan_epochs(folder, known, config.epochs)
     moved = [
         f"{key} {known.environment.get(key)} -> {here[key]}" for key in here if known.environment.get(key) != here[key]
     ]
@@ -90,7 +97,7 @@ def identify(run: Run, here: Mapping[str, Json]) -> None:
     if (run.folder / IDENTITY).exists():
         return
     config, split = run.config, run.dataset.split
-    weights = "" if config.weights in ("imagenet", "none") else files.sha256(Path(config.weights))
+    weights = run_folder.weights_sha256(config.weights)
     run_folder.remember_data(run.folder, run.dataset.listing.root)
     split.write(run.folder / results.SPLIT)
     Identity(config, run.dataset.classes, split.fingerprint(), weights, dict(here)).write(run.folder)
@@ -121,7 +128,8 @@ def state_from(config: Config, classes: int, saved: Checkpoint | None) -> Traini
     if saved is None:
         return TrainingState.start(config, classes)
     values, tensors = saved
-    return TrainingState.restore(config, classes, load(tensors), values)
+    with checkpoint_explained("last"):
+        return TrainingState.restore(config, classes, load(tensors), values)
 
 
 def epochs(state: TrainingState, train_part: Part, validation: Part, until: int) -> Iterator[Saved]:
@@ -151,6 +159,10 @@ def train(run: Run, until: int, progress: Progress) -> Generator[Epoch, None, No
         TrainingDiverged: the loss is no longer finite.
         FileError: an epoch cannot be saved.
     """
+    known = run_folder.read_state(run.folder)
+    if known and known["stop_reason"] and known["checkpoints"]:
+        # Its last checkpoint, which is large, and may be gone, is not needed.
+        return
     state = state_from(run.config, len(run.dataset.classes), saved_state(run.folder))
     # Weights that cannot be had must not leave a run behind, so this comes after them.
     identify(run, environment())
@@ -203,14 +215,21 @@ def save_behind(folder: Path, epochs: Iterator[Saved]) -> Generator[Epoch, None,
 def evaluate(run: Run, progress: Progress) -> MetricsFile:
     """The run's figures, from its best checkpoint in float32: metrics.json and predictions.csv.
 
-    This is the only place that opens the test split, and it does so only when training has ended.
+    Files that are there as they were written are not made again. This is the only place that opens the test split, and
+    it does so only when training has ended.
+
+    Raises:
+        FileError: the best checkpoint or the state is not what was written.
     """
     path = run.folder / results.METRICS
-    if path.exists():
-        return results.read(path, MetricsFile)
     state = run_folder.read_state(run.folder)
     assert state is not None, f"{run.folder} has no epoch"
     assert state["stop_reason"], f"{run.folder} has not ended"
+    changed = run_folder.changed_results(run.folder)
+    if not changed:
+        return results.read(path, MetricsFile)
+    if path.exists():
+        progress.notice(f"{run.folder / changed[0]} is missing or not what was written; the figures are made again.")
     model = best_model(run.folder, run.config, len(run.dataset.classes))
     validation = _answers(run, model, run.part("validation", progress))
     part = run.part("test", progress)
@@ -229,14 +248,25 @@ def evaluate(run: Run, progress: Progress) -> MetricsFile:
         "leaked_test_images": float(run.dataset.split.has_twin_in_training("test").mean()),
         "effective_prior": _prior(run),
         "model_sha256": state["checkpoints"]["best"]["sha256"],
+        "files": {results.PREDICTIONS: files.sha256(run.folder / results.PREDICTIONS)},
     }
-    files.write_json(path, figures)
+    results.write(path, figures)
     return figures
+
+
+def evaluate_here(folder: Path, dataset: Dataset, progress: Progress) -> MetricsFile:
+    """The figures of a trained run in a folder, as `evaluate`, on a device of this machine; the caller has its lock."""
+    run_folder.restore_history(folder, progress)
+    config = run_folder.read_identity(folder).config
+    here = config.replace(device=on_this_machine(config.device))
+    if here != config and run_folder.changed_results(folder):
+        progress.notice(f"{folder} was trained on {config.device}; here it is evaluated on {here.device}.")
+    return evaluate(Run(folder, here, dataset), progress)
 
 
 def _answers(run: Run, model: nn.Module, part: Part) -> Answers:
     data = to_device(part, run.config.device, mean=run.config.mean, std=run.config.std)
-    return Answers(part.labels, softmax(float32_logits(model, data)), run.dataset.classes)
+    return Answers(part.labels, softmax(float32_logits(model, data)), run.dataset.classes, run.config.positive)
 
 
 def _prior(run: Run) -> dict[str, float]:
@@ -270,7 +300,7 @@ def test_figures(answers: Answers, split: Split) -> TestFigures:
 def prediction_rows(part: Part, probabilities: Floats, classes: tuple[str, ...]) -> list[dict[str, object]]:
     """The rows of predictions.csv for probabilities of shape (images, classes)."""
     return [
-        {"path": path, "class": classes[label], "predicted": classes[int(row.argmax())]}
+        {"path": composed(path), "class": classes[label], "predicted": classes[int(row.argmax())]}
         | {f"p_{name}": float(p) for name, p in zip(classes, row, strict=True)}
         for path, label, row in zip(part.paths, part.labels, probabilities, strict=True)
     ]

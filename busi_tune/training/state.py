@@ -12,6 +12,8 @@ from busi_tune.config import Config
 from busi_tune.results import EpochRecord, StoppingState, TrainingValues
 from busi_tune.training.epochs import Epoch, Watcher
 from busi_tune.training.model import build_model, placed, untrained
+from busi_tune.training.run_folder import COMPLETE, EARLY
+from busi_tune.training.weights import copy_tensors
 
 Tensors = dict[str, Tensor]
 
@@ -50,8 +52,8 @@ class TrainingState:
     def stop_reason(self) -> str:
         """Why no further epoch is trained, or "" while there is one."""
         if self.epoch and self.watcher.should_stop(self.epoch):
-            return "early stopping"
-        return "all epochs done" if self.epoch >= self.config.epochs else ""
+            return EARLY
+        return COMPLETE if self.epoch >= self.config.epochs else ""
 
     @property
     def learning_rate(self) -> float:
@@ -88,7 +90,7 @@ class TrainingState:
         model = placed(untrained(config, classes), config.device)
         state = cls(config, classes, model)
         own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-        model.load_state_dict(own)
+        copy_tensors(model, own)
         for name, parameter in model.named_parameters():
             state.optimizer.state[parameter] = {
                 key: _like(tensors[f"optimizer.{name}.{key}"], parameter) for key in ("step", "exp_avg", "exp_avg_sq")

@@ -6,8 +6,7 @@ from pathlib import Path
 from busi_tune import locks
 from busi_tune.errors import BusiTuneError, ConfigError, OutOfMemory, TrainingDiverged, WorkerLost
 from busi_tune.progress import Progress
-from busi_tune.results import METRICS
-from busi_tune.training import run_folder, runs
+from busi_tune.training import run_folder
 from busi_tune.workers.jobs import Ended, Job, Trained, Workers, work_through
 
 # A job with one of these has failed; any other error stops the command.
@@ -31,7 +30,7 @@ def train_all(
         BusiTuneError: anything but a failure of training went wrong.
     """
     failed: dict[Path, BusiTuneError] = {}
-    rest = iter([job for job in jobs if not _is_trained(job, keep_model)])
+    rest = iter([job for job in jobs if not _is_trained(job, keep_model, progress)])
 
     def trained(event: Trained) -> bool:
         if event.new:
@@ -51,10 +50,12 @@ def train_all(
     return failed
 
 
-def _is_trained(job: Job, keep_model: bool) -> bool:
+def _is_trained(job: Job, keep_model: bool, progress: Progress) -> bool:
     # A worker may have been killed in its last step.
     with locks.only_writer(job.folder, wait=True):
-        run_folder.settle(job.folder)
-    if keep_model and not (job.folder / METRICS).exists() and runs.saved_state(job.folder) is None:
+        run_folder.restore_history(job.folder, progress)
+    state = run_folder.read_state(job.folder)
+    if state is None or (keep_model and not state["checkpoints"]):
         return False
-    return len(run_folder.history(job.folder)) >= job.until or bool(run_folder.stop_reason(job.folder))
+    # A run that ended with all of its epochs may be asked for more.
+    return len(state["history"]) >= job.until or state["stop_reason"] == run_folder.EARLY

@@ -11,6 +11,8 @@ from multiprocessing.process import BaseProcess
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from busi_tune.data.dataset import Dataset
+from busi_tune.errors import RunError
+from busi_tune.locks import GUARD
 from busi_tune.progress import Progress
 from busi_tune.training import hardware
 from busi_tune.workers.jobs import Died, Ended, Event, Job, Trained, Work, work
@@ -36,6 +38,8 @@ class Processes:
         self.context.set_forkserver_preload([__name__])
         self.threads, self.gpus = max(1, hardware.threads() // count), hardware.gpus()
         self.workers = [self._begin(number) for number in range(count)]
+        for worker in self.workers:
+            _await(worker)
         # The pipes of the busy processes.
         self.selector = selectors.DefaultSelector()
 
@@ -64,6 +68,7 @@ class Processes:
         number = next(number for number, worker in enumerate(self.workers) if worker.job is None)
         if not self.workers[number].process.is_alive():
             self.workers[number] = self._begin(number)
+            _await(self.workers[number])
         worker = self.workers[number]
         worker.job = job
         self.selector.register(worker.pipe, selectors.EVENT_READ, worker)
@@ -108,6 +113,20 @@ class Processes:
         self.selector.close()
 
 
+def _await(worker: _Process) -> None:
+    """Wait until a new process is ready for jobs; one that is killed before is found dead when it gets one.
+
+    Raises:
+        RunError: it has ended by itself.
+    """
+    try:
+        worker.pipe.recv()
+    except (EOFError, OSError):
+        worker.process.join()
+        if (worker.process.exitcode or 0) >= 0:
+            raise RunError(f"A worker process ended before it could begin, as the error above says; {GUARD}.") from None
+
+
 def _died(job: Job, code: int) -> Died:
     if code < 0:
         return Died(job, f"signal {signal.Signals(-code).name}")
@@ -141,6 +160,7 @@ def _serve(pipe: Connection, dataset: Dataset, threads: int, gpu: str | None, ta
     # Ctrl-C is the driver's to answer.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hardware.confine(threads, gpu)
+    _send(pipe, "ready")
     with contextlib.suppress(_DriverGone):
         while True:
             job = _heard(pipe)

@@ -44,14 +44,21 @@ class Trainer:
         self.epochs: Iterator[runs.Saved] = iter(())
 
     def begin(
-        self, config: Config, classes: int, kept: runs.Checkpoint | None, parts: tuple[Part, Part], until: int
+        self, job: Job, classes: int, kept: runs.Checkpoint | None, parts: tuple[Part, Part], weights: str
     ) -> dict[str, Json]:
         """Resume a job from its last checkpoint; the environment here, on which the last bits of its result depend.
+
+        A job that begins must find the file of weights with the driver's SHA-256, `weights`.
 
         Raises:
             BusiTuneError: its model cannot be built here.
         """
-        self.epochs = runs.epochs(runs.state_from(config, classes, kept), *parts, until)
+        config = job.config
+        if kept is None and run_folder.weights_sha256(config.weights) != weights:
+            raise RunError(
+                f"{config.weights} on {socket.gethostname()} is another file than the driver's; copy it there."
+            )
+        self.epochs = runs.epochs(runs.state_from(config, classes, kept), *parts, job.until)
         return hardware.environment()
 
     # The one thing that can be asked of an actor before it is restarted, and answered afterwards.
@@ -121,9 +128,9 @@ class RayActors:
     def _give(self, actor: _Actor, job: Job) -> None:
         with locks.only_writer(job.folder):
             kept = runs.saved_state(job.folder)
-        parts = self._parts(job)
+        parts, weights = self._parts(job), run_folder.weights_sha256(job.config.weights)
         actor.job, actor.run = job, None
-        actor.said = actor.handle.begin.remote(job.config, len(self.dataset.classes), kept, parts, job.until)
+        actor.said = actor.handle.begin.remote(job, len(self.dataset.classes), kept, parts, weights)
 
     def _parts(self, job: Job) -> "ray.ObjectRef[tuple[Part, ...]]":
         """The images of training and validation in Ray's object store, those of each size and split once."""

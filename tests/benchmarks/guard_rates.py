@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime import InferenceSession, SessionOptions
 
 from busi_tune import pipeline
 from busi_tune.data.dataset import Dataset
@@ -24,6 +23,10 @@ from busi_tune.images import Pixels
 from busi_tune.progress import Silent
 from busi_tune.training import exportable
 from busi_tune.training.run_folder import read_identity
+
+# isort: split
+# After busi_tune, which switches its reports off.
+from onnxruntime import InferenceSession, SessionOptions
 
 
 def features(network: InferenceSession, pixels: Pixels) -> Floats:

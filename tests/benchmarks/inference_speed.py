@@ -12,7 +12,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from onnxruntime import InferenceSession
 
 from busi_tune.config import Config
 from busi_tune.export import quantisation
@@ -20,6 +19,10 @@ from busi_tune.export.gate import latency
 from busi_tune.export.graphs import folded
 from busi_tune.training.exportable import ExportableModel, to_onnx
 from busi_tune.training.model import untrained
+
+# isort: split
+# After busi_tune, which switches its reports off.
+from onnxruntime import InferenceSession
 
 BATCHES = (1, 32)
 EAGER, CHANNELS_LAST = "PyTorch", "PyTorch channels_last"

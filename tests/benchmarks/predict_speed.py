@@ -15,11 +15,14 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from busi_tune import images
 from busi_tune.inference import open_export, predict_files
 from busi_tune.inference.inputs import image_paths
+
+# isort: split
+# After busi_tune, which switches its reports off.
+import onnxruntime as ort
 
 FRESH = """
 import sys

@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from busi_tune import images
 from busi_tune.export import resize
 from busi_tune.images import Pixels
+
+# isort: split
+# After busi_tune, which switches its reports off.
+import onnxruntime
 
 SIZE = 224
 

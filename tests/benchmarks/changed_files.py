@@ -1,0 +1,94 @@
+"""Each file of a run, a study and an export is changed in many ways, and every command that reads it is run.
+
+python tests/benchmarks/changed_files.py [--every N] [--figures-every N] [--commands NAME ...]
+
+An edit is refused in one sentence, leads to a result that is made again with a notice, or is harmless: the answer
+is the same, and the reason is known. Anything else is printed as wrong: a traceback, another answer, no sentence.
+The table at the end counts the edits. The hundreds of figures in metrics.json, verification.json and verdict.json are
+guarded alike, and an edit of metrics.json costs an evaluation, so every N-th of their edits is made.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from busi_tune.data.phantoms import make_phantoms
+from busi_tune.progress import Silent
+from edits import COMMANDS, Edit, answer, copied, edits_of, forged, is_wrong, make_place, tried
+
+FIGURES = ("metrics.json", "verification.json", "verdict.json")
+VERDICTS = ("refused", "made again", "harmless", "wrong")
+
+
+def kind(edit: Edit) -> str:
+    """The file of an edit, without numbers of epochs and trials."""
+    return Path(edit.path).name.rsplit("-0", 1)[0]
+
+
+def chosen(edits: list[Edit], every: int, figures_every: int) -> list[Edit]:
+    """Every so many of the edits, and of those of figures fewer; all that concern a file as a whole."""
+    figures = [edit for edit in edits if edit.path.endswith(FIGURES)]
+    others = [edit for edit in edits if not edit.path.endswith(FIGURES)]
+    return others[::every] + figures[::figures_every]
+
+
+def show(command: str, counts: Counter[tuple[str, str, str]], reasons: list[tuple[str, str, str]]) -> None:
+    """Print a command's rows of the table, and why some edits are harmless to it."""
+    print("| command | file | edits | refused | made again | harmless | wrong |\n|---|---|---|---|---|---|---|")
+    for name in dict.fromkeys(name for of, name, _ in counts if of == command):
+        numbers = [counts[command, name, verdict] for verdict in VERDICTS]
+        total = sum(numbers) + counts[command, name, "survived"]
+        print(f"| {command} | {name} | {total} | {' | '.join(map(str, numbers))} |")
+    for of, name, why in reasons:
+        if of == command:
+            print(f"{command}, {name}: {why}", flush=True)
+
+
+def main() -> None:
+    """Make the place, run the edits, and print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--figures-every", type=int, default=20)
+    parser.add_argument("--commands", nargs="*", choices=list(COMMANDS))
+    asked = parser.parse_args()
+    counts: Counter[tuple[str, str, str]] = Counter()
+    reasons: set[tuple[str, str, str]] = set()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        data, whole, place = (Path(folder, name) for name in ("data", "whole", "place"))
+        data.mkdir()
+        make_phantoms(data, Silent(), {"benign": 26, "malignant": 22, "normal": 20}, seed=1)
+        make_place(whole, data)
+        for command, (_, folders) in COMMANDS.items():
+            if command not in (asked.commands or COMMANDS):
+                continue
+            copied(whole, place)
+            expected = answer(command, place, data)
+            assert expected.code == 0, expected
+            edits = [edit for part in folders for edit in edits_of(whole, part)]
+            for edit in chosen(edits, asked.every, asked.figures_every):
+                found = tried(edit, command, whole, place, data, expected)
+                wrong = is_wrong(found)
+                counts[command, kind(edit), "wrong" if wrong else found.verdict] += 1
+                if found.verdict == "harmless":
+                    reasons.add((command, kind(edit), found.detail))
+                if wrong:
+                    print(f"WRONG {command}: {edit.path}: {edit.what}: {found.verdict} {found.detail}", flush=True)
+                again = forged(edit)
+                if again is not None:
+                    found = tried(again, command, whole, place, data, expected)
+                    crashed = found.verdict in ("a traceback", "no sentence")
+                    counts[command, "without SHA-256", "wrong" if crashed else "survived"] += 1
+                    if crashed:
+                        print(f"WRONG {command}: {again.path}: {again.what}: {found.detail}", flush=True)
+            show(command, counts, sorted(reasons))
+
+
+if __name__ == "__main__":
+    main()
