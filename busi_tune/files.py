@@ -331,6 +331,18 @@ def refuse_foreign(folder: Path, kind: str, identity: str, own: Collection[str])
         raise RunError(f"{folder} is not empty and not {kind} (it holds {others[0]}); name another folder.")
 
 
+def refuse_inside(folder: Path, images: Path) -> None:
+    """Refuse a folder of results in the folder of `images`, where it would be taken for a class.
+
+    Raises:
+        RunError: it lies there.
+    """
+    if folder.resolve().is_relative_to(images.resolve()):
+        raise RunError(
+            f"{folder} lies in the folder of images, {images}, and would be taken for a class; name an --out beside it."
+        )
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hex."""
     with explained(path, "read"):

@@ -89,6 +89,7 @@ def audit_data(
 
     check_class_names(find_classes(root), config.classes)
     names = find_names(root)
+    files.refuse_inside(folder, root)
     files.refuse_foreign(folder, "an audit", results.AUDIT, {"audit.html"})
     with locks.only_writer(folder):
         given = GivenSplit.read(split_file) if split_file else None
@@ -150,6 +151,7 @@ def baseline(
     Raises:
         BusiTuneError: see errors.py; what was trained until then is kept.
     """
+    files.refuse_inside(folder, root)
     files.refuse_foreign(folder, "a run", results.IDENTITY, run_folder.FIRST_FILES)
     if overwrite or not (folder / results.METRICS).exists():
         from busi_tune.training.hardware import resolve
@@ -247,6 +249,7 @@ def search(
         BusiTuneError: see errors.py; every finished epoch is kept.
     """
     options.check(config)
+    files.refuse_inside(folder, root)
     _check_before_data(config, split_file, progress)
     from busi_tune.search import session
 
@@ -332,6 +335,7 @@ def export(
     from busi_tune.inference import VERIFICATION
     from busi_tune.report.card import model_card
 
+    files.refuse_inside(folder, dataset.listing.root)
     files.refuse_foreign(folder, "an export", VERIFICATION, exporter.FIRST_FILES)
     with locks.only_writer(folder, finished=VERIFICATION):
         return exporter.export_run(

@@ -504,3 +504,17 @@ def test_an_output_folder_that_cannot_be_written(
     code, sentence = refused(["baseline", "--data", str(phantoms), "--out", "dangling", *SMALL], capsys)
     assert (code, "dangling is a link to nowhere, which does not exist" in sentence) == (1, True)
     assert here.exists()
+
+
+@pytest.mark.parametrize("command", ["baseline", "search", "run", "data audit"])
+def test_results_are_not_written_among_the_images(
+    command: str, here: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = here / "own"
+    shutil.copytree(phantoms, data)
+    monkeypatch.chdir(data)
+    assert exit_code([*command.split(), "--data", "."]) == 1
+    assert "lies in the folder of images, ., and would be taken for a class; name an --out beside it." in (
+        capsys.readouterr().err
+    )
+    assert sorted(path.name for path in data.iterdir()) == sorted(path.name for path in phantoms.iterdir())

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -507,3 +508,23 @@ def test_memory_does_not_grow_with_the_number_of_files(export: Path, pictures: P
         assert [json.loads(line)["path"] for line in lines] == names
         peaks.append(peak)
     assert peaks[1] - peaks[0] < 8000
+
+
+@pytest.mark.parametrize("name", ["é 模型".encode(), b"caf\xe9"])
+def test_an_export_is_found_under_any_name_in_any_locale(
+    name: bytes, export: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """The folder's name as bytes: in the locale C, Python reads neither as UTF-8."""
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    shutil.copytree(export, place)
+    own = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    told = subprocess.run(
+        [sys.executable, "-m", "busi_tune", "predict", os.fsencode(place), str(pictures), "--json"],
+        env={**os.environ, **own},
+        capture_output=True,
+        check=False,
+    )
+    # Two of the pictures are none.
+    assert told.returncode == 1, told.stderr.decode(errors="replace")
+    answers = json.loads(told.stdout)
+    assert sum("class" in answer for answer in answers) == 12

@@ -1,5 +1,6 @@
 """An exported model in an ONNX Runtime session."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -79,9 +80,8 @@ class Classifier:
         options.add_session_config_entry("session.load_model_format", "ONNX")
         chosen = provider_name(provider)
         try:
-            # From bytes it would take their size in memory again. Where it fails it would go on elsewhere, and say so
-            # on stdout.
-            self.session = ort.InferenceSession(str(path), options, providers=[chosen], enable_fallback=0)
+            # Where it fails it would go on elsewhere, and say so on stdout.
+            self.session = ort.InferenceSession(_named(path), options, providers=[chosen], enable_fallback=0)
             self.fixed_size = self._checked_size()
             self.metadata = read_metadata(self.session.get_modelmeta().custom_metadata_map, self.fixed_size)
         except (*REFUSALS, ValueError) as error:
@@ -154,3 +154,14 @@ def provider_name(provider: str) -> str:
     if provider.lower() not in known:
         raise ConfigError(f"--provider must be one that this ONNX Runtime has ({', '.join(known)}), not {provider!r}.")
     return known[provider.lower()]
+
+
+def _named(path: Path) -> str | bytes:
+    """A file's name in UTF-8, as ONNX Runtime takes it in any locale; of a file with another name, the content.
+
+    The content would take its size in memory once more.
+    """
+    try:
+        return os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        return path.read_bytes()
