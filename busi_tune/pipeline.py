@@ -281,6 +281,7 @@ def crossval(
         BusiTuneError: see errors.py; every finished epoch is kept.
     """
     options.check(config)
+    files.refuse_inside(folder, root)
     _check_before_data(config, None, progress)
     from busi_tune.crossval import cross_validate
 

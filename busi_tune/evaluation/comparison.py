@@ -25,7 +25,7 @@ from busi_tune.results import (
 
 
 @dataclass(frozen=True)
-class _Answered:
+class _Tested:
     """A finished folder: `roles` has path, class, group and part (or fold) of all its images, `rows` the answered."""
 
     folder: Path
@@ -57,15 +57,15 @@ def compare_folders(first: Path, second: Path) -> CompareResult:
     return {"schema": results.SCHEMAS[CompareResult], "first": str(first), "second": str(second), **found}
 
 
-def _answered(folder: Path) -> _Answered:
+def _answered(folder: Path) -> _Tested:
     if (folder / POOLED).exists():
         folds = read_folds(folder / FOLDS).used
         roles = folds.rename(columns={"fold": "part"})
-        return _Answered(folder, "cross-validation", roles, folds, _positive(folder / CROSSVAL, CrossvalIdentityFile))
+        return _Tested(folder, "cross-validation", roles, folds, _positive(folder / CROSSVAL, CrossvalIdentityFile))
     if (folder / METRICS).exists():
         split = read_split(folder / SPLIT)
         roles = split.used.rename(columns={"split": "part"})
-        return _Answered(folder, "run", roles, split.rows("test"), _positive(folder / IDENTITY, RunIdentityFile))
+        return _Tested(folder, "run", roles, split.rows("test"), _positive(folder / IDENTITY, RunIdentityFile))
     raise RunError(f"{folder} is neither a finished run nor a finished cross-validation; finish it, or name another.")
 
 
@@ -74,7 +74,7 @@ def _positive(path: Path, kind: type[CrossvalIdentityFile] | type[RunIdentityFil
     return Config.from_dict(results.read(path, kind)["config"], source=str(path)).positive
 
 
-def _check_alike(one: _Answered, other: _Answered) -> None:
+def _check_alike(one: _Tested, other: _Tested) -> None:
     columns = ["path", "class", "part", "sha256"]
     either = one.roles[columns].merge(other.roles[columns], how="outer", indicator=True)
     different = sorted(set(either.loc[either["_merge"] != "both", "path"]))
