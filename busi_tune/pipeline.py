@@ -9,6 +9,7 @@ from pathlib import Path
 
 from busi_tune import files, locks, results
 from busi_tune.config import Config
+from busi_tune.crossval_options import CrossvalOptions
 from busi_tune.data.audit import GivenSplit, audit
 from busi_tune.data.class_folders import check_class_names, find_classes
 from busi_tune.data.dataset import (
@@ -33,6 +34,7 @@ from busi_tune.export_options import ExportOptions
 from busi_tune.progress import Progress
 from busi_tune.results import (
     AuditFile,
+    CrossvalResult,
     MetricsFile,
     RunResult,
     SearchResult,
@@ -261,6 +263,29 @@ def search(
         split_file=split_file,
         overwrite=overwrite,
     )
+
+
+def crossval(
+    root: Path,
+    folder: Path,
+    config: Config,
+    options: CrossvalOptions,
+    progress: Progress,
+    *,
+    folds_file: Path | None = None,
+    overwrite: bool = False,
+) -> CrossvalResult:
+    """Train `config` once for each fold of the images in `root`; the figures of the pooled answers, and of each fold.
+
+    Raises:
+        BusiTuneError: see errors.py; every finished epoch is kept.
+    """
+    options.check(config)
+    files.refuse_inside(folder, root)
+    _check_before_data(config, None, progress)
+    from busi_tune.crossval import cross_validate
+
+    return cross_validate(root, folder, config, options, progress, folds_file=folds_file, overwrite=overwrite)
 
 
 def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:

@@ -31,6 +31,9 @@ STATE = "state.json"
 VERDICT = "verdict.json"
 AUDIT = "audit.json"
 SPLIT = "split.csv"
+FOLDS = "folds.csv"
+CROSSVAL = "crossval.json"
+POOLED = "pooled.json"
 HISTORY = "history.csv"
 PREDICTIONS = "predictions.csv"
 CURVES = "learning_curves.png"
@@ -163,6 +166,41 @@ class SeedsFile(TypedDict):
     metrics: dict[str, SeedMetric]
 
 
+class FoldFigures(TypedDict):
+    """One fold of a cross-validation: its run, relative to the folder, and its figures on its own test part."""
+
+    fold: int
+    run: str
+    best_epoch: int
+    epochs_run: int
+    test: TestSummary
+
+
+class CrossvalIdentityFile(TypedDict):
+    """crossval.json: what a cross-validation is of."""
+
+    schema: str
+    config: dict[str, Json]
+    weights_sha256: str
+    folds: int
+    folds_sha256: str
+
+
+class CrossvalFile(TypedDict):
+    """pooled.json: the figures of all answers together, of each fold, and their spread over the folds."""
+
+    schema: str
+    folds: list[FoldFigures]
+    spread: dict[str, SeedMetric]
+    pooled: TestSummary
+
+
+class CrossvalResult(CrossvalFile):
+    """The output of `crossval`: pooled.json, and the pooled figures' spread over several partitions, if any."""
+
+    repeats: dict[str, SeedMetric]
+
+
 class BaselineResult(MetricsFile):
     """The output of `baseline`: metrics.json, and with `--seeds` the comparison of the seeds."""
 
@@ -260,6 +298,14 @@ class Comparison(TypedDict):
     differences: dict[str, Difference]
     paths_to_right: NotRequired[list[str]]
     paths_to_wrong: NotRequired[list[str]]
+
+
+class CompareResult(Comparison):
+    """The output of `compare`: two folders, differences being second less first."""
+
+    schema: str
+    first: str
+    second: str
 
 
 class VerdictFile(Comparison):
@@ -659,6 +705,10 @@ SCHEMAS: Mapping[type, str] = {
     DataFile: "busi-tune.data/1",
     StateFile: "busi-tune.state/1",
     VerdictFile: "busi-tune.verdict/1",
+    CompareResult: "busi-tune.compare/1",
+    CrossvalIdentityFile: "busi-tune.crossval/1",
+    CrossvalFile: "busi-tune.pooled/1",
+    CrossvalResult: "busi-tune.crossval-result/1",
     StudyFile: "busi-tune.study/1",
     SearchResult: "busi-tune.search/2",
     SplitResult: "busi-tune.split/1",

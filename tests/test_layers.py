@@ -12,6 +12,7 @@ PACKAGE = Path(busi_tune.__file__).parent
 LAYERS = (
     "cli",
     "pipeline",
+    "crossval",
     "search",
     "report",
     "export",
@@ -25,6 +26,7 @@ LAYERS = (
 )
 BOTTOM = (
     "config",
+    "crossval_options",
     "errors",
     "export_options",
     "files",

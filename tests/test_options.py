@@ -12,6 +12,7 @@ import pytest
 from busi_tune.cli import cli, exit_code
 from busi_tune.cli.parameters import Setting
 from busi_tune.config import Config
+from busi_tune.crossval_options import CrossvalOptions
 from busi_tune.errors import ConfigError
 from busi_tune.export_options import ExportOptions
 from busi_tune.option import Options
@@ -19,7 +20,8 @@ from busi_tune.search_options import SearchOptions
 
 ROOT = Path(__file__).parents[1]
 CLASSES: dict[type[Options], tuple[str, ...]] = {
-    Config: ("run", "baseline", "search"),
+    Config: ("run", "baseline", "search", "crossval"),
+    CrossvalOptions: ("crossval",),
     SearchOptions: ("run", "search"),
     ExportOptions: ("run", "export"),
 }
@@ -65,6 +67,9 @@ SAMPLES = {
     "workers": "2",
     "storage": '"postgresql+psycopg://user@host/db"',
     "ray": '"auto"',
+    "folds": "3",
+    "repeats": "2",
+    "folds_file": '"folds.csv"',
     "int8": "true",
     "float16": "true",
     "max_drop": "0.05",
@@ -84,6 +89,7 @@ SAMPLES = {
 REQUIRED = {
     "baseline": ["--data", "d"],
     "search": ["--data", "d"],
+    "crossval": ["--data", "d"],
     "run": ["--data", "d"],
     "export": ["run", "--out", "o"],
     "data audit": ["--data", "d"],
@@ -138,9 +144,9 @@ def test_every_field_is_an_option_of_its_commands(kind: type[Options]) -> None:
         assert set(kind.options) <= set(settings(command))
 
 
-@pytest.mark.parametrize("key", [key for kind in CLASSES for key in kind.options])
-def test_the_command_line_wins_over_a_file(key: str, tmp_path: Path) -> None:
-    one = settings("run")[key].stated
+@pytest.mark.parametrize(("command", "key"), [(CLASSES[kind][0], key) for kind in CLASSES for key in kind.options])
+def test_the_command_line_wins_over_a_file(command: str, key: str, tmp_path: Path) -> None:
+    one = settings(command)[key].stated
     assert one is not None
     file = tmp_path / "options.toml"
     file.write_text(f"{key} = {SAMPLES[key]}\n")
@@ -157,7 +163,7 @@ def test_the_command_line_wins_over_a_file(key: str, tmp_path: Path) -> None:
     }
     value = other.get(key, one.shown_default)
     spelled = [f"--no-{one.flag[2:]}" if value == "off" else one.flag] if one.kind is bool else [one.flag, value]
-    found = parsed("run", ["--demo", "--config", str(file), *spelled])[key]
+    found = parsed(command, [*REQUIRED[command], "--config", str(file), *spelled])[key]
     assert one.checked(found) == (one.checked(one.parse(value)) if key in other else one.default)
 
 

@@ -56,10 +56,13 @@ def moments(total: int, kills: int) -> list[int]:
 BASELINE = ["baseline", "--data", "../data", "--epochs", "3", *SMALL]
 SEARCH = ["search", "--data", "../data", "--epochs", "4", "--trials", "3", "--trial-epochs", "2", *SMALL]
 RUN = ["run", "--data", "../data", "--epochs", "3", "--trials", "2", "--trial-epochs", "2", *SMALL]
+CROSSVAL = ["crossval", "--data", "../data", "--folds", "2", "--epochs", "2", *SMALL]
 
 
 @pytest.mark.parametrize(
-    ("command", "kills"), [(BASELINE, 10), (SEARCH, 12), (RUN, 5)], ids=["baseline", "search", "run"]
+    ("command", "kills"),
+    [(BASELINE, 10), (SEARCH, 12), (RUN, 5), (CROSSVAL, 8)],
+    ids=["baseline", "search", "run", "crossval"],
 )
 def test_a_kill_at_any_moment_costs_no_byte(command: list[str], kills: int, tmp_path: Path, phantoms: Path) -> None:
     whole = workplace(tmp_path, "whole", phantoms)

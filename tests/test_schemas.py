@@ -24,6 +24,8 @@ COMMANDS = {
     "split.json": ["data", "split", "--data", "DATA", "--out", "split.csv", "--json"],
     "run.json": ["run", *STUDY, *EXPORT, "--data", "DATA", "--json"],
     "search.json": ["search", *STUDY, "--data", "DATA", "--json"],
+    "crossval.json": ["crossval", *SMALL, "--epochs", "1", "--folds", "2", "--data", "DATA", "--json"],
+    "compare.json": ["compare", "studies/tuned/best", "studies/tuned/trials/0000", "--json"],
     "export.json": ["export", "studies/tuned/best", "--out", "exports/tuned", *EXPORT, "--json"],
     "verify.json": ["verify", "exports/tuned", "--json"],
     "verify-again.json": ["verify", "exports/tuned", "--data", "DATA", "--json"],
@@ -44,6 +46,10 @@ DOCUMENTS = [
     ("metrics", "studies/tuned/best/metrics.json"),
     ("study", "studies/tuned/study.json"),
     ("verdict", "studies/tuned/verdict.json"),
+    ("crossval", "studies/crossval/crossval.json"),
+    ("pooled", "studies/crossval/pooled.json"),
+    ("crossval-result", "outputs/crossval.json"),
+    ("compare", "outputs/compare.json"),
     ("verification", "exports/tuned/verification.json"),
     ("baseline", "outputs/baseline.json"),
     ("metrics", "outputs/baseline.json"),
@@ -58,6 +64,8 @@ DOCUMENTS = [
 # The schema of each JSON file that a result's folder may hold.
 FILES = {
     results.IDENTITY: "config",
+    results.CROSSVAL: "crossval",
+    results.POOLED: "pooled",
     results.STATE: "state",
     results.SOURCE: "data",
     results.METRICS: "metrics",

@@ -170,7 +170,7 @@ def test_the_baseline_itself_is_no_evidence() -> None:
     found = verdict.compare(one, one, groups)
     assert found["verdict"] == "no evidence"
     assert found["sentence"] == (
-        "No evidence of a difference (the tuned model is the baseline itself); at this test size only differences "
+        "No evidence of a difference (both answer alike); at this test size only differences "
         "above 10.0 points could be seen."
     )
     assert found["mcnemar_p"] == found["grouped_p"] == 1

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from busi_tune import __version__
+from busi_tune.cli.crossval import compare, crossval
 from busi_tune.cli.data import data
 from busi_tune.cli.export import export, verify
 from busi_tune.cli.extras import TRAINING, missing
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (run, data, baseline, search, export, verify, predict):
+for command in (run, data, baseline, search, crossval, compare, export, verify, predict):
     cli.add_command(command)
 
 

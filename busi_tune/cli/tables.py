@@ -13,6 +13,9 @@ from busi_tune.report.summary import summary
 from busi_tune.results import (
     AuditedTrial,
     AuditFile,
+    CompareResult,
+    Comparison,
+    CrossvalResult,
     Interval,
     MetricsFile,
     PredictionEntry,
@@ -103,6 +106,34 @@ def show_seeds(result: SeedsFile) -> None:
     print_table(f"The same training with {len(result['seeds'])} seeds, on the same split", columns, rows)
 
 
+def show_crossval(result: CrossvalResult, folder: Path) -> None:
+    """A cross-validation: the pooled metrics beside their spread over the folds, and the pooled confusion matrix."""
+    pooled, count = result["pooled"], len(result["folds"])
+    cells = _cells(pooled)
+    titles = _titles(cells)
+    rows = []
+    for name, found in result["spread"].items():
+        metric = _dotted(name)
+        if metric in cells:
+            spread = [f"{found[key]:.3f}" for key in ("mean", "standard_deviation", "lowest", "highest")]
+            rows.append([titles[metric], *cells[metric], *spread])
+    title = f"{folder}: accuracy {pooled['accuracy']:.4f} on {pooled['images']} images in {pooled['groups']} groups"
+    columns = ["metric", "pooled", INTERVAL, "mean of folds", "deviation", "lowest", "highest"]
+    print_table(f"{title}, each answered by one of {count} models that had not seen it", columns, rows)
+    names = list(pooled["per_class"])
+    matrix = [[name, *counts] for name, counts in zip(names, pooled["confusion_matrix"], strict=True)]
+    print_table("Confusion matrix of all folds (rows: true class)", ["", *names], matrix)
+    if result["repeats"]:
+        accuracy = result["repeats"]["accuracy"]
+        print_line(
+            f"Over the partitions the pooled accuracy has mean {accuracy['mean']:.3f} and standard deviation "
+            f"{accuracy['standard_deviation']:.3f}, from {accuracy['lowest']:.3f} to {accuracy['highest']:.3f}."
+        )
+    print_line(
+        "The interval is for these images and these models; it does not cover what other training images would change."
+    )
+
+
 def show_audit(found: AuditFile, folder: Path) -> None:
     """An audit in a few lines."""
     print_table(f"{found['folder']}: audit", ["what", "found"], summary(found))
@@ -168,27 +199,43 @@ def _show_importances(result: SearchResult) -> None:
 
 def show_verdict(verdict: VerdictFile) -> None:
     """Baseline against tuned, on the same test images."""
-    titles = _titles(map(_dotted, verdict["differences"]))
-    rows = [
-        [
-            titles[_dotted(name)],
-            *(f"{found[key]:.3f}" for key in ("baseline", "tuned", "difference")),
-            _low_high(found["interval"]),
-        ]
-        for name, found in verdict["differences"].items()
-        if name != "balanced_accuracy" or "macro_recall" not in verdict["differences"]
-    ]
-    print_table("Baseline against tuned, paired", ["metric", "baseline", "tuned", "difference", INTERVAL], rows)
-    print_line(
-        f"{verdict['changed_to_right']} images changed to right, {verdict['changed_to_wrong']} to wrong; "
-        f"McNemar's exact {_p(verdict['mcnemar_p'])}, by groups {_p(verdict['grouped_p'])}."
-    )
+    _show_differences("Baseline against tuned, paired", verdict, ("baseline", "tuned"))
     expected = "" if verdict["optimism"] is None else f"some {100 * verdict['optimism']:.1f} points, "
     print_line(
         f"The best of {verdict['trials']} equally good trials would look better in validation accuracy than it is, by "
         f"{expected}{100 * verdict['optimism_at_most']:.1f} points at most."
     )
     print_line(verdict["sentence"])
+
+
+def show_comparison(found: CompareResult) -> None:
+    """Two runs, or two cross-validations, on the same images."""
+    title = (
+        f"{found['first']} against {found['second']}, paired on {found['images']} images in {found['groups']} groups"
+    )
+    _show_differences(title, found, ("first", "second"))
+    smallest = found["detectable_difference"]
+    if smallest is not None:
+        print_line(f"Differences in accuracy above {100 * smallest:.1f} points could be seen here.")
+    print_line(found["sentence"])
+
+
+def _show_differences(title: str, found: Comparison, names: tuple[str, str]) -> None:
+    titles = _titles(map(_dotted, found["differences"]))
+    rows = [
+        [
+            titles[_dotted(name)],
+            *(f"{metric[key]:.3f}" for key in ("baseline", "tuned", "difference")),
+            _low_high(metric["interval"]),
+        ]
+        for name, metric in found["differences"].items()
+        if name != "balanced_accuracy" or "macro_recall" not in found["differences"]
+    ]
+    print_table(title, ["metric", *names, "difference", INTERVAL], rows)
+    print_line(
+        f"{found['changed_to_right']} images changed to right, {found['changed_to_wrong']} to wrong; "
+        f"McNemar's exact {_p(found['mcnemar_p'])}, by groups {_p(found['grouped_p'])}."
+    )
 
 
 def _p(value: float) -> str:

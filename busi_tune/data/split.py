@@ -98,7 +98,7 @@ def read_split(path: Path) -> Split:
     Raises:
         FileError: the file is missing, damaged, or lacks a column or a split.
     """
-    used = _read(path, COLUMNS)
+    used = read_table(path, COLUMNS)
     odd = sorted(set(used["split"]) - set(SPLITS))
     absent = sorted(set(SPLITS) - set(used["split"]))
     if odd or absent:
@@ -131,10 +131,10 @@ def missing_exclusions(path: Path) -> str:
 
 def _read_left_out(path: Path) -> pd.DataFrame:
     beside = excluded_file(path)
-    return _read(beside, LEFT_OUT) if beside.exists() else pd.DataFrame(columns=LEFT_OUT)
+    return read_table(beside, LEFT_OUT) if beside.exists() else pd.DataFrame(columns=LEFT_OUT)
 
 
-def _read(path: Path, columns: list[str]) -> pd.DataFrame:
+def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     files.refuse_other_separators(path)
     with files.explained(path, "read"):
         try:
@@ -238,7 +238,7 @@ def _check_sides(used: pd.DataFrame, listing: Listing, fractions: tuple[float, .
             )
 
 
-def grouped(labels: Integers, groups: Integers, shares: NDArray[np.float64], seed: int) -> Integers:
+def grouped(labels: Integers, groups: Integers, shares: NDArray[np.float64], seed: int | tuple[int, ...]) -> Integers:
     """A side (0 training, 1 validation, 2 test) for every image, the same for all images of a group.
 
     Large groups are placed first, each on a random side with room for it (likelier where there is more), so

@@ -36,11 +36,19 @@ class Decision(TypedDict):
     accuracy: Difference
 
 
-def compare(baseline: Answers, tuned: Answers, groups: Labels, paths: Sequence[str] = ()) -> Comparison:
+def compare(
+    baseline: Answers,
+    tuned: Answers,
+    groups: Labels,
+    paths: Sequence[str] = (),
+    *,
+    names: tuple[str, str] = ("the baseline's", "tuned model's accuracy"),
+) -> Comparison:
     """The comparison on two models' answers for the same images in the same order; `groups` has each image's group.
 
     `differences` has each metric under its dotted name: both values, tuned less baseline, and the 95 % interval of
-    that, which is None where the models answer alike. With `paths`, the images that changed are named.
+    that, which is None where the models answer alike. With `paths`, the images that changed are named. `names` are the
+    two accuracies in the sentence.
     """
     right, now = baseline.predicted == baseline.labels, tuned.predicted == tuned.labels
     gained, lost = now & ~right, right & ~now
@@ -49,7 +57,7 @@ def compare(baseline: Answers, tuned: Answers, groups: Labels, paths: Sequence[s
     accuracy: Difference = {**decided["accuracy"], "interval": None} if same else decided["accuracy"]
     found: Comparison = {
         "verdict": decided["verdict"],
-        "sentence": _sentence(decided, same=same),
+        "sentence": _sentence(decided, names, same=same),
         "groups": decided["groups"],
         "grouped_p": decided["grouped_p"],
         "detectable_difference": decided["detectable_difference"],
@@ -60,8 +68,8 @@ def compare(baseline: Answers, tuned: Answers, groups: Labels, paths: Sequence[s
         "differences": _differences(baseline, tuned, groups) | {"accuracy": accuracy},
     }
     if len(paths):
-        names = np.asarray(paths)
-        found["paths_to_right"], found["paths_to_wrong"] = names[gained].tolist(), names[lost].tolist()
+        images = np.asarray(paths)
+        found["paths_to_right"], found["paths_to_wrong"] = images[gained].tolist(), images[lost].tolist()
     return found
 
 
@@ -134,16 +142,16 @@ def detectable_difference(apart: Floats, images: int) -> float | None:
     return min(1.0, max(reach, FEWEST_CHANGED / groups))
 
 
-def _sentence(found: Decision, *, same: bool) -> str:
+def _sentence(found: Decision, names: tuple[str, str], *, same: bool) -> str:
     gain, interval = 100 * found["accuracy"]["difference"], found["accuracy"]["interval"]
     if interval and found["verdict"] != "no evidence":
         word = "higher" if gain > 0 else "lower"
         low, high = sorted(100 * abs(edge) for edge in interval)
         return (
-            f"{found['verdict'].capitalize()}: the tuned model's accuracy is {abs(gain):.1f} points {word} than "
-            f"the baseline's (95 % interval {low:.1f} to {high:.1f})."
+            f"{found['verdict'].capitalize()}: the {names[1]} is {abs(gain):.1f} points {word} than "
+            f"{names[0]} (95 % interval {low:.1f} to {high:.1f})."
         )
-    why = " (the tuned model is the baseline itself)" if same else ""
+    why = " (both answer alike)" if same else ""
     if interval and not interval[0] <= 0 <= interval[1]:
         why = f" (its interval excludes zero, but the exact test by groups has p = {found['grouped_p']:.3f})"
     smallest = found["detectable_difference"]
@@ -197,7 +205,7 @@ def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int, *, positi
     rows = split.rows("test")
     # Not those of the test images alone: a model may answer a class that has none.
     classes = tuple(sorted(set(split.used["class"])))
-    first, second = (_answers(folder, rows, classes, positive) for folder in (baseline, tuned))
+    first, second = (answers_of(folder, rows, classes, positive) for folder in (baseline, tuned))
     found = compare(first, second, rows["group"].to_numpy(), list(rows["path"]))
     validation = results.read(baseline / results.METRICS, MetricsFile)["validation"]
     images, accuracy = validation["images"], validation["accuracy"]
@@ -220,7 +228,7 @@ def _correlation(right: NDArray[np.bool_], now: NDArray[np.bool_]) -> float | No
     return float(np.corrcoef(right, now)[0, 1])
 
 
-def _answers(run: Path, rows: pd.DataFrame, classes: tuple[str, ...], positive: str | None) -> Answers:
+def answers_of(run: Path, rows: pd.DataFrame, classes: tuple[str, ...], positive: str | None) -> Answers:
     """A run's answers for the images in `rows`, in their order."""
     path = run / results.PREDICTIONS
     with files.explained(path, "read"):

@@ -33,6 +33,11 @@ def plot_run(folder: Path, progress: Progress) -> None:
         results.write(folder / results.METRICS, metrics)
 
 
+def plot_pooled(folder: Path, pooled: TestSummary) -> None:
+    """Draw the confusion matrix of a cross-validation's answers into its folder."""
+    files.write_bytes(folder / results.CONFUSION, _png(confusion(pooled, "all folds")))
+
+
 def _png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)
     data = io.BytesIO()
@@ -62,8 +67,8 @@ def learning_curves(records: list[Epoch], best_epoch: int) -> Figure:
     return figure
 
 
-def confusion(test: TestSummary) -> Figure:
-    """The test split's confusion matrix: counts, shaded by the share of the true class."""
+def confusion(test: TestSummary, part: str = "test split") -> Figure:
+    """A confusion matrix: counts, shaded by the share of the true class."""
     counts = np.array(test["confusion_matrix"])
     classes = list(test["per_class"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -77,6 +82,6 @@ def confusion(test: TestSummary) -> Figure:
     axes.set_xticks(range(len(classes)), classes)
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(f"test split, {test['images']} images, accuracy {test['accuracy']:.3f}", fontsize=11)
+    axes.set_title(f"{part}, {test['images']} images, accuracy {test['accuracy']:.3f}", fontsize=11)
     figure.colorbar(shade, ax=axes, label="share of the true class", shrink=0.8)
     return figure

@@ -3,13 +3,14 @@
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from busi_tune import locks
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset
+from busi_tune.data.split import Split
 from busi_tune.errors import BusiTuneError, WorkerLost
 from busi_tune.progress import Progress
 from busi_tune.training import run_folder, runs
@@ -21,12 +22,17 @@ MOST_DEATHS = 5
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be trained to epoch `until` or to its own end."""
+    """A run to be trained to epoch `until` or to its own end; on `split`, or on that of the workers' data."""
 
     name: str
     folder: Path
     config: Config
     until: int
+    split: Split | None = field(default=None, compare=False, repr=False)
+
+    def data(self, dataset: Dataset) -> Dataset:
+        """The data of the workers with the job's own split."""
+        return dataset if self.split is None else replace(dataset, split=self.split)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def work(job: Job, dataset: Dataset, progress: Progress) -> Events:
 
 def _epochs(job: Job, dataset: Dataset, progress: Progress) -> Generator[Trained, bool | None, None]:
     """The records that a job's run has, then those with each new epoch, while the answer is to go on."""
-    run = runs.begin(job.folder, job.config, dataset, progress)
+    run = runs.begin(job.folder, job.config, job.data(dataset), progress)
     records = run_folder.history(job.folder)
     if not (yield Trained(job, records, new=False)):
         return

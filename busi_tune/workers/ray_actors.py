@@ -105,7 +105,7 @@ class RayActors:
 
     def __init__(self, count: int, dataset: Dataset, progress: Progress) -> None:
         self.dataset, self.progress = dataset, progress
-        self.parts: dict[int, ray.ObjectRef[tuple[Part, ...]]] = {}
+        self.parts: dict[tuple[int, str], ray.ObjectRef[tuple[Part, ...]]] = {}
         needs = _needs(count)
         actor = ray.remote(**needs, max_restarts=-1)(Trainer)
         self.actors = [_Actor(cast("ActorHandle[Trainer]", actor.remote(needs["num_cpus"]))) for _ in range(count)]
@@ -128,18 +128,20 @@ class RayActors:
     def _give(self, actor: _Actor, job: Job) -> None:
         with locks.only_writer(job.folder):
             kept = runs.saved_state(job.folder)
-        parts, weights = self._parts(job.config.image_size), run_folder.weights_sha256(job.config.weights)
+        parts, weights = self._parts(job), run_folder.weights_sha256(job.config.weights)
         actor.job, actor.run = job, None
         actor.said = actor.handle.begin.remote(job, len(self.dataset.classes), kept, parts, weights)
 
-    def _parts(self, size: int) -> "ray.ObjectRef[tuple[Part, ...]]":
-        """The images of training and validation in Ray's object store, each size once."""
-        if size not in self.parts:
-            own = [self.dataset.part(name, size, self.progress) for name in ("train", "validation")]
-            self.parts[size] = ray.put(
+    def _parts(self, job: Job) -> "ray.ObjectRef[tuple[Part, ...]]":
+        """The images of training and validation in Ray's object store, those of each size and split once."""
+        size, dataset = job.config.image_size, job.data(self.dataset)
+        key = size, "" if job.split is None else job.split.fingerprint()
+        if key not in self.parts:
+            own = [dataset.part(name, size, self.progress) for name in ("train", "validation")]
+            self.parts[key] = ray.put(
                 tuple(Part(np.array(part.pixels()), np.arange(len(part.rows)), part.labels, part.paths) for part in own)
             )
-        return self.parts[size]
+        return self.parts[key]
 
     def has_event(self) -> bool:
         """Whether a busy actor has answered."""
@@ -178,7 +180,7 @@ class RayActors:
 
     def _heard(self, actor: _Actor, job: Job, said: "Answer") -> Event:
         if isinstance(said, dict):
-            actor.run = runs.begin(job.folder, job.config, self.dataset, self.progress, said)
+            actor.run = runs.begin(job.folder, job.config, job.data(self.dataset), self.progress, said)
             runs.identify(actor.run, said)
             actor.records = tuple(run_folder.history(job.folder))
             return Trained(job, actor.records, new=False)

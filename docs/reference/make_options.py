@@ -10,6 +10,7 @@ import click
 from busi_tune.cli import cli
 from busi_tune.cli.parameters import Setting
 from busi_tune.config import Config
+from busi_tune.crossval_options import CrossvalOptions
 from busi_tune.export_options import ExportOptions
 from busi_tune.option import KINDS, Group, Option
 from busi_tune.search_options import SearchOptions
@@ -38,8 +39,13 @@ are true or false have two spellings: `--class-weights` switches it on, `--no-cl
 def page() -> str:
     """The whole page."""
     stated = (
-        ("The configuration", Config, "`run`, `baseline` and `search`, and in part `data audit` and `data split`"),
+        (
+            "The configuration",
+            Config,
+            "`run`, `baseline`, `search` and `crossval`, and in part `data audit` and `data split`",
+        ),
         ("The search", SearchOptions, "`run` and `search`"),
+        ("The cross-validation", CrossvalOptions, "`crossval`"),
         ("The export", ExportOptions, "`run` and `export`"),
     )
     parts = [INTRODUCTION]

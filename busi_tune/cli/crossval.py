@@ -1,0 +1,91 @@
+"""The commands crossval and compare."""
+
+from pathlib import Path
+
+import click
+
+from busi_tune.cli.parameters import (
+    PATH,
+    Command,
+    config_option,
+    data_option,
+    examples,
+    json_option,
+    made,
+    out_option,
+    overwrite_option,
+    refuse,
+    setting,
+    stated_options,
+)
+from busi_tune.config import Config
+from busi_tune.crossval_options import CrossvalOptions
+
+
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "busi-tune crossval --data data/busi --folds 5",
+        "busi-tune crossval --data data/busi --arch resnet18 --repeats 3 --workers 4",
+    ),
+)
+@data_option(required=True, help="Folder with one folder of images for each class.")
+@stated_options(Config)
+@stated_options(CrossvalOptions)
+@setting(
+    "--folds-file",
+    type=PATH,
+    metavar="FILE.csv",
+    group="data",
+    unset="drawn by --split-seed",
+    help="Folds to use, as another cross-validation wrote them to folds.csv.",
+)
+@out_option(default=Path("studies/crossval"), help="Folder of the cross-validation.")
+@json_option
+@overwrite_option
+@config_option
+def crossval(
+    *, data: Path, out: Path, folds_file: Path | None, as_json: bool, overwrite: bool, **values: object
+) -> None:
+    """Train the configuration once for each fold, and pool the answers.
+
+    Each image is answered by a model that has seen neither it nor a near-duplicate of it.
+    """
+    refuse(values, Config, CrossvalOptions)
+    config, options = made(Config, values), made(CrossvalOptions, values)
+    from busi_tune import pipeline
+    from busi_tune.cli.screen import print_json, screen
+    from busi_tune.cli.tables import show_crossval
+
+    with screen() as progress:
+        result = pipeline.crossval(data, out, config, options, progress, folds_file=folds_file, overwrite=overwrite)
+    if as_json:
+        print_json(result)
+    else:
+        show_crossval(result, out)
+
+
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "busi-tune compare studies/baseline studies/tuned/best",
+        "busi-tune compare studies/crossval studies/wider --json",
+    ),
+)
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
+@json_option
+def compare(*, first: Path, second: Path, as_json: bool) -> None:
+    """Compare two finished runs on one split, or two cross-validations on the same folds.
+
+    Differences are SECOND less FIRST, paired by image and by group of near-duplicates.
+    """
+    from busi_tune.cli.screen import print_json
+    from busi_tune.cli.tables import show_comparison
+    from busi_tune.evaluation.comparison import compare_folders
+
+    found = compare_folders(first, second)
+    if as_json:
+        print_json(found)
+    else:
+        show_comparison(found)

@@ -1,0 +1,220 @@
+"""A cross-validation: one run for each fold, trained by the workers that trials use, and their answers pooled."""
+
+from pathlib import Path
+
+import numpy as np
+
+from busi_tune import files, locks, results
+from busi_tune.config import Config, differences
+from busi_tune.crossval_options import CrossvalOptions
+from busi_tune.data.dataset import Dataset, open_dataset
+from busi_tune.data.folds import Folds, make_folds, read_folds
+from busi_tune.data.split import Split
+from busi_tune.errors import ConfigError, RunError
+from busi_tune.evaluation.intervals import with_intervals
+from busi_tune.evaluation.metrics import Answers, summarise
+from busi_tune.evaluation.seeds import spreads
+from busi_tune.evaluation.verdict import answers_of
+from busi_tune.progress import Progress
+from busi_tune.report import plots
+from busi_tune.results import (
+    CROSSVAL,
+    FOLDS,
+    POOLED,
+    CrossvalFile,
+    CrossvalIdentityFile,
+    CrossvalResult,
+    Json,
+    MetricsFile,
+)
+from busi_tune.training import run_folder, runs
+from busi_tune.workers import crew, job_list
+from busi_tune.workers.jobs import Job, Trained
+
+FIRST_FILES = frozenset({FOLDS, "folds.excluded.csv"})
+
+
+def cross_validate(
+    root: Path,
+    folder: Path,
+    config: Config,
+    options: CrossvalOptions,
+    progress: Progress,
+    *,
+    folds_file: Path | None = None,
+    overwrite: bool = False,
+) -> CrossvalResult:
+    """Train `config` once for each fold of the images in `root`; the figures of the pooled answers.
+
+    Each image is answered once, by a model that has seen neither it nor a near-duplicate of it. Further repeats are
+    cross-validations of their own in `folder/repeats`.
+
+    Raises:
+        BusiTuneError: see errors.py; every finished epoch is kept.
+    """
+    options.check(config)
+    given = read_folds(folds_file) if folds_file else None
+    if given is not None and options.repeats > 1:
+        raise ConfigError(f"repeats must be 1 where {folds_file} says the folds, not {options.repeats}; leave one out.")
+    with crew.cluster(options.ray):
+        resolved = crew.resolved(config, options.workers, options.ray)
+        found = [_repeat(root, folder, resolved, options, progress, given=given, overwrite=overwrite)]
+        for repeat in range(1, options.repeats):
+            progress.notice(f"Repeat {repeat + 1} of {options.repeats}:")
+            place = folder / "repeats" / str(repeat + 1)
+            drawn = resolved.replace(split_seed=resolved.split_seed + repeat)
+            found.append(_repeat(root, place, drawn, options, progress, given=None, overwrite=overwrite))
+    return {
+        "schema": results.SCHEMAS[CrossvalResult],
+        "folds": found[0]["folds"],
+        "spread": found[0]["spread"],
+        "pooled": found[0]["pooled"],
+        "repeats": spreads([each["pooled"] for each in found]) if len(found) > 1 else {},
+    }
+
+
+def _repeat(
+    root: Path,
+    folder: Path,
+    config: Config,
+    options: CrossvalOptions,
+    progress: Progress,
+    *,
+    given: Folds | None,
+    overwrite: bool,
+) -> CrossvalFile:
+    files.refuse_foreign(folder, "a cross-validation", CROSSVAL, FIRST_FILES)
+    with locks.only_writer(folder):
+        if overwrite:
+            files.clear_folder(folder, CROSSVAL)
+        dataset, folds = _open(root, folder, config, progress, count=options.folds, given=given)
+        _identify(folder, config, folds)
+        if not (folder / POOLED).exists():
+            jobs = _jobs(folder, config, folds)
+            _train(jobs, dataset, options, progress)
+            results.write(folder / POOLED, _pool(folder, jobs, dataset, folds))
+        found = results.read(folder / POOLED, CrossvalFile)
+        if not (folder / results.CONFUSION).exists():
+            plots.plot_pooled(folder, found["pooled"])
+        return found
+
+
+def _open(
+    root: Path, folder: Path, config: Config, progress: Progress, *, count: int, given: Folds | None
+) -> tuple[Dataset, Folds]:
+    """The images of `root` and the folds that were begun with, those `given`, or new ones."""
+    path = folder / FOLDS
+    folds = read_folds(path) if path.exists() else given
+    if folds is None:
+        dataset = open_dataset(root, config, progress)
+        folds = make_folds(dataset.split, count, config.split_seed)
+        return dataset, folds
+    if given is not None and given.fingerprint() != folds.fingerprint():
+        raise RunError(f"{folder} was begun with other folds; name another --out, or start anew with --overwrite.")
+    if folds.count != count:
+        raise RunError(f"{path} has {folds.count} folds, not {count}; give --folds {folds.count}, or another --out.")
+    finished = (folder / POOLED).exists()
+    return open_dataset(root, config, progress, saved=_split(folds, 1, config), decode=not finished), folds
+
+
+def _split(folds: Folds, fold: int, config: Config) -> Split:
+    """The split of a fold; the validation part's share of the rest is that of an ordinary split."""
+    train, validation, _ = config.fractions
+    return folds.split(fold, validation / (train + validation), config.split_seed)
+
+
+def _identify(folder: Path, config: Config, folds: Folds) -> None:
+    """Write what a new cross-validation is of, or compare it with what is there.
+
+    Raises:
+        RunError: the folder holds the cross-validation of another configuration.
+    """
+    path = folder / CROSSVAL
+    document: CrossvalIdentityFile = {
+        "schema": results.SCHEMAS[CrossvalIdentityFile],
+        "config": config.to_dict(),
+        "weights_sha256": run_folder.weights_sha256(config.weights),
+        "folds": folds.count,
+        "folds_sha256": folds.fingerprint(),
+    }
+    if not path.exists():
+        folds.write(folder / FOLDS)
+        results.write(path, document)
+        return
+    known = results.read(path, CrossvalIdentityFile)
+    different = differences(*(_values(each, path) for each in (known, document)))
+    if known["folds_sha256"] != document["folds_sha256"]:
+        different = [*different, f"{FOLDS} was changed"]
+    if different:
+        raise RunError(
+            f"{folder} holds another cross-validation ({'; '.join(different)}); name another --out, "
+            "or start anew with --overwrite."
+        )
+
+
+def _values(document: CrossvalIdentityFile, path: Path) -> dict[str, Json]:
+    """The values of the configuration that decide the result."""
+    config = Config.from_dict(document["config"], source=str(path))
+    return run_folder.identified(config.identity(), document["weights_sha256"])
+
+
+def _jobs(folder: Path, config: Config, folds: Folds) -> dict[int, Job]:
+    return {
+        fold: Job(
+            f"fold {fold}", folder / "folds" / str(fold), config, config.epochs, split=_split(folds, fold, config)
+        )
+        for fold in range(1, folds.count + 1)
+    }
+
+
+def _train(jobs: dict[int, Job], dataset: Dataset, options: CrossvalOptions, progress: Progress) -> None:
+    """Train all folds to their ends and evaluate each on its test part.
+
+    Raises:
+        BusiTuneError: a fold could not be trained; the others are kept.
+    """
+
+    def show(event: Trained) -> None:
+        record = event.records[-1]
+        progress.step(event.job.name, record.epoch, event.job.until, record.summary())
+
+    with crew.workers(options.workers, options.ray, dataset, progress) as workers:
+        failed = job_list.train_all(list(jobs.values()), workers, progress, show=show, keep_model=True)
+    for error in failed.values():
+        raise error
+    for fold, job in jobs.items():
+        with locks.only_writer(job.folder):
+            runs.evaluate(runs.begin(job.folder, job.config, job.data(dataset), progress), progress)
+        plots.plot_run(job.folder, progress)
+        progress.step("folds", fold, len(jobs))
+    progress.close("folds")
+
+
+def _pool(folder: Path, jobs: dict[int, Job], dataset: Dataset, folds: Folds) -> CrossvalFile:
+    """The figures of each fold and of all answers together, which are written to predictions.csv, too."""
+    rows = folds.used.reset_index(drop=True)
+    labels = np.array([dataset.classes.index(name) for name in rows["class"]], dtype=np.int64)
+    probabilities = np.empty((len(rows), len(dataset.classes)))
+    for fold, job in jobs.items():
+        own = rows["fold"] == fold
+        probabilities[own] = answers_of(job.folder, rows[own], dataset.classes, job.config.positive).probabilities
+    pooled = Answers(labels, probabilities, dataset.classes, next(iter(jobs.values())).config.positive)
+    table = rows[["path", "class", "fold"]].assign(predicted=np.array(dataset.classes)[pooled.predicted])
+    table = table.assign(**{f"p_{name}": probabilities[:, number] for number, name in enumerate(dataset.classes)})
+    files.write_bytes(folder / results.PREDICTIONS, table.to_csv(index=False, lineterminator="\n").encode())
+    figures = {fold: results.read(job.folder / results.METRICS, MetricsFile) for fold, job in jobs.items()}
+    return {
+        "schema": results.SCHEMAS[CrossvalFile],
+        "folds": [
+            {
+                "fold": fold,
+                "run": str(jobs[fold].folder.relative_to(folder)),
+                "best_epoch": found["best_epoch"],
+                "epochs_run": found["epochs_run"],
+                "test": found["test"],
+            }
+            for fold, found in figures.items()
+        ],
+        "spread": spreads([found["test"] for found in figures.values()]),
+        "pooled": {**summarise(pooled), **with_intervals(pooled, rows["group"].to_numpy())},
+    }

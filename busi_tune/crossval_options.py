@@ -1,0 +1,42 @@
+"""The options of a cross-validation, beside the configuration that it judges."""
+
+from dataclasses import dataclass
+
+from busi_tune.config import Config
+from busi_tune.errors import ConfigError
+from busi_tune.option import Options, option, stated
+
+
+@stated
+@dataclass(frozen=True, kw_only=True)
+class CrossvalOptions(Options):
+    """The options of a cross-validation: its folds, how often they are drawn, and its workers.
+
+    Raises:
+        ConfigError: one or more values have a wrong type or break a rule; all of them are named.
+    """
+
+    folds: int = option(5, "Parts of the images, each of which is the test part once", group="data", low=2)
+    repeats: int = option(
+        1, "Times that the folds are drawn anew, with --split-seed and those after it", group="data", low=1
+    )
+    workers: int = option(1, "Processes that train at the same time", group="machines", low=1)
+    ray: str | None = option(
+        None,
+        "Address of a Ray cluster to train on, or auto for the one that this machine belongs to; needs the extra ray",
+        group="machines",
+        metavar="ADDRESS",
+    )
+
+    def check(self, config: Config) -> None:
+        """Check the options against the configuration.
+
+        Raises:
+            ConfigError: they contradict it.
+        """
+        if config.strategy != "grouped":
+            raise ConfigError(
+                f"strategy must be grouped for a cross-validation (folds hold whole groups), not {config.strategy}."
+            )
+        if config.device.startswith("cuda:") and (self.workers > 1 or self.ray):
+            raise ConfigError(f"device must be cuda where workers are spread over the GPUs, not {config.device}.")

@@ -1,0 +1,102 @@
+"""The folds of a cross-validation: whole groups, stratified by class, and the CSV file that holds them."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from busi_tune import files
+from busi_tune.data.split import LEFT_OUT, Split, excluded_file, grouped, read_table
+from busi_tune.errors import DataError, FileError
+
+COLUMNS = ["path", "class", "group", "fold", "sha256"]
+
+
+@dataclass(frozen=True)
+class Folds:
+    """A table of the images used (`COLUMNS`, folds from 1 on) and one of those left out, both sorted by path."""
+
+    used: pd.DataFrame
+    left_out: pd.DataFrame
+
+    @property
+    def count(self) -> int:
+        """The number of folds."""
+        return int(self.used["fold"].max())
+
+    def fingerprint(self) -> str:
+        """SHA-256 over both tables: two cross-validations with the same one can be compared image by image."""
+        return hashlib.sha256(_csv(self.used) + _csv(self.left_out)).hexdigest()
+
+    def split(self, fold: int, share: float, seed: int) -> Split:
+        """The split that tests `fold`: `share` of the other images, drawn by groups and stratified, validate.
+
+        Raises:
+            DataError: a part of it gets no image of a class.
+        """
+        used = self.used.assign(split="test")[["path", "class", "group", "split", "sha256"]]
+        rest = self.used["fold"] != fold
+        codes = pd.Categorical(used["class"]).codes.astype(np.int64)
+        sides = grouped(codes[rest], used["group"].to_numpy()[rest], np.array([1 - share, share]), seed=(seed, fold))
+        used.loc[rest, "split"] = np.array(["train", "validation"])[sides]
+        for part in ("train", "validation", "test"):
+            absent = sorted(set(used["class"]) - set(used.loc[used["split"] == part, "class"]))
+            if absent:
+                raise DataError(
+                    f"Fold {fold} of {self.count} gets no image of class {', '.join(absent)} in its {part} part; "
+                    "ask for fewer --folds, or give another --split-seed."
+                )
+        return Split(used, self.left_out)
+
+    def write(self, path: Path) -> None:
+        """Write the images used to `path`, and those left out to the file beside it."""
+        files.write_bytes(excluded_file(path), _csv(self.left_out))
+        files.write_bytes(path, _csv(self.used))
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n").encode()
+
+
+def make_folds(split: Split, count: int, seed: int) -> Folds:
+    """Folds of the images that `split` uses; the parts of `split` itself are not looked at.
+
+    Raises:
+        DataError: a class has fewer groups than there are folds.
+    """
+    used = split.used
+    groups = used.groupby("class")["group"].nunique()
+    fewest = groups.idxmin()
+    if groups.min() < count:
+        raise DataError(
+            f"{count} folds need as many groups of near-duplicates in every class, and {fewest} has "
+            f"{groups.min()}; ask for fewer --folds."
+        )
+    folds = np.zeros(len(used), dtype=np.int64)
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    for number, (_, rows) in enumerate(splitter.split(used, used["class"], used["group"]), start=1):
+        folds[rows] = number
+    table = used.assign(fold=folds)[COLUMNS]
+    return Folds(table, split.left_out)
+
+
+def read_folds(path: Path) -> Folds:
+    """Read folds that `Folds.write` wrote; other columns are ignored.
+
+    Raises:
+        FileError: the file is missing, damaged, lacks a column, has one fold only, or a group in two folds.
+    """
+    used = read_table(path, COLUMNS)
+    numbers = used["fold"]
+    whole = pd.api.types.is_integer_dtype(numbers) and set(numbers) == set(range(1, len(set(numbers)) + 1))
+    if not whole or numbers.nunique() < 2:
+        raise FileError(f"{path} must number its folds from 1 on, at least two, in the column fold; restore it.")
+    torn = used.groupby("group")["fold"].nunique()
+    if (torn > 1).any():
+        raise FileError(f"{path} has group {torn.idxmax()} in {torn.max()} folds; a group must lie in one fold.")
+    beside = excluded_file(path)
+    left_out = read_table(beside, LEFT_OUT) if beside.exists() else pd.DataFrame(columns=LEFT_OUT)
+    return Folds(used, left_out)
