@@ -18,7 +18,7 @@ from busi_tune.data.dataset import Dataset
 from busi_tune.data.listing import Listing
 from busi_tune.data.split import Split
 from busi_tune.progress import Silent
-from busi_tune.results import SearchResult
+from busi_tune.results import SearchResult, VerdictFile
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.plan import Plan
 from busi_tune.search.storage import Database
@@ -170,7 +170,7 @@ def test_the_same_command_trains_nothing(
 
 
 def test_the_verdict_is_written(study: Path, told: SearchResult) -> None:
-    assert json.loads((study / "verdict.json").read_text()) == told["verdict"]
+    assert results.read(study / "verdict.json", VerdictFile) == told["verdict"]
 
 
 @pytest.mark.parametrize(
