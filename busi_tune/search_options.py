@@ -10,7 +10,7 @@ from busi_tune.errors import ConfigError
 from busi_tune.option import Options, option, stated
 
 Metric = Literal["val_loss", "val_accuracy", "val_macro_f1"]
-Pruner = Literal["median", "hyperband", "none"]
+Pruner = Literal["stalled", "median", "hyperband", "none"]
 TRIAL_EPOCHS = 20
 SPAN = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
@@ -59,7 +59,11 @@ class SearchOptions(Options):
         group="search",
         unset="learning rate, weight decay, scheduler patience",
     )
-    pruner: Pruner = option("median", "Rule that stops trials early when they fall behind", group="search")
+    pruner: Pruner = option(
+        "stalled",
+        "Rule that stops trials early; stalled: no improvement for 3 epochs, and behind the best completed trial",
+        group="search",
+    )
     keep_trials: int = option(5, "Best trials whose checkpoints are kept", group="search", low=1)
     confirm: int = option(
         0, "Best trials to train to the end with several seeds; the best mean wins", group="search", low=0

@@ -65,7 +65,7 @@ class Campaign:
     longest: float
     cluster: Cluster | None = None
     drivers: int = 1
-    pruner: str = "median"
+    pruner: str = "stalled"
     report: Report = field(default_factory=Report)
 
     @property
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--drivers", type=int, default=1, help="at work on one study at a time; needs postgres")
-    parser.add_argument("--pruner", choices=["median", "hyperband", "none"], default="median")
+    parser.add_argument("--pruner", choices=["stalled", "median", "hyperband", "none"], default="stalled")
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--ray", action="store_true", help="on a Ray cluster of three nodes on this host")
     parser.add_argument("--seed", type=int, default=0)

@@ -210,8 +210,11 @@ def test_a_trial_that_was_enqueued_with_impossible_values_fails_and_the_study_go
     assert asked(trials).number == 2
 
 
-def test_a_trial_is_pruned_where_optunas_pruner_says_so_and_its_scheduler_could_have_acted(tmp_path: Path) -> None:
-    trials, generator = opened(tmp_path), np.random.default_rng(0)
+@pytest.mark.parametrize("pruner", ["stalled", "median"])
+def test_a_trial_is_pruned_where_the_pruner_says_so_and_its_scheduler_could_have_acted(
+    pruner: str, tmp_path: Path
+) -> None:
+    trials, generator = opened(tmp_path, replace(PLAN, pruner=pruner)), np.random.default_rng(0)
     decisions = []
     for _ in range(25):
         trial, best, decided = asked(trials), math.inf, False

@@ -43,7 +43,7 @@ class Plan:
     metric: str
     trial_epochs: int
     split: str
-    pruner: str = "median"
+    pruner: str = "stalled"
     weights: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -14,11 +14,14 @@ from busi_tune.errors import ConfigError, FileError
 from busi_tune.files import sha256_bytes
 from busi_tune.results import Json
 from busi_tune.search.plan import FACTS, Plan
+from busi_tune.search.pruner import StalledPruner
 from busi_tune.search.sampler import SeededTPESampler
 from busi_tune.search.storage import Database
 
-# Nothing is pruned against fewer completed trials than this: one survivor must not decide alone.
+# The median and Hyperband prune nothing against fewer completed trials: one survivor must not decide alone.
 N_MIN_TRIALS = 3
+# The epochs without improvement after which the default pruner acts; docs/pruner-evidence.md has the figures.
+STALLED_EPOCHS = 3
 # The user attributes that keep a decision of the pruner over a kill.
 PRUNED_AT, RUNGS = "pruned_at", "rungs"
 # The one that every trial gets when it ends, and the one with the SHA-256 of what it ended with.
@@ -198,7 +201,9 @@ def make_pruner(plan: Plan) -> BasePruner:
         return NopPruner()
     if plan.pruner == "hyperband":
         return HyperbandPruner(min_resource=min(2, plan.trial_epochs), max_resource=plan.trial_epochs)
-    return MedianPruner(n_startup_trials=5, n_min_trials=N_MIN_TRIALS)
+    if plan.pruner == "median":
+        return MedianPruner(n_startup_trials=5, n_min_trials=N_MIN_TRIALS)
+    return StalledPruner(STALLED_EPOCHS)
 
 
 def decided_before(trials: Sequence[FrozenTrial], opened: OpenTrial, name: str, plan: Plan) -> bool:

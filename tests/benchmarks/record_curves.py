@@ -1,9 +1,9 @@
 """Records full learning curves over a grid of configurations, for replaying studies on them; can be interrupted.
 
-    python tests/benchmarks/record_curves.py --data data/busi --out curves.csv
-    python tests/benchmarks/record_curves.py --pack curves.csv
+    python tests/benchmarks/record_curves.py --data data/busi --arch resnet18 --out curves.csv
+    python tests/benchmarks/record_curves.py --arch resnet18 --pack curves.csv
 
-It goes on from the packed table where there is no `curves.csv` yet.
+It goes on from the packed table of the architecture where there is no `curves.csv` yet.
 """
 
 import argparse
@@ -21,16 +21,16 @@ import torch
 from busi_tune.config import Config
 from busi_tune.data.dataset import open_dataset
 from busi_tune.progress import Silent
-from busi_tune.training.batches import to_device
-from busi_tune.training.fit import fit
+from busi_tune.training.batches import DeviceImages, to_device
+from busi_tune.training.fit import fit, logits_of
 from busi_tune.training.hardware import keep_memory, resolve
 from busi_tune.training.state import TrainingState
 
-TABLE = Path(__file__).parents[1] / "data" / "learning_curves.csv.gz"
+TABLES = Path(__file__).parents[1] / "data"
 RATES = [float(f"{rate:.4g}") for rate in np.geomspace(1e-5, 1e-2, 13)][2:]
 DECAYS = [1e-5, 1e-3, 1e-1]
 PATIENCES = [2, 6]
-BASE: dict[str, Any] = {"arch": "resnet18", "weights": "none", "image_size": 64, "epochs": 30, "device": "cpu"}
+BASE: dict[str, Any] = {"weights": "none", "image_size": 64, "epochs": 30, "device": "cpu"}
 # The configurations whose spread over seeds is recorded, too.
 REPEATED = [(RATES[6], 1e-3, 6), (RATES[4], 1e-3, 2)]
 SEEDS = 6
@@ -44,19 +44,24 @@ def jobs() -> list[tuple[float, float, int, int]]:
     return grid[:20] + repeats + grid[20:]
 
 
-def record(data: Path, out: Path) -> None:
+def packed(arch: str) -> Path:
+    """The table of an architecture that the repository keeps."""
+    return TABLES / f"learning_curves.{arch}.csv.gz"
+
+
+def record(data: Path, arch: str, out: Path) -> None:
     """Train what `out` does not hold yet, and append its epochs."""
     torch.set_num_threads(1)
     keep_memory()
-    base = Config(**BASE)
+    base = Config(arch=arch, **BASE)
     base = base.replace(**resolve(base.device, base.precision))
     dataset = open_dataset(data, base, Silent())
-    train, validation = (
+    train, validation, test = (
         to_device(dataset.part(name, base.image_size, Silent()), base.device, mean=base.mean, std=base.std)
-        for name in ("train", "validation")
+        for name in ("train", "validation", "test")
     )
-    if not out.exists() and TABLE.exists():
-        out.write_bytes(gzip.decompress(TABLE.read_bytes()))
+    if not out.exists() and packed(arch).exists():
+        out.write_bytes(gzip.decompress(packed(arch).read_bytes()))
     names = ["learning_rate", "weight_decay", "scheduler_patience", "seed"]
     done = set(pd.read_csv(out)[names].itertuples(index=False, name=None)) if out.exists() else set()
     for number, job in enumerate(jobs()):
@@ -74,6 +79,7 @@ def record(data: Path, out: Path) -> None:
                 "val_loss": f"{epoch.val_loss:.6g}",
                 "val_accuracy": f"{epoch.val_accuracy:.6g}",
                 "val_macro_f1": f"{epoch.val_macro_f1:.6g}",
+                "test_accuracy": f"{test_accuracy(state, test):.6g}",
                 "next_learning_rate": state.learning_rate,
             }
             for epoch in fit(state, train, validation, config.epochs)
@@ -82,27 +88,33 @@ def record(data: Path, out: Path) -> None:
         print(f"{number} {values}: {len(rows)} epochs in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def pack(curves: Path) -> None:
+def test_accuracy(state: TrainingState, test: DeviceImages) -> float:
+    """The accuracy on the test split of the epoch that `state` stands at."""
+    predicted = logits_of(state.model, test, state.config.precision).argmax(dim=1).numpy()
+    return float((predicted == test.host_labels).mean())
+
+
+def pack(arch: str, curves: Path) -> None:
     """Write the table that the repository keeps; the same curves give the same bytes."""
     table = pd.read_csv(curves)
     table = table[table["learning_rate"].isin(RATES)].sort_values(
         ["learning_rate", "weight_decay", "scheduler_patience", "seed", "epoch"]
     )
-    TABLE.parent.mkdir(exist_ok=True)
-    TABLE.write_bytes(gzip.compress(table.to_csv(index=False, lineterminator="\n").encode(), mtime=0))
+    packed(arch).write_bytes(gzip.compress(table.to_csv(index=False, lineterminator="\n").encode(), mtime=0))
 
 
 def main() -> None:
     """Record or pack."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=Path("data/busi"))
+    parser.add_argument("--arch", default="resnet18")
     parser.add_argument("--out", type=Path, default=Path("curves.csv"))
     parser.add_argument("--pack", type=Path)
     options = parser.parse_args()
     if options.pack:
-        pack(options.pack)
+        pack(options.arch, options.pack)
     else:
-        record(options.data, options.out)
+        record(options.data, options.arch, options.out)
 
 
 if __name__ == "__main__":

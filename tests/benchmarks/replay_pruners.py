@@ -1,14 +1,13 @@
-"""Replays studies on recorded learning curves: how many epochs each sampler and pruner needs to find a good trial.
+"""Replays studies on recorded learning curves: what each sampler and pruner spends, and what it finds.
 
-    python tests/benchmarks/replay_pruners.py --repetitions 200 --json replay.json --plot docs/images/pruner-replay.png
+    python tests/benchmarks/replay_pruners.py --arch resnet18 --repetitions 1000 --plot docs/images/pruner-replay.png
 
 A trial is one of the recorded configurations, trained for at most `TRIAL_EPOCHS`; it reports, stops early and is
-pruned as the driver has it (busi_tune/search/driver.py). A study has found what it looks for when a complete trial's
-best validation loss is within one seed's standard deviation of the best recorded one.
+pruned as the driver has it (busi_tune/search/driver.py). Each study is replayed with every strategy on the same seeds,
+so ratios are of pairs; their intervals resample the studies.
 """
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +17,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 import pandas as pd
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, PatientPruner
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-TABLE = Path(__file__).parents[1] / "data" / "learning_curves.csv.gz"
+from busi_tune.search.pruner import StalledPruner
+
+TABLES = Path(__file__).parents[1] / "data"
 NAMES = ["learning_rate", "weight_decay", "scheduler_patience"]
 TRIAL_EPOCHS = 20
+# The trials of a study by default.
+TRIALS = 20
 # A study that has not found it by then is counted with so many epochs.
 MOST_EPOCHS = 1500
 N_MIN_TRIALS = 3
@@ -34,69 +38,113 @@ Point = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Curves:
-    """The recorded grid: the values of each axis, and each point's best loss so far, epoch by epoch."""
+    """A recorded grid: the values of each axis, and of each point the best loss so far, epoch by epoch.
+
+    `test_accuracy` is that of the epoch which the full training keeps. A trial is good where its best loss is at most
+    `target`: within one seed's standard deviation of the best recorded one.
+    """
 
     axes: list[list[float]]
     best: dict[Point, list[float]]
+    test_accuracy: dict[Point, float]
     target: float
     deviation: float
 
+    def part(self, points: set[Point]) -> "Curves":
+        """The same grid, in which only `points` can be drawn, with the target that belongs to them."""
+        best = {point: losses for point, losses in self.best.items() if point in points}
+        target = min(losses[-1] for losses in best.values()) + self.deviation
+        return Curves(self.axes, best, self.test_accuracy, target, self.deviation)
 
-def read(path: Path) -> Curves:
+
+@dataclass(frozen=True)
+class Spent:
+    """The epochs of a study until it held a good trial, and those of its first `TRIALS` trials with what they found."""
+
+    until_good: int
+    by_trials: int
+    loss: float
+    test_accuracy: float
+
+
+def read(arch: str) -> Curves:
     """The recorded curves of seed 0, cut to a trial's epochs, and what counts as good."""
-    table = pd.read_csv(path)
-    table = table[table["epoch"] <= TRIAL_EPOCHS]
+    whole = pd.read_csv(TABLES / f"learning_curves.{arch}.csv.gz")
+    table = whole[whole["epoch"] <= TRIAL_EPOCHS]
     first = table[table["seed"] == 0]
     axes = [sorted(first[name].unique().tolist()) for name in NAMES]
-    best = {
-        tuple(axis.index(value) for axis, value in zip(axes, key, strict=True)): rows["val_loss"].cummin().tolist()
-        for key, rows in first.groupby(NAMES)
-    }
+
+    def point(key: tuple[float, ...]) -> Point:
+        return tuple(axis.index(value) for axis, value in zip(axes, key, strict=True))
+
+    best = {point(key): rows["val_loss"].cummin().tolist() for key, rows in first.groupby(NAMES)}
+    tests = {}
+    if "test_accuracy" in whole:
+        kept = whole[whole["seed"] == 0].sort_values(
+            ["val_accuracy", "val_loss", "epoch"], ascending=[False, True, True]
+        )
+        tests = {point(key): float(rows["test_accuracy"].iloc[0]) for key, rows in kept.groupby(NAMES)}
     seeds = table.groupby([*NAMES, "seed"])["val_loss"].min().groupby(NAMES)
     repeated = seeds.std()[seeds.count() > 2]
     deviation = float(np.sqrt((repeated**2).mean()))
-    return Curves(axes, best, min(losses[-1] for losses in best.values()) + deviation, deviation)
+    return Curves(axes, best, tests, min(losses[-1] for losses in best.values()) + deviation, deviation)
 
 
-def study_epochs(curves: Curves, sampler: BaseSampler, pruner: BasePruner, name: str) -> int:
-    """How many epochs a study spends until it holds a good trial, at most `MOST_EPOCHS`."""
+def replay(curves: Curves, sampler: BaseSampler, pruner: BasePruner, name: str) -> Spent:
+    """What a study spends, and finds."""
     study = optuna.create_study(sampler=sampler, pruner=pruner, study_name=name)
-    base = (1e-3, 1e-3, 6)
-    nearest = [
-        int(np.abs(np.log(np.array(axis) / value)).argmin()) for axis, value in zip(curves.axes, base, strict=True)
-    ]
-    study.enqueue_trial(dict(zip(NAMES, nearest, strict=True)))
+    baseline = (1e-3, 1e-3, 6)
+    nearest = tuple(
+        int(np.abs(np.log(np.array(axis) / value)).argmin()) for axis, value in zip(curves.axes, baseline, strict=True)
+    )
+    if nearest in curves.best:
+        study.enqueue_trial(dict(zip(NAMES, nearest, strict=True)))
     space: dict[str, BaseDistribution] = {
         name: IntDistribution(0, len(axis) - 1) for name, axis in zip(NAMES, curves.axes, strict=True)
     }
-    spent = 0
-    while spent < MOST_EPOCHS:
+    spent, trials, until_good, by_trials = 0, 0, None, 0
+    best: tuple[float, Point] = (np.inf, nearest)
+    while spent < MOST_EPOCHS and (until_good is None or trials < TRIALS):
         trial = study.ask(space)
-        losses = curves.best[tuple(trial.params[name] for name in NAMES)]
-        patience = curves.axes[2][trial.params["scheduler_patience"]]
-        epochs = trained_epochs(study, trial, losses, patience)
-        spent += abs(epochs)
-        if epochs < 0:
-            study.tell(trial, state=TrialState.PRUNED)
+        point = tuple(trial.params[name] for name in NAMES)
+        if point not in curves.best:
+            # Of another part of the grid: as if it could not be trained, which costs nothing.
+            study.tell(trial, state=TrialState.FAIL)
             continue
-        for step in range(len(losses) + 1, TRIAL_EPOCHS + 1):
-            trial.report(losses[-1], step)
-        study.tell(trial, losses[-1])
-        if losses[-1] <= curves.target:
-            return spent
-    return MOST_EPOCHS
+        losses = curves.best[point]
+        epochs, pruned = trained_epochs(study, trial, losses, curves.axes[2][point[2]])
+        spent, trials = spent + epochs, trials + 1
+        end(study, trial, losses, pruned=pruned)
+        if not pruned and trials <= TRIALS:
+            best = min(best, (losses[-1], point))
+        if not pruned and until_good is None and losses[-1] <= curves.target:
+            until_good = spent
+        if trials == TRIALS:
+            by_trials = spent
+    return Spent(until_good or MOST_EPOCHS, by_trials or spent, best[0], curves.test_accuracy.get(best[1], np.nan))
 
 
-def trained_epochs(study: optuna.Study, trial: optuna.Trial, losses: list[float], patience: float) -> int:
-    """How many epochs the trial is trained; below zero where it is pruned then."""
+def end(study: optuna.Study, trial: optuna.Trial, losses: list[float], *, pruned: bool) -> None:
+    """Tell the study how a trial ended."""
+    if pruned:
+        study.tell(trial, state=TrialState.PRUNED)
+        return
+    for step in range(len(losses) + 1, TRIAL_EPOCHS + 1):
+        trial.report(losses[-1], step)
+    study.tell(trial, losses[-1])
+
+
+def trained_epochs(study: optuna.Study, trial: optuna.Trial, losses: list[float], patience: float) -> tuple[int, bool]:
+    """The number of epochs that a trial is trained, and whether it is pruned then."""
+    fewest = 0 if isinstance(study.pruner, StalledPruner) else N_MIN_TRIALS
     for epoch, loss in enumerate(losses, start=1):
         trial.report(loss, epoch)
         wanted = trial.should_prune()
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         # In its last epoch there is nothing left to save.
-        if wanted and patience + 1 < epoch < len(losses) and len(complete) >= N_MIN_TRIALS:
-            return -epoch
-    return len(losses)
+        if wanted and patience + 1 < epoch < len(losses) and len(complete) >= fewest:
+            return epoch, True
+    return len(losses), False
 
 
 class Oracle(BasePruner):
@@ -110,62 +158,84 @@ class Oracle(BasePruner):
         return self.curves.best[tuple(trial.params[name] for name in NAMES)][-1] > self.curves.target
 
 
-def median(warm_up: int, startup: int = 5) -> BasePruner:
-    """Optuna's median pruner."""
-    return MedianPruner(n_startup_trials=startup, n_warmup_steps=warm_up, n_min_trials=N_MIN_TRIALS)
+def random(seed: int) -> BaseSampler:
+    """Random search."""
+    return RandomSampler(seed=seed)
 
 
-STRATEGIES: dict[str, tuple[Callable[[int], BaseSampler], Callable[[], BasePruner]]] = {
-    # The yardstick comes first.
-    "random, no pruning": (lambda seed: RandomSampler(seed=seed), NopPruner),
-    "random, median 0": (lambda seed: RandomSampler(seed=seed), lambda: median(0)),
-    "TPE, no pruning": (lambda seed: TPESampler(seed=seed), NopPruner),
-    "TPE, median 0": (lambda seed: TPESampler(seed=seed), lambda: median(0)),
-    "TPE, median 0, 3 first": (lambda seed: TPESampler(seed=seed), lambda: median(0, 3)),
-    "TPE, median 6": (lambda seed: TPESampler(seed=seed), lambda: median(6)),
-    "TPE, median 10": (lambda seed: TPESampler(seed=seed), lambda: median(10)),
-    "TPE, Hyperband": (lambda seed: TPESampler(seed=seed), lambda: HyperbandPruner(2, TRIAL_EPOCHS)),
-    "TPE, patient median": (lambda seed: TPESampler(seed=seed), lambda: PatientPruner(median(0), 2)),
-    "GP, no pruning": (lambda seed: GPSampler(seed=seed), NopPruner),
-    "GP, median 0": (lambda seed: GPSampler(seed=seed), lambda: median(0)),
+def tpe(seed: int) -> BaseSampler:
+    """Optuna's default sampler."""
+    return TPESampler(seed=seed)
+
+
+def none(curves: Curves) -> BasePruner:  # noqa: ARG001
+    """No pruning."""
+    return NopPruner()
+
+
+def median(curves: Curves) -> BasePruner:  # noqa: ARG001
+    """Optuna's median pruner as `--pruner median` sets it."""
+    return MedianPruner(n_startup_trials=5, n_min_trials=N_MIN_TRIALS)
+
+
+def hyperband(curves: Curves) -> BasePruner:  # noqa: ARG001
+    """Optuna's Hyperband as `--pruner hyperband` sets it."""
+    return HyperbandPruner(2, TRIAL_EPOCHS)
+
+
+def stalled(patience: int) -> Callable[[Curves], BasePruner]:
+    """The pruner of this project."""
+    return lambda _: StalledPruner(patience)
+
+
+# Each is compared with the named one: the pruner's share, or the sampler's.
+STRATEGIES: dict[str, tuple[Callable[[int], BaseSampler], Callable[[Curves], BasePruner], str]] = {
+    "random": (random, none, "random"),
+    "random, median": (random, median, "random"),
+    "random, Hyperband": (random, hyperband, "random"),
+    "random, stalled 2": (random, stalled(2), "random"),
+    "random, stalled 3": (random, stalled(3), "random"),
+    "random, stalled 4": (random, stalled(4), "random"),
+    "random, stalled 5": (random, stalled(5), "random"),
+    "random, oracle": (random, Oracle, "random"),
+    "TPE": (tpe, none, "random"),
+    "TPE, median": (tpe, median, "TPE"),
+    "TPE, Hyperband": (tpe, hyperband, "TPE"),
+    "TPE, stalled 3": (tpe, stalled(3), "TPE"),
 }
 
 
-def main() -> None:
-    """Replay every strategy, and print, write and draw what it spent."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repetitions", type=int, default=200)
-    parser.add_argument("--curves", type=Path, default=TABLE)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
-    options = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore")
-    curves = read(options.curves)
+def interval(values: NDArray[np.float64], others: NDArray[np.float64], *, ratio: bool) -> str:
+    """The ratio or the difference of two means over the same studies, with its 95 % interval."""
+    rows = np.random.default_rng(0).integers(0, len(values), size=(2000, len(values)))
+    means, other_means = values[rows].mean(axis=1), others[rows].mean(axis=1)
+    found = values.mean() / others.mean() if ratio else values.mean() - others.mean()
+    low, high = np.quantile(means / other_means if ratio else means - other_means, [0.025, 0.975])
+    return f"{found:.3f} ({low:.3f} to {high:.3f})"
+
+
+def show(curves: Curves, repetitions: int) -> dict[str, list[int]]:
+    """Replay every strategy and print its row; the epochs until each study held a good trial."""
     good = sum(losses[-1] <= curves.target for losses in curves.best.values())
+    print(f"{len(curves.best)} configurations, {good} within one deviation ({curves.deviation:.4f}) of the best")
     print(
-        f"{len(curves.best)} configurations, {good} within one standard deviation ({curves.deviation:.4f}) of the best"
+        "| strategy | epochs to a good trial | of random's | of its sampler's | of 20 trials | loss | test accuracy |"
     )
-    spent = {}
-    strategies = STRATEGIES | {
-        "random, an oracle prunes": (lambda seed: RandomSampler(seed=seed), lambda: Oracle(curves))
-    }
-    for name, (sampler, pruner) in strategies.items():
-        seeds = range(options.repetitions)
-        spent[name] = [study_epochs(curves, sampler(seed), pruner(), f"{name} {seed}") for seed in seeds]
-        mean = np.mean(spent[name]) / np.mean(spent["random, no pruning"])
-        resamples = np.random.default_rng(0).choice(spent[name], (2000, len(seeds))).mean(axis=1)
-        low, high = np.quantile(resamples, [0.025, 0.975])
+    print("|---|---|---|---|---|---|---|")
+    spent: dict[str, list[Spent]] = {}
+    for name, (sampler, pruner, against) in STRATEGIES.items():
+        spent[name] = [replay(curves, sampler(seed), pruner(curves), f"{name} {seed}") for seed in range(repetitions)]
+        own, other, first = (
+            np.array([[each.until_good, each.by_trials, each.loss, each.test_accuracy] for each in spent[key]])
+            for key in (name, against, "random")
+        )
         print(
-            f"{name:24} median {np.median(spent[name]):5.0f}  "
-            f"mean {np.mean(spent[name]):6.1f} ({low:.0f} to {high:.0f})  ratio {mean:.2f}  "
-            f"unfinished {sum(epochs == MOST_EPOCHS for epochs in spent[name])}",
+            f"| {name} | {own[:, 0].mean():.1f} | {interval(own[:, 0], first[:, 0], ratio=True)} | "
+            f"{interval(own[:, 0], other[:, 0], ratio=True)} | {interval(own[:, 1], other[:, 1], ratio=True)} | "
+            f"{interval(own[:, 2], other[:, 2], ratio=False)} | {interval(own[:, 3], other[:, 3], ratio=False)} |",
             flush=True,
         )
-    if options.json:
-        options.json.write_text(json.dumps(spent) + "\n")
-    if options.plot:
-        draw(spent, options.plot)
+    return {name: [each.until_good for each in studies] for name, studies in spent.items()}
 
 
 def draw(spent: dict[str, list[int]], path: Path) -> None:
@@ -175,6 +245,25 @@ def draw(spent: dict[str, list[int]], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("epochs until the study holds a good trial")
     figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Replay every strategy on all curves, or on each random half of them."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--halves", action="store_true", help="each half of the curves by itself")
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore")
+    curves = read(options.arch)
+    points = np.random.default_rng(5).permutation(sorted(curves.best))
+    halves = [{tuple(point.tolist()) for point in points[half::2]} for half in (0, 1)]
+    for part in halves if options.halves else [set(curves.best)]:
+        spent = show(curves.part(part), options.repetitions)
+    if options.plot:
+        draw(spent, options.plot)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,45 @@
+"""The default pruner: a trial that stalled behind the best completed one is pruned, any other goes on."""
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from busi_tune.search.pruner import StalledPruner
+
+
+def asked(direction: str, complete: list[float], values: list[float]) -> bool:
+    """Whether a trial that reported `values` is pruned beside complete trials."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction=direction, pruner=StalledPruner(3))
+    for value in complete:
+        study.add_trial(optuna.trial.create_trial(value=value, intermediate_values={5: value}))
+    # It was not trained.
+    study.add_trial(optuna.trial.create_trial(value=-9.0 if direction == "minimize" else 9.0))
+    study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.0}))
+    trial = study.ask()
+    for epoch, value in enumerate(values, start=1):
+        trial.report(value, epoch)
+    return trial.should_prune()
+
+
+@pytest.mark.parametrize(
+    ("complete", "values", "pruned"),
+    [
+        ([0.5], [0.9, 0.8, 0.8, 0.8, 0.8], True),
+        ([0.5, 0.9], [0.9, 0.8, 0.8, 0.8, 0.8], True),
+        # It improved three epochs ago, or is the best, or ties with it.
+        ([0.5], [0.9, 0.8, 0.8, 0.8], False),
+        ([0.5], [0.9, 0.8, 0.8, 0.8, 0.79], False),
+        ([0.5], [0.9, 0.4, 0.4, 0.4, 0.4], False),
+        ([0.5], [0.9, 0.5, 0.5, 0.5, 0.5], False),
+        # There is nothing to be behind of.
+        ([], [0.9, 0.8, 0.8, 0.8, 0.8], False),
+        ([0.5], [], False),
+        ([0.5], [0.8], False),
+    ],
+)
+def test_a_trial_that_stalled_behind_the_best_is_pruned(
+    complete: list[float], values: list[float], *, pruned: bool
+) -> None:
+    assert asked("minimize", complete, values) == pruned
+    assert asked("maximize", [-value for value in complete], [-value for value in values]) == pruned
