@@ -1,5 +1,7 @@
 """The default pruner: a trial that stalled behind the best completed one is pruned, any other goes on."""
 
+from typing import Literal
+
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -7,7 +9,7 @@ from optuna.trial import TrialState
 from busi_tune.search.pruner import StalledPruner
 
 
-def asked(direction: str, complete: list[float], values: list[float]) -> bool:
+def asked(direction: Literal["minimize", "maximize"], complete: list[float], values: list[float]) -> bool:
     """Whether a trial that reported `values` is pruned beside complete trials."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction=direction, pruner=StalledPruner(3))

@@ -9,7 +9,7 @@ so ratios are of pairs; their intervals resample the studies.
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +74,8 @@ def read(arch: str) -> Curves:
     first = table[table["seed"] == 0]
     axes = [sorted(first[name].unique().tolist()) for name in NAMES]
 
-    def point(key: tuple[float, ...]) -> Point:
-        return tuple(axis.index(value) for axis, value in zip(axes, key, strict=True))
+    def point(key: tuple[Hashable, ...]) -> Point:
+        return tuple(list[Hashable](axis).index(value) for axis, value in zip(axes, key, strict=True))
 
     best = {point(key): rows["val_loss"].cummin().tolist() for key, rows in first.groupby(NAMES)}
     tests = {}
