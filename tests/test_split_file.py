@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from busi_tune import pipeline
+from busi_tune import pipeline, results
 from busi_tune.cli import exit_code
 from busi_tune.cli.tables import show_run
 from busi_tune.config import Config
@@ -13,6 +13,7 @@ from busi_tune.data.dataset import open_dataset
 from busi_tune.data.split import read_split
 from busi_tune.errors import ConfigError, DataError, RunError
 from busi_tune.progress import Silent
+from busi_tune.results import SeedsFile
 from busi_tune.search_options import SearchOptions
 
 SMALL = ["--arch", "resnet18", "--weights", "none", "--image-size", "32", "--epochs", "1", "--device", "cpu"]
@@ -109,7 +110,7 @@ def test_seeds_share_the_split_and_are_compared(
     assert found["mean"] == pytest.approx(mean)
     assert found["standard_deviation"] == pytest.approx((sum((a - mean) ** 2 for a in accuracies) / 2) ** 0.5)
     assert (found["lowest"], found["highest"]) == (min(accuracies), max(accuracies))
-    assert json.loads((run / "seeds.json").read_text()) == result["seeds"]
+    assert results.read(run / results.SEEDS, SeedsFile) == result["seeds"]
     before = (run / "seeds/9/history.csv").stat().st_mtime_ns
     assert exit_code(command) == 0
     assert json.loads(capsys.readouterr().out) == result
