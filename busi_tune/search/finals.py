@@ -69,7 +69,7 @@ def job_of(search: Search, trial: FrozenTrial, until: int) -> Job:
 
 
 def check_trials(search: Search) -> None:
-    """Compare what the database says of the trials that have ended with their folders; tell which were never trained.
+    """Compare what the database says of the trials that have ended with their folders.
 
     Raises:
         RunError: a trial's parameters are not those that it was trained with, or its values contradict each other.
@@ -78,7 +78,7 @@ def check_trials(search: Search) -> None:
     for trial in ended:
         folder = search.trial_folder(trial.number)
         if not is_trained(trial) and not folder.exists():
-            search.progress.notice(f"Trial {trial.number} was added by hand and never trained; it is not ranked.")
+            # It was added with its value, and the search has said so.
             continue
         problem = _contradiction(search, trial)
         if problem:
