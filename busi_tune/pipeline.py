@@ -87,12 +87,12 @@ def audit_data(
     """
     from busi_tune.report.audit_page import write_page
 
+    given = GivenSplit.read(split_file) if split_file else None
     check_class_names(find_classes(root), config.classes)
-    names = find_names(root)
     files.refuse_inside(folder, root)
+    names = find_names(root)
     files.refuse_foreign(folder, "an audit", results.AUDIT, {"audit.html"})
     with locks.only_writer(folder):
-        given = GivenSplit.read(split_file) if split_file else None
         reading = read_folder(names, progress)
         tell_masks(reading.listing(), progress)
         found = audit(reading, config.similarity, seed=seed, given=given)

@@ -54,6 +54,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> SearchOptions:
     return SearchOptions(
         trials=14,
         trial_epochs=TRIAL_EPOCHS,
+        pruner="median",
         keep_trials=2,
         space=space,
         workers=2,
@@ -277,6 +278,7 @@ def test_the_decision_on_an_epoch_that_a_kill_lost_is_taken_when_it_is_trained_a
         metric="val_loss",
         trial_epochs=5,
         split="",
+        pruner="median",
     )
     trials = Trials(Database.of(tmp_path, None, Silent()), "study", plan)
     for _ in range(5):
