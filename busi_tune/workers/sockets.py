@@ -3,6 +3,7 @@
 import os
 import tempfile
 from contextlib import suppress
+from multiprocessing import parent_process
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
@@ -16,7 +17,12 @@ _held: dict[Path, FileLock] = {}
 
 
 def mark_own(study: Path) -> None:
-    """Lock a file in this process's folder, which says that it is the folder of a driver of `study`."""
+    """Lock a file in this process's folder, which says that it is the folder of a driver of `study`.
+
+    A process that multiprocessing started has the folder of the one that started it, which may live on.
+    """
+    if parent_process() is not None:
+        return
     path = Path(get_temp_dir()) / _mark(study)
     if path not in _held:
         lock = locks.take(path, wait=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -106,7 +107,7 @@ def _epochs(job: Job) -> Iterator[Saved]:
             "history": history,
             "scheduler": {},
             "learning_rate": 0.1,
-            "watcher": cast("StoppingState", vars(watcher)),
+            "watcher": cast("StoppingState", deepcopy(vars(watcher))),
             "stop_reason": "",
         }
         yield Saved(record, values, CHECKPOINT, best)
