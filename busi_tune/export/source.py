@@ -1,9 +1,7 @@
 """The source of an export: a finished run with its data, and the values fitted on its validation split."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -18,6 +16,7 @@ from busi_tune.export.graphs import folded, with_tensor
 from busi_tune.export.guard import Floats, Guard, fit_guard
 from busi_tune.export.parity import Logits, Reference, Shown, distance, few
 from busi_tune.images import Pixels
+from busi_tune.names import composed
 from busi_tune.progress import Progress
 from busi_tune.results import PREDICTIONS, BeforeAfter
 from busi_tune.training import exportable
@@ -90,7 +89,7 @@ class Source:
                 recorded = table[["path", "class", *names]].astype(dict.fromkeys(names, np.float64))
             except (ValueError, KeyError) as error_of_table:
                 raise FileError(f"{path} is damaged; delete it, and it is made again.") from error_of_table
-        composed, rows, part = partial(normalize, "NFC"), self.dataset.split.rows("test"), self.part("test")
+        rows, part = self.dataset.split.rows("test"), self.part("test")
         # Tables hold names in one Unicode form, whatever the file system has.
         if [composed(path) for path in recorded["path"]] != [composed(path) for path in part.paths] or list(
             recorded["class"]
