@@ -101,6 +101,16 @@ def is_mask(path: Path) -> bool:
     return image is not None and any(path.with_name(image + suffix).exists() for suffix in (path.suffix, *SUFFIXES))
 
 
+def is_mask_in(folder: Path, path: Path) -> bool:
+    """Whether a file in `folder` is a mask by its own name, or by that of a folder between the two."""
+    return is_mask(path) or any(map(names.is_mask_folder, path.relative_to(folder).parts[:-1]))
+
+
+def holds_no_data(name: str) -> bool:
+    """Whether a folder of this name is hidden, private, or left by an operating system."""
+    return name.startswith((".", "__")) or files.is_system(name)
+
+
 def walk(folder: Path, *, others: bool = False) -> Iterator[Path]:
     """The files with an image's suffix in `folder` and below, sorted, hidden and system ones left out.
 
@@ -127,7 +137,7 @@ def walk(folder: Path, *, others: bool = False) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")) and not files.is_system(name))
+        folders[:] = sorted(name for name in folders if not holds_no_data(name))
         for name in sorted(found):
             path = parent / name
             # A pipe or a device has no end; a broken link is named when it is read.

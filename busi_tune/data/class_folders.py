@@ -98,7 +98,7 @@ def check_class_names(found: ClassFolders, stated: str | None) -> None:
 def _subfolders(folder: Path) -> list[Path]:
     with files.explained(folder, "read"):
         entries = sorted(folder.iterdir())
-    return [e for e in entries if e.is_dir() and not e.name.startswith((".", "__")) and not files.is_system(e.name)]
+    return [entry for entry in entries if entry.is_dir() and not images.holds_no_data(entry.name)]
 
 
 def _check_sides(root: Path, top: list[Path], sides: Mapping[str, Path]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from busi_tune import files, images
 from busi_tune.data import digests
 from busi_tune.errors import FileError, ImageError
-from busi_tune.names import composed, is_mask_folder
+from busi_tune.names import composed
 
 BREAK = re.compile(r"[\s_.-]+")
 # A JPEG of a mask has grey edges: nearly all of its pixels are this near to one of two values this far apart.
@@ -23,11 +23,7 @@ VERSION = 1
 
 def masks_by_name(folder: Path, paths: Iterable[Path]) -> set[Path]:
     """The files of a class folder whose own names, or those of folders inside it, say that they are masks."""
-    return {
-        path
-        for path in paths
-        if images.is_mask(path) or any(is_mask_folder(part) for part in path.relative_to(folder).parts[:-1])
-    }
+    return {path for path in paths if images.is_mask_in(folder, path)}
 
 
 def masks_by_pixels(root: Path, paths: Sequence[Path]) -> set[Path]:

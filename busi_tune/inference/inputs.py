@@ -13,7 +13,6 @@ from typing import cast
 
 from busi_tune import images
 from busi_tune.errors import FileError
-from busi_tune.names import is_mask_folder
 
 STDIN = "-"
 CHUNK = 65_536
@@ -76,10 +75,7 @@ def mode_of(path: Path) -> int:
 def _unmasked(folder: Path) -> Iterator[Path]:
     # Pictures that are not read follow, each for its reason.
     foreign = (path for path in images.walk(folder, others=True) if images.is_foreign(path))
-    for path in chain(images.walk(folder), foreign):
-        inside = path.relative_to(folder).parts[:-1]
-        if not images.is_mask(path) and not any(map(is_mask_folder, inside)):
-            yield path
+    return (path for path in chain(images.walk(folder), foreign) if not images.is_mask_in(folder, path))
 
 
 def listed_on_stdin() -> Iterator[Path]:
