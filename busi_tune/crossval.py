@@ -15,6 +15,7 @@ from busi_tune.evaluation.intervals import with_intervals
 from busi_tune.evaluation.metrics import Answers, summarise
 from busi_tune.evaluation.seeds import spreads
 from busi_tune.evaluation.verdict import answers_of
+from busi_tune.names import composed
 from busi_tune.progress import Progress
 from busi_tune.report import plots
 from busi_tune.results import (
@@ -52,7 +53,6 @@ def cross_validate(
     Raises:
         BusiTuneError: see errors.py; every finished epoch is kept.
     """
-    options.check(config)
     given = read_folds(folds_file) if folds_file else None
     if given is not None and options.repeats > 1:
         raise ConfigError(f"repeats must be 1 where {folds_file} says the folds, not {options.repeats}; leave one out.")
@@ -114,7 +114,8 @@ def _open(
     if folds.count != count:
         raise RunError(f"{path} has {folds.count} folds, not {count}; give --folds {folds.count}, or another --out.")
     finished = (folder / POOLED).exists()
-    return open_dataset(root, config, progress, saved=_split(folds, 1, config), decode=not finished), folds
+    dataset = open_dataset(root, config, progress, saved=_split(folds, 1, config), decode=not finished)
+    return dataset, folds.fitted(dataset.listing)
 
 
 def _split(folds: Folds, fold: int, config: Config) -> Split:
@@ -184,7 +185,8 @@ def _train(jobs: dict[int, Job], dataset: Dataset, options: CrossvalOptions, pro
         raise error
     for fold, job in jobs.items():
         with locks.only_writer(job.folder):
-            runs.evaluate(runs.begin(job.folder, job.config, job.data(dataset), progress), progress)
+            runs.begin(job.folder, job.config, job.data(dataset), progress)
+            runs.evaluate_here(job.folder, job.data(dataset), progress)
         plots.plot_run(job.folder, progress)
         progress.step("folds", fold, len(jobs))
     progress.close("folds")
@@ -199,9 +201,12 @@ def _pool(folder: Path, jobs: dict[int, Job], dataset: Dataset, folds: Folds) ->
         own = rows["fold"] == fold
         probabilities[own] = answers_of(job.folder, rows[own], dataset.classes, job.config.positive).probabilities
     pooled = Answers(labels, probabilities, dataset.classes, next(iter(jobs.values())).config.positive)
-    table = rows[["path", "class", "fold"]].assign(predicted=np.array(dataset.classes)[pooled.predicted])
+    table = rows[["path", "class", "fold"]].assign(path=rows["path"].map(composed))
+    table = table.assign(predicted=np.array(dataset.classes)[pooled.predicted])
     table = table.assign(**{f"p_{name}": probabilities[:, number] for number, name in enumerate(dataset.classes)})
-    files.write_bytes(folder / results.PREDICTIONS, table.to_csv(index=False, lineterminator="\n").encode())
+    columns = [str(name) for name in table]
+    answers = [dict(zip(columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
+    files.write_csv(folder / results.PREDICTIONS, answers)
     figures = {fold: results.read(job.folder / results.METRICS, MetricsFile) for fold, job in jobs.items()}
     return {
         "schema": results.SCHEMAS[CrossvalFile],

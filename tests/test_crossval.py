@@ -1,6 +1,8 @@
 """A cross-validation: each image is answered once by a model that has not seen it, whoever trains the folds."""
 
 import json
+import shutil
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
@@ -156,3 +158,19 @@ def test_what_was_not_made_alike_is_not_compared(study: Path, tmp_path: Path) ->
             compare_folders(study, other)
     with pytest.raises(RunError, match="were not made on the same split: "):
         compare_folders(study / "folds" / "1", study / "folds" / "2")
+
+
+def test_folds_fit_images_whose_names_the_file_system_spells_otherwise(
+    phantoms: Path, config: Config, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(phantoms, data)
+    image = data / "benign" / "benign (10).png"
+    image.rename(image.with_name(unicodedata.normalize("NFD", f"é {image.name}")))
+    short, options = config.replace(epochs=1), CrossvalOptions(folds=2)
+    first = pipeline.crossval(data, tmp_path / "first", short, options, Silent())
+    folds = tmp_path / "first" / "folds.csv"
+    second = pipeline.crossval(data, tmp_path / "second", short, options, Silent(), folds_file=folds)
+    assert second["pooled"] == first["pooled"]
+    assert folds.read_bytes() == (tmp_path / "second" / "folds.csv").read_bytes()
+    assert unicodedata.normalize("NFC", f"é {image.name}") in folds.read_text()

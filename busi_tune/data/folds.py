@@ -1,6 +1,5 @@
 """The folds of a cross-validation: whole groups, stratified by class, and the CSV file that holds them."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,28 +7,20 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from busi_tune import files
-from busi_tune.data.split import LEFT_OUT, Split, excluded_file, grouped, read_table
+from busi_tune.data.split import Roles, Split, grouped, read_left_out, read_table
 from busi_tune.errors import DataError, FileError
 
 COLUMNS = ["path", "class", "group", "fold", "sha256"]
 
 
 @dataclass(frozen=True)
-class Folds:
-    """A table of the images used (`COLUMNS`, folds from 1 on) and one of those left out, both sorted by path."""
-
-    used: pd.DataFrame
-    left_out: pd.DataFrame
+class Folds(Roles):
+    """The folds of the images, from 1 on; the table of those used has `COLUMNS`."""
 
     @property
     def count(self) -> int:
         """The number of folds."""
         return int(self.used["fold"].max())
-
-    def fingerprint(self) -> str:
-        """SHA-256 over both tables: two cross-validations with the same one can be compared image by image."""
-        return hashlib.sha256(_csv(self.used) + _csv(self.left_out)).hexdigest()
 
     def split(self, fold: int, share: float, seed: int) -> Split:
         """The split that tests `fold`: `share` of the other images, drawn by groups and stratified, validate.
@@ -50,15 +41,6 @@ class Folds:
                     "ask for fewer --folds, or give another --split-seed."
                 )
         return Split(used, self.left_out)
-
-    def write(self, path: Path) -> None:
-        """Write the images used to `path`, and those left out to the file beside it."""
-        files.write_bytes(excluded_file(path), _csv(self.left_out))
-        files.write_bytes(path, _csv(self.used))
-
-
-def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False, lineterminator="\n").encode()
 
 
 def make_folds(split: Split, count: int, seed: int) -> Folds:
@@ -97,6 +79,4 @@ def read_folds(path: Path) -> Folds:
     torn = used.groupby("group")["fold"].nunique()
     if (torn > 1).any():
         raise FileError(f"{path} has group {torn.idxmax()} in {torn.max()} folds; a group must lie in one fold.")
-    beside = excluded_file(path)
-    left_out = read_table(beside, LEFT_OUT) if beside.exists() else pd.DataFrame(columns=LEFT_OUT)
-    return Folds(used, left_out)
+    return Folds(used, read_left_out(path))

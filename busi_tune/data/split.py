@@ -2,9 +2,9 @@
 
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -28,8 +28,8 @@ TEXTS = ("path", "class", "group", "sha256")
 
 
 @dataclass(frozen=True)
-class Split:
-    """A table of the images used (`COLUMNS`) and one of those left out (`LEFT_OUT`), both sorted by path.
+class Roles:
+    """What each image is used for: a table of the images used and one of those left out (`LEFT_OUT`), sorted by path.
 
     Files and fingerprints have composed names, whatever form the file system gives (`names.composed`).
     """
@@ -38,17 +38,27 @@ class Split:
     left_out: pd.DataFrame
 
     def fingerprint(self) -> str:
-        """SHA-256 over both tables: two runs with the same one saw the same images in the same roles."""
+        """SHA-256 over both tables: two results with the same one saw the same images in the same roles."""
         return hashlib.sha256(_csv(self.used) + _csv(self.left_out)).hexdigest()
 
-    def fitted(self, listing: Listing) -> "Split":
-        """The same split with each path as `listing`, whose images it is of, spells it."""
+    def fitted(self, listing: Listing) -> Self:
+        """The same roles with each path as `listing`, whose images they are of, spells it."""
         spelt = {composed(image.path): image.path for image in listing.images}
 
         def table(of: pd.DataFrame) -> pd.DataFrame:
             return of.assign(path=[spelt.get(composed(path), path) for path in of["path"]])
 
-        return Split(table(self.used), table(self.left_out))
+        return replace(self, used=table(self.used), left_out=table(self.left_out))
+
+    def write(self, path: Path) -> None:
+        """Write the images used to `path`, and those left out to the file beside it."""
+        files.write_bytes(excluded_file(path), _csv(self.left_out))
+        files.write_bytes(path, _csv(self.used))
+
+
+@dataclass(frozen=True)
+class Split(Roles):
+    """The split of the images; the table of those used has `COLUMNS`."""
 
     def rows(self, split: str) -> pd.DataFrame:
         """The rows of one split, in the order of their paths."""
@@ -68,11 +78,6 @@ class Split:
             "left_out": len(self.left_out),
             "leaked": float(self.has_twin_in_training("test").mean()),
         }
-
-    def write(self, path: Path) -> None:
-        """Write the images used to `path`, and those left out to the file beside it."""
-        files.write_bytes(excluded_file(path), _csv(self.left_out))
-        files.write_bytes(path, _csv(self.used))
 
 
 def _counts(splits: pd.Series) -> SplitCounts:
@@ -104,7 +109,7 @@ def read_split(path: Path) -> Split:
     if odd or absent:
         problem = f"has {odd[0]!r}" if odd else f"lacks {absent[0]!r}"
         raise FileError(f"{path} must hold {', '.join(SPLITS)} in its column split, all three, and it {problem}.")
-    return Split(used, _read_left_out(path))
+    return Split(used, read_left_out(path))
 
 
 def refuse_to_replace(path: Path) -> None:
@@ -117,7 +122,7 @@ def refuse_to_replace(path: Path) -> None:
         if path.exists():
             read_split(path)
         else:
-            _read_left_out(path)
+            read_left_out(path)
     except FileError as error:
         reason = str(error).partition(";")[0]
         raise FileError(f"{path} would replace something that is no split ({reason}); name another --out.") from error
@@ -129,7 +134,8 @@ def missing_exclusions(path: Path) -> str:
     return "" if beside.exists() else f" ({beside}, which lists the images left out, is missing)"
 
 
-def _read_left_out(path: Path) -> pd.DataFrame:
+def read_left_out(path: Path) -> pd.DataFrame:
+    """The images that the split, or the folds, in `path` leave out; without a file beside it, none."""
     beside = excluded_file(path)
     return read_table(beside, LEFT_OUT) if beside.exists() else pd.DataFrame(columns=LEFT_OUT)
 
