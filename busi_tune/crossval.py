@@ -30,7 +30,7 @@ from busi_tune.results import (
 )
 from busi_tune.training import run_folder, runs
 from busi_tune.workers import crew, job_list
-from busi_tune.workers.jobs import Job, Trained
+from busi_tune.workers.jobs import Job, Trained, Workers
 
 FIRST_FILES = frozenset({FOLDS, "folds.excluded.csv"})
 
@@ -91,7 +91,9 @@ def _repeat(
         _identify(folder, config, folds)
         if not (folder / POOLED).exists():
             jobs = _jobs(folder, config, folds)
-            _train(jobs, dataset, options, progress)
+            with crew.workers(options.workers, options.ray, dataset, progress, owner=folder) as workers:
+                _train(jobs, workers, progress)
+            _evaluate(jobs, dataset, progress)
             results.write(folder / POOLED, _pool(folder, jobs, dataset, folds))
         found = results.read(folder / POOLED, CrossvalFile)
         if not (folder / results.CONFUSION).exists():
@@ -168,8 +170,8 @@ def _jobs(folder: Path, config: Config, folds: Folds) -> dict[int, Job]:
     }
 
 
-def _train(jobs: dict[int, Job], dataset: Dataset, options: CrossvalOptions, progress: Progress) -> None:
-    """Train all folds to their ends and evaluate each on its test part.
+def _train(jobs: dict[int, Job], workers: Workers, progress: Progress) -> None:
+    """Train all folds to their ends.
 
     Raises:
         BusiTuneError: a fold could not be trained; the others are kept.
@@ -179,10 +181,13 @@ def _train(jobs: dict[int, Job], dataset: Dataset, options: CrossvalOptions, pro
         record = event.records[-1]
         progress.step(event.job.name, record.epoch, event.job.until, record.summary())
 
-    with crew.workers(options.workers, options.ray, dataset, progress) as workers:
-        failed = job_list.train_all(list(jobs.values()), workers, progress, show=show, keep_model=True)
+    failed = job_list.train_all(list(jobs.values()), workers, progress, show=show, keep_model=True)
     for error in failed.values():
         raise error
+
+
+def _evaluate(jobs: dict[int, Job], dataset: Dataset, progress: Progress) -> None:
+    """Evaluate each fold on its test part."""
     for fold, job in jobs.items():
         with locks.only_writer(job.folder):
             runs.begin(job.folder, job.config, job.data(dataset), progress)

@@ -23,7 +23,7 @@ from busi_tune.search.trials import Trials, epochs_run, finished, is_trained, ra
 from busi_tune.search_options import SearchOptions
 from busi_tune.training import run_folder
 from busi_tune.training.idle_options import never_acted
-from busi_tune.workers import crew, sockets
+from busi_tune.workers import crew
 from busi_tune.workers.claims import Claims
 
 
@@ -61,10 +61,7 @@ def search(
             trials = Trials(database, open_plan(folder, plan, dataset.split, database), plan)
             # Decoded here, once, and not by every worker.
             dataset.part("train", resolved.image_size, progress)
-            sockets.remove_leftovers(folder)
-            if options.workers > 1 and options.ray is None:
-                sockets.mark_own(folder)
-            workers = stack.enter_context(crew.workers(options.workers, options.ray, dataset, progress))
+            workers = stack.enter_context(crew.workers(options.workers, options.ray, dataset, progress, owner=folder))
             session = Search(folder, plan, dataset, progress, trials, workers, Claims(folder / TRIALS))
             baseline = baseline_run or folder.parent / "baseline"
             finals.adopt_baseline(session, baseline, required=baseline_run is not None)

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
+from pathlib import Path
 
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset
 from busi_tune.errors import ConfigError
 from busi_tune.progress import Progress
 from busi_tune.training.hardware import resolve
+from busi_tune.workers import sockets
 from busi_tune.workers.jobs import Here, Workers
 from busi_tune.workers.processes import Processes
 
@@ -43,8 +45,14 @@ def resolved(config: Config, count: int, address: str | None) -> Config:
 
 
 @contextmanager
-def workers(count: int, address: str | None, dataset: Dataset, progress: Progress) -> Iterator[Workers]:
-    """`count` workers, which end with the block; those of a cluster where `address` names one."""
+def workers(count: int, address: str | None, dataset: Dataset, progress: Progress, *, owner: Path) -> Iterator[Workers]:
+    """`count` workers, which end with the block; those of a cluster where `address` names one.
+
+    The caller holds the lock of the folder `owner`; what a killed command there left of its processes is deleted.
+    """
+    sockets.remove_leftovers(owner)
+    if count > 1 and address is None:
+        sockets.mark_own(owner)
     crew = _started(count, address, dataset, progress)
     try:
         yield crew
