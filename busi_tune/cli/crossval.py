@@ -6,6 +6,7 @@ import click
 
 from busi_tune.cli.parameters import (
     PATH,
+    RESUMED,
     Command,
     config_option,
     data_option,
@@ -24,6 +25,7 @@ from busi_tune.crossval_options import CrossvalOptions
 
 @click.command(
     cls=Command,
+    interrupted=RESUMED,
     epilog=examples(
         "busi-tune crossval --data data/busi --folds 5",
         "busi-tune crossval --data data/busi --arch resnet18 --repeats 3 --workers 4",
