@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 from busi_tune.config import Config
 from busi_tune.errors import ConfigError
-from busi_tune.option import Options, option, stated
+from busi_tune.option import option, stated
+from busi_tune.worker_options import WorkerOptions
 
 
 @stated
 @dataclass(frozen=True, kw_only=True)
-class CrossvalOptions(Options):
+class CrossvalOptions(WorkerOptions):
     """The options of a cross-validation: its folds, how often they are drawn, and its workers.
 
     Raises:
@@ -19,13 +20,6 @@ class CrossvalOptions(Options):
     folds: int = option(5, "Parts of the images, each of which is the test part once", group="data", low=2)
     repeats: int = option(
         1, "Times that the folds are drawn anew, with --split-seed and those after it", group="data", low=1
-    )
-    workers: int = option(1, "Processes that train at the same time", group="machines", low=1)
-    ray: str | None = option(
-        None,
-        "Address of a Ray cluster to train on, or auto for the one that this machine belongs to; needs the extra ray",
-        group="machines",
-        metavar="ADDRESS",
     )
 
     def check(self, config: Config) -> None:
@@ -38,5 +32,5 @@ class CrossvalOptions(Options):
             raise ConfigError(
                 f"strategy must be grouped for a cross-validation (folds hold whole groups), not {config.strategy}."
             )
-        if config.device.startswith("cuda:") and (self.workers > 1 or self.ray):
-            raise ConfigError(f"device must be cuda where workers are spread over the GPUs, not {config.device}.")
+        if wrong := self.device_problem(config):
+            raise ConfigError(f"{wrong}.")

@@ -7,7 +7,8 @@ from typing import Literal
 
 from busi_tune.config import Config
 from busi_tune.errors import ConfigError
-from busi_tune.option import Options, option, stated
+from busi_tune.option import option, stated
+from busi_tune.worker_options import WorkerOptions
 
 Metric = Literal["val_loss", "val_accuracy", "val_macro_f1"]
 Pruner = Literal["stalled", "median", "hyperband", "none"]
@@ -30,7 +31,7 @@ def seconds(span: str) -> float:
 
 @stated
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(Options):
+class SearchOptions(WorkerOptions):
     """The options of a study: its budget, its workers, and the work that follows its trials.
 
     Raises:
@@ -74,7 +75,6 @@ class SearchOptions(Options):
     audit_pruned: int = option(
         0, "Pruned trials to train on to the end of their trial, to measure what pruning cost", group="search", low=0
     )
-    workers: int = option(1, "Processes that train at the same time", group="machines", low=1)
     storage: str | None = option(
         None,
         "URL of a PostgreSQL database that several machines share, postgresql+psycopg://USER@HOST/DB; "
@@ -83,12 +83,6 @@ class SearchOptions(Options):
         metavar="URL",
         unset="a file in the study's folder",
         environment="BUSI_TUNE_STORAGE",
-    )
-    ray: str | None = option(
-        None,
-        "Address of a Ray cluster to train on, or auto for the one that this machine belongs to; needs the extra ray",
-        group="machines",
-        metavar="ADDRESS",
     )
 
     def epochs_of_a_trial(self, config: Config) -> int:
@@ -107,8 +101,8 @@ class SearchOptions(Options):
                 f"trial_epochs must be between 1 and epochs ({config.epochs}), not {self.trial_epochs}: "
                 "give a lower --trial-epochs"
             )
-        if config.device.startswith("cuda:") and (self.workers > 1 or self.ray):
-            problems.append(f"device must be cuda where workers are spread over the GPUs, not {config.device}")
+        if wrong := self.device_problem(config):
+            problems.append(wrong)
         if self.storage and self.ray:
             problems.append("storage and ray exclude each other: on Ray one driver owns the study")
         if problems:

@@ -36,6 +36,7 @@ BOTTOM = (
     "progress",
     "results",
     "search_options",
+    "worker_options",
     "__init__",
     "__main__",
 )
