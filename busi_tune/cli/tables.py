@@ -40,14 +40,18 @@ def show_run(figures: MetricsFile, folder: Path) -> None:
         print_line(f"Positive is {test['positive']}.")
     for sentence in missing_intervals(test):
         print_line(sentence)
-    names = list(test["per_class"])
-    matrix = [[name, *counts] for name, counts in zip(names, test["confusion_matrix"], strict=True)]
-    print_table("Confusion matrix (rows: true class)", ["", *names], matrix)
+    _show_matrix("Confusion matrix (rows: true class)", test)
     prior = ", ".join(f"{name} {share:.2f}" for name, share in figures["effective_prior"].items())
     print_line(f"Sampler and class weights together train for about these class shares: {prior}.")
     print_line("The loss is divided by each batch's sum of weights, which moves the shares a little.")
     if figures["leaked_test_images"]:
         print_line(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
+
+
+def _show_matrix(title: str, part: TestSummary) -> None:
+    names = list(part["per_class"])
+    matrix = [[name, *counts] for name, counts in zip(names, part["confusion_matrix"], strict=True)]
+    print_table(title, ["", *names], matrix)
 
 
 def _show_metrics(figures: MetricsFile, title: str) -> None:
@@ -120,9 +124,7 @@ def show_crossval(result: CrossvalResult, folder: Path) -> None:
     title = f"{folder}: accuracy {pooled['accuracy']:.4f} on {pooled['images']} images in {pooled['groups']} groups"
     columns = ["metric", "pooled", INTERVAL, "mean of folds", "deviation", "lowest", "highest"]
     print_table(f"{title}, each answered by one of {count} models that had not seen it", columns, rows)
-    names = list(pooled["per_class"])
-    matrix = [[name, *counts] for name, counts in zip(names, pooled["confusion_matrix"], strict=True)]
-    print_table("Confusion matrix of all folds (rows: true class)", ["", *names], matrix)
+    _show_matrix("Confusion matrix of all folds (rows: true class)", pooled)
     if result["repeats"]:
         accuracy = result["repeats"]["accuracy"]
         print_line(

@@ -186,7 +186,7 @@ def fingerprint(
 def _is_sound(trial: FrozenTrial) -> bool:
     """Whether the values of a trial are numbers."""
     values = [*(trial.values or []), *trial.intermediate_values.values()]
-    whole = (trial.user_attrs.get(name, 0) for name in ("epochs_run", PRUNED_AT, RUNGS))
+    whole = (trial.user_attrs.get(name, 0) for name in (EPOCHS_RUN, PRUNED_AT, RUNGS))
     return all(isinstance(value, float) for value in values) and all(isinstance(number, int) for number in whole)
 
 
