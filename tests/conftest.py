@@ -1,13 +1,10 @@
 """Shared parts of the tests: phantom data sets and a tiny configuration; all real, all small."""
 
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
 
 from busi_tune.config import Config
 from busi_tune.data.phantoms import make_phantoms
@@ -17,14 +14,13 @@ from postgres import Server, programs
 # Before PyTorch is imported: models this small only lose by a second thread, and worse where cores are shared.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-BUSI = Path(__file__).resolve().parents[2] / "shared" / "busi-256"
 
-
-def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    """An image as a file of one of Pillow's formats."""
-    data = io.BytesIO()
-    image.save(data, form, **options)
-    return data.getvalue()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test below tests/services."""
+    services = Path(__file__).with_name("services")
+    for item in items:
+        if services in item.path.parents:
+            item.add_marker(pytest.mark.services)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,12 +10,10 @@ guarded alike, and an edit of metrics.json costs an evaluation, so every N-th of
 
 import argparse
 import os
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from busi_tune.data.phantoms import make_phantoms

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from interval_coverage import draw
 
 from busi_tune.config import Config
 from busi_tune.data.audit import audit
@@ -25,6 +24,7 @@ from busi_tune.data.reading import read_folder
 from busi_tune.data.twins import THUMBNAIL
 from busi_tune.evaluation.intervals import measure
 from busi_tune.progress import Silent
+from interval_coverage import draw
 
 COUNTS = {"benign": 437, "malignant": 210, "normal": 133}
 

@@ -2,7 +2,7 @@
 
 Seconds are of processor time.
 
-    PYTHONPATH=tests python tests/benchmarks/hostile_input.py --models 1000 --images 1000 [EXPORT...]
+    PYTHONPATH=tests/support python tests/benchmarks/hostile_input.py --models 1000 --images 1000 [EXPORT...]
 
 Without an EXPORT the tiny model of the tests is mutated; with several they take turns.
 """

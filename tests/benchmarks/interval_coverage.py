@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import numpy as np
-import resampled_intervals
 from numpy.typing import NDArray
 
+import resampled_intervals
 from busi_tune.evaluation import intervals
 from busi_tune.evaluation.metrics import BALANCED, Answers, Floats, Labels, Name, scores, softmax
 

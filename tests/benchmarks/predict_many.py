@@ -1,6 +1,6 @@
 """The memory that `predict` takes for few files and for many: in a folder, by a pattern, and listed on stdin.
 
-    PYTHONPATH=tests python tests/benchmarks/predict_many.py --files 100000
+    PYTHONPATH=tests/support python tests/benchmarks/predict_many.py --files 100000
 
 With the tiny model of the tests, so that what is measured is everything but the model.
 """
