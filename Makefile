@@ -1,20 +1,42 @@
-# make demo: install into .venv and run everything on phantom images.  make test: all checks, as CI runs them.
+# make demo: install into .venv and run everything on phantom images.
+# make check: the fast checks, without services.  make test: all checks.  make services: what all of them need (as root).
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test format reference clean
+.PHONY: demo check test services lowest coverage format reference clean
 
 demo: .venv/installed
 	$(BIN)/busi-tune run --demo
 
+check: .venv/installed-for-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m 'not slow and not services'
+
+# Tests are skipped, by name, where a service is missing.
 test: .venv/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -rs
+
+# Debian's packages that tests use: PostgreSQL, Node.js, a C compiler.
+services:
 	.ci/postgres
 	.ci/node
 	.ci/compiler
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# The fast tests on the lowest versions that pyproject.toml allows.
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --resolution lowest-direct --editable '.[test]'
+	.venv-lowest/bin/pytest --numprocesses 2 --dist worksteal -m 'not slow and not services'
+
+# Which lines no test reaches; child processes count, too.
+coverage: .venv/installed-for-tests
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report term-missing:skip-covered
 
 format: .venv/installed-for-tests
 	$(BIN)/ruff check --fix .
@@ -36,4 +58,4 @@ reference: .venv/installed-for-tests
 	touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis

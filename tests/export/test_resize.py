@@ -12,7 +12,7 @@ from PIL import Image
 from busi_tune import images
 from busi_tune.export import resize
 from busi_tune.images import Pixels
-from image_folders import BUSI
+from image_folders import BUSI, needs_busi
 
 SIZES = (224, 100, 37)
 
@@ -84,9 +84,8 @@ def test_the_graph_has_standard_operators_alone_and_is_always_the_same() -> None
     assert resize.any_size(100).SerializeToString() == resize.any_size(100).SerializeToString()
 
 
+@needs_busi
 def test_real_images() -> None:
-    if not BUSI.exists():
-        pytest.skip(f"{BUSI} is not there")
     for path in list(images.walk(BUSI))[::60]:
         found = images.picture(path)
         np.testing.assert_array_equal(in_graph(found[None], 224)[0], images.read(path, 224))

@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 BUSI = Path(__file__).resolve().parents[3] / "shared" / "busi-256"
+# The images are no part of the repository.
+NO_REAL_IMAGES = f"the real images are not in {BUSI}"
+needs_busi = pytest.mark.skipif(not BUSI.exists(), reason=NO_REAL_IMAGES)
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:

@@ -10,7 +10,7 @@ from busi_tune import pipeline
 from busi_tune.cli import exit_code
 from busi_tune.config import Config
 from busi_tune.progress import Silent
-from image_folders import BUSI
+from image_folders import BUSI, needs_busi
 
 OPTIONS = ["--arch", "resnet18", "--weights", "none", "--image-size", "48", "--batch-size", "16", "--device", "cpu"]
 SHORT = ["--epochs", "3", "--trials", "3", "--trial-epochs", "2", "--json"]
@@ -103,7 +103,7 @@ def test_the_result_does_not_depend_on_where_the_data_lies(
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
-@pytest.mark.skipif(not BUSI.exists(), reason="the real images are not beside this checkout")
+@needs_busi
 def test_run_on_a_sample_of_the_real_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

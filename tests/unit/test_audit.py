@@ -23,7 +23,7 @@ from busi_tune.data.split import read_split
 from busi_tune.progress import Silent
 from busi_tune.report.summary import summary
 from busi_tune.results import AuditFile
-from image_folders import BUSI
+from image_folders import BUSI, needs_busi
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_the_leak_of_a_grouped_split_is_none(phantoms: Path, tmp_path: Path) -> 
     assert leak["nearest_neighbour_accuracy"]["clean"] == leak["nearest_neighbour_accuracy"]["all"]
 
 
-@pytest.mark.skipif(not BUSI.exists(), reason="the real data set is not here")
+@needs_busi
 def test_the_leak_of_busi_is_as_measured() -> None:
     found = audited(BUSI)
     assert found["leak"]["leaked"] == pytest.approx(0.33, abs=0.02)

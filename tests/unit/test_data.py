@@ -15,7 +15,7 @@ from busi_tune.data.listing import Listing, find_images
 from busi_tune.data.pixel_cache import decoded
 from busi_tune.errors import DataError
 from busi_tune.progress import Silent
-from image_folders import BUSI
+from image_folders import BUSI, needs_busi
 
 
 def paint(path: Path, seed: int) -> None:
@@ -267,7 +267,7 @@ def test_all_unreadable_files_are_told_ten_by_name(tmp_path: Path, own_cache: Pa
     assert list(own_cache.glob("[!.]*")) == []
 
 
-@pytest.mark.skipif(not BUSI.exists(), reason="the real data set is not here")
+@needs_busi
 def test_busi_is_found_whole() -> None:
     listing = find_images(BUSI)
     counts = {label: sum(image.label == label for image in listing.images) for label in listing.classes}

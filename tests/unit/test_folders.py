@@ -21,7 +21,7 @@ from busi_tune.errors import BusiTuneError, ConfigError, DataError, RunError
 from busi_tune.inference.inputs import image_paths
 from busi_tune.names import near_names
 from busi_tune.progress import Silent
-from image_folders import BUSI, folder_of, picture, save
+from image_folders import BUSI, folder_of, needs_busi, picture, save
 from recorder import Recorder
 
 SIDE = 24
@@ -136,7 +136,7 @@ def test_what_pixels_told_is_told_by_name_and_remembered(tmp_path: Path, monkeyp
     ) in notices.notices
 
 
-@pytest.mark.skipif(not BUSI.exists(), reason="the real images are not here")
+@needs_busi
 def test_no_image_of_busi_is_taken_for_a_mask() -> None:
     found = find_names(BUSI)
     assert (len(found.images), found.masks) == (780, ())

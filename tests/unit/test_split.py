@@ -24,7 +24,7 @@ from busi_tune.errors import DataError, FileError
 from busi_tune.files import sha256_bytes
 from busi_tune.progress import Silent
 from busi_tune.training.batches import DeviceImages, class_weights, mixed_seed, training_batches
-from image_folders import BUSI
+from image_folders import BUSI, needs_busi
 from recorder import Recorder
 
 SHARES = (0.7, 0.15, 0.15)
@@ -109,7 +109,7 @@ def busi() -> tuple[Listing, NDArray[np.int64]]:
     return listing, group_numbers(len(listing.images), twins["first"].to_numpy(), twins["second"].to_numpy())
 
 
-@pytest.mark.skipif(not BUSI.exists(), reason="the real data set is not here")
+@needs_busi
 def test_groups_stay_whole_and_shares_are_met_on_busi(busi: tuple[Listing, NDArray[np.int64]]) -> None:
     fingerprints = set()
     for seed in range(200):
@@ -121,7 +121,7 @@ def test_groups_stay_whole_and_shares_are_met_on_busi(busi: tuple[Listing, NDArr
     assert len(fingerprints) == 200
 
 
-@pytest.mark.skipif(not BUSI.exists(), reason="the real data set is not here")
+@needs_busi
 def test_the_plain_split_of_busi_leaks_as_measured(busi: tuple[Listing, NDArray[np.int64]]) -> None:
     """31 % of the test images without cropped twins, 33 % with them, mean of 50 seeds, conflicts kept."""
     leaks = [
@@ -133,7 +133,7 @@ def test_the_plain_split_of_busi_leaks_as_measured(busi: tuple[Listing, NDArray[
     assert np.mean(leaks) == pytest.approx(0.33, abs=0.02)
 
 
-@pytest.mark.skipif(not BUSI.exists(), reason="the real data set is not here")
+@needs_busi
 def test_no_pair_of_twins_of_busi_crosses_splits(busi: tuple[Listing, NDArray[np.int64]]) -> None:
     listing, numbers = busi
     twins = twins_of(listing, Config().similarity, Silent())

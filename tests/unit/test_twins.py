@@ -21,7 +21,7 @@ from busi_tune.data.phantoms import KINDS, Phantom, altered, draw
 from busi_tune.data.pixel_cache import decoded
 from busi_tune.errors import DataError
 from busi_tune.progress import Silent
-from image_folders import BUSI
+from image_folders import BUSI, needs_busi
 
 Edges = set[tuple[int, int]]
 
@@ -183,7 +183,7 @@ def busi() -> tuple[Listing, NDArray[np.uint8]]:
     return listing, decoded(listing, twins.THUMBNAIL, Silent())
 
 
-@pytest.mark.skipif(not BUSI.exists(), reason="the real data set is not here")
+@needs_busi
 @pytest.mark.parametrize(
     ("threshold", "pairs", "with_twin", "other_label", "components"),
     [(0.97, 169, 252, 7, 638), (0.93, 229, 318, 11, 601)],
@@ -208,7 +208,7 @@ def test_busi_has_the_twins_that_were_measured(
     assert max(grouped(plain, len(label))) + 1 == components
 
 
-@pytest.mark.skipif(not BUSI.exists(), reason="the real data set is not here")
+@needs_busi
 def test_busi_has_the_cropped_twins_that_were_looked_at(busi: tuple[Listing, NDArray[np.uint8]]) -> None:
     """15 pairs that a plain comparison misses, one of them under two labels; docs/near-duplicates.md shows how."""
     listing, thumbnails = busi
