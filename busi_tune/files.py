@@ -1,6 +1,5 @@
 """Files that are either whole or not there: atomic writes, SHA-256, JSON and CSV."""
 
-import codecs
 import csv
 import glob
 import hashlib
@@ -12,7 +11,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,6 +33,9 @@ def explained(path: Path, action: str) -> Iterator[None]:
     """Turn an OSError inside into a FileError that names `path` and what to do."""
     try:
         yield
+    except BrokenPipeError:
+        # Whoever reads the pipe wants no more, which is no fault of the file.
+        raise
     except OSError as error:
         raise FileError(
             f"{path} could not be {action}: {_reason(error)}; mend that and run the same command again."
@@ -66,11 +68,11 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
             continue
         # What cannot be deleted is in nobody's way; on Windows that is each file that is being written.
         with suppress(OSError), path.open("rb") as file:
-            if _lock(file, wait=False):
+            if lock_open(file, wait=False):
                 path.unlink(missing_ok=True)
 
 
-def _lock(file: BinaryIO, *, wait: bool) -> bool:
+def lock_open(file: BinaryIO, *, wait: bool) -> bool:
     """Lock a file until it is closed; False where another process has locked it. Without locks, always True."""
     try:
         import fcntl
@@ -120,7 +122,7 @@ def _created(temporary: Path) -> BinaryIO:
     """A new file that is locked, and so not taken for a leftover."""
     while True:
         file = temporary.open("xb")
-        _lock(file, wait=True)
+        lock_open(file, wait=True)
         if os.fstat(file.fileno()).st_nlink:
             return file
         # It was taken for one before it was locked.
@@ -171,54 +173,6 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         same = path.exists() and path.read_bytes() == data
     if not same:
         write_bytes(path, data)
-
-
-@contextmanager
-def csv_stream(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping[str, object]], None]]:
-    """A function that adds a row to the CSV at `path`, which is there, whole, once the block has ended well.
-
-    A pipe, a device and standard output get each row as it comes.
-
-    Raises:
-        FileError: the file system refuses, or anything but a CSV with the same first column is there; nothing is left
-            behind.
-    """
-    if path.is_dir():
-        raise FileError(f"{path} is a folder; name the file to write.")
-    straight = is_stdout(path) or (path.exists() and not path.is_file())
-    if path.exists() and not straight and not _begins_with(path, columns[0]):
-        raise FileError(f"{path} would be replaced, and is no table of answers; name another file.")
-    with _appended(path) if straight else replacing(path) as file:
-
-        def write(row: Mapping[str, object]) -> None:
-            with explained(path, "written"):
-                file.write(csv_line([row.get(name, "") for name in columns]).encode(errors="surrogateescape"))
-
-        write(dict(zip(columns, columns, strict=True)))
-        yield write
-
-
-@contextmanager
-def _appended(path: Path) -> Iterator[BinaryIO]:
-    with explained(path, "written"), path.open("ab", buffering=0) as file:
-        yield file
-
-
-def is_stdout(path: Path) -> bool:
-    """Whether `path`, as in /dev/stdout, is standard output by another name."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(1))
-    except OSError:
-        return False
-
-
-def _begins_with(path: Path, column: str) -> bool:
-    """Whether a file is a CSV with this first column, as written here or saved by a spreadsheet; or empty."""
-    with explained(path, "read"), path.open("rb") as file:
-        start = file.read(1024)
-    encoding = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    first = re.split("[,;\t\r\n]", start.decode(encoding, errors="replace"), maxsplit=1)
-    return not start or (len(first) == 2 and first[0].strip('"') == column)
 
 
 def refuse_other_separators(path: Path) -> None:

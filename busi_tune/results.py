@@ -660,16 +660,15 @@ class VerificationFile(Evidence):
     files: dict[str, str]
 
 
-PredictionClass = TypedDict("PredictionClass", {"class": NotRequired[str]})
-
-
-class PredictionEntry(PredictionClass):
-    """One file's answer in the output of `predict`: the class and its probabilities, or the error.
+class PredictionEntry(TypedDict):
+    """One file's answer in the output of `predict`: the predicted class and the probabilities, or the error.
 
     The flag of the operating point is `malignant` for the class of that name, and `positive` for any other.
     """
 
+    schema: str
     path: str
+    predicted: NotRequired[str]
     probabilities: NotRequired[dict[str, float]]
     malignant: NotRequired[bool]
     positive: NotRequired[bool]
@@ -696,6 +695,9 @@ class RunResult(TypedDict):
     predictions: list[PredictionEntry]
     places: RunPlaces
 
+
+# Of an answer of `predict`, also in its CSV; the first version named the answer "class", as the truth is named.
+PREDICTION = "busi-tune.prediction/2"
 
 # Each document and its name and version; a change that a reader must know of gets a new version.
 SCHEMAS: Mapping[type, str] = {

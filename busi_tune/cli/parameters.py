@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,8 @@ Made = TypeVar("Made", bound=Options)
 PATH = click.Path(path_type=Path)
 # The exit code of a command that Ctrl-C has ended, and what that leaves behind.
 INTERRUPTED = 130
+# What a shell gives for a program that SIGPIPE (13) ended.
+CLOSED_PIPE = 141
 RESUMED = "All finished epochs are saved: run the same command again to continue."
 ANEW = "Nothing is half-written: run the same command again to start anew."
 # What undoes a bar's hiding of the cursor.
@@ -91,6 +94,10 @@ class Command(click.Command):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted(self.interrupted) from None
+        except BrokenPipeError:
+            # As `| head` leaves it; what is still to be flushed goes nowhere, as Python's documentation advises.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(CLOSED_PIPE) from None
 
     def _answer(self, _: int, frame: FrameType | None) -> None:
         """Raise KeyboardInterrupt, but inside an import, where it can be lost or become another error, end at once."""

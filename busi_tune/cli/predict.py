@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,19 +11,38 @@ import click
 from busi_tune.cli.parameters import PATH, Command, examples, setting
 
 if TYPE_CHECKING:
+    from busi_tune.cli.answer_table import AnswerTable, Existing
     from busi_tune.inference import Prediction, Predictions
 
 
 @click.command(
     cls=Command,
-    interrupted="Each line that was printed is a whole answer; the file of --csv is not written.",
+    interrupted="Each line that was printed is a whole answer; --csv FILE.csv keeps them in FILE.csv.partial, and "
+    "--resume goes on after them.",
     epilog=examples(
         "busi-tune predict exports/tuned scan.png",
         "find scans -name '*.png' | busi-tune predict exports/tuned - --csv answers.csv",
     ),
 )
 @click.argument("export", type=PATH, metavar="EXPORT")
-@click.argument("paths", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("paths", nargs=-1, metavar="IMAGE...")
+@setting(
+    "--list",
+    "lists",
+    type=PATH,
+    multiple=True,
+    metavar="FILE",
+    group="data",
+    help="Also classify the images in this list, one path a line; may be given several times.",
+)
+@setting(
+    "-0",
+    "--null",
+    "nul",
+    is_flag=True,
+    group="data",
+    help="Paths in a list end with a NUL character, as `find -print0` writes them.",
+)
 @setting(
     "--allow-unverified",
     is_flag=True,
@@ -54,15 +73,28 @@ if TYPE_CHECKING:
     help="Execution provider of ONNX Runtime: cpu, cuda, ...",
 )
 @setting(
-    "--csv", "csv_file", type=PATH, metavar="FILE.csv", group="output", help="Also write the answers to this file."
+    "--csv",
+    "csv_file",
+    type=PATH,
+    metavar="FILE.csv",
+    group="output",
+    help="Also write the answers to this file; - writes them to stdout in place of the table.",
 )
+@setting("--overwrite", is_flag=True, group="output", help="Replace the file of --csv, or an interrupted one.")
+@setting("--append", is_flag=True, group="output", help="Add the answers to those in the file of --csv.")
+@setting("--resume", is_flag=True, group="output", help="Go on after the answers that an interrupted --csv kept.")
 @setting("--json", "as_json", is_flag=True, group="output", help="Print one JSON list instead of a table.")
 @setting("--jsonl", "as_lines", is_flag=True, group="output", help="Print one JSON object per line instead of a table.")
 def predict(
     export: Path,
     paths: tuple[str, ...],
     *,
+    lists: tuple[Path, ...],
+    nul: bool,
     csv_file: Path | None,
+    overwrite: bool,
+    append: bool,
+    resume: bool,
     as_json: bool,
     as_lines: bool,
     batch_size: int,
@@ -75,30 +107,46 @@ def predict(
     IMAGE is a file, a folder, a pattern ("scans/**/*.png") or - for a list of files on stdin. A file that cannot be
     read becomes a row with its error; the others are still answered, and the exit code is 1.
     """
-    from busi_tune import files, inference
+    from busi_tune import inference
+    from busi_tune.cli.answer_table import answer_table, is_straight
     from busi_tune.inference.inputs import image_paths
 
+    if not paths and not lists:
+        raise click.UsageError("Missing argument 'IMAGE...': name images, or a list of them with --list.")
+    form = _form(csv_file, as_json=as_json, as_lines=as_lines)
+    changes = [name for name, asked in (("--append", append), ("--resume", resume)) if asked]
+    if overwrite and changes:
+        raise click.UsageError(f"--overwrite and {changes[0]} contradict each other; drop one.")
+    if changes and (csv_file is None or is_straight(csv_file)):
+        raise click.UsageError(f"{changes[0]} needs a file; name it with --csv FILE.csv.")
+    existing: Existing = "overwrite" if overwrite else "append" if append else "refuse"
+    with answer_table(csv_file, existing, resume=resume) if csv_file is not None else nullcontext() as table:
+        found = image_paths(paths, lists, nul=nul)
+        predictions = inference.predict(
+            export,
+            table.remaining(found) if table is not None and resume else found,
+            batch_size=batch_size,
+            threads=threads,
+            provider=provider,
+            allow_unverified=allow_unverified,
+        )
+        return int(_show(predictions, table, form))
+
+
+def _form(csv_file: Path | None, *, as_json: bool, as_lines: bool) -> str:
+    """The option whose form is printed on stdout, or "" for a table."""
+    from busi_tune.cli.answer_table import is_stdout
+
     on_stdout = [name for name, asked in (("--json", as_json), ("--jsonl", as_lines)) if asked]
-    if csv_file is not None and files.is_stdout(csv_file):
+    if csv_file is not None and is_stdout(csv_file):
         on_stdout.append(f"--csv {csv_file}")
     if len(on_stdout) > 1:
         raise click.UsageError(f"{' and '.join(on_stdout)} would both print on stdout; drop one.")
-    predictions = inference.predict(
-        export,
-        image_paths(paths),
-        batch_size=batch_size,
-        threads=threads,
-        provider=provider,
-        allow_unverified=allow_unverified,
-    )
-    return int(_show(predictions, csv_file, "".join(on_stdout)))
+    return "".join(on_stdout)
 
 
-def _show(predictions: "Predictions", csv_file: Path | None, form: str) -> bool:
-    """Print each prediction as it comes, and write it to the CSV; whether a file could not be read.
-
-    `form` is the option whose form is printed, or "" for a table.
-    """
+def _show(predictions: "Predictions", answers: "AnswerTable | None", form: str) -> bool:
+    """Print each prediction as it comes in this form, and write it to the CSV; whether a file could not be read."""
     from busi_tune import files
     from busi_tune.cli import prediction_formats
     from busi_tune.cli.screen import print_line
@@ -106,28 +154,30 @@ def _show(predictions: "Predictions", csv_file: Path | None, form: str) -> bool:
     model = predictions.classifier.metadata
     classes, flag = model.classes, model.flag
     names = prediction_formats.columns(classes, flag=flag, guarded=bool(model.guards))
-    failed = False
+    digest = ""
+    if answers is not None:
+        digest = files.sha256(predictions.classifier.path)[:16]
+        answers.begin(names, digest)
+    failed = answers is not None and answers.failed
 
     def noted(found: "Iterable[Prediction]") -> "Iterator[Prediction]":
         nonlocal failed
         for prediction in found:
             failed = failed or bool(prediction.error)
-            if write is not None:
-                write(prediction_formats.as_row(prediction, names))
+            if answers is not None:
+                answers.write(prediction_formats.as_row(prediction, names, digest))
             yield prediction
 
-    with ExitStack() as stack:
-        write = stack.enter_context(files.csv_stream(csv_file, names)) if csv_file is not None else None
-        if form == "":
-            lines = prediction_formats.table(noted(predictions), classes, flag=flag)
-        elif form == "--json":
-            lines = prediction_formats.json_list(noted(predictions), classes)
-        elif form == "--jsonl":
-            lines = prediction_formats.json_lines(noted(predictions), classes)
-        else:
-            # The CSV itself is what is printed.
-            lines = iter(())
-            deque(noted(predictions), maxlen=0)
-        for line in lines:
-            print_line(line)
+    if form == "":
+        lines = prediction_formats.table(noted(predictions), classes, flag=flag)
+    elif form == "--json":
+        lines = prediction_formats.json_list(noted(predictions), classes)
+    elif form == "--jsonl":
+        lines = prediction_formats.json_lines(noted(predictions), classes)
+    else:
+        # The CSV itself is what is printed.
+        lines = iter(())
+        deque(noted(predictions), maxlen=0)
+    for line in lines:
+        print_line(line)
     return failed

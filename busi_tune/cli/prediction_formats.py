@@ -7,6 +7,7 @@ from rich.cells import cell_len, set_cell_size
 from busi_tune.cli.screen import json_text, rule
 from busi_tune.errors import printable
 from busi_tune.inference import Prediction
+from busi_tune.results import PREDICTION
 
 
 def table(predictions: Iterable[Prediction], classes: Sequence[str], *, flag: str) -> Iterator[str]:
@@ -50,14 +51,18 @@ def _json(found: Prediction, classes: Sequence[str]) -> str:
 
 
 def columns(classes: Sequence[str], *, flag: str, guarded: bool) -> list[str]:
-    """The columns of the CSV: the flag and the warning where the model has them."""
+    """The columns of the CSV: the flag and the warning where the model has them.
+
+    `model` is the first 16 digits of the SHA-256 of the model's file, `schema` the version of these columns.
+    """
     extra = [*([flag] if flag else []), *(["warning"] if guarded else [])]
-    return ["path", "class", *(f"p_{name}" for name in classes), *extra, "error"]
+    return ["path", "predicted", *(f"p_{name}" for name in classes), *extra, "error", "model", "schema"]
 
 
-def as_row(found: Prediction, names: Sequence[str]) -> dict[str, object]:
+def as_row(found: Prediction, names: Sequence[str], model: str) -> dict[str, object]:
     """A prediction as a row of these columns; floats keep every digit."""
     values = [found.path, found.predicted, *(found.probabilities or [""] * sum(n.startswith("p_") for n in names))]
     row: dict[str, object] = dict(zip(names, values, strict=False))
     more: dict[str, object] = {found.flag: found.malignant, "warning": found.warning, "error": found.error}
+    more |= {"model": model, "schema": PREDICTION}
     return row | {name: value for name, value in more.items() if name in names}

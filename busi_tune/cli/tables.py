@@ -282,7 +282,7 @@ def _show_predictions(entries: Sequence[PredictionEntry], classes: list[str]) ->
     predictions = [
         Prediction(
             entry["path"],
-            entry.get("class", ""),
+            entry.get("predicted", ""),
             tuple(entry.get("probabilities", {}).values()),
             entry.get("malignant", entry.get("positive")),
             entry.get("warning", ""),

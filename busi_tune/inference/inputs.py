@@ -13,6 +13,7 @@ from typing import cast
 
 from busi_tune import images
 from busi_tune.errors import FileError
+from busi_tune.files import explained
 
 STDIN = "-"
 CHUNK = 65_536
@@ -20,26 +21,33 @@ CHUNK = 65_536
 LONGEST = 1_000_000
 
 
-def image_paths(arguments: Sequence[str]) -> Iterator[Path]:
-    """The files that the arguments of a command name, in their order, found as they are asked for.
+def image_paths(arguments: Sequence[str], lists: Sequence[Path] = (), *, nul: bool = False) -> Iterator[Path]:
+    """The files that the arguments of a command name, then those in `lists`, in order, found as they are asked for.
 
     A folder stands for all images in it and below, sorted; a pattern for what it matches, sorted; `-` for the list on
     stdin. Masks are left out of folders and patterns by name. An argument that stands for no image is given as it is,
-    so that it gets an error of its own.
+    so that it gets an error of its own. With `nul` the paths in a list end with a NUL, whatever is in them.
 
     Raises:
-        FileError: the list on stdin, where it is all that is given, is empty.
+        FileError: the lists, where they are all that is given, are empty.
     """
-    found = (path for argument in arguments for path in _found(argument))
+    named = (path for argument in arguments for path in _found(argument, nul=nul))
+    found = chain(named, (path for name in lists for path in _listed_in(name, nul=nul)))
     first = next(found, None)
     if first is None:
-        raise FileError("The list on stdin names no file; give it the path of an image on each line.")
+        where = lists[0] if lists else "stdin"
+        raise FileError(f"The list on {where} names no file; give it the path of an image on each line.")
     return chain([first], found)
 
 
-def _found(argument: str) -> Iterator[Path]:
+def _listed_in(path: Path, *, nul: bool) -> Iterator[Path]:
+    with explained(path, "read"), path.open("rb") as file:
+        yield from listed(file, str(path), nul=nul)
+
+
+def _found(argument: str, *, nul: bool) -> Iterator[Path]:
     if argument == STDIN:
-        yield from listed_on_stdin()
+        yield from listed(cast("io.BufferedReader", sys.stdin.buffer), "stdin", nul=nul)
         return
     found = _named(argument)
     yield next(found, Path(argument))
@@ -78,15 +86,15 @@ def _unmasked(folder: Path) -> Iterator[Path]:
     return (path for path in chain(images.walk(folder), foreign) if not images.is_mask_in(folder, path))
 
 
-def listed_on_stdin() -> Iterator[Path]:
-    """The paths on stdin, one a line, or with a NUL after each as `find -print0` writes them; empty ones are left out.
+def listed(stream: io.BufferedReader, name: str, *, nul: bool) -> Iterator[Path]:
+    """The paths in a list, one a line, or with a NUL after each as `find -print0` writes them; empty ones are left out.
 
-    UTF-8 or bytes of any kind, and UTF-16 with its mark, which PowerShell writes.
+    UTF-8 or bytes of any kind, and UTF-16 with its mark, which PowerShell writes. A NUL in the first 64 kB is enough
+    for a list of the second kind; `nul` states it.
 
     Raises:
-        FileError: what is on stdin is no list.
+        FileError: what is in the stream is no list.
     """
-    stream = cast("io.BufferedIOBase", sys.stdin.buffer)
     start = stream.read1(CHUNK)
     more = iter(lambda: stream.read1(CHUNK), b"")
     separator = b"\n"
@@ -95,13 +103,15 @@ def listed_on_stdin() -> Iterator[Path]:
         chunks: Iterator[bytes] = map(os.fsencode, text)
     else:
         chunks = chain([start.removeprefix(codecs.BOM_UTF8)], more)
-        separator = b"\0" if b"\0" in start else separator
+        separator = b"\0" if nul or b"\0" in start else separator
     rest = b""
     for chunk in chain(chunks, [separator]):
         *names, rest = (rest + chunk).split(separator)
         if len(rest) > LONGEST:
-            raise FileError(f"The list on stdin has {LONGEST:,} bytes without a line end; give it a path on each line.")
-        for name in names:
+            raise FileError(
+                f"The list on {name} has {LONGEST:,} bytes without a line end; give it a path on each line."
+            )
+        for part in names:
             # After a NUL nothing belongs to the end of a line.
-            if path := name if separator == b"\0" else name.rstrip(b"\r"):
+            if path := part if separator == b"\0" else part.rstrip(b"\r"):
                 yield Path(os.fsdecode(path))

@@ -21,7 +21,7 @@ from busi_tune.inference.classifier import LARGEST_SIDE, Classifier
 from busi_tune.inference.inputs import mode_of
 from busi_tune.inference.metadata import ModelMetadata
 from busi_tune.names import MALIGNANT
-from busi_tune.results import PredictionEntry
+from busi_tune.results import PREDICTION, PredictionEntry
 
 BATCH_SIZE = 8
 # For so few images optimisation takes longer than it saves, and twice the memory (docs/predict.md).
@@ -56,9 +56,14 @@ class Prediction:
     def to_entry(self, classes: Sequence[str]) -> PredictionEntry:
         """The prediction as JSON has it, with the names of the classes."""
         if self.error:
-            return {"path": self.path, "error": self.error}
+            return {"schema": PREDICTION, "path": self.path, "error": self.error}
         probabilities = dict(zip(classes, self.probabilities, strict=True))
-        entry: PredictionEntry = {"path": self.path, "class": self.predicted, "probabilities": probabilities}
+        entry: PredictionEntry = {
+            "schema": PREDICTION,
+            "path": self.path,
+            "predicted": self.predicted,
+            "probabilities": probabilities,
+        }
         if self.malignant is not None and self.flag == MALIGNANT:
             entry["malignant"] = self.malignant
         elif self.malignant is not None:

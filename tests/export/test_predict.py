@@ -6,10 +6,13 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from operator import length_hint
 from pathlib import Path
@@ -19,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busi_tune import images
+from busi_tune import files, images
 from busi_tune.cli import exit_code
 from busi_tune.errors import BusiTuneError, ConfigError, FileError
 from busi_tune.inference import open_export, predict, predict_files
@@ -139,8 +142,9 @@ def test_predict_takes_what_open_export_takes(export: Path, pictures: Path, tmp_
         predict(export, [pictures / GREY], provider="tpu")
     (found,) = predict(tmp_path / "elsewhere.onnx", [pictures / GREY], allow_unverified=True, threads=1)
     assert found.to_entry(CLASSES) == {
+        "schema": "busi-tune.prediction/2",
         "path": str(pictures / GREY),
-        "class": found.predicted,
+        "predicted": found.predicted,
         "probabilities": dict(zip(CLASSES, found.probabilities, strict=True)),
     }
     assert list(predict(export, [])) == []
@@ -149,12 +153,13 @@ def test_predict_takes_what_open_export_takes(export: Path, pictures: Path, tmp_
 def test_json(export: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [COLOUR, "hello.png", GREY]
     colour, hello, grey = predict_json([str(export), *(str(pictures / name) for name in names)], capsys, code=1)
-    assert list(colour) == ["path", "class", "probabilities", "malignant", "warning"]
-    assert list(grey) == ["path", "class", "probabilities", "malignant"]
+    assert list(colour) == ["schema", "path", "predicted", "probabilities", "malignant", "warning"]
+    assert list(grey) == ["schema", "path", "predicted", "probabilities", "malignant"]
     assert list(grey["probabilities"]) == CLASSES
-    assert hello == {"path": str(pictures / "hello.png"), "error": "not a PNG, JPEG, BMP, TIFF, WEBP image"}
+    reason = "not a PNG, JPEG, BMP, TIFF, WEBP image"
+    assert hello == {"schema": "busi-tune.prediction/2", "path": str(pictures / "hello.png"), "error": reason}
     plain = predict_json([str(export / "model-plain.onnx"), str(pictures / COLOUR)], capsys)
-    assert [list(entry) for entry in plain] == [["path", "class", "probabilities"]]
+    assert [list(entry) for entry in plain] == [["schema", "path", "predicted", "probabilities"]]
 
 
 def test_json_lines(export: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,10 +174,12 @@ def test_csv(export: Path, pictures: Path, tmp_path: Path, capsys: pytest.Captur
     with target.open(newline="") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
-    assert reader.fieldnames == ["path", "class", *COLUMNS, "malignant", "warning", "error"]
+    assert reader.fieldnames == ["path", "predicted", *COLUMNS, "malignant", "warning", "error", "model", "schema"]
     assert len(rows) == len(given) == 14
     for row, entry in zip(rows, given, strict=True):
-        assert [row["path"], row["class"]] == [entry["path"], entry.get("class", "")]
+        assert [row["path"], row["predicted"]] == [entry["path"], entry.get("predicted", "")]
+        assert row["model"] == files.sha256(export / "model.onnx")[:16]
+        assert row["schema"] == entry["schema"]
         assert [row["warning"], row["error"]] == [entry.get("warning", ""), entry.get("error", "")]
         assert row["malignant"] == str(entry.get("malignant", ""))
         expected = entry.get("probabilities", {})
@@ -183,7 +190,7 @@ def test_csv(export: Path, pictures: Path, tmp_path: Path, capsys: pytest.Captur
 def test_a_csv_has_the_columns_that_the_model_has(export: Path, pictures: Path, tmp_path: Path) -> None:
     target = tmp_path / "answers.csv"
     assert exit_code(["predict", str(export / "model-plain.onnx"), str(pictures / GREY), "--csv", str(target)]) == 0
-    assert target.read_text().splitlines()[0] == ",".join(["path", "class", *COLUMNS, "error"])
+    assert target.read_text().splitlines()[0] == ",".join(["path", "predicted", *COLUMNS, "error", "model", "schema"])
 
 
 def test_a_table_by_default(
@@ -331,14 +338,14 @@ def test_a_csv_through_a_link_and_over_one_that_a_spreadsheet_saved(
 ) -> None:
     target, link = tmp_path / "answers.csv", tmp_path / "link.csv"
     link.symlink_to(target)
-    command = ["predict", str(export), str(pictures / GREY), "--csv", str(link)]
+    command = ["predict", str(export), str(pictures / GREY), "--csv", str(link), "--overwrite"]
     assert exit_code(command) == 0
     expected = target.read_text()
     saved = [
         codecs.BOM_UTF8 + expected.encode(),
         codecs.BOM_UTF8 + expected.replace(",", ";").encode(),
         expected.replace(",", "\t").encode("utf-16"),
-        b'"path","class"\r\n',
+        b'"path","predicted"\r\n',
         b"",
     ]
     for content in saved:
@@ -355,18 +362,154 @@ def test_a_csv_through_a_link_and_over_one_that_a_spreadsheet_saved(
 
 
 def test_two_commands_and_one_csv(export: Path, pictures: Path, tmp_path: Path) -> None:
-    """Both write for some time; what is there in the end is one of the two, whole."""
+    """The second is refused while the first writes; what is there in the end is the first's, whole."""
     target = tmp_path / "answers.csv"
-    groups = [[str(pictures / "below")] * 20, [str(pictures / GREY), str(pictures / COLOUR)] * 60]
-    command = [sys.executable, "-m", "busi_tune", "predict", str(export)]
-    started = [
-        subprocess.Popen([*command, *group, "--csv", str(target)], stdout=subprocess.DEVNULL) for group in groups
-    ]
-    assert [process.wait() for process in started] == [0, 0]
-    with target.open(newline="") as file:
-        found = [row["path"] for row in csv.DictReader(file)]
-    assert found in [[str(path) for path in image_paths(group)] for group in groups]
+    names = [str(pictures / "below")] * 20
+    read, write = os.pipe()
+    command = [sys.executable, "-m", "busi_tune", "predict", str(export), "-", "--csv", str(target), "--overwrite"]
+    with subprocess.Popen(command, stdin=read, stdout=subprocess.DEVNULL) as first:
+        os.write(write, f"{pictures / GREY}\n".encode() * 40)
+        while not Path(f"{target}.partial").exists():
+            time.sleep(0.01)
+        second = subprocess.run(command, input="x.png", capture_output=True, text=True, check=False)
+        os.write(write, "".join(f"{path}\n" for path in image_paths(names)).encode())
+        os.close(write)
+    os.close(read)
+    assert first.returncode == 0
+    assert second.stderr == f"busi-tune: {target} is being written by another command; wait until it has ended.\n"
+    assert second.returncode == 1
+    assert answered(target) == [str(pictures / GREY)] * 40 + [str(path) for path in image_paths(names)]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def answered(table: Path) -> list[str]:
+    """The paths in a table of answers, in order."""
+    with table.open(newline="") as file:
+        return [row["path"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_table_is_kept_and_resumed(
+    end: signal.Signals, export: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever ends the command, the resumed one ends with the bytes of one that was not interrupted."""
+    target, partial = tmp_path / "answers.csv", tmp_path / "answers.csv.partial"
+    names = "".join(f"{path}\n" for path in [*image_paths([str(pictures)]), pictures / "no\rimage.png"] * 20)
+    listed = tmp_path / "names.txt"
+    listed.write_bytes(names.encode())
+    options = ["--list", str(listed), "--csv", str(target)]
+    whole = ["predict", str(export), "--list", str(listed), "--csv", str(tmp_path / "whole.csv")]
+    assert exit_code(whole) == 1
+    with subprocess.Popen(
+        [sys.executable, "-m", "busi_tune", "predict", str(export), "-", "--csv", str(target)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as first:
+        assert first.stdin is not None
+        # The list has no end yet, so that the command cannot end by itself.
+        first.stdin.write(names.encode()[: len(names) // 2])
+        first.stdin.flush()
+        while not partial.exists() or len(partial.read_bytes().splitlines()) < 20:
+            assert first.poll() is None
+            time.sleep(0.01)
+        first.send_signal(end)
+        assert first.wait() in (130, -signal.SIGKILL)
+        if end == signal.SIGINT:
+            assert first.stderr is not None
+            assert b"keeps them in FILE.csv.partial, and --resume goes on after them" in first.stderr.read()
+    assert not target.exists()
+    with partial.open("ab") as file:
+        # A row that was cut, within a name in quotes.
+        file.write(b'"/a\r\nb')
+    capsys.readouterr()
+    assert exit_code(["predict", str(export), *options]) == 1
+    assert "holds the answers of an interrupted command; add --resume" in capsys.readouterr().err
+    assert exit_code(["predict", str(export), *options, "--resume"]) == 1
+    assert target.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not partial.exists()
+
+
+def test_a_table_is_resumed_with_the_same_images_and_model_alone(
+    export: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, partial = tmp_path / "answers.csv", tmp_path / "answers.csv.partial"
+    grey, colour = str(pictures / GREY), str(pictures / COLOUR)
+    assert exit_code(["predict", str(export), grey, colour, "--csv", str(target)]) == 0
+    expected = target.read_bytes()
+    target.replace(partial)
+    resume = ["--csv", str(target), "--resume"]
+    for names, reason in (
+        ([colour], f"has the answer of {grey} where the command names {colour}; name the same images"),
+        ([grey], f"has the answer of {colour} where the command names no more images"),
+    ):
+        capsys.readouterr()
+        assert exit_code(["predict", str(export), *names, *resume]) == 1
+        assert reason in capsys.readouterr().err
+    assert exit_code(["predict", str(export / f"model-{SIZE}.onnx"), grey, colour, grey, *resume]) == 1
+    assert "holds answers of the model" in capsys.readouterr().err
+    assert exit_code(["predict", str(export / "model-plain.onnx"), grey, colour, grey, *resume]) == 1
+    assert partial.read_bytes() == expected
+    assert exit_code(["predict", str(export), grey, colour, *resume]) == 0
+    assert target.read_bytes() == expected
+
+
+def test_a_table_is_replaced_or_added_to_on_request(
+    export: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "answers.csv"
+    grey, colour = str(pictures / GREY), str(pictures / COLOUR)
+    csv_of = ["--csv", str(target)]
+    assert exit_code(["predict", str(export), grey, *csv_of]) == 0
+    first = target.read_text()
+    assert exit_code(["predict", str(export), colour, *csv_of]) == 1
+    assert f"{target} exists; add --overwrite to replace it, --append to add to it" in capsys.readouterr().err
+    assert target.read_text() == first
+    # As somebody's editor leaves it.
+    target.write_text(first.rstrip("\n"))
+    assert exit_code(["predict", str(export), colour, *csv_of, "--append"]) == 0
+    assert answered(target) == [grey, colour]
+    assert target.read_text().startswith(first)
+    assert exit_code(["predict", str(export / "model-plain.onnx"), colour, *csv_of, "--append"]) == 1
+    assert "has the columns" in capsys.readouterr().err
+    assert exit_code(["predict", str(export), colour, *csv_of, "--overwrite"]) == 0
+    assert answered(target) == [colour]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_list_by_name_and_names_with_line_ends(export: Path, pictures: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "two\nlines.png"
+    shutil.copy(pictures / GREY, odd)
+    listed = tmp_path / "names"
+    listed.write_bytes(os.fsencode(odd) + b"\0")
+    target = tmp_path / "answers.csv"
+    arguments = ["predict", str(export), str(pictures / COLOUR), "--list", str(listed), "-0", "--csv", str(target)]
+    assert exit_code(arguments) == 0
+    assert answered(target) == [str(pictures / COLOUR), str(odd)]
+    assert list(image_paths([], [listed, listed], nul=True)) == [odd, odd]
+
+
+@pytest.mark.parametrize("form", [[], ["--jsonl"], ["--csv", "-"], ["--csv", "/dev/stdout"]])
+def test_a_closed_pipe_ends_the_command_quietly(form: list[str], export: Path, pictures: Path) -> None:
+    """With the code that a shell gives for a program that SIGPIPE ended."""
+    names = "\n".join([str(pictures / GREY)] * 5000)
+    with subprocess.Popen(
+        [sys.executable, "-m", "busi_tune", "predict", str(export), "-", *form],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as done:
+        assert done.stdin is not None
+        assert done.stdout is not None
+        assert done.stderr is not None
+        with suppress(BrokenPipeError):
+            done.stdin.write(names)
+            done.stdin.close()
+        assert done.stdout.readline()
+        done.stdout.close()
+        assert done.stderr.read() == ""
+        assert done.wait() == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize(("encoding", "character"), [("utf-8", "─"), ("latin-1", "-"), ("ascii", "-")])
@@ -421,13 +564,28 @@ def test_a_mask_is_taken_where_it_is_named(pictures: Path) -> None:
         (["{missing}", "{image}"], 1, "missing does not exist"),
         (["{export}", "{image}", "--json", "--jsonl"], 2, "--json and --jsonl would both print on stdout; drop one."),
         (["{export}", "{image}", "--json", "--csv", "/dev/stdout"], 2, "--json and --csv /dev/stdout would both"),
+        (["{export}", "{image}", "--jsonl", "--csv", "-"], 2, "--jsonl and --csv - would both"),
         (["/dev/null", "{image}", "--allow-unverified"], 1, "/dev/null is no file"),
         (["{export}", "-"], 1, "The list on stdin names no file"),
         (["{export}", "{image}", "--csv", "{empty}"], 1, "is a folder"),
         (["{export}", "{image}", "--csv", "{missing}/a.csv"], 1, "could not be written"),
-        (["{export}", "{image}", "--csv", "{image}"], 1, "would be replaced, and is no table of answers"),
+        (
+            ["{export}", "{image}", "--csv", "{image}", "--overwrite"],
+            1,
+            "would be replaced, and is no table of answers",
+        ),
         (["{export}", "{image}", "--provider", "tpu"], 2, "--provider must be one that"),
-        (["{export}"], 2, "Missing argument"),
+        (["{export}"], 2, "Missing argument 'IMAGE...': name images, or a list of them with --list."),
+        (
+            ["{export}", "{image}", "--csv", "a.csv", "--append", "--overwrite"],
+            2,
+            "--overwrite and --append contradict",
+        ),
+        (["{export}", "{image}", "--append"], 2, "--append needs a file; name it with --csv FILE.csv."),
+        (["{export}", "{image}", "--csv", "-", "--resume"], 2, "--resume needs a file"),
+        (["{export}", "{image}", "--csv", "{empty}/a.csv", "--resume"], 1, "there is nothing to go on with"),
+        (["{export}", "--list", "{missing}"], 1, "missing could not be read: No such file"),
+        (["{export}", "--list", "/dev/null"], 1, "The list on /dev/null names no file"),
         (["{export}", "{image}", "--batch-size", "0"], 2, "--batch-size"),
         (["{export}", "{image}", "--threads", "-1"], 2, "--threads"),
         (["{image}", "{image}"], 1, "has no certificate"),
@@ -455,17 +613,21 @@ def test_wrong_arguments(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_csv_that_cannot_be_written_to_its_end_is_not_there(export: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_csv_that_cannot_be_written_to_its_end_keeps_its_answers(
+    export: Path, pictures: Path, tmp_path: Path
+) -> None:
     code = (
         "import resource, sys; from busi_tune.cli import exit_code;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300)); sys.exit(exit_code(sys.argv[1:]))"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); sys.exit(exit_code(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", code, "predict", str(export), str(pictures), "--csv", str(tmp_path / "a.csv")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    arguments = ["predict", str(export), str(pictures), "--csv", str(tmp_path / "a.csv")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"busi-tune: {tmp_path / 'a.csv'} could not be written: File too large; ")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv.partial"]
+    assert exit_code([*arguments, "--resume"]) == 1
+    assert answered(tmp_path / "a.csv") == [str(path) for path in image_paths([str(pictures)])]
 
 
 PREDICT = """
@@ -495,7 +657,7 @@ def in_a_fresh_interpreter(arguments: list[str], given: str = "") -> tuple[list[
 
 def test_nothing_heavy_is_loaded(export: Path, pictures: Path) -> None:
     (line,), _ = in_a_fresh_interpreter([str(export), str(pictures / GREY), "--jsonl"])
-    assert json.loads(line)["class"] in CLASSES
+    assert json.loads(line)["predicted"] in CLASSES
 
 
 def test_memory_does_not_grow_with_the_number_of_files(export: Path, pictures: Path) -> None:
@@ -527,4 +689,4 @@ def test_an_export_is_found_under_any_name_in_any_locale(
     # Two of the pictures are none.
     assert told.returncode == 1, told.stderr.decode(errors="replace")
     answers = json.loads(told.stdout)
-    assert sum("class" in answer for answer in answers) == 12
+    assert sum("predicted" in answer for answer in answers) == 12

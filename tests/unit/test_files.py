@@ -101,23 +101,22 @@ def test_the_next_write_of_a_file_removes_what_killed_writers_left(tmp_path: Pat
 
 def test_of_two_writers_the_last_whole_one_wins(tmp_path: Path) -> None:
     """The second begins and ends while the first is in the middle; a third clears the folder of leftovers meanwhile."""
-    path = tmp_path / "answers.csv"
+    path = tmp_path / "answers.json"
 
     def second() -> None:
-        with files.csv_stream(path, ["path", "class"]) as write:
-            write({"path": "second", "class": "b"})
+        files.write_bytes(path, b"second")
 
     def third() -> None:
         with locks.only_writer(tmp_path):
             pass
 
-    with files.csv_stream(path, ["path", "class"]) as write:
-        write({"path": "first", "class": "a"})
+    with files.replacing(path) as file:
+        file.write(b"fir")
         assert in_child(second) == in_child(third) == 0
-        assert path.read_text() == "path,class\nsecond,b\n"
-        write({"path": "first again", "class": "a"})
-    assert path.read_text() == "path,class\nfirst,a\nfirst again,a\n"
-    assert names(tmp_path) == [".lock", "answers.csv"]
+        assert path.read_bytes() == b"second"
+        file.write(b"st")
+    assert path.read_bytes() == b"first"
+    assert names(tmp_path) == [".lock", "answers.json"]
 
 
 def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
