@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test format reference clean
+.PHONY: demo test format reference docs clean
 
 demo: .venv/installed
 	$(BIN)/busi-tune run --demo
@@ -25,6 +25,10 @@ reference: .venv/installed-for-tests
 	$(BIN)/python docs/reference/make_options.py
 	$(BIN)/python docs/reference/schemas.py
 
+# The pages as a site in site/; a link or an anchor that leads nowhere stops it.
+docs: .venv/installed-for-docs
+	$(BIN)/mkdocs build --strict --quiet
+
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "busi-tune needs Python 3.11 or newer; run make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
@@ -35,5 +39,11 @@ reference: .venv/installed-for-tests
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 
+# MkDocs alone, without what training needs.
+.venv/installed-for-docs: pyproject.toml
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf site .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
