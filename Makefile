@@ -27,7 +27,7 @@ reference: .venv/installed-for-tests
 
 # The pages as a site in site/; a link or an anchor that leads nowhere stops it.
 docs: .venv/installed-for-docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "busi-tune needs Python 3.11 or newer; run make PYTHON=python3.11")'
