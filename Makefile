@@ -25,9 +25,9 @@ reference: .venv/installed-for-tests
 	$(BIN)/python docs/reference/make_options.py
 	$(BIN)/python docs/reference/schemas.py
 
-# The pages as a site in site/; a link or an anchor that leads nowhere stops it.
+# The pages as a site in site/. A link or an anchor that leads nowhere stops it; with --quiet it would not.
 docs: .venv/installed-for-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "busi-tune needs Python 3.11 or newer; run make PYTHON=python3.11")'
