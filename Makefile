@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo check test services lowest coverage format reference clean
+.PHONY: demo check test services lowest coverage format reference docs clean
 
 demo: .venv/installed
 	$(BIN)/busi-tune run --demo
@@ -47,6 +47,10 @@ reference: .venv/installed-for-tests
 	$(BIN)/python docs/reference/make_options.py
 	$(BIN)/python docs/reference/schemas.py
 
+# The pages as a site in site/. A link or an anchor that leads nowhere stops it; with --quiet it would not.
+docs: .venv/installed-for-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "busi-tune needs Python 3.11 or newer; run make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
@@ -57,5 +61,11 @@ reference: .venv/installed-for-tests
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 
+# MkDocs alone, without what training needs.
+.venv/installed-for-docs: pyproject.toml
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf site .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -59,19 +59,25 @@ class Config(Options):
     )
     fractions: Triple = option(
         (0.7, 0.15, 0.15),
-        "Shares of training, validation and test images",
+        "Shares of training, validation and test images; their sum is 1",
         group="data",
         low=0.01,
         high=0.98,
         test=_sum,
     )
     similarity: float = option(
-        0.93, "Cosine similarity from which two images are near-duplicates", group="data", low=0.5, high=1.0
+        0.93,
+        "Cosine similarity from which two images are near-duplicates; a lower value makes larger groups",
+        group="data",
+        low=0.5,
+        high=1.0,
     )
-    conflicts: Conflicts = option("exclude", "Use of near-duplicates that carry different labels", group="data")
+    conflicts: Conflicts = option(
+        "exclude", "Near-duplicates that carry different labels: exclude leaves them out, keep uses them", group="data"
+    )
     classes: str | None = option(
         None,
-        "Names of all classes, as in A,B,C; folders of other names are refused, and similar names are accepted",
+        "Names of all classes, as in A,B,C; a folder of another name is refused, similar names are accepted",
         group="data",
         read=_class_list,
         metavar="A,B,C",
@@ -79,49 +85,73 @@ class Config(Options):
     )
     positive: str | None = option(
         None,
-        "Class that is the disease in sensitivity, specificity and operating point",
+        "Class that is the disease in sensitivity, specificity and the operating point",
         group="data",
         test=_class_name,
         metavar="NAME",
         unset="malignant, if there is such a class",
     )
-    split_seed: int = option(0, "Seed of the split", group="data", low=0, high=HIGHEST_SEED)
-    arch: str = option("resnet50", "Classification model of torchvision", group="model", metavar="NAME")
+    split_seed: int = option(
+        0,
+        "Seed of the split; another seed puts other images into training, validation and test",
+        group="data",
+        low=0,
+        high=HIGHEST_SEED,
+    )
+    arch: str = option(
+        "resnet50", "Architecture: a classification model of torchvision, as in resnet18", group="model", metavar="NAME"
+    )
     weights: str = option(
-        "imagenet", "Initial weights: imagenet, none (random), or a file of weights", group="model", metavar="NAME"
+        "imagenet",
+        "Initial weights: imagenet (downloaded once), none (random), or a file of weights",
+        group="model",
+        metavar="NAME",
     )
     image_size: int = option(224, "Height and width of the model's input, in pixels", group="model", low=16, high=1024)
     mean: Triple = option(
-        IMAGENET_MEAN, "Mean of each colour channel, on a scale of 0 to 1", group="model", low=0.0, high=1.0
+        IMAGENET_MEAN,
+        "Mean that is subtracted from each colour channel, on a scale of 0 to 1",
+        group="model",
+        low=0.0,
+        high=1.0,
     )
     std: Triple = option(
-        IMAGENET_STD, "Standard deviation of each colour channel, on the same scale", group="model", low=1e-3, high=1.0
+        IMAGENET_STD,
+        "Standard deviation that each colour channel is divided by, on a scale of 0 to 1",
+        group="model",
+        low=1e-3,
+        high=1.0,
     )
     horizontal_flip: float = option(
         0.5, "Probability that a training image is flipped horizontally", group="training", low=0.0, high=1.0
     )
-    class_weights: bool = option(True, "Weight classes in the loss by the inverse of their frequency", group="training")
-    weighted_sampler: bool = option(True, "Draw all classes equally often in training", group="training")
+    class_weights: bool = option(
+        True, "Weight each class in the loss by the inverse of its frequency", group="training"
+    )
+    weighted_sampler: bool = option(True, "Draw each class equally often in training", group="training")
     batch_size: int = option(32, "Images in each training step", group="training", low=2, high=4096)
-    epochs: int = option(80, "Maximum number of epochs", group="training", low=1, high=10_000)
+    epochs: int = option(
+        80, "Maximum number of epochs; early stopping can end training before", group="training", low=1, high=10_000
+    )
     learning_rate: float = option(1e-3, "Initial learning rate of AdamW", group="training", low=1e-8, high=10.0)
     weight_decay: float = option(1e-2, "Weight decay of AdamW", group="training", low=0.0, high=10.0)
     scheduler_factor: float = option(
-        0.5, "Factor by which the scheduler reduces the learning rate", group="training", low=0.01, high=0.99
+        0.5, "Factor that the scheduler multiplies the learning rate by", group="training", low=0.01, high=0.99
     )
     scheduler_patience: int = option(
         5,
-        "Epochs without a lower validation loss before the learning rate is reduced",
+        "The learning rate falls after this number of epochs + 1 in a row without improvement; an improvement is a "
+        "validation loss more than 0.01 % below the lowest so far",
         group="training",
         low=0,
         high=10_000,
     )
     min_learning_rate: float = option(
-        1e-5, "Learning rate below which the scheduler does not go", group="training", low=0.0, high=1.0
+        1e-5, "Lowest learning rate that the scheduler sets", group="training", low=0.0, high=1.0
     )
     early_stopping_patience: int = option(
         10,
-        "Epochs without a lower validation loss before training stops",
+        "Training stops after this number of epochs in a row without a new lowest validation loss",
         group="training",
         low=1,
         high=10_000,
@@ -130,10 +160,16 @@ class Config(Options):
         0, "Seed of the initial weights, the sampler and the flips", group="training", low=0, high=HIGHEST_SEED
     )
     precision: Precision = option(
-        "auto", "Arithmetic of training; auto takes bfloat16 where the hardware multiplies it", group="machines"
+        "auto",
+        "Arithmetic of training; auto is bfloat16 if the hardware multiplies it natively, else float32",
+        group="machines",
     )
     device: str = option(
-        "auto", "Device to train on: auto, cpu, cuda or cuda:N", group="machines", test=_device, metavar="NAME"
+        "auto",
+        "Device to train on: cpu, cuda or cuda:N; auto is cuda if PyTorch sees a GPU, else cpu",
+        group="machines",
+        test=_device,
+        metavar="NAME",
     )
 
     def identity(self) -> dict[str, "Json"]:

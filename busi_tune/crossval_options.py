@@ -17,9 +17,9 @@ class CrossvalOptions(WorkerOptions):
         ConfigError: one or more values have a wrong type or break a rule; all of them are named.
     """
 
-    folds: int = option(5, "Parts of the images, each of which is the test part once", group="data", low=2)
+    folds: int = option(5, "Number of parts of the images; each part is the test part once", group="data", low=2)
     repeats: int = option(
-        1, "Times that the folds are drawn anew, with --split-seed and those after it", group="data", low=1
+        1, "Number of times that the folds are drawn, with --split-seed and the seeds after it", group="data", low=1
     )
 
     def check(self, config: Config) -> None:

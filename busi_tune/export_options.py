@@ -15,21 +15,22 @@ class ExportOptions(Options):
     """
 
     int8: bool = option(
-        False, "Also write model.int8.onnx, if it passes its gate on the validation split", group="output"
+        False, "Also write model.int8.onnx, if it passes its accuracy check on the validation split", group="output"
     )
     float16: bool = option(
-        False, "Also write model.float16.onnx, if it passes its gate on the validation split", group="output"
+        False, "Also write model.float16.onnx, if it passes its accuracy check on the validation split", group="output"
     )
     max_drop: float = option(
         0.01,
-        "Validation accuracy and sensitivity for the disease that an int8 or float16 model may lose, as a share of 1",
+        "Largest loss of accuracy, and of sensitivity for the disease, that an int8 or float16 model may have on the "
+        "validation split; 0.01 is one percentage point",
         group="output",
         low=0,
         below=1,
     )
     sensitivity: float | None = option(
         None,
-        "Sensitivity for the disease, as in 0.95, for which a threshold is fitted on the validation split",
+        "Sensitivity for the disease, as in 0.95; a threshold for it is fitted on the validation split",
         group="output",
         above=0,
         below=1,

@@ -38,47 +38,57 @@ class SearchOptions(WorkerOptions):
         ConfigError: one or more values have a wrong type or break a rule; all of them are named.
     """
 
-    trials: int = option(20, "Trials of the study, finished ones included", group="budget", low=1)
+    trials: int = option(20, "Number of trials of the study, finished ones included", group="budget", low=1)
     timeout: float | None = option(
         None,
-        "Time after which no further trial starts, as in 2h or 1h30m; a plain number counts seconds",
+        "Time after which no further trial starts, as in 2h or 1h30m; a plain number is in seconds",
         group="budget",
         above=0,
         read=seconds,
         metavar="SPAN",
     )
     epochs_total: int | None = option(
-        None, "Epochs of all trials together after which no further trial starts", group="budget", low=1
+        None, "Number of epochs of all trials together after which no further trial starts", group="budget", low=1
     )
     trial_epochs: int | None = option(
-        None, "Maximum number of epochs of a trial", group="budget", low=1, unset="20, or --epochs where that is less"
+        None,
+        "Maximum number of epochs of each trial",
+        group="budget",
+        low=1,
+        unset="20, or --epochs where that is less",
     )
-    metric: Metric = option("val_loss", "Validation metric that ranks trials, each by its best epoch", group="search")
+    metric: Metric = option(
+        "val_loss", "Validation metric that ranks trials; each trial counts by its best epoch", group="search"
+    )
     space: Path | None = option(
         None,
-        "TOML file of the options to vary and their ranges",
+        "TOML file that names the options to vary, with their ranges or choices",
         group="search",
         unset="learning rate, weight decay, scheduler patience",
     )
     pruner: Pruner = option(
         "stalled",
-        "Rule that stops trials early; stalled: no improvement for 3 epochs, and behind the best completed trial",
+        "Rule that stops trials early; stalled stops a trial that did not improve for 3 epochs and is worse than the "
+        "best completed trial",
         group="search",
     )
     keep_trials: int = option(5, "Best trials whose checkpoints are kept", group="search", low=1)
     confirm: int = option(
-        0, "Best trials to train to the end with several seeds; the best mean wins", group="search", low=0
+        0, "Number of best trials to train to the end with several seeds; the best mean wins", group="search", low=0
     )
     confirm_seeds: int = option(
-        3, "Trainings of each trial of --confirm, each with its own seed", group="search", low=1
+        3, "Number of seeds that each trial of --confirm is trained with", group="search", low=1
     )
     audit_pruned: int = option(
-        0, "Pruned trials to train on to the end of their trial, to measure what pruning cost", group="search", low=0
+        0,
+        "Number of pruned trials to continue to the end of their trial, which measures what pruning cost",
+        group="search",
+        low=0,
     )
     storage: str | None = option(
         None,
         "URL of a PostgreSQL database that several machines share, postgresql+psycopg://USER@HOST/DB; "
-        "needs the extra postgres; also taken from BUSI_TUNE_STORAGE",
+        "needs the extra postgres; BUSI_TUNE_STORAGE can hold it instead",
         group="machines",
         metavar="URL",
         unset="a file in the study's folder",

@@ -10,10 +10,10 @@ from busi_tune.option import Options, option
 class WorkerOptions(Options):
     """The workers that train several runs at the same time."""
 
-    workers: int = option(1, "Processes that train at the same time", group="machines", low=1)
+    workers: int = option(1, "Number of processes that train at the same time", group="machines", low=1)
     ray: str | None = option(
         None,
-        "Address of a Ray cluster to train on, or auto for the one that this machine belongs to; needs the extra ray",
+        "Address of a Ray cluster to train on, or auto for the cluster of this machine; needs the extra ray",
         group="machines",
         metavar="ADDRESS",
     )

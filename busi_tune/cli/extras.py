@@ -21,4 +21,5 @@ TRAINING = frozenset(
 def missing(module: str) -> str:
     """The sentence for a command that needs a module of TRAINING where it is not installed."""
     name = module.partition(".")[0]
-    return f"This command needs {name}, which is not installed; pip install 'busi-tune[train]' installs all it takes."
+    line = "pip install '/path/to/busi-tune[train]'"
+    return f"This command needs {name}, which is not installed; {line} installs all it takes."

@@ -48,6 +48,15 @@ class Setting(click.Option):
         """The option's name in a TOML file."""
         return self.opts[0].removeprefix("--").replace("-", "_")
 
+    @property
+    def bounds(self) -> str:
+        """The bounds of its numbers, as in "between 1 and 80", or ""."""
+        if self.stated is not None:
+            return "" if self.stated.choices else self.stated.values
+        return (
+            f"at least {self.type.min:g}" if isinstance(self.type, click.IntRange) and self.type.min is not None else ""
+        )
+
     def checked(self, value: object) -> object:
         """A value from a TOML file in the option's type.
 
@@ -62,10 +71,13 @@ class Setting(click.Option):
         return value
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The option's spelling, and its help with the default."""
+        """The option's spelling, and its help with its bounds and its default."""
         record = super().get_help_record(ctx)
         note = "required" if self.required else f"default: {self.shown_default}" if self.shown_default else ""
-        return record and (record[0], f"{self.help}  [{note}]" if note else str(self.help))
+        return record and (
+            record[0],
+            "  ".join([str(self.help), *(f"[{part}]" for part in (self.bounds, note) if part)]),
+        )
 
 
 class Interrupted(click.ClickException):

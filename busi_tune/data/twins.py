@@ -19,7 +19,7 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 BLOCK = 1024
 ROUNDING = 1e-5
 # What a cropped copy's low frequencies have in common with the original's, at least: as they are, and with the
-# nearest of 16 crops (or so much more than the threshold). Measured on phantoms and BUSI; docs/near-duplicates.md.
+# nearest of 16 crops (or so much more than the threshold). Measured: docs/explanation/near-duplicates.md.
 BEFORE_ALIGNING, COARSELY_ALIGNED, COARSE_GAIN = 0.87, 0.95, 0.02
 
 Floats = NDArray[np.float32]

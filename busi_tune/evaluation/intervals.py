@@ -1,6 +1,6 @@
 """95 % intervals of metrics on a split whose images stand in groups; none has width 0, however good the model is.
 
-docs/intervals.md has the methods, their sources, and how often each interval holds the truth.
+docs/explanation/intervals.md has the methods, their sources, and how often each interval holds the truth.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -24,7 +24,7 @@ from busi_tune.names import MALIGNANT
 from busi_tune.results import PREDICTION, PredictionEntry
 
 BATCH_SIZE = 8
-# For so few images optimisation takes longer than it saves, and twice the memory (docs/predict.md).
+# For so few images optimisation takes longer than it saves, and twice the memory (docs/explanation/predict.md).
 FEW = 8
 PIXELS_AT_ONCE = 4_000_000
 

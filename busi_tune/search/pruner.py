@@ -10,7 +10,7 @@ class StalledPruner(BasePruner):
     """Prunes a trial that did not improve for `patience` epochs and is worse than the best completed trial.
 
     Trials report their best value so far at each step. Early values say little about final ones where learning curves
-    cross, so no trial is pruned while it improves. docs/pruner-evidence.md has the figures.
+    cross, so no trial is pruned while it improves. docs/explanation/pruner-evidence.md has the figures.
     """
 
     def __init__(self, patience: int) -> None:

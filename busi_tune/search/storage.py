@@ -95,7 +95,7 @@ class Database:
             return RDBStorage(self.url.render_as_string(hide_password=False), engine_kwargs=arguments)
         except ImportError:
             raise ConfigError(
-                "storage needs psycopg, which is not installed; pip install 'busi-tune[postgres]'."
+                "storage needs psycopg, which is not installed; pip install '/path/to/busi-tune[postgres]'."
             ) from None
 
     def call(self, work: Callable[[], T], *, patient: bool = True, own: type[Exception] | tuple[()] = ()) -> T:

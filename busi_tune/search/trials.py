@@ -20,7 +20,7 @@ from busi_tune.search.storage import Database
 
 # The median and Hyperband prune nothing against fewer completed trials: one survivor must not decide alone.
 N_MIN_TRIALS = 3
-# The epochs without improvement after which the default pruner acts; docs/pruner-evidence.md has the figures.
+# The default pruner acts after so many epochs without improvement; docs/explanation/pruner-evidence.md has the figures.
 STALLED_EPOCHS = 3
 # The user attributes that keep a decision of the pruner over a kill.
 PRUNED_AT, RUNGS = "pruned_at", "rungs"

@@ -25,7 +25,7 @@ def cluster(address: str | None) -> AbstractContextManager[None]:
     if address is None:
         return nullcontext()
     if find_spec("ray") is None:
-        raise ConfigError("ray is not installed; pip install 'busi-tune[ray]'.")
+        raise ConfigError("ray is not installed; pip install '/path/to/busi-tune[ray]'.")
     from busi_tune.workers import ray_actors
 
     return ray_actors.cluster(address)

@@ -56,7 +56,7 @@ def page() -> str:
             if rows:
                 table = _table(("Option", "Values", "Default", "Meaning"), rows)
                 parts.append(f"### {group.capitalize()}\n\n{table}")
-    parts.append("## Options of single commands\n\nThey stand beside the options above.\n")
+    parts.append("## Options of single commands\n\nThese come in addition to the options above.\n")
     parts += [_command(name, command) for name, command in _commands()]
     return "\n".join(parts)
 

@@ -1,6 +1,6 @@
 """Replays studies on recorded learning curves: what each sampler and pruner spends, and what it finds.
 
-    python tests/benchmarks/replay_pruners.py --arch resnet18 --repetitions 1000 --plot docs/images/pruner-replay.png
+    python tests/benchmarks/replay_pruners.py --arch resnet18 --repetitions 1000 --plot FILE.png
 
 A trial is one of the recorded configurations, trained for at most `TRIAL_EPOCHS`; it reports, stops early and is
 pruned as the driver has it (busi_tune/search/driver.py). Each study is replayed with every strategy on the same seeds,

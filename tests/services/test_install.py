@@ -87,7 +87,7 @@ def test_another_command_says_what_to_install(installed: Path, arguments: list[s
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("busi-tune: This command needs ")
-    assert line.endswith(", which is not installed; pip install 'busi-tune[train]' installs all it takes.")
+    assert line.endswith(", which is not installed; pip install '/path/to/busi-tune[train]' installs all it takes.")
     assert list(tmp_path.iterdir()) == []
 
 

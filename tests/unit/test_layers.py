@@ -109,8 +109,8 @@ def test_what_inference_needs_is_installed_always_and_the_rest_is_named_when_it_
     assert not TRAINING & plain
 
 
-def test_the_tree_in_the_readme_names_every_module_in_its_room() -> None:
-    text = (PACKAGE.parent / "README.md").read_text()
+def test_the_tree_in_contributing_names_every_module_in_its_room() -> None:
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
     tree = text[text.index("busi_tune/\n") :].partition("```")[0]
     named, folder = set(), ""
     for line in tree.splitlines()[1:]:

@@ -258,11 +258,13 @@ def test_help_groups_the_options_and_shows_their_defaults(name: str, capsys: pyt
     assert list(found) == [heading for heading in order if heading in found]
     for one in settings(name).values():
         section = found[one.group.capitalize()]
-        note = "[required]" if one.required else f"[default: {one.shown_default}]" if one.shown_default else ""
+        note = f"[{one.bounds}]" if one.bounds else ""
+        note += "[required]" if one.required else f"[default: {one.shown_default}]" if one.shown_default else ""
         assert "/".join([*one.opts, *one.secondary_opts]) in section
         assert "".join(f"{one.help}{note}".split()) in section
         assert str(one.help)[0].isupper()
     assert "[default:(" not in str(found)
+    assert str(found).count("default:") == str(found).count("[default:")
     assert found["Examples"].count(f"busi-tune{name.replace(' ', '')}") == 2
 
 
@@ -283,14 +285,16 @@ Data:
 
 Output:
   --out DIR                 Folder of the export, as in exports/NAME.  [required]
-  --int8 / --no-int8        Also write model.int8.onnx, if it passes its gate on the validation
-                            split.  [default: off]
-  --float16 / --no-float16  Also write model.float16.onnx, if it passes its gate on the validation
-                            split.  [default: off]
-  --max-drop NUMBER         Validation accuracy and sensitivity for the disease that an int8 or
-                            float16 model may lose, as a share of 1.  [default: 0.01]
-  --sensitivity NUMBER      Sensitivity for the disease, as in 0.95, for which a threshold is
-                            fitted on the validation split.  [default: no threshold]
+  --int8 / --no-int8        Also write model.int8.onnx, if it passes its accuracy check on the
+                            validation split.  [default: off]
+  --float16 / --no-float16  Also write model.float16.onnx, if it passes its accuracy check on the
+                            validation split.  [default: off]
+  --max-drop NUMBER         Largest loss of accuracy, and of sensitivity for the disease, that an
+                            int8 or float16 model may have on the validation split; 0.01 is one
+                            percentage point.  [at least 0 and below 1]  [default: 0.01]
+  --sensitivity NUMBER      Sensitivity for the disease, as in 0.95; a threshold for it is fitted
+                            on the validation split.  [above 0 and below 1]  [default: no
+                            threshold]
   --json                    Print one JSON object instead of tables.
   --overwrite               Delete the result in the output folder and start anew.
 
@@ -306,10 +310,11 @@ Other:
 
 
 def written_commands() -> list[str]:
-    """The commands that help texts and the README show."""
+    """The commands that help texts, the README and the pages show."""
     shown = [str(command.epilog) for command in (*COMMANDS.values(), cli, cli.commands["data"])]
-    readme = (ROOT / "README.md").read_text()
-    lines = "\n".join([*shown, *re.findall(r"^\$ (busi-tune .*)", readme, re.MULTILINE)])
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    shown += [line for page in pages for line in re.findall(r"^\$ (busi-tune .*)", page.read_text(), re.MULTILINE)]
+    lines = "\n".join(shown)
     return re.findall(r"busi-tune [^|\n]+$", lines, re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""Each kind of picture that the formats allow has its right values, or is refused in a sentence; docs/pictures.md."""
+"""Each kind of picture has its right values or is refused in a sentence, as docs/explanation/pictures.md says."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ from busi_tune.errors import ImageError
 from image_folders import encoded
 from picture_files import png, tiff
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "pictures.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "pictures.md"
 
 
 def values(most: int, *channels: int) -> NDArray[np.uint16]:
@@ -97,7 +97,7 @@ INDEXED = np.concatenate([GREY, OPACITY], axis=2)
 GREEN = np.concatenate([np.zeros_like(GREY), np.rint(GREY * (OPACITY / 255)), np.zeros_like(GREY)], axis=2)
 MULTIPLIED = np.concatenate([DIMMED, OPACITY], axis=2)
 
-# The row of the table in docs/pictures.md: a file, the picture that it shows, and the notes on it.
+# The row of the table in docs/explanation/pictures.md: a file, the picture that it shows, and the notes on it.
 READ: dict[str, list[tuple[bytes, NDArray[np.uint8], list[str]]]] = {
     "8-bit grey, colours or palette": [
         (encoded(PICTURE, "PNG"), BYTES, []),

@@ -210,7 +210,7 @@ def test_busi_has_the_twins_that_were_measured(
 
 @needs_busi
 def test_busi_has_the_cropped_twins_that_were_looked_at(busi: tuple[Listing, NDArray[np.uint8]]) -> None:
-    """15 pairs that a plain comparison misses, one of them under two labels; docs/near-duplicates.md shows how."""
+    """15 pairs that a plain comparison misses, one under two labels; docs/explanation/near-duplicates.md shows how."""
     listing, thumbnails = busi
     found = twins.find_twins(thumbnails, [image.sha256 for image in listing.images], Config().similarity)
     name = [Path(image.path).stem for image in listing.images]
