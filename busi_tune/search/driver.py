@@ -228,7 +228,10 @@ class Driver:
         search, training = self.search, self.training.pop(job.name)
         records = training.records[: search.plan.trial_epochs]
         value, epoch = best_so_far(records, search.plan) if records else (None, None)
+        best = None if epoch is None else records[epoch - 1]
         facts: dict[str, Json] = {
+            "val_accuracy": best and best.val_accuracy,
+            "val_macro_f1": best and best.val_macro_f1,
             "epochs_run": len(records),
             "best_epoch": epoch,
             "seconds": round(sum(record.seconds for record in records), 3),
@@ -281,7 +284,7 @@ class Driver:
         lock = locks.take(folder / locks.RUN, wait=False)
         if lock is not None:
             run_folder.forget(folder)
-            lock.release()
+            locks.drop(lock)
         claims.release(number)
         return lock is not None
 

@@ -120,7 +120,7 @@ class Saved:
 def saved_state(folder: Path) -> Checkpoint | None:
     """The values and the checkpoint of the last committed epoch, or None where none is kept."""
     state = run_folder.read_state(folder)
-    return (state, run_folder.checkpoint(folder, "last")) if state and state["checkpoints"] else None
+    return (state, run_folder.checkpoint(folder, "last")) if state and "last" in state["checkpoints"] else None
 
 
 def state_from(config: Config, classes: int, saved: Checkpoint | None) -> TrainingState:
@@ -159,8 +159,7 @@ def train(run: Run, until: int, progress: Progress) -> Generator[Epoch, None, No
         TrainingDiverged: the loss is no longer finite.
         FileError: an epoch cannot be saved.
     """
-    known = run_folder.read_state(run.folder)
-    if known and known["stop_reason"] and known["checkpoints"]:
+    if run_folder.has_ended(run.folder):
         # Its last checkpoint, which is large, and may be gone, is not needed.
         return
     state = state_from(run.config, len(run.dataset.classes), saved_state(run.folder))

@@ -375,7 +375,7 @@ def test_a_lost_list_of_left_out_images_is_named(tmp_path: Path, phantoms: Path)
         open_dataset(phantoms, Config(strategy="file"), Silent(), split_file=tmp_path / "my.csv")
     assert str(error.value) == (
         f"{phantoms} is not what the split was made of: {', '.join(names)} ({tmp_path / 'my.excluded.csv'}, which "
-        f"lists the images left out, is missing); restore the files, or make a new split than {tmp_path / 'my.csv'}."
+        f"would list images left out, is missing); restore the files, or make a new split than {tmp_path / 'my.csv'}."
     )
 
 
