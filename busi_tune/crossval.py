@@ -179,7 +179,8 @@ def _train(jobs: dict[int, Job], workers: Workers, progress: Progress) -> None:
 
     def show(event: Trained) -> None:
         record = event.records[-1]
-        progress.step(event.job.name, record.epoch, event.job.until, record.summary())
+        detail = f"{event.job.name}: {record.summary(event.job.until)}"
+        progress.step(event.job.name, record.epoch, event.job.until, detail)
 
     failed = job_list.train_all(list(jobs.values()), workers, progress, show=show, keep_model=True)
     for error in failed.values():

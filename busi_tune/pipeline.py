@@ -180,8 +180,8 @@ def baseline(
                 progress.notice(lacking)
             done.append(record)
             best = max(record.val_accuracy for record in done)
-            progress.step("epochs", record.epoch, run.config.epochs, record.summary() + f", best {best:.3f}")
-        progress.close("epochs")
+            progress.step("training", record.epoch, run.config.epochs, record.summary(run.config.epochs, best))
+        progress.close("training")
         runs.evaluate(run, progress)
         return _shown(folder, progress)
 
@@ -206,7 +206,7 @@ def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: P
     """
     found = {config.seed: results.read(folder / results.METRICS, MetricsFile)}
     for seed in range(config.seed + 1, config.seed + seeds):
-        progress.notice(f"Seed {seed}, up to {config.seed + seeds - 1}:")
+        progress.notice(f"Training {seed - config.seed + 1} of {seeds}, with seed {seed}:")
         found[seed] = baseline(
             root,
             folder / "seeds" / str(seed),

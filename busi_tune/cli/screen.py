@@ -1,22 +1,48 @@
 """The screen: bars and notices on stderr, results on stdout."""
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from busi_tune.errors import printable
 
 WIDTH = 110
+# Seconds over which the speed of a bar is measured: a trial may take long.
+PERIOD = 3600
+
+
+class TimeLeft(ProgressColumn):
+    """The time that a task will still take, and that of its current step where parts of it are reported."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """The times, once the speed is known."""
+        if not task.speed or task.remaining is None:
+            return Text("")
+        words = f"{_clock(task.remaining / task.speed)} left"
+        if task.fields["parts"]:
+            of_step = math.floor(task.completed) + 1 - task.completed
+            words = f"epoch {_clock(of_step / task.speed)}, {words}"
+        return Text(words, style="progress.remaining")
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=math.ceil(seconds))).removeprefix("0:")
 
 
 class Screen:
-    """Bars where stderr is a terminal; elsewhere a line for each epoch and trial."""
+    """Bars where stderr is a terminal; there and elsewhere a line for each epoch and trial."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
@@ -28,15 +54,24 @@ class Screen:
         self.console.print(printable(text), markup=False)
 
     def step(self, task: str, done: int, total: int, detail: str = "") -> None:
-        """Move the bar of `task`, or print a line."""
+        """Print the line on a step, and move the bar of `task`; without bars, also print that it is finished."""
+        if detail or (self.bars is None and done == total):
+            self.console.print(printable(detail or f"{task} {done}/{total}"), markup=False)
+        self._move(task, done, total, done)
+
+    def within(self, task: str, done: int, total: int, share: float) -> None:
+        """Move the bar of `task` by a part of a step."""
+        # The step is finished when `step` says so.
+        self._move(task, done, total, done + min(share, 0.999), parts=True)
+
+    def _move(self, task: str, done: int, total: int, completed: float, *, parts: bool = False) -> None:
         if self.bars is None:
-            if done == total or detail:
-                line = f"{task} {done}/{total}" + (f": {detail}" if detail else "")
-                self.console.print(printable(line), markup=False)
             return
         if task not in self.tasks:
-            self.tasks[task] = self.bars.add_task(task, total=total, detail="")
-        self.bars.update(self.tasks[task], completed=done, total=total, detail=detail)
+            # What was done before counts for the bar, and not for its speed.
+            self.tasks[task] = self.bars.add_task(task, total=total, completed=done, parts=parts, count="")
+        shown = min(done + parts, total)
+        self.bars.update(self.tasks[task], completed=completed, total=total, count=f"{shown}/{total}")
 
     def close(self, task: str) -> None:
         """Take the bar of `task` away."""
@@ -53,12 +88,11 @@ def screen() -> Iterator[Screen]:
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[detail]}"),
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[count]}", justify="right"),
+        TimeLeft(),
     )
-    with Progress(*columns, console=shown.console, transient=True) as bars:
+    with Progress(*columns, console=shown.console, transient=True, speed_estimate_period=PERIOD) as bars:
         shown.bars = bars
         yield shown
 

@@ -247,8 +247,11 @@ class Driver:
             return
         self.shown = ended
         best = ranked(trials, plan)[:1]
-        text = "".join(f"best {plan.metric} {trial.value:.4f} (trial {trial.number})" for trial in best)
-        self.search.progress.step("trials", ended, max(self.budget.trials, ended), text)
+        total = max(self.budget.trials, ended)
+        text = "".join(
+            f"{ended} of {total} trials done, best {plan.metric} {trial.value:.4g} (trial {trial.number})" for trial in best
+        )
+        self.search.progress.step("trials", ended, total, text)
 
     def _tidy(self, trials: Sequence[FrozenTrial]) -> None:
         """Write the table where it has grown, and delete checkpoints that are no longer kept."""
@@ -291,8 +294,9 @@ class Driver:
 
 def show_epoch(search: Search, event: Trained) -> None:
     """Show a job's newest epoch."""
-    last = event.records[-1]
-    detail = f"{search.plan.metric} {getattr(last, search.plan.metric):.4f}"
+    last, metric = event.records[-1], search.plan.metric
+    f1 = f"  {metric} {last.val_macro_f1:.3f}" if metric == "val_macro_f1" else ""
+    detail = f"{event.job.name}: {last.summary(event.job.until)}{f1}"
     search.progress.step(event.job.name, last.epoch, event.job.until, detail)
 
 

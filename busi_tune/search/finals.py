@@ -65,7 +65,7 @@ def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) 
 def job_of(search: Search, trial: FrozenTrial, until: int) -> Job:
     """Training a trial on to epoch `until`."""
     config = search.config_of(trial.params)
-    return Job(f"trial {trial.number} to epoch {until}", search.trial_folder(trial.number), config, until)
+    return Job(f"trial {trial.number} in full", search.trial_folder(trial.number), config, until)
 
 
 def check_trials(search: Search) -> None:

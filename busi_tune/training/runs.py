@@ -24,7 +24,7 @@ from busi_tune.training import run_folder
 from busi_tune.training.batches import to_device
 from busi_tune.training.epochs import Epoch
 from busi_tune.training.exportable import best_model, checkpoint_explained
-from busi_tune.training.fit import fit, float32_logits
+from busi_tune.training.fit import Within, fit, float32_logits, unheard
 from busi_tune.training.hardware import environment, keep_memory, memory_explained, on_this_machine, resolve
 from busi_tune.training.run_folder import Identity
 from busi_tune.training.state import TrainingState
@@ -132,7 +132,9 @@ def state_from(config: Config, classes: int, saved: Checkpoint | None) -> Traini
         return TrainingState.restore(config, classes, load(tensors), values)
 
 
-def epochs(state: TrainingState, train_part: Part, validation: Part, until: int) -> Iterator[Saved]:
+def epochs(
+    state: TrainingState, train_part: Part, validation: Part, until: int, within: Within = unheard
+) -> Iterator[Saved]:
     """Train `state` to epoch `until` or its own end, writing nothing; yield all that each epoch leaves.
 
     Raises:
@@ -145,13 +147,15 @@ def epochs(state: TrainingState, train_part: Part, validation: Part, until: int)
         to_device(part, config.device, mean=config.mean, std=config.std) for part in (train_part, validation)
     )
     needs = f"{config.arch} with batches of {config.batch_size} images of {config.image_size} pixels"
-    for record in memory_explained(fit(state, train_images, validation_images, until), config.device, needs):
+    for record in memory_explained(fit(state, train_images, validation_images, until, within), config.device, needs):
         best = save(state.weights()) if state.watcher.best_epoch == record.epoch else None
         yield Saved(record, state.values(), save(state.tensors()), best)
 
 
-def train(run: Run, until: int, progress: Progress) -> Generator[Epoch, None, None]:
+def train(run: Run, until: int, progress: Progress, task: str = "training") -> Generator[Epoch, None, None]:
     """Train to epoch `until` or the run's own end; yield each new epoch's record, while it is being saved.
+
+    Batches are reported as parts of the steps of `task`.
 
     An epoch is saved while the next one is trained, and all are once this has ended or was closed.
 
@@ -166,7 +170,11 @@ def train(run: Run, until: int, progress: Progress) -> Generator[Epoch, None, No
     # Weights that cannot be had must not leave a run behind, so this comes after them.
     identify(run, environment())
     parts = run.part("train", progress), run.part("validation", progress)
-    yield from save_behind(run.folder, epochs(state, *parts, until))
+
+    def within(done: int, share: float) -> None:
+        progress.within(task, done, until, share)
+
+    yield from save_behind(run.folder, epochs(state, *parts, until, within))
 
 
 class _Saver:

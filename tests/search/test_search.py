@@ -87,7 +87,7 @@ def test_a_finished_baseline_is_not_trained_again_and_the_best_goes_on(
     assert any("none of its epochs is trained again" in text for text in seen.notices)
     best = json.loads((finished / "tuned/best/metrics.json").read_text())
     number = min(rows(tmp_path / "tuned/trials.csv"), key=lambda row: float(row["value"]))["number"]
-    trained = seen.epochs(f"trial {number} to epoch 5")
+    trained = seen.epochs(f"trial {number} in full")
     assert trained == (list(range(3, 6)) if number != "0" else [])
     assert best["epochs_run"] == 5
 

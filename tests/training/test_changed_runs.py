@@ -259,7 +259,7 @@ def test_more_epochs_go_on_from_the_last_checkpoint_bit_for_bit(run: Path, phant
     said = Recorder()
     pipeline.baseline(phantoms, run, SMALL.replace(epochs=4), said)
     assert said.notices == [f"{run} goes on after epoch 2."]
-    assert said.epochs("epochs") == [3, 4]
+    assert said.epochs("training") == [3, 4]
     pipeline.baseline(phantoms, tmp_path / "whole", SMALL.replace(epochs=4), Recorder())
     assert tree(run) == tree(tmp_path / "whole")
     for epochs in (2, 3):
@@ -284,7 +284,7 @@ def test_more_epochs_after_early_stopping_change_nothing(phantoms: Path, tmp_pat
     assert first["stop_reason"] == "early stopping"
     said = Recorder()
     more = pipeline.baseline(phantoms, tmp_path / "run", config.replace(epochs=40), said)
-    assert said.epochs("epochs") == []
+    assert said.epochs("training") == []
     assert more == first
     assert run_folder.read_identity(tmp_path / "run").config.epochs == 40
 
@@ -306,7 +306,7 @@ def test_a_best_trial_whose_checkpoints_were_given_up_is_trained_again(study: Pa
     shutil.rmtree(study / "best")
     said = Recorder()
     again = pipeline.search(phantoms, study, SMALL, OPTIONS, said)
-    assert said.epochs(f"trial {number} to epoch 2") == [1, 2]
+    assert said.epochs(f"trial {number} in full") == [1, 2]
     assert again["best"] == first["best"]
     assert any((study / "best/checkpoints").glob("best-*"))
 

@@ -314,7 +314,7 @@ def test_ctrl_c_says_how_to_go_on(here: Path, phantoms: Path) -> None:
     signal.signal(signal.SIGINT, before)
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith("epochs 1/"):
+        if line.startswith("epoch 1/"):
             break
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
