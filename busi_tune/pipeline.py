@@ -131,7 +131,7 @@ def split_data(
     if listing.is_split and asked:
         raise ConfigError(f"{root} is already split; remove {', '.join(asked)}.")
     dataset = split_images(listing, config, progress, patients=patients)
-    tell_left_out(dataset, progress)
+    tell_left_out(dataset, file, progress)
     files.make_folder(file.parent)
     dataset.split.write(file)
     return dataset.split.summary()
@@ -172,8 +172,10 @@ def baseline(
 
         run = runs.open_run(folder, config, root, progress, split_file)
         done = run_folder.history(folder)
-        if done and not run_folder.stop_reason(folder):
-            progress.notice(f"{folder} goes on after epoch {done[-1].epoch}.")
+        if not run_folder.stop_reason(folder):
+            runs.introduce(run.config, run.dataset, folder, progress)
+            if done:
+                progress.notice(f"{folder} goes on after epoch {done[-1].epoch}.")
         processors = hardware.Processors()
         for record in runs.train(run, run.config.epochs, progress):
             if run.config.device == "cpu" and (lacking := processors.lacking(record.seconds)):

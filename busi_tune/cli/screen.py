@@ -9,7 +9,6 @@ from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -31,7 +30,7 @@ class TimeLeft(ProgressColumn):
         if not task.speed or task.remaining is None:
             return Text("")
         words = f"{_clock(task.remaining / task.speed)} left"
-        if task.fields["parts"]:
+        if task.fields["parts"] and not task.finished:
             of_step = math.floor(task.completed) + 1 - task.completed
             words = f"epoch {_clock(of_step / task.speed)}, {words}"
         return Text(words, style="progress.remaining")

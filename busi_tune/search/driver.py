@@ -135,6 +135,11 @@ class Driver:
         self.clean_up()
         search.progress.close("trials")
 
+    def has_work(self) -> bool:
+        """Whether a trial is left behind, or may begin."""
+        trials = self.search.trials.all()
+        return bool(running(trials)) or self._may_begin(trials)
+
     def clean_up(self) -> None:
         """Write the table of all trials of all drivers, and delete the checkpoints that need not be kept."""
         with self.search.alone():
@@ -230,8 +235,8 @@ class Driver:
         value, epoch = best_so_far(records, search.plan) if records else (None, None)
         best = None if epoch is None else records[epoch - 1]
         facts: dict[str, Json] = {
-            "val_accuracy": best and best.val_accuracy,
-            "val_macro_f1": best and best.val_macro_f1,
+            "val_accuracy": best.val_accuracy if best else None,
+            "val_macro_f1": best.val_macro_f1 if best else None,
             "epochs_run": len(records),
             "best_epoch": epoch,
             "seconds": round(sum(record.seconds for record in records), 3),
@@ -249,7 +254,8 @@ class Driver:
         best = ranked(trials, plan)[:1]
         total = max(self.budget.trials, ended)
         text = "".join(
-            f"{ended} of {total} trials done, best {plan.metric} {trial.value:.4g} (trial {trial.number})" for trial in best
+            f"{ended} of {total} trials done, best {plan.metric} {trial.value:.4g} (trial {trial.number})"
+            for trial in best
         )
         self.search.progress.step("trials", ended, total, text)
 

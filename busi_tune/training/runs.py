@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import nn
 
-from busi_tune import files, results
+from busi_tune import __version__, files, results
 from busi_tune.config import Config
+from busi_tune.data.class_folders import SPLITS
 from busi_tune.data.dataset import Dataset, Part, effective_prior, open_dataset
 from busi_tune.data.split import Split
 from busi_tune.errors import DataError
@@ -25,7 +26,7 @@ from busi_tune.training.batches import to_device
 from busi_tune.training.epochs import Epoch
 from busi_tune.training.exportable import best_model, checkpoint_explained
 from busi_tune.training.fit import Within, fit, float32_logits, unheard
-from busi_tune.training.hardware import environment, keep_memory, memory_explained, on_this_machine, resolve
+from busi_tune.training.hardware import environment, keep_memory, memory_explained, on_this_machine, resolve, threads
 from busi_tune.training.run_folder import Identity
 from busi_tune.training.state import TrainingState
 
@@ -53,7 +54,8 @@ def open_run(folder: Path, config: Config, root: Path, progress: Progress, split
     """
     resolved = config.replace(**resolve(config.device, config.precision))
     saved = run_folder.saved_split(folder, resolved)
-    dataset = open_dataset(root, resolved, progress, saved=saved, split_file=split_file)
+    place = folder / results.SPLIT
+    dataset = open_dataset(root, resolved, progress, saved=saved, split_file=split_file, written_to=place)
     return begin(folder, resolved, dataset, progress)
 
 
@@ -90,6 +92,18 @@ def begin(
     run_folder.settle(folder)
     run_folder.remember_data(folder, dataset.listing.root)
     return run
+
+
+def introduce(config: Config, dataset: Dataset, folder: Path, progress: Progress) -> None:
+    """Say what is about to be trained, on what, and where the results will lie."""
+    start = {"none": "random weights", "imagenet": "ImageNet weights"}.get(config.weights, f"weights {config.weights}")
+    size, count = config.image_size, threads()
+    progress.notice(
+        f"busi-tune {__version__} trains {config.arch} ({start}, {size} x {size} pixels) on {config.device} in "
+        f"{config.precision}" + (f", {count} thread{'s' * (count > 1)}." if config.device == "cpu" else ".")
+    )
+    parts = ", ".join(f"{part} {len(dataset.split.rows(part))}" for part in SPLITS)
+    progress.notice(f"Images: {parts}. Results go to {folder}.")
 
 
 def identify(run: Run, here: Mapping[str, Json]) -> None:

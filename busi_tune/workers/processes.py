@@ -20,7 +20,6 @@ from busi_tune.progress import Progress
 from busi_tune.training import hardware
 from busi_tune.workers.jobs import Died, Ended, Event, Job, Trained, Work, work
 
-
 # Seconds between two reports of batches by one worker.
 REPORT = 0.3
 
