@@ -2,13 +2,16 @@
 
 import json
 import math
+import shlex
 import sys
-from collections.abc import Iterable, Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -107,26 +110,61 @@ def json_text(value: object, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
-def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table on stdout; numbers to the right."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[object]], *, blocks: bool = False) -> None:
+    """Print a table on stdout; numbers to the right.
+
+    With `blocks`, each row becomes a paragraph where the table is wider than the screen.
+    """
     body = [list(row) for row in rows]
-    for number, column in enumerate(columns):
-        right = all(isinstance(row[number], int | float) or row[number] is None for row in body)
-        table.add_column(printable(column), justify="right" if right else "left", overflow="fold")
-    for row in body:
-        table.add_row(*(_text(value) for value in row))
     if title:
         print_line(title)
+    console = _results()
+    tables = (_table(columns, body, space) for space in (1, 0))
+    table = next((table for table in tables if _width(table) <= console.width), None)
+    if table is None and blocks:
+        for row in body:
+            parts = [f"{name} {_text(value)}" for name, value in zip(columns, row, strict=True) if value is not None]
+            print_line(textwrap.fill(", ".join(parts), console.width, subsequent_indent="    "))
+        return
+    console.print(table or _table(columns, body, 1))
+
+
+def fits(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> bool:
+    """Whether a table is no wider than the screen."""
+    return _width(_table(columns, rows, 0)) <= _results().width
+
+
+def _results() -> Console:
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDTH
-    console.print(table)
+    return console
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], space: int) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, space))
+    for number, column in enumerate(columns):
+        right = all(isinstance(row[number], int | float) or row[number] is None for row in rows)
+        table.add_column(printable(column), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(value) for value in row))
+    return table
+
+
+def _width(table: Table) -> int:
+    wide = Console(width=1000)
+    return Measurement.get(wide, wide.options, table).maximum
 
 
 def print_line(text: str) -> None:
-    """Print a line on stdout."""
-    print(printable(text))  # noqa: T201 - this is where results are printed
+    """Print a line on stdout, or several."""
+    print("\n".join(map(printable, text.split("\n"))))  # noqa: T201 - this is where results are printed
+
+
+def print_end(where: str, *following: object) -> None:
+    """Print where the results of a command lie, and the command to type next."""
+    print_line(f"Results: {where}")
+    print_line(f"Next: busi-tune {shlex.join(map(str, following))}")
 
 
 def rule() -> str:

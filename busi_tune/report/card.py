@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from busi_tune import results
 from busi_tune.data.split import read_left_out
 from busi_tune.errors import printable
-from busi_tune.evaluation.metrics import edges, missing_intervals, shown
+from busi_tune.evaluation.metrics import edges, missing_intervals, shown, worsened
 from busi_tune.results import (
     SPLIT,
     VERDICT,
@@ -43,6 +43,7 @@ def model_card(run: Path, certificate: VerificationFile) -> str:
         left_out=read_left_out(run / SPLIT)["reason"].value_counts(),
         verdict=results.read(verdict, VerdictFile) if run.name == "best" and verdict.exists() else None,
         certificate=certificate,
+        worse=worsened(certificate["calibration"]["test"]),
     )
 
 

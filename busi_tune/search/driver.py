@@ -253,10 +253,8 @@ class Driver:
         self.shown = ended
         best = ranked(trials, plan)[:1]
         total = max(self.budget.trials, ended)
-        text = "".join(
-            f"{ended} of {total} trials done, best {plan.metric} {trial.value:.4g} (trial {trial.number})"
-            for trial in best
-        )
+        values = [f"best {plan.metric} {trial.value:.4g} (trial {trial.number})" for trial in best]
+        text = f"{ended} of {total} trials done, {values[0]}" if values else ""
         self.search.progress.step("trials", ended, total, text)
 
     def _tidy(self, trials: Sequence[FrozenTrial]) -> None:
