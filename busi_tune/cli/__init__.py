@@ -49,7 +49,7 @@ class Commands(click.Group):
         if name in self.commands or name.startswith("-"):
             return super().resolve_command(ctx, args)
         found = meant(name, [*self.commands, *SYNONYMS.values()], SYNONYMS)
-        found = f"run --data {name}" if Path(name).is_dir() else found
+        found = f"run --data {name}" if "/" in name or Path(name).is_dir() else found
         raise click.UsageError(f"No such command, {name}.{f' Did you mean busi-tune {found}?' if found else ''}", ctx)
 
 

@@ -71,7 +71,7 @@ class Stray(click.Argument):
     def __init__(self) -> None:
         super().__init__(["stray"], nargs=-1, required=False, expose_value=False, is_eager=True, callback=_refuse_stray)
 
-    def get_usage_pieces(self, ctx: click.Context) -> list[str]:
+    def get_usage_pieces(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Nothing."""
         return []
 
@@ -79,8 +79,10 @@ class Stray(click.Argument):
 def _refuse_stray(context: click.Context, _: click.Parameter, given: tuple[str, ...]) -> None:
     if not given:
         return
-    keys = {one.key for one in context.command.params if isinstance(one, Setting)}
-    hint = f" Name the folder of images with --data {given[0]}." if "data" in keys else ""
+    others = [one for one in context.command.params if not isinstance(one, Stray)]
+    keys = {one.key for one in others if isinstance(one, Setting)}
+    images = "data" in keys and not any(isinstance(one, click.Argument) for one in others)
+    hint = f" Name the folder of images with --data {given[0]}." if images else ""
     raise click.UsageError(f"Got an unexpected argument, {given[0]}.{hint}", context)
 
 
@@ -110,9 +112,9 @@ class Command(click.Command):
         except click.NoSuchOption as error:
             flags = {one.key: one.opts[0] for one in self.params if isinstance(one, Setting)}
             found = meant(error.option_name, list(flags))
-            if found:
-                error.possibilities = [flags[found]]
-            raise
+            if not found:
+                raise
+            raise click.NoSuchOption(error.option_name, possibilities=[flags[found]], ctx=ctx) from None
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command, and give Ctrl-C its sentence."""

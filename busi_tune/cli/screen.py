@@ -47,7 +47,8 @@ class Screen:
     """Bars where stderr is a terminal; there and elsewhere a line for each epoch and trial."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+        # A log has one line for each sentence, a terminal breaks them between words.
+        self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
         self.bars: Progress | None = None
         self.tasks: dict[str, TaskID] = {}
 
@@ -161,9 +162,17 @@ def print_line(text: str) -> None:
     print("\n".join(map(printable, text.split("\n"))))  # noqa: T201 - this is where results are printed
 
 
+def print_text(text: str) -> None:
+    """Print a sentence on stdout; a terminal breaks it between words."""
+    console = _results()
+    if console.is_terminal:
+        text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
+    print_line(text)
+
+
 def print_end(where: str, *following: object) -> None:
     """Print where the results of a command lie, and the command to type next."""
-    print_line(f"Results: {where}")
+    print_text(f"Results: {where}")
     print_line(f"Next: busi-tune {shlex.join(map(str, following))}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from busi_tune.cli.export_tables import show_certificate
 from busi_tune.cli.prediction_formats import table
-from busi_tune.cli.screen import fits, print_line, print_table
+from busi_tune.cli.screen import fits, print_line, print_table, print_text
 from busi_tune.evaluation.metrics import Name, edges, missing_intervals, once, shown
 from busi_tune.inference import Prediction
 from busi_tune.report.summary import summary
@@ -45,22 +45,22 @@ def show_run(figures: MetricsFile, folder: Path, *, everything: bool = False) ->
     With `everything`, all metrics are shown, and not those alone that are reported most.
     """
     test = figures["test"]
-    print_line(f"{folder}: epoch {figures['best_epoch']} of {figures['epochs_run']} kept; {figures['stop_reason']}.")
+    print_text(f"{folder}: epoch {figures['best_epoch']} of {figures['epochs_run']} kept; {figures['stop_reason']}.")
     title = f"{test['images']} test images in {test['groups']} groups of near-duplicates"
     names = _chosen(shown(test), everything)
     _show_metrics(figures, title, names)
     if "positive" in test:
-        print_line(f"Positive is {test['positive']}.")
+        print_text(f"Positive is {test['positive']}.")
     for sentence in missing_intervals(test):
         if everything:
-            print_line(sentence)
+            print_text(sentence)
     _show_matrix("Confusion matrix (rows: true class)", test)
     shares = figures["effective_prior"]
     if max(shares.values()) - min(shares.values()) > EQUAL:
         text = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-        print_line(f"Sampler and class weights together train for about these class shares: {text}.")
+        print_text(f"Sampler and class weights together train for about these class shares: {text}.")
     if figures["leaked_test_images"]:
-        print_line(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
+        print_text(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
 
 
 def _chosen(names: Iterable[Name], everything: bool) -> list[Name]:
@@ -157,17 +157,17 @@ def show_crossval(result: CrossvalResult, folder: Path, *, everything: bool = Fa
     more = [[f"{value:.3f}" for value in spread[name].values()] for name in names]
     more.insert(1, [""] * 4)
     rows = [row + cells for row, cells in zip(_metric_rows([pooled], names), more, strict=True)]
-    print_line(f"{folder}: {pooled['images']} images in {pooled['groups']} groups of near-duplicates,")
+    print_text(f"{folder}: {pooled['images']} images in {pooled['groups']} groups of near-duplicates,")
     columns = ["metric", "pooled", INTERVAL, "mean", "deviation", "lowest", "highest"]
     print_table(f"each answered by one of {count} models that had not seen it; spread over the folds", columns, rows)
     _show_matrix("Confusion matrix of all folds (rows: true class)", pooled)
     if result["repeats"]:
         accuracy = result["repeats"]["accuracy"]
-        print_line(
+        print_text(
             f"Over the partitions the pooled accuracy has mean {accuracy['mean']:.3f} and standard deviation "
             f"{accuracy['standard_deviation']:.3f}, from {accuracy['lowest']:.3f} to {accuracy['highest']:.3f}."
         )
-    print_line(
+    print_text(
         "The interval is for these images and these models; it does not cover what other training images would change."
     )
 
@@ -182,7 +182,7 @@ def show_split(result: SplitResult, file: Path) -> None:
     rows = [[label, *counts.values()] for label, counts in result["images"].items()]
     rows.append(["groups", *result["groups"].values()])
     print_table(f"{file}: images a class, and groups", ["class", *result["groups"]], rows)
-    print_line(
+    print_text(
         f"{result['left_out']} images left out; {result['leaked']:.0%} of the test images have a twin in training."
     )
 
@@ -217,7 +217,7 @@ def show_search(result: SearchResult, folder: Path, *, everything: bool = False)
     confirmed = "confirmed by its mean over seeds" if result["finalists"] else "not confirmed with other seeds"
     before = next(trial["epochs_run"] for trial in result["trials"] if trial["number"] == best["trial"])
     trained = f", trained on from epoch {before} to {best['epochs_run']}" if before != best["epochs_run"] else ""
-    print_line(f"Best is trial {best['trial']}, {confirmed}{trained}.")
+    print_text(f"Best is trial {best['trial']}, {confirmed}{trained}.")
     show_run(best, folder / "best", everything=everything)
     _show_importances(result)
 
@@ -240,8 +240,8 @@ def _show_trials(result: SearchResult, folder: Path) -> None:
     print_table(title, columns, rows, blocks=True)
     for trial in trials:
         if trial["state"] == "FAIL":
-            print_line(f"Trial {trial['number']} failed: {trial['stop_reason']}")
-    print_line(f"{folder} holds {result['disk_bytes'] / 1e6:,.0f} MB.")
+            print_text(f"Trial {trial['number']} failed: {trial['stop_reason']}")
+    print_text(f"{folder} holds {result['disk_bytes'] / 1e6:,.0f} MB.")
 
 
 def _short(value: object) -> object:
@@ -256,7 +256,7 @@ def _show_importances(result: SearchResult) -> None:
             "Importance of each parameter (PED-ANOVA), over resamples", ["parameter", "share", "2.5 %", "97.5 %"], rows
         )
     for sentence in result["never_acted"]:
-        print_line(sentence)
+        print_text(sentence)
 
 
 def show_verdict(verdict: VerdictFile, *, everything: bool = False) -> None:
@@ -264,7 +264,7 @@ def show_verdict(verdict: VerdictFile, *, everything: bool = False) -> None:
     _show_differences("Baseline against tuned, paired", verdict, ("baseline", "tuned"), everything)
     most = f"{100 * verdict['optimism_at_most']:.1f} points"
     by = f"at most {most}" if verdict["optimism"] is None else f"about {100 * verdict['optimism']:.1f}, at most {most}"
-    print_line(
+    print_text(
         f"Luck alone raises the validation accuracy of the best of {verdict['trials']} equally good trials by {by}; "
         "it does not raise the test accuracy."
     )
@@ -278,8 +278,8 @@ def show_comparison(found: CompareResult, *, everything: bool = False) -> None:
     _show_differences(title, found, ("first", "second"), everything)
     smallest = found["detectable_difference"]
     if smallest is not None:
-        print_line(f"Differences in accuracy above {100 * smallest:.1f} points could be seen here.")
-    print_line(found["sentence"])
+        print_text(f"Differences in accuracy above {100 * smallest:.1f} points could be seen here.")
+    print_text(found["sentence"])
 
 
 def _show_differences(title: str, found: Comparison, names: tuple[str, str], everything: bool) -> None:
@@ -295,9 +295,10 @@ def _show_differences(title: str, found: Comparison, names: tuple[str, str], eve
         for name in chosen
     ]
     print_table(title, ["metric", *names, "difference", INTERVAL], rows)
-    print_line(
+    print_text(
         f"{found['changed_to_right']} images changed to right, {found['changed_to_wrong']} to wrong. McNemar's exact "
-        f"test: {_p(found['mcnemar_p'])}; with groups of near-duplicates in place of images {_p(found['grouped_p'])}."
+        f"test gives {_p(found['mcnemar_p'])} with images as cases, and {_p(found['grouped_p'])} with groups of "
+        "near-duplicates as cases."
     )
 
 
@@ -309,12 +310,12 @@ def _show_audit_of_pruning(audited: list[AuditedTrial] | None) -> None:
     if audited is None:
         return
     if not audited:
-        print_line("No pruned trial could be trained on: the audit has nothing to say.")
+        print_text("No pruned trial could be trained on: the audit has nothing to say.")
         return
     columns = ["trial", "pruned at", "value then", "value at its end", "regret"]
     print_table("Pruned trials, drawn at random and trained on", columns, [entry.values() for entry in audited])
     lost = [entry["regret"] for entry in audited if entry["regret"]]
-    print_line(
+    print_text(
         f"{len(lost)} of {len(audited)} would have been better than the best; mean regret "
         f"{sum(lost) / len(audited):.4f}."
     )

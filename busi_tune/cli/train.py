@@ -86,7 +86,7 @@ def baseline(
     # The last seed must be one before the first is trained.
     config.replace(seed=config.seed + seeds - 1)
     from busi_tune import pipeline
-    from busi_tune.cli.screen import print_end, print_json, print_line, screen
+    from busi_tune.cli.screen import print_end, print_json, print_text, screen
     from busi_tune.cli.tables import KEPT, show_run, show_seeds
 
     with screen() as progress:
@@ -98,7 +98,7 @@ def baseline(
     show_run(figures, out, everything=everything)
     if compared:
         show_seeds(compared, everything=everything)
-    print_line(KEPT)
+    print_text(KEPT)
     following = ["search", "--data", data, *(["--split", split_file] if split_file else []), *repeated(Config)]
     if out != BASELINE:
         following += ["--baseline", out, "--out", out.with_name(f"{out.name}-tuned")]
@@ -148,7 +148,7 @@ def search(
     config, options = made(Config, values), made(SearchOptions, values)
     hide_password(options.storage)
     from busi_tune import pipeline
-    from busi_tune.cli.screen import print_end, print_json, print_line, screen
+    from busi_tune.cli.screen import print_end, print_json, print_text, screen
     from busi_tune.cli.tables import KEPT, show_search, show_verdict
 
     with screen() as progress:
@@ -171,11 +171,11 @@ def search(
     verdict = result["verdict"]
     if verdict is not None:
         show_verdict(verdict, everything=everything)
-    print_line(KEPT)
+    print_text(KEPT)
     print_end(f"{out} has trials.csv, best/ and verdict.json.", "export", out / "best")
     if verdict is not None:
         # The answer comes last.
-        print_line(verdict["sentence"])
+        print_text(verdict["sentence"])
 
 
 @click.command(
@@ -214,7 +214,7 @@ def run(
     values = follow_split(values, split_file)
     refuse(values, Config, SearchOptions, ExportOptions)
     from busi_tune import pipeline
-    from busi_tune.cli.screen import print_end, print_json, print_line, screen
+    from busi_tune.cli.screen import print_end, print_json, print_text, screen
     from busi_tune.cli.tables import KEPT, show_all, show_verdict
 
     if demo:
@@ -247,8 +247,8 @@ def run(
     verdict = result["search"]["verdict"]
     if verdict is not None:
         show_verdict(verdict, everything=everything)
-    print_line(KEPT)
+    print_text(KEPT)
     print_end(f"{places.export} has the models, their certificate and the card.", "predict", places.export, "IMAGE...")
     if verdict is not None:
         # The answer comes last.
-        print_line(verdict["sentence"])
+        print_text(verdict["sentence"])

@@ -74,7 +74,7 @@ def search(
         driver = Driver(session, budget, max(options.keep_trials, options.confirm))
         if driver.has_work():
             runs.introduce(resolved, dataset, folder, progress)
-            _tell_disk(session, driver.keep, options.workers)
+            _tell_disk(session, driver.keep, options)
         driver.run()
         return _finish(driver, options)
 
@@ -131,16 +131,17 @@ def _tell_added(trials: Sequence[FrozenTrial], progress: Progress) -> None:
         )
 
 
-def _tell_disk(search: Search, keep: int, workers: int) -> None:
-    """Say what the checkpoints of a study take: of the best trials, the baseline, and the trials in training."""
+def _tell_disk(search: Search, keep: int, options: SearchOptions) -> None:
+    """Say what the checkpoints of a study take: of the best trials, the baseline, and what is trained at a time."""
     varied = search.plan.space.get("arch")
     names = varied.choices if isinstance(varied, CategoricalDistribution) else (search.plan.config.arch,)
     configs = [search.plan.config.replace(arch=name) for name in names]
     each = max(checkpoint_bytes(config, len(search.dataset.classes)) for config in configs)
-    count = keep + 1 + workers
+    # Finalists and audited trials are trained together, and let go of in the end.
+    count = keep + 1 + max(options.workers, options.confirm * (options.confirm_seeds - 1), options.audit_pruned)
     search.progress.notice(
-        f"The study takes up to {count * each / 1e6:,.0f} MB of disk: checkpoints of {count} trials, "
-        f"{each / 1e6:,.0f} MB each. The other trials keep their figures alone."
+        f"The study takes up to {count * each / 1e6:,.0f} MB of disk: checkpoints of {count} trainings, "
+        f"{each / 1e6:,.0f} MB each. All others keep their figures alone."
     )
 
 
