@@ -114,7 +114,8 @@ class Command(click.Command):
             found = meant(error.option_name, list(flags))
             if not found:
                 raise
-            raise click.NoSuchOption(error.option_name, possibilities=[flags[found]], ctx=ctx) from None
+            text = f"No such option, {error.option_name}. Did you mean {flags[found]}?"
+            raise click.UsageError(text, ctx) from None
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command, and give Ctrl-C its sentence."""

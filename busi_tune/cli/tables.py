@@ -32,7 +32,7 @@ INTERVAL = "95 % interval"
 REPORTED: tuple[Name, ...] = (("accuracy",), ("balanced_accuracy",), ("macro_f1",), ("macro_roc_auc",))
 REPORTED_WITHOUT_DISEASE: tuple[Name, ...] = (("macro_precision",), ("matthews_correlation",))
 # Class shares that differ by no more are equal.
-EQUAL = 0.01
+EQUAL = 0.02
 KEPT = (
     "Of each run the epoch of highest validation accuracy is kept, of equal ones that of lowest validation loss. "
     "Scheduler and early stopping follow the validation loss."

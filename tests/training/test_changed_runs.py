@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 
-from busi_tune import files, pipeline
+from busi_tune import __version__, files, pipeline
 from busi_tune.config import Config
 from busi_tune.errors import BusiTuneError, FileError, RunError
 from busi_tune.export.source import Source
@@ -258,7 +258,7 @@ def test_a_run_of_an_earlier_version_stays_readable(run: Path, studies: Path, ph
 def test_more_epochs_go_on_from_the_last_checkpoint_bit_for_bit(run: Path, phantoms: Path, tmp_path: Path) -> None:
     said = Recorder()
     pipeline.baseline(phantoms, run, SMALL.replace(epochs=4), said)
-    assert said.notices == [f"{run} goes on after epoch 2."]
+    assert said.notices[-1] == f"{run} goes on after epoch 2."
     assert said.epochs("training") == [3, 4]
     pipeline.baseline(phantoms, tmp_path / "whole", SMALL.replace(epochs=4), Recorder())
     assert tree(run) == tree(tmp_path / "whole")
@@ -266,6 +266,16 @@ def test_more_epochs_go_on_from_the_last_checkpoint_bit_for_bit(run: Path, phant
         fewer = SMALL.replace(epochs=epochs)
         text = refused(partial(pipeline.baseline, phantoms, run, fewer, Recorder()), RunError)
         assert f"(epochs: 4 -> {epochs})" in text
+
+
+def test_the_version_that_wrote_a_run_is_no_part_of_it(run: Path, phantoms: Path) -> None:
+    changed(run / "config.json", lambda d: d.update(version="0.0.1"))
+    said = Recorder()
+    assert pipeline.baseline(phantoms, run, SMALL, said)["epochs_run"] == 2
+    assert said.notices == []
+    pipeline.baseline(phantoms, run, SMALL.replace(epochs=3), said)
+    assert said.epochs("training") == [3]
+    assert files.read_json(run / "config.json")["version"] == __version__
 
 
 def test_more_epochs_need_the_last_checkpoint(run: Path, studies: Path, phantoms: Path) -> None:
@@ -282,6 +292,8 @@ def test_more_epochs_after_early_stopping_change_nothing(phantoms: Path, tmp_pat
     config = SMALL.replace(epochs=30, early_stopping_patience=1, learning_rate=0.05, scheduler_patience=0)
     first = pipeline.baseline(phantoms, tmp_path / "run", config, Recorder())
     assert first["stop_reason"] == "early stopping"
+    # It never goes on, so the larger checkpoint is not kept.
+    assert {path.name.partition("-")[0] for path in (tmp_path / "run/checkpoints").iterdir()} == {"best"}
     said = Recorder()
     more = pipeline.baseline(phantoms, tmp_path / "run", config.replace(epochs=40), said)
     assert said.epochs("training") == []
