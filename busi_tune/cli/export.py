@@ -29,7 +29,7 @@ from busi_tune.export_options import ExportOptions
 )
 @click.argument("run", type=PATH)
 @data_option(unset="the folder at the time of training", help="Folder of the images that the run was trained on.")
-@out_option(unset="exports/ and the name of the run or of its study", help="Folder of the export.")
+@out_option(unset="exports/NAME of the run or study", help="Folder of the export.")
 @stated_options(ExportOptions)
 @json_option
 @overwrite_option

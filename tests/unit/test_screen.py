@@ -16,7 +16,7 @@ from busi_tune.config import Config
 from busi_tune.evaluation.metrics import worsened
 from busi_tune.evaluation.seeds import compare_seeds
 from busi_tune.progress import Silent
-from busi_tune.results import MetricsFile, SearchResult
+from busi_tune.results import Json, MetricsFile, SearchResult
 from terminal import in_a_terminal, shown
 
 SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--batch-size", "16", "--device", "cpu"]
@@ -62,7 +62,7 @@ def test_a_log_has_one_line_for_an_epoch(capsys: pytest.CaptureFixture[str]) -> 
 def study(parameters: int) -> SearchResult:
     """A study of two trials that vary so many parameters; another driver is to train the best."""
     varied = ["learning_rate", "weight_decay", "scheduler_patience", *(f"another_parameter_{k}" for k in range(9))]
-    trials = [
+    trials: list[dict[str, Json]] = [
         {"number": number, "state": state, "value": 51283.4}
         | dict.fromkeys(varied[:parameters], 0.00027391)
         | {"val_accuracy": 0.35, "val_macro_f1": 0.2206, "epochs_run": 12, "best_epoch": 9, "seconds": 4.70213}
@@ -72,7 +72,7 @@ def study(parameters: int) -> SearchResult:
     return {
         "schema": "busi-tune.search/2",
         "metric": "val_loss",
-        "trials": [{name: value for name, value in trial.items()} for trial in trials],
+        "trials": trials,
         "disk_bytes": 0,
     }
 
