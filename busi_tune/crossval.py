@@ -91,7 +91,7 @@ def _repeat(
         _identify(folder, config, folds)
         if not (folder / POOLED).exists():
             jobs = _jobs(folder, config, folds)
-            runs.introduce(config, jobs[1].data(dataset), folder, progress)
+            runs.introduce(config, jobs[1].data(dataset), folder, progress, "Images in the first fold")
             with crew.workers(options.workers, options.ray, dataset, progress, owner=folder) as workers:
                 _train(jobs, workers, progress)
             _evaluate(jobs, dataset, progress)

@@ -94,7 +94,7 @@ def begin(
     return run
 
 
-def introduce(config: Config, dataset: Dataset, folder: Path, progress: Progress) -> None:
+def introduce(config: Config, dataset: Dataset, folder: Path, progress: Progress, what: str = "Images") -> None:
     """Say what is about to be trained, on what, and where the results will lie."""
     start = {"none": "random weights", "imagenet": "ImageNet weights"}.get(config.weights, f"weights {config.weights}")
     size, count = config.image_size, threads()
@@ -103,7 +103,7 @@ def introduce(config: Config, dataset: Dataset, folder: Path, progress: Progress
         f"{config.precision}" + (f", {count} thread{'s' * (count > 1)}." if config.device == "cpu" else ".")
     )
     parts = ", ".join(f"{part} {len(dataset.split.rows(part))}" for part in SPLITS)
-    progress.notice(f"Images: {parts}. Results go to {folder}.")
+    progress.notice(f"{what}: {parts}. Results go to {folder}.")
 
 
 def identify(run: Run, here: Mapping[str, Json]) -> None:
