@@ -82,6 +82,7 @@ SAMPLES = {
     "name": '"wide"',
     "seeds": "5",
     "demo": "true",
+    "all": "true",
     "json": "true",
     "overwrite": "true",
     "strict": "true",
