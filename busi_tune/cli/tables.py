@@ -158,7 +158,7 @@ def show_crossval(result: CrossvalResult, folder: Path, *, everything: bool = Fa
     more.insert(1, [""] * 4)
     rows = [row + cells for row, cells in zip(_metric_rows([pooled], names), more, strict=True)]
     print_text(f"{folder}: {pooled['images']} images in {pooled['groups']} groups of near-duplicates,")
-    columns = ["metric", "pooled", INTERVAL, "mean", "deviation", "lowest", "highest"]
+    columns = ["metric", "pooled", INTERVAL, "mean", "sd", "low", "high"]
     print_table(f"each answered by one of {count} models that had not seen it; spread over the folds", columns, rows)
     _show_matrix("Confusion matrix of all folds (rows: true class)", pooled)
     if result["repeats"]:
