@@ -51,9 +51,9 @@ def show_run(figures: MetricsFile, folder: Path, *, everything: bool = False) ->
     _show_metrics(figures, title, names)
     if "positive" in test:
         print_text(f"Positive is {test['positive']}.")
-    for sentence in missing_intervals(test):
-        if everything:
-            print_text(sentence)
+    reasons = {name: reason for name, reason in test["without_interval"].items() if _dotted(name) in names}
+    for sentence in missing_intervals({**test, "without_interval": reasons}):
+        print_text(sentence)
     _show_matrix("Confusion matrix (rows: true class)", test)
     shares = figures["effective_prior"]
     if max(shares.values()) - min(shares.values()) > EQUAL:
