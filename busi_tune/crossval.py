@@ -91,6 +91,7 @@ def _repeat(
         _identify(folder, config, folds)
         if not (folder / POOLED).exists():
             jobs = _jobs(folder, config, folds)
+            runs.introduce(config, jobs[1].data(dataset), folder, progress, "Images in the first fold")
             with crew.workers(options.workers, options.ray, dataset, progress, owner=folder) as workers:
                 _train(jobs, workers, progress)
             _evaluate(jobs, dataset, progress)
@@ -108,7 +109,7 @@ def _open(
     path = folder / FOLDS
     folds = read_folds(path) if path.exists() else given
     if folds is None:
-        dataset = open_dataset(root, config, progress)
+        dataset = open_dataset(root, config, progress, written_to=path)
         folds = make_folds(dataset.split, count, config.split_seed)
         return dataset, folds
     if given is not None and given.fingerprint() != folds.fingerprint():
@@ -179,7 +180,8 @@ def _train(jobs: dict[int, Job], workers: Workers, progress: Progress) -> None:
 
     def show(event: Trained) -> None:
         record = event.records[-1]
-        progress.step(event.job.name, record.epoch, event.job.until, record.summary())
+        detail = f"{event.job.name}: {record.summary(event.job.until)}"
+        progress.step(event.job.name, record.epoch, event.job.until, detail)
 
     failed = job_list.train_all(list(jobs.values()), workers, progress, show=show, keep_model=True)
     for error in failed.values():

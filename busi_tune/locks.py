@@ -1,5 +1,7 @@
 """The lock files, of three kinds. The lock goes with the process that holds it, however that process ends.
 
+Its holder deletes the file, so that finished folders keep none; a killed holder leaves it to the next one.
+
 | kind | file | held by |
 |---|---|---|
 | run | `.lock` in a folder of results | the process that writes there: a run, an audit, an export, the pixel cache |
@@ -11,7 +13,7 @@ import inspect
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -46,6 +48,18 @@ def take(path: Path, *, wait: bool) -> FileLock | None:
         except Timeout:
             return None
     return lock
+
+
+def drop(lock: FileLock) -> None:
+    """Delete the file of a lock that this process holds, then release the lock.
+
+    Others may wait with the file open. filelock, from 3.20.4 on, sees that what it has locked is deleted, and takes the
+    file that has the name now: a new one, or another waiter's.
+    """
+    # Windows deletes no file that others have open.
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()
+    lock.release()
 
 
 def _refuse_unguarded_script() -> None:
@@ -101,4 +115,4 @@ def only_writer(folder: Path, *, wait: bool = False, name: str = RUN, finished: 
             shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
-        lock.release()
+        drop(lock)

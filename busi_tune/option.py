@@ -216,7 +216,11 @@ class Checks(Protocol):
 def check(known: Mapping[str, Checks], values: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
     """The values in their types, and a line for each key that is unknown and each value that cannot be used."""
     typed: dict[str, object] = {}
-    problems = [unknown(name, list(known)) for name in values if name not in known]
+    problems = [
+        unknown(name, list(known)) + (" (keys stand in no table)" if isinstance(value, dict) else "")
+        for name, value in values.items()
+        if name not in known
+    ]
     for name, value in values.items():
         if name in known:
             try:
@@ -227,9 +231,47 @@ def check(known: Mapping[str, Checks], values: Mapping[str, object]) -> tuple[di
 
 
 def unknown(name: str, known: list[str], kind: str = "key") -> str:
-    """Say that `name` is not a known key, or another `kind` of name, and which one is nearest."""
-    nearest = difflib.get_close_matches(name, known, n=1)
-    return f"unknown {kind} {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else "")
+    """Say that `name` is not a known key, or another `kind` of name, and which one is meant."""
+    found = meant(name, known)
+    return f"unknown {kind} {name!r}" + (f", did you mean {found!r}?" if found else "")
+
+
+# Other programs' names of options.
+SYNONYMS = {
+    "amp": "precision",
+    "architecture": "arch",
+    "backbone": "arch",
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "cuda": "device",
+    "dataset": "data",
+    "decay": "weight_decay",
+    "flip": "horizontal_flip",
+    "gpu": "device",
+    "img_size": "image_size",
+    "input": "data",
+    "jobs": "workers",
+    "k": "folds",
+    "lr": "learning_rate",
+    "max_epochs": "epochs",
+    "model": "arch",
+    "n_trials": "trials",
+    "output": "out",
+    "patience": "early_stopping_patience",
+    "pretrained": "weights",
+    "resolution": "image_size",
+    "root": "data",
+    "size": "image_size",
+    "wd": "weight_decay",
+}
+
+
+def meant(name: str, known: Sequence[str], synonyms: Mapping[str, str] = SYNONYMS) -> str:
+    """The known name that `name` most likely stands for: a synonym, or the nearest spelling; "" where there is none."""
+    plain = name.lower().strip("-").replace("-", "_")
+    if synonyms.get(plain) in known:
+        return synonyms[plain]
+    return next(iter(difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(plain, known, n=1)), "")
 
 
 def stated(kind: type[T]) -> type[T]:

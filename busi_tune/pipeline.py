@@ -131,7 +131,7 @@ def split_data(
     if listing.is_split and asked:
         raise ConfigError(f"{root} is already split; remove {', '.join(asked)}.")
     dataset = split_images(listing, config, progress, patients=patients)
-    tell_left_out(dataset, progress)
+    tell_left_out(dataset, file, progress)
     files.make_folder(file.parent)
     dataset.split.write(file)
     return dataset.split.summary()
@@ -172,16 +172,18 @@ def baseline(
 
         run = runs.open_run(folder, config, root, progress, split_file)
         done = run_folder.history(folder)
-        if done and not run_folder.stop_reason(folder):
-            progress.notice(f"{folder} goes on after epoch {done[-1].epoch}.")
+        if not run_folder.stop_reason(folder):
+            runs.introduce(run.config, run.dataset, folder, progress)
+            if done:
+                progress.notice(f"{folder} goes on after epoch {done[-1].epoch}.")
         processors = hardware.Processors()
         for record in runs.train(run, run.config.epochs, progress):
             if run.config.device == "cpu" and (lacking := processors.lacking(record.seconds)):
                 progress.notice(lacking)
             done.append(record)
             best = max(record.val_accuracy for record in done)
-            progress.step("epochs", record.epoch, run.config.epochs, record.summary() + f", best {best:.3f}")
-        progress.close("epochs")
+            progress.step("training", record.epoch, run.config.epochs, record.summary(run.config.epochs, best))
+        progress.close("training")
         runs.evaluate(run, progress)
         return _shown(folder, progress)
 
@@ -206,7 +208,7 @@ def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: P
     """
     found = {config.seed: results.read(folder / results.METRICS, MetricsFile)}
     for seed in range(config.seed + 1, config.seed + seeds):
-        progress.notice(f"Seed {seed}, up to {config.seed + seeds - 1}:")
+        progress.notice(f"Training {seed - config.seed + 1} of {seeds}, with seed {seed}:")
         found[seed] = baseline(
             root,
             folder / "seeds" / str(seed),

@@ -10,7 +10,10 @@ class Progress(Protocol):
         """Say one sentence that the user should see."""
 
     def step(self, task: str, done: int, total: int, detail: str = "") -> None:
-        """Report that `done` of `total` steps of `task` are finished."""
+        """Report that `done` of `total` steps of `task` are finished; `detail` is a line on the last one."""
+
+    def within(self, task: str, done: int, total: int, share: float) -> None:
+        """Report that `share` (0 to 1) of the next step is finished, after `done` of `total`."""
 
     def close(self, task: str) -> None:
         """Report that `task` has ended, finished or not."""
@@ -23,6 +26,9 @@ class Silent:
         """Ignore it."""
 
     def step(self, task: str, done: int, total: int, detail: str = "") -> None:
+        """Ignore it."""
+
+    def within(self, task: str, done: int, total: int, share: float) -> None:
         """Ignore it."""
 
     def close(self, task: str) -> None:

@@ -208,9 +208,10 @@ class BaselineResult(MetricsFile):
 
 
 class RunIdentityFile(TypedDict):
-    """config.json: what a run is of."""
+    """config.json: what a run is of, and the `version` of busi-tune that wrote it."""
 
     schema: str
+    version: NotRequired[str]
     config: dict[str, Json]
     classes: list[str]
     split: str
@@ -268,7 +269,10 @@ class TrainingValues(TypedDict):
 
 
 class StateFile(TrainingValues):
-    """state.json: all that a run needs to go on, but for the tensors in its checkpoints ("last" and "best")."""
+    """state.json: all that a run needs to go on, but for the tensors in its checkpoints.
+
+    They are "last" and "best", and "best" alone once training has stopped early.
+    """
 
     schema: str
     checkpoints: dict[str, CheckpointEntry]

@@ -72,7 +72,7 @@ class SearchOptions(WorkerOptions):
         "best completed trial",
         group="search",
     )
-    keep_trials: int = option(5, "Best trials whose checkpoints are kept", group="search", low=1)
+    keep_trials: int = option(1, "Best trials whose checkpoints are kept", group="search", low=1)
     confirm: int = option(
         0, "Number of best trials to train to the end with several seeds; the best mean wins", group="search", low=0
     )

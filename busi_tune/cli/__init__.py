@@ -5,6 +5,7 @@ import io
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -17,9 +18,43 @@ from busi_tune.cli.parameters import INTERRUPTED, examples
 from busi_tune.cli.predict import predict
 from busi_tune.cli.train import baseline, run, search
 from busi_tune.errors import BusiTuneError, printable
+from busi_tune.option import meant
+
+# Other names of what the commands do.
+SYNONYMS = {
+    "audit": "data audit",
+    "classify": "predict",
+    "convert": "export",
+    "cv": "crossval",
+    "demo": "run --demo",
+    "diff": "compare",
+    "fit": "baseline",
+    "infer": "predict",
+    "optimise": "search",
+    "optimize": "search",
+    "split": "data split",
+    "train": "baseline",
+    "tune": "search",
+}
+
+
+class Commands(click.Group):
+    """The commands; an unknown one is answered with the one that is meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first argument names."""
+        name = args[0]
+        if name in self.commands or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        found = meant(name, [*self.commands, *SYNONYMS.values()], SYNONYMS)
+        found = f"run --data {name}" if "/" in name or Path(name).is_dir() else found
+        raise click.UsageError(f"No such command, {name}.{f' Did you mean busi-tune {found}?' if found else ''}", ctx)
 
 
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=examples("busi-tune run --demo", "busi-tune run --data data/busi"),
 )

@@ -8,6 +8,7 @@ from busi_tune.cli.parameters import (
     PATH,
     RESUMED,
     Command,
+    all_option,
     config_option,
     data_option,
     examples,
@@ -16,11 +17,13 @@ from busi_tune.cli.parameters import (
     out_option,
     overwrite_option,
     refuse,
+    repeated,
     setting,
     stated_options,
 )
 from busi_tune.config import Config
 from busi_tune.crossval_options import CrossvalOptions
+from busi_tune.results import FOLDS
 
 
 @click.command(
@@ -43,11 +46,19 @@ from busi_tune.crossval_options import CrossvalOptions
     help="Folds to use, as another cross-validation wrote them to folds.csv.",
 )
 @out_option(default=Path("studies/crossval"), help="Folder of the cross-validation.")
+@all_option
 @json_option
 @overwrite_option
 @config_option
 def crossval(
-    *, data: Path, out: Path, folds_file: Path | None, as_json: bool, overwrite: bool, **values: object
+    *,
+    data: Path,
+    out: Path,
+    folds_file: Path | None,
+    everything: bool,
+    as_json: bool,
+    overwrite: bool,
+    **values: object,
 ) -> None:
     """Train the configuration once for each fold, and pool the answers.
 
@@ -56,15 +67,18 @@ def crossval(
     refuse(values, Config, CrossvalOptions)
     config, options = made(Config, values), made(CrossvalOptions, values)
     from busi_tune import pipeline
-    from busi_tune.cli.screen import print_json, screen
+    from busi_tune.cli.screen import print_end, print_json, screen
     from busi_tune.cli.tables import show_crossval
 
     with screen() as progress:
         result = pipeline.crossval(data, out, config, options, progress, folds_file=folds_file, overwrite=overwrite)
     if as_json:
         print_json(result)
-    else:
-        show_crossval(result, out)
+        return
+    show_crossval(result, out, everything=everything)
+    other = ["crossval", "--data", data, *repeated(Config), "--folds-file", out / FOLDS]
+    where = f"{out} has pooled.json, predictions.csv, {FOLDS} and folds/. With another option to compare it with:"
+    print_end(where, *other, "--out", out.with_name(f"{out.name}-2"))
 
 
 @click.command(
@@ -76,8 +90,9 @@ def crossval(
 )
 @click.argument("first", type=PATH)
 @click.argument("second", type=PATH)
+@all_option
 @json_option
-def compare(*, first: Path, second: Path, as_json: bool) -> None:
+def compare(*, first: Path, second: Path, everything: bool, as_json: bool) -> None:
     """Compare two finished runs on one split, or two cross-validations on the same folds.
 
     Differences are SECOND less FIRST, paired by image and by group of near-duplicates.
@@ -90,4 +105,4 @@ def compare(*, first: Path, second: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        show_comparison(found)
+        show_comparison(found, everything=everything)

@@ -59,7 +59,7 @@ def audit(data: Path, out: Path, split_file: Path | None, strict: bool, as_json:
     """
     config = made(Config, values)
     from busi_tune import pipeline
-    from busi_tune.cli.screen import print_json, screen
+    from busi_tune.cli.screen import print_end, print_json, screen
     from busi_tune.cli.tables import show_audit
 
     with screen() as progress:
@@ -67,7 +67,9 @@ def audit(data: Path, out: Path, split_file: Path | None, strict: bool, as_json:
     if as_json:
         print_json(found)
     else:
-        show_audit(found, out)
+        show_audit(found)
+        where = f"{out / 'audit.html'} shows the groups as pictures; {out / 'audit.json'} holds everything."
+        print_end(where, "baseline", "--data", data)
     wrong = len(found["conflicts"]), len(found["unreadable"])
     if strict and any(wrong):
         text = f"{data} has {wrong[0]} groups with two labels and {wrong[1]} unreadable files, and --strict allows none"
@@ -101,7 +103,7 @@ def split(data: Path, out: Path, patients: Path | None, as_json: bool, **values:
     config = made(Config, values)
     asked = [Config.options[name].flag for name in SPLITTING if name != "similarity" and given(name)]
     from busi_tune import pipeline
-    from busi_tune.cli.screen import print_json, screen
+    from busi_tune.cli.screen import print_end, print_json, screen
     from busi_tune.cli.tables import show_split
 
     with screen() as progress:
@@ -110,6 +112,7 @@ def split(data: Path, out: Path, patients: Path | None, as_json: bool, **values:
         print_json(result)
     else:
         show_split(result, out)
+        print_end(f"{out} has the split.", "baseline", "--data", data, "--split", out)
 
 
 @data.command(
@@ -121,8 +124,8 @@ def split(data: Path, out: Path, patients: Path | None, as_json: bool, **values:
 def demo(out: Path, seed: int) -> None:
     """Draw phantom images, with masks, near-duplicates and a conflict, listed in planted.csv."""
     from busi_tune import pipeline
-    from busi_tune.cli.screen import print_line, screen
+    from busi_tune.cli.screen import print_end, screen
 
     with screen() as progress:
         pipeline.make_demo(out, progress, seed=seed)
-    print_line(f"{out} holds the phantoms; planted.csv lists their near-duplicates.")
+    print_end(f"{out} has the phantoms; planted.csv lists their near-duplicates.", "data", "audit", "--data", out)

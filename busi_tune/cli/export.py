@@ -29,24 +29,33 @@ from busi_tune.export_options import ExportOptions
 )
 @click.argument("run", type=PATH)
 @data_option(unset="the folder at the time of training", help="Folder of the images that the run was trained on.")
-@out_option(required=True, help="Folder of the export, as in exports/NAME.")
+@out_option(unset="exports/NAME of the run or study", help="Folder of the export.")
 @stated_options(ExportOptions)
 @json_option
 @overwrite_option
 @config_option
-def export(run: Path, out: Path, data: Path | None, as_json: bool, overwrite: bool, **values: object) -> None:
+def export(run: Path, out: Path | None, data: Path | None, as_json: bool, overwrite: bool, **values: object) -> None:
     """Export the finished run RUN to ONNX, verified against PyTorch on its test split."""
     options = made(ExportOptions, values)
     from busi_tune import pipeline
     from busi_tune.cli.export_tables import show_export
-    from busi_tune.cli.screen import print_json, screen
+    from busi_tune.cli.screen import print_end, print_json, screen
 
+    out = out or default_folder(run)
     with screen() as progress:
         certificate = pipeline.export(run, out, data, progress, options=options, overwrite=overwrite)
     if as_json:
         print_json(certificate)
     else:
         show_export(certificate, out)
+        where = f"{out} has the models, their certificate (verification.json) and the card (README.md)."
+        print_end(where, "predict", out, "IMAGE...")
+
+
+def default_folder(run: Path) -> Path:
+    """The folder of the export of a run: exports/NAME, of the run's name or, for the best of a study, the study's."""
+    place = run.resolve()
+    return Path("exports") / (place.parent.name if place.name == "best" else place.name)
 
 
 @click.command(

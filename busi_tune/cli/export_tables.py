@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from busi_tune.cli.screen import print_line, print_table
+from busi_tune.cli.screen import print_table, print_text
+from busi_tune.evaluation.metrics import worsened
 from busi_tune.results import Interval, ModelCertificate, OperatingPointEntry, VerificationFile
 
 
@@ -34,8 +35,12 @@ def show_export(certificate: VerificationFile, folder: Path) -> None:
         ["calibration error", _figure(before["calibration_error"]), _figure(after["calibration_error"])],
     ]
     print_table(
-        f"Probabilities on the test split, temperature {certificate['temperature']:.3f}", ["", "before", "after"], rows
+        f"Calibration on the test split, before and after the temperature {certificate['temperature']:.3f}",
+        ["", "before", "after"],
+        rows,
     )
+    if worse := worsened(certificate["calibration"]["test"]):
+        print_text(f"On the test split the temperature makes worse: {', '.join(worse)}.")
     if "operating_point" in certificate:
         _show_point(certificate["operating_point"])
     shares = [[kind, f"{share:.3f}"] for kind, share in certificate["guard"]["test"].items()]
@@ -70,8 +75,8 @@ def _show_point(point: OperatingPointEntry) -> None:
     ]
     title = f"Flagged as {point['class']} from {point['threshold']:.4f} on: the test split"
     print_table(title, ["", "test", "95 % interval", "images"], rows)
-    print_line(point["sentence"])
-    print_line(point["claim"]["sentence"])
+    print_text(point["sentence"])
+    print_text(point["claim"]["sentence"])
 
 
 def _interval(edges: Interval | None) -> str:

@@ -13,7 +13,7 @@ import click
 
 from busi_tune.config import Config, read_toml
 from busi_tune.errors import ConfigError
-from busi_tune.option import KINDS, Group, Option, Options, check
+from busi_tune.option import KINDS, Group, Option, Options, check, meant, shown
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Made = TypeVar("Made", bound=Options)
@@ -80,6 +80,27 @@ class Setting(click.Option):
         )
 
 
+class Stray(click.Argument):
+    """What stands on the command line and belongs to no option; help does not show it."""
+
+    def __init__(self) -> None:
+        super().__init__(["stray"], nargs=-1, required=False, expose_value=False, is_eager=True, callback=_refuse_stray)
+
+    def get_usage_pieces(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Nothing."""
+        return []
+
+
+def _refuse_stray(context: click.Context, _: click.Parameter, given: tuple[str, ...]) -> None:
+    if not given:
+        return
+    others = [one for one in context.command.params if not isinstance(one, Stray)]
+    keys = {one.key for one in others if isinstance(one, Setting)}
+    images = "data" in keys and not any(isinstance(one, click.Argument) for one in others)
+    hint = f" Name the folder of images with --data {given[0]}." if images else ""
+    raise click.UsageError(f"Got an unexpected argument, {given[0]}.{hint}", context)
+
+
 class Interrupted(click.ClickException):
     """Ctrl-C while a command was running: what that leaves behind, in one sentence."""
 
@@ -96,6 +117,20 @@ class Command(click.Command):
     def __init__(self, *args: Any, interrupted: str = ANEW, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.interrupted = interrupted
+        if not any(one.nargs == -1 for one in self.params):
+            self.params.append(Stray())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; an unknown option is answered with the one that is meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            flags = {one.key: one.opts[0] for one in self.params if isinstance(one, Setting)}
+            found = meant(error.option_name, list(flags))
+            if not found:
+                raise
+            text = f"No such option, {error.option_name}. Did you mean {flags[found]}?"
+            raise click.UsageError(text, ctx) from None
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command, and give Ctrl-C its sentence."""
@@ -201,6 +236,9 @@ split_option = setting(
 json_option = setting(
     "--json", "as_json", is_flag=True, group="output", help="Print one JSON object instead of tables."
 )
+all_option = setting(
+    "--all", "everything", is_flag=True, group="output", help="Print all metrics, not only the six reported most."
+)
 overwrite_option = setting(
     "--overwrite", is_flag=True, group="output", help="Delete the result in the output folder and start anew."
 )
@@ -209,6 +247,18 @@ overwrite_option = setting(
 def given(name: str) -> bool:
     """Whether the command that runs was given this option on the command line, in a file or in the environment."""
     return click.get_current_context().get_parameter_source(name) != click.core.ParameterSource.DEFAULT
+
+
+def repeated(*kinds: type[Options]) -> list[str]:
+    """The options of these classes that the command that runs was given, as words of another command's line."""
+    context, words = click.get_current_context(), list[str]()
+    for one in (option for kind in kinds for option in kind.options.values()):
+        value = context.params.get(one.name)
+        if value is None or not given(one.name):
+            continue
+        flag = one.flag if value or one.kind is not bool else f"--no-{one.flag[2:]}"
+        words += [flag] if one.kind is bool else [flag, shown(value)]
+    return words
 
 
 def follow_split(values: Mapping[str, object], split_file: Path | None) -> dict[str, object]:

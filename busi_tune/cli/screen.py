@@ -1,25 +1,54 @@
 """The screen: bars and notices on stderr, results on stdout."""
 
 import json
+import math
+import shlex
 import sys
-from collections.abc import Iterable, Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from busi_tune.errors import printable
 
 WIDTH = 110
+# Seconds over which the speed of a bar is measured: a trial may take long.
+PERIOD = 3600
+
+
+class TimeLeft(ProgressColumn):
+    """The time that a task will still take, and that of its current step where parts of it are reported."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """The times, once the speed is known."""
+        if not task.speed or task.remaining is None:
+            return Text("")
+        words = f"{_clock(task.remaining / task.speed)} left"
+        if task.fields["parts"] and not task.finished:
+            of_step = math.floor(task.completed) + 1 - task.completed
+            words = f"epoch {_clock(of_step / task.speed)}, {words}"
+        return Text(words, style="progress.remaining")
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=math.ceil(seconds))).removeprefix("0:")
 
 
 class Screen:
-    """Bars where stderr is a terminal; elsewhere a line for each epoch and trial."""
+    """Bars where stderr is a terminal; there and elsewhere a line for each epoch and trial."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+        # A log has one line for each sentence, a terminal breaks them between words.
+        self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
         self.bars: Progress | None = None
         self.tasks: dict[str, TaskID] = {}
 
@@ -28,15 +57,24 @@ class Screen:
         self.console.print(printable(text), markup=False)
 
     def step(self, task: str, done: int, total: int, detail: str = "") -> None:
-        """Move the bar of `task`, or print a line."""
+        """Print the line on a step, and move the bar of `task`; without bars, also print that it is finished."""
+        if detail or (self.bars is None and done == total):
+            self.console.print(printable(detail or f"{task} {done}/{total}"), markup=False)
+        self._move(task, done, total, done)
+
+    def within(self, task: str, done: int, total: int, share: float) -> None:
+        """Move the bar of `task` by a part of a step."""
+        # The step is finished when `step` says so.
+        self._move(task, done, total, done + min(share, 0.999), parts=True)
+
+    def _move(self, task: str, done: int, total: int, completed: float, *, parts: bool = False) -> None:
         if self.bars is None:
-            if done == total or detail:
-                line = f"{task} {done}/{total}" + (f": {detail}" if detail else "")
-                self.console.print(printable(line), markup=False)
             return
         if task not in self.tasks:
-            self.tasks[task] = self.bars.add_task(task, total=total, detail="")
-        self.bars.update(self.tasks[task], completed=done, total=total, detail=detail)
+            # What was done before counts for the bar, and not for its speed.
+            self.tasks[task] = self.bars.add_task(task, total=total, completed=done, parts=parts, count="")
+        shown = min(done + parts, total)
+        self.bars.update(self.tasks[task], completed=completed, total=total, count=f"{shown}/{total}")
 
     def close(self, task: str) -> None:
         """Take the bar of `task` away."""
@@ -53,12 +91,11 @@ def screen() -> Iterator[Screen]:
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[detail]}"),
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[count]}", justify="right"),
+        TimeLeft(),
     )
-    with Progress(*columns, console=shown.console, transient=True) as bars:
+    with Progress(*columns, console=shown.console, transient=True, speed_estimate_period=PERIOD) as bars:
         shown.bars = bars
         yield shown
 
@@ -74,26 +111,69 @@ def json_text(value: object, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
-def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table on stdout; numbers to the right."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[object]], *, blocks: bool = False) -> None:
+    """Print a table on stdout; numbers to the right.
+
+    With `blocks`, each row becomes a paragraph where the table is wider than the screen.
+    """
     body = [list(row) for row in rows]
-    for number, column in enumerate(columns):
-        right = all(isinstance(row[number], int | float) or row[number] is None for row in body)
-        table.add_column(printable(column), justify="right" if right else "left", overflow="fold")
-    for row in body:
-        table.add_row(*(_text(value) for value in row))
     if title:
         print_line(title)
+    console = _results()
+    tables = (_table(columns, body, space) for space in (1, 0))
+    table = next((table for table in tables if _width(table) <= console.width), None)
+    if table is None and blocks:
+        for row in body:
+            parts = [f"{name} {_text(value)}" for name, value in zip(columns, row, strict=True) if value is not None]
+            print_line(textwrap.fill(", ".join(parts), console.width, subsequent_indent="    "))
+        return
+    console.print(table or _table(columns, body, 1))
+
+
+def fits(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> bool:
+    """Whether a table is no wider than the screen."""
+    return _width(_table(columns, rows, 0)) <= _results().width
+
+
+def _results() -> Console:
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDTH
-    console.print(table)
+    return console
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], space: int) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, space))
+    for number, column in enumerate(columns):
+        right = all(isinstance(row[number], int | float) or row[number] is None for row in rows)
+        table.add_column(printable(column), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(value) for value in row))
+    return table
+
+
+def _width(table: Table) -> int:
+    wide = Console(width=1000)
+    return Measurement.get(wide, wide.options, table).maximum
 
 
 def print_line(text: str) -> None:
-    """Print a line on stdout."""
-    print(printable(text))  # noqa: T201 - this is where results are printed
+    """Print a line on stdout, or several."""
+    print("\n".join(map(printable, text.split("\n"))))  # noqa: T201 - this is where results are printed
+
+
+def print_text(text: str) -> None:
+    """Print a sentence on stdout; a terminal breaks it between words."""
+    console = _results()
+    if console.is_terminal:
+        text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
+    print_line(text)
+
+
+def print_end(where: str, *following: object) -> None:
+    """Print where the results of a command lie, and the command to type next."""
+    print_text(f"Results: {where}")
+    print_line(f"Next: busi-tune {shlex.join(map(str, following))}")
 
 
 def rule() -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from busi_tune.cli.export_tables import show_certificate
 from busi_tune.cli.prediction_formats import table
-from busi_tune.cli.screen import print_line, print_table
-from busi_tune.evaluation.metrics import Name, edges, missing_intervals, shown
+from busi_tune.cli.screen import fits, print_line, print_table, print_text
+from busi_tune.evaluation.metrics import Name, edges, missing_intervals, once, shown
 from busi_tune.inference import Prediction
 from busi_tune.report.summary import summary
 from busi_tune.results import (
@@ -28,24 +28,48 @@ from busi_tune.results import (
 )
 
 INTERVAL = "95 % interval"
+# The metrics that are reported most, with sensitivity and specificity where a class is the disease.
+REPORTED: tuple[Name, ...] = (("accuracy",), ("balanced_accuracy",), ("macro_f1",), ("macro_roc_auc",))
+REPORTED_WITHOUT_DISEASE: tuple[Name, ...] = (("macro_precision",), ("matthews_correlation",))
+# Class shares that differ by no more are equal.
+EQUAL = 0.02
+KEPT = (
+    "Each run keeps its epoch of highest validation accuracy; ties go to the lower validation loss. Scheduler and early "
+    "stopping follow the validation loss."
+)
 
 
-def show_run(figures: MetricsFile, folder: Path) -> None:
-    """A finished run: its metrics on the test split with their intervals, and the confusion matrix."""
+def show_run(figures: MetricsFile, folder: Path, *, everything: bool = False) -> None:
+    """A finished run: its metrics on the test split with their intervals, and the confusion matrix.
+
+    With `everything`, all metrics are shown, and not those alone that are reported most.
+    """
     test = figures["test"]
-    kept = f"epoch {figures['best_epoch']} of {figures['epochs_run']} kept; {figures['stop_reason']}"
-    title = f"{folder}: test accuracy {test['accuracy']:.4f} on {test['images']} images in {test['groups']} groups"
-    _show_metrics(figures, f"{title} ({kept})")
+    print_text(f"{folder}: epoch {figures['best_epoch']} of {figures['epochs_run']} kept; {figures['stop_reason']}.")
+    title = f"{test['images']} test images in {test['groups']} groups of near-duplicates"
+    names = _chosen(shown(test), everything)
+    _show_metrics(figures, title, names)
     if "positive" in test:
-        print_line(f"Positive is {test['positive']}.")
-    for sentence in missing_intervals(test):
-        print_line(sentence)
+        print_text(f"Positive is {test['positive']}.")
+    reasons = {name: reason for name, reason in test["without_interval"].items() if _dotted(name) in names}
+    for sentence in missing_intervals({**test, "without_interval": reasons}):
+        print_text(sentence)
     _show_matrix("Confusion matrix (rows: true class)", test)
-    prior = ", ".join(f"{name} {share:.2f}" for name, share in figures["effective_prior"].items())
-    print_line(f"Sampler and class weights together train for about these class shares: {prior}.")
-    print_line("The loss is divided by each batch's sum of weights, which moves the shares a little.")
+    shares = figures["effective_prior"]
+    if max(shares.values()) - min(shares.values()) > EQUAL:
+        text = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+        print_text(f"Sampler and class weights together train for about these class shares: {text}.")
     if figures["leaked_test_images"]:
-        print_line(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
+        print_text(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
+
+
+def _chosen(names: Iterable[Name], everything: bool) -> list[Name]:
+    """All metrics of these names, or the six that are reported most."""
+    known = list(names)
+    if everything:
+        return known
+    disease = [name for name in known if name[0].endswith("_vs_rest") and name[1] in ("sensitivity", "specificity")]
+    return [name for name in (*REPORTED, *(disease or REPORTED_WITHOUT_DISEASE)) if name in known]
 
 
 def _show_matrix(title: str, part: TestSummary) -> None:
@@ -54,20 +78,36 @@ def _show_matrix(title: str, part: TestSummary) -> None:
     print_table(title, ["", *names], matrix)
 
 
-def _show_metrics(figures: MetricsFile, title: str) -> None:
+def _show_metrics(figures: MetricsFile, title: str, names: Sequence[Name]) -> None:
     """The metrics of all test images, and where some of them leak, of these and of the others."""
-    every = _cells(figures["test"])
-    titles = _titles(every)
-    if "test_leaked" not in figures:
-        print_table(title, ["metric", "test", INTERVAL], [[titles[name], *every[name]] for name in every])
-        return
-    parts = {"all": figures["test"], "leaked": figures["test_leaked"]}
+    parts = {"test": figures["test"]}
+    if "test_leaked" in figures:
+        parts = {"all": figures["test"], "leaked": figures["test_leaked"]}
     if "test_clean" in figures:
         parts["clean"] = figures["test_clean"]
-    heads = [f"{name} {part['images']}" for name, part in parts.items()]
-    cells = [_cells(part) for part in parts.values()]
-    rows = [[titles[name], *(text for part in cells for text in part.get(name, ("", "")))] for name in every]
-    print_table(title, ["metric", *(column for head in heads for column in (head, INTERVAL))], rows)
+    heads = [name if len(parts) == 1 else f"{name} {part['images']}" for name, part in parts.items()]
+    columns = [column for head in heads for column in (head, INTERVAL)]
+    rows = _metric_rows(list(parts.values()), names)
+    if fits(["metric", *columns], rows):
+        print_table(title, ["metric", *columns], rows)
+        return
+    for number, head in enumerate(heads):
+        table = [[row[0], *row[1 + 2 * number : 3 + 2 * number]] for row in rows]
+        print_table(title if number == 0 else "", ["metric", head, INTERVAL], table)
+
+
+def _metric_rows(parts: Sequence[TestSummary], names: Sequence[Name]) -> list[list[str]]:
+    """A row for each metric, of which the first is accuracy, with its value and interval in each part.
+
+    Below the accuracy stands that of always answering the class with most images in the first part.
+    """
+    cells, titles = [_cells(part) for part in parts], _titles(names)
+    rows = [[titles[name], *(text for part in cells for text in part.get(name, ("", "")))] for name in names]
+    counts = {name: metrics["images"] for name, metrics in parts[0]["per_class"].items()}
+    largest = max(counts, key=lambda name: counts[name])
+    shares = [part["per_class"][largest]["images"] / part["images"] for part in parts]
+    rows.insert(1, [f"  always {largest}", *(text for share in shares for text in (f"{share:.3f}", ""))])
+    return rows
 
 
 def _titles(names: Iterable[Name]) -> dict[Name, str]:
@@ -99,47 +139,42 @@ def _low_high(interval: Interval | None) -> str:
     return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 
-def show_seeds(result: SeedsFile) -> None:
+def show_seeds(result: SeedsFile, *, everything: bool = False) -> None:
     """How much of each metric the seed alone changes."""
-    columns = ["metric", "mean", "standard deviation", "lowest", "highest"]
-    titles = _titles(map(_dotted, result["metrics"]))
-    rows = [
-        [titles[_dotted(name)], *(f"{value:.3f}" for value in found.values())]
-        for name, found in result["metrics"].items()
-    ]
+    columns = ["metric", "mean", "deviation", "lowest", "highest"]
+    found = once({_dotted(name): metric for name, metric in result["metrics"].items()})
+    names = _chosen(found, everything)
+    titles = _titles(names)
+    rows = [[titles[name], *(f"{value:.3f}" for value in found[name].values())] for name in names]
     print_table(f"The same training with {len(result['seeds'])} seeds, on the same split", columns, rows)
 
 
-def show_crossval(result: CrossvalResult, folder: Path) -> None:
+def show_crossval(result: CrossvalResult, folder: Path, *, everything: bool = False) -> None:
     """A cross-validation: the pooled metrics beside their spread over the folds, and the pooled confusion matrix."""
     pooled, count = result["pooled"], len(result["folds"])
-    cells = _cells(pooled)
-    titles = _titles(cells)
-    rows = []
-    for name, found in result["spread"].items():
-        metric = _dotted(name)
-        if metric in cells:
-            spread = [f"{found[key]:.3f}" for key in ("mean", "standard_deviation", "lowest", "highest")]
-            rows.append([titles[metric], *cells[metric], *spread])
-    title = f"{folder}: accuracy {pooled['accuracy']:.4f} on {pooled['images']} images in {pooled['groups']} groups"
-    columns = ["metric", "pooled", INTERVAL, "mean of folds", "deviation", "lowest", "highest"]
-    print_table(f"{title}, each answered by one of {count} models that had not seen it", columns, rows)
+    spread = {_dotted(name): found for name, found in result["spread"].items()}
+    names = [name for name in _chosen(shown(pooled), everything) if name in spread]
+    more = [[f"{value:.3f}" for value in spread[name].values()] for name in names]
+    more.insert(1, [""] * 4)
+    rows = [row + cells for row, cells in zip(_metric_rows([pooled], names), more, strict=True)]
+    print_text(f"{folder}: {pooled['images']} images in {pooled['groups']} groups of near-duplicates,")
+    columns = ["metric", "pooled", INTERVAL, "mean", "sd", "low", "high"]
+    print_table(f"each answered by one of {count} models that had not seen it; spread over the folds", columns, rows)
     _show_matrix("Confusion matrix of all folds (rows: true class)", pooled)
     if result["repeats"]:
         accuracy = result["repeats"]["accuracy"]
-        print_line(
+        print_text(
             f"Over the partitions the pooled accuracy has mean {accuracy['mean']:.3f} and standard deviation "
             f"{accuracy['standard_deviation']:.3f}, from {accuracy['lowest']:.3f} to {accuracy['highest']:.3f}."
         )
-    print_line(
+    print_text(
         "The interval is for these images and these models; it does not cover what other training images would change."
     )
 
 
-def show_audit(found: AuditFile, folder: Path) -> None:
+def show_audit(found: AuditFile) -> None:
     """An audit in a few lines."""
     print_table(f"{found['folder']}: audit", ["what", "found"], summary(found))
-    print_line(f"{folder / 'audit.html'} shows the groups as pictures; {folder / 'audit.json'} holds everything.")
 
 
 def show_split(result: SplitResult, file: Path) -> None:
@@ -147,7 +182,7 @@ def show_split(result: SplitResult, file: Path) -> None:
     rows = [[label, *counts.values()] for label, counts in result["images"].items()]
     rows.append(["groups", *result["groups"].values()])
     print_table(f"{file}: images a class, and groups", ["class", *result["groups"]], rows)
-    print_line(
+    print_text(
         f"{result['left_out']} images left out; {result['leaked']:.0%} of the test images have a twin in training."
     )
 
@@ -157,36 +192,61 @@ SHORT = {
     "learning_rate": "lr",
     "weight_decay": "decay",
     "scheduler_patience": "patience",
-    "epochs_run": "epochs",
-    "best_epoch": "best at",
-    "stop_reason": "why it ended",
+    "val_accuracy": "val_acc",
+    "seconds": "s",
 }
+# The columns of trials.csv that the table on the screen leaves out, or has in another form.
+FOLDED = frozenset({"value", "val_macro_f1", "epochs_run", "best_epoch", "stop_reason"})
+ENDS = {"early stopping": "stopped"}
 
 
-def show_search(result: SearchResult, folder: Path) -> None:
+def show_search(result: SearchResult, folder: Path, *, everything: bool = False) -> None:
     """A study: its trials, the importance of its parameters, and the best trial after its full training."""
-    trials = result["trials"]
-    columns = [SHORT.get(name, name) for name in trials[0]]
-    title = f"{folder}: {len(trials)} trials; value is the best {result['metric']}"
-    print_table(title, columns, [trial.values() for trial in trials])
-    print_line(f"{folder} holds {result['disk_bytes'] / 1e6:,.0f} MB.")
+    _show_trials(result, folder)
     if "best" not in result:
         return
     _show_audit_of_pruning(result["audit"])
     best = result["best"]
     if result["finalists"]:
-        columns = ["trial", "mean", "standard deviation", "values"]
+        columns = ["trial", "mean", "deviation", "values"]
         rows = [
-            [entry["trial"], entry["mean"], entry["standard_deviation"], ", ".join(f"{v:.4f}" for v in entry["values"])]
+            [entry["trial"], entry["mean"], entry["standard_deviation"], ", ".join(f"{v:.4g}" for v in entry["values"])]
             for entry in result["finalists"]
         ]
         print_table(f"Finalists: best {result['metric']} of full trainings, a seed each", columns, rows)
     confirmed = "confirmed by its mean over seeds" if result["finalists"] else "not confirmed with other seeds"
-    print_line(f"Best is trial {best['trial']}, {confirmed}; trained on to its end:")
-    show_run(best, folder / "best")
+    before = next(trial["epochs_run"] for trial in result["trials"] if trial["number"] == best["trial"])
+    trained = f", trained on from epoch {before} to {best['epochs_run']}" if before != best["epochs_run"] else ""
+    print_text(f"Best is trial {best['trial']}, {confirmed}{trained}.")
+    show_run(best, folder / "best", everything=everything)
     _show_importances(result)
-    if result["verdict"] is not None:
-        show_verdict(result["verdict"])
+
+
+def _show_trials(result: SearchResult, folder: Path) -> None:
+    trials, metric = result["trials"], result["metric"]
+    kept = [name for name in trials[0] if name not in FOLDED and name != metric][2:]
+    columns = ["trial", "state", metric, *(SHORT.get(name, name) for name in kept), "best at"]
+    rows = [
+        [
+            trial["number"],
+            ENDS.get(str(trial["stop_reason"]), str(trial["state"]).lower()),
+            _short(trial["value"]),
+            *(_short(trial[name]) for name in kept),
+            f"{trial['best_epoch']}/{trial['epochs_run']}" if trial["epochs_run"] else "",
+        ]
+        for trial in trials
+    ]
+    title = f"{folder}: {len(trials)} trials, each by the best {metric} of its epochs; trials.csv has more columns"
+    print_table(title, columns, rows, blocks=True)
+    for trial in trials:
+        if trial["state"] == "FAIL":
+            print_text(f"Trial {trial['number']} failed: {trial['stop_reason']}")
+    print_text(f"{folder} holds {result['disk_bytes'] / 1e6:,.0f} MB.")
+
+
+def _short(value: object) -> object:
+    """Three significant digits of a number, which stays one for the table."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def _show_importances(result: SearchResult) -> None:
@@ -196,47 +256,49 @@ def _show_importances(result: SearchResult) -> None:
             "Importance of each parameter (PED-ANOVA), over resamples", ["parameter", "share", "2.5 %", "97.5 %"], rows
         )
     for sentence in result["never_acted"]:
-        print_line(sentence)
+        print_text(sentence)
 
 
-def show_verdict(verdict: VerdictFile) -> None:
+def show_verdict(verdict: VerdictFile, *, everything: bool = False) -> None:
     """Baseline against tuned, on the same test images."""
-    _show_differences("Baseline against tuned, paired", verdict, ("baseline", "tuned"))
-    expected = "" if verdict["optimism"] is None else f"some {100 * verdict['optimism']:.1f} points, "
-    print_line(
-        f"The best of {verdict['trials']} equally good trials would look better in validation accuracy than it is, by "
-        f"{expected}{100 * verdict['optimism_at_most']:.1f} points at most."
+    _show_differences("Baseline against tuned, paired", verdict, ("baseline", "tuned"), everything)
+    most = f"{100 * verdict['optimism_at_most']:.1f} points"
+    by = f"at most {most}" if verdict["optimism"] is None else f"about {100 * verdict['optimism']:.1f}, at most {most}"
+    print_text(
+        f"Luck alone raises the validation accuracy of the best of {verdict['trials']} equally good trials by {by}; "
+        "it does not raise the test accuracy."
     )
-    print_line(verdict["sentence"])
 
 
-def show_comparison(found: CompareResult) -> None:
+def show_comparison(found: CompareResult, *, everything: bool = False) -> None:
     """Two runs, or two cross-validations, on the same images."""
     title = (
         f"{found['first']} against {found['second']}, paired on {found['images']} images in {found['groups']} groups"
     )
-    _show_differences(title, found, ("first", "second"))
+    _show_differences(title, found, ("first", "second"), everything)
     smallest = found["detectable_difference"]
     if smallest is not None:
-        print_line(f"Differences in accuracy above {100 * smallest:.1f} points could be seen here.")
-    print_line(found["sentence"])
+        print_text(f"Differences in accuracy above {100 * smallest:.1f} points could be seen here.")
+    print_text(found["sentence"])
 
 
-def _show_differences(title: str, found: Comparison, names: tuple[str, str]) -> None:
-    titles = _titles(map(_dotted, found["differences"]))
+def _show_differences(title: str, found: Comparison, names: tuple[str, str], everything: bool) -> None:
+    differences = once({_dotted(name): metric for name, metric in found["differences"].items()})
+    chosen = _chosen(differences, everything)
+    titles = _titles(chosen)
     rows = [
         [
-            titles[_dotted(name)],
-            *(f"{metric[key]:.3f}" for key in ("baseline", "tuned", "difference")),
-            _low_high(metric["interval"]),
+            titles[name],
+            *(f"{differences[name][key]:.3f}" for key in ("baseline", "tuned", "difference")),
+            _low_high(differences[name]["interval"]),
         ]
-        for name, metric in found["differences"].items()
-        if name != "balanced_accuracy" or "macro_recall" not in found["differences"]
+        for name in chosen
     ]
     print_table(title, ["metric", *names, "difference", INTERVAL], rows)
-    print_line(
-        f"{found['changed_to_right']} images changed to right, {found['changed_to_wrong']} to wrong; "
-        f"McNemar's exact {_p(found['mcnemar_p'])}, by groups {_p(found['grouped_p'])}."
+    print_text(
+        f"{found['changed_to_right']} images changed to right, {found['changed_to_wrong']} to wrong. McNemar's exact "
+        f"test gives {_p(found['mcnemar_p'])} with images as cases, and {_p(found['grouped_p'])} with groups of "
+        "near-duplicates as cases."
     )
 
 
@@ -248,22 +310,23 @@ def _show_audit_of_pruning(audited: list[AuditedTrial] | None) -> None:
     if audited is None:
         return
     if not audited:
-        print_line("No pruned trial could be trained on: the audit has nothing to say.")
+        print_text("No pruned trial could be trained on: the audit has nothing to say.")
         return
     columns = ["trial", "pruned at", "value then", "value at its end", "regret"]
     print_table("Pruned trials, drawn at random and trained on", columns, [entry.values() for entry in audited])
     lost = [entry["regret"] for entry in audited if entry["regret"]]
-    print_line(
+    print_text(
         f"{len(lost)} of {len(audited)} would have been better than the best; mean regret "
         f"{sum(lost) / len(audited):.4f}."
     )
 
 
-def show_all(result: RunResult) -> None:
-    """Each step of `run`: its result and its folder."""
+def show_all(result: RunResult, *, everything: bool = False) -> None:
+    """Each step of `run`: its result and its folder; the verdict comes last, from the caller."""
     places = {name: Path(str(place)) for name, place in result["places"].items()}
     best = result["search"]["best"]
-    show_search(result["search"], places["study"])
+    show_run(result["baseline"], places["baseline"], everything=everything)
+    show_search(result["search"], places["study"], everything=everything)
     show_certificate(result["export"], places["export"])
     _show_predictions(result["predictions"], list(result["baseline"]["test"]["per_class"]))
     trials = f"{len(result['search']['trials'])} trials, best is trial {best['trial']}"
@@ -272,7 +335,7 @@ def show_all(result: RunResult) -> None:
         ["data", "images, as found", str(places["data"])],
         ["baseline", _figures(result["baseline"]), str(places["baseline"])],
         ["search", trials, str(places["study"])],
-        ["best, retrained", _figures(best), str(places["study"] / "best")],
+        ["best", _figures(best), str(places["study"] / "best")],
         ["export", verified, str(places["export"] / "model.onnx")],
     ]
     print_table("Done", ["step", "result", "where"], rows)
@@ -297,5 +360,5 @@ def _show_predictions(entries: Sequence[PredictionEntry], classes: list[str]) ->
 
 def _figures(figures: MetricsFile) -> str:
     cells = _cells(figures["test"])
-    (accuracy, interval), (f1, _) = (cells.get((name,), ("undefined", "")) for name in ("accuracy", "macro_f1"))
-    return f"test accuracy {accuracy}{interval and f' ({interval})'}, macro F1 {f1}"
+    accuracy, f1 = (cells.get((name,), ("undefined", ""))[0] for name in ("accuracy", "macro_f1"))
+    return f"test accuracy {accuracy}, macro F1 {f1}"

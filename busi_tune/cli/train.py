@@ -10,6 +10,7 @@ from busi_tune.cli.parameters import (
     PATH,
     RESUMED,
     Command,
+    all_option,
     config_option,
     data_option,
     examples,
@@ -20,6 +21,7 @@ from busi_tune.cli.parameters import (
     out_option,
     overwrite_option,
     refuse,
+    repeated,
     setting,
     split_option,
     stated_options,
@@ -28,6 +30,7 @@ from busi_tune.config import Config
 from busi_tune.export_options import ExportOptions
 from busi_tune.search_options import SearchOptions
 
+BASELINE = Path("studies/baseline")
 IMAGES = "Folder with one folder of images for each class."
 
 
@@ -59,7 +62,8 @@ def hide_password(storage: str | None) -> None:
     metavar="INTEGER",
     help="Trainings on the same split, with --seed and the seeds that follow it.",
 )
-@out_option(default=Path("studies/baseline"), help="Folder of the run.")
+@out_option(default=BASELINE, help="Folder of the run.")
+@all_option
 @json_option
 @overwrite_option
 @config_option
@@ -69,6 +73,7 @@ def baseline(
     out: Path,
     seeds: int,
     split_file: Path | None,
+    everything: bool,
     as_json: bool,
     overwrite: bool,
     **values: object,
@@ -81,8 +86,8 @@ def baseline(
     # The last seed must be one before the first is trained.
     config.replace(seed=config.seed + seeds - 1)
     from busi_tune import pipeline
-    from busi_tune.cli.screen import print_json, screen
-    from busi_tune.cli.tables import show_run, show_seeds
+    from busi_tune.cli.screen import print_end, print_json, print_text, screen
+    from busi_tune.cli.tables import KEPT, show_run, show_seeds
 
     with screen() as progress:
         figures = pipeline.baseline(data, out, config, progress, split_file=split_file, overwrite=overwrite)
@@ -90,9 +95,14 @@ def baseline(
     if as_json:
         print_json({**figures, "seeds": compared} if compared else figures)
         return
-    show_run(figures, out)
+    show_run(figures, out, everything=everything)
     if compared:
-        show_seeds(compared)
+        show_seeds(compared, everything=everything)
+    print_text(KEPT)
+    following = ["search", "--data", data, *(["--split", split_file] if split_file else []), *repeated(Config)]
+    if out != BASELINE:
+        following += ["--baseline", out, "--out", out.with_name(f"{out.name}-tuned")]
+    print_end(f"{out} has metrics.json, predictions.csv, history.csv and two pictures.", *following)
 
 
 @click.command(
@@ -117,6 +127,7 @@ def baseline(
 )
 @stated_options(SearchOptions)
 @out_option(default=Path("studies/tuned"), help="Folder of the study.")
+@all_option
 @json_option
 @overwrite_option
 @config_option
@@ -126,6 +137,7 @@ def search(
     out: Path,
     baseline_run: Path | None,
     split_file: Path | None,
+    everything: bool,
     as_json: bool,
     overwrite: bool,
     **values: object,
@@ -136,8 +148,8 @@ def search(
     config, options = made(Config, values), made(SearchOptions, values)
     hide_password(options.storage)
     from busi_tune import pipeline
-    from busi_tune.cli.screen import print_json, screen
-    from busi_tune.cli.tables import show_search
+    from busi_tune.cli.screen import print_end, print_json, print_text, screen
+    from busi_tune.cli.tables import KEPT, show_search, show_verdict
 
     with screen() as progress:
         result = pipeline.search(
@@ -152,8 +164,18 @@ def search(
         )
     if as_json:
         print_json(result)
-    else:
-        show_search(result, out)
+        return
+    show_search(result, out, everything=everything)
+    if "best" not in result:
+        return
+    verdict = result["verdict"]
+    if verdict is not None:
+        show_verdict(verdict, everything=everything)
+    print_text(KEPT)
+    print_end(f"{out} has trials.csv, best/ and verdict.json.", "export", out / "best")
+    if verdict is not None:
+        # The answer comes last.
+        print_text(verdict["sentence"])
 
 
 @click.command(
@@ -168,6 +190,7 @@ def search(
 @stated_options(SearchOptions)
 @stated_options(ExportOptions)
 @setting("--name", group="output", unset="tuned, or demo with --demo", help="Name of the study and of the export.")
+@all_option
 @json_option
 @overwrite_option
 @config_option
@@ -177,6 +200,7 @@ def run(
     demo: bool,
     name: str | None,
     split_file: Path | None,
+    everything: bool,
     as_json: bool,
     overwrite: bool,
     **values: object,
@@ -190,8 +214,8 @@ def run(
     values = follow_split(values, split_file)
     refuse(values, Config, SearchOptions, ExportOptions)
     from busi_tune import pipeline
-    from busi_tune.cli.screen import print_json, screen
-    from busi_tune.cli.tables import show_all
+    from busi_tune.cli.screen import print_end, print_json, print_text, screen
+    from busi_tune.cli.tables import KEPT, show_all, show_verdict
 
     if demo:
         values |= {key: value for key, value in pipeline.DEMO.items() if not given(key)}
@@ -218,5 +242,13 @@ def run(
         )
     if as_json:
         print_json(result)
-    else:
-        show_all(result)
+        return
+    show_all(result, everything=everything)
+    verdict = result["search"]["verdict"]
+    if verdict is not None:
+        show_verdict(verdict, everything=everything)
+    print_text(KEPT)
+    print_end(f"{places.export} has the models, their certificate and the card.", "predict", places.export, "IMAGE...")
+    if verdict is not None:
+        # The answer comes last.
+        print_text(verdict["sentence"])

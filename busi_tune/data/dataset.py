@@ -14,7 +14,16 @@ from busi_tune.data.class_folders import check_class_names, find_classes
 from busi_tune.data.listing import Listing, find_images
 from busi_tune.data.other_files import check_other_files
 from busi_tune.data.pixel_cache import decoded, decoding_changes, find_decoded
-from busi_tune.data.split import Conflicts, Split, Strategy, changes, make_split, missing_exclusions, read_split
+from busi_tune.data.split import (
+    Conflicts,
+    Split,
+    Strategy,
+    changes,
+    excluded_file,
+    make_split,
+    missing_exclusions,
+    read_split,
+)
 from busi_tune.data.twins import THUMBNAIL, find_twins
 from busi_tune.errors import ConfigError, DataError, listed
 from busi_tune.images import Pixels
@@ -72,13 +81,15 @@ def open_dataset(
     *,
     saved: Split | None = None,
     split_file: Path | None = None,
+    written_to: Path = Path("split.csv"),
     decode: bool = True,
 ) -> Dataset:
     """Find the images of `root` and split them by `config`, or take the split `saved` or the one in `split_file`.
 
     Classes are compared with `config.classes`, unless the split is a saved one. Each file is read once: images at
     `config.image_size`, and thumbnails for a new split, are decoded in the same pass where the cache lacks them.
-    Without `decode` the files are hashed only, which is enough to check a finished run.
+    Without `decode` the files are hashed only, which is enough to check a finished run. `written_to` is the file that
+    the caller writes the split to, to be named where images are left out.
 
     Raises:
         DataError: the folder cannot be used, or is no longer what the split was made of; or the splits differ.
@@ -116,7 +127,7 @@ def open_dataset(
         _tell_absent(dataset, progress)
     else:
         dataset = split_images(listing, config, progress)
-        tell_left_out(dataset, progress)
+        tell_left_out(dataset, written_to, progress)
     _tell_leak(dataset.split, progress)
     return dataset
 
@@ -195,25 +206,25 @@ def tell_masks(listing: Listing, progress: Progress) -> None:
     if listing.drawn_masks:
         progress.notice(
             f"Of these, {len(listing.drawn_masks)} are masks by their pixels, which have two values and the size of an "
-            f"image of the same name: {listed(list(listing.drawn_masks), most=20)}."
+            f"image of the same name: {listed(list(listing.drawn_masks), most=3)}."
         )
 
 
-def tell_left_out(dataset: Dataset, progress: Progress) -> None:
-    """Report the images that are left out, and the reason."""
+def tell_left_out(dataset: Dataset, written_to: Path, progress: Progress) -> None:
+    """Report how many images are left out, the reason, and the list of them, beside the file of the split."""
     listing, split = dataset.listing, dataset.split
     tell_masks(listing, progress)
     if listing.is_split:
         progress.notice(f"{listing.root} is already split and is taken as it is.")
     if len(split.left_out):
-        names = listed(list(split.left_out["path"]), most=20)
-        progress.notice(f"{len(split.left_out)} images left out, their near-duplicates carry another label: {names}.")
+        count, beside = len(split.left_out), excluded_file(written_to)
+        progress.notice(f"{count} images left out: near-duplicates of them carry another label. {beside} lists them.")
 
 
 def tell_changes(listing: Listing, size: int, progress: Progress) -> None:
     """Report the images that are not read as they are stored, and the change."""
     for change, paths in decoding_changes(listing, size).items():
-        progress.notice(f"Images read with a change ({change}): {len(paths)}, {listed(paths, most=5)}.")
+        progress.notice(f"Images read with a change ({change}): {len(paths)}, {listed(paths, most=3)}.")
 
 
 def _tell_absent(dataset: Dataset, progress: Progress) -> None:

@@ -51,8 +51,13 @@ class Roles:
         return replace(self, used=table(self.used), left_out=table(self.left_out))
 
     def write(self, path: Path) -> None:
-        """Write the images used to `path`, and those left out to the file beside it."""
-        files.write_bytes(excluded_file(path), _csv(self.left_out))
+        """Write the images used to `path`, and those left out, if any, to the file beside it."""
+        beside = excluded_file(path)
+        if len(self.left_out):
+            files.write_bytes(beside, _csv(self.left_out))
+        else:
+            with files.explained(beside, "deleted"):
+                beside.unlink(missing_ok=True)
         files.write_bytes(path, _csv(self.used))
 
 
@@ -131,7 +136,7 @@ def refuse_to_replace(path: Path) -> None:
 def missing_exclusions(path: Path) -> str:
     """Words for an error where the file of the images that a split leaves out is missing; "" where it exists."""
     beside = excluded_file(path)
-    return "" if beside.exists() else f" ({beside}, which lists the images left out, is missing)"
+    return "" if beside.exists() else f" ({beside}, which would list images left out, is missing)"
 
 
 def read_left_out(path: Path) -> pd.DataFrame:
@@ -191,7 +196,7 @@ def make_split(
     """Assign every image of `listing` to training, validation or test.
 
     A folder that is already split keeps its split. `grouped` puts each group on one side, stratified by class,
-    as close to `fractions` as groups allow; `random` is the documents' plain stratified split. Conflicts are
+    as close to `fractions` as groups allow; `random` is the published recipe's plain stratified split. Conflicts are
     pictures under two labels: `twin_groups`, where groups hold more than twins (a patient may have both).
 
     Raises:
@@ -277,7 +282,7 @@ def _whole_shares(totals: Integers, shares: NDArray[np.float64]) -> Integers:
 
 
 def random(labels: Integers, groups: Integers, shares: NDArray[np.float64], seed: int) -> Integers:  # noqa: ARG001
-    """A side for every image by two stratified draws, as the documents do; groups are not looked at."""
+    """A side for every image by two stratified draws, as the published recipe does; groups are not looked at."""
     rows = np.arange(len(labels))
     share = shares[1] / (shares[1] + shares[2])
     try:

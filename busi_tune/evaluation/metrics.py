@@ -5,13 +5,13 @@ A weighting is a row of weights, one for each image: ones for the figures themse
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from busi_tune import names
-from busi_tune.results import Interval, Intervals, Summary, TestSummary
+from busi_tune.results import BeforeAfter, Interval, Intervals, Summary, TestSummary
 
 Labels = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -19,7 +19,8 @@ Counts = NDArray[np.int64 | np.float64]
 Flags = NDArray[np.bool_]
 Name = tuple[str, ...]
 
-BALANCED = ("balanced_accuracy",)
+BALANCED, RECALL = ("balanced_accuracy",), ("macro_recall",)
+T = TypeVar("T")
 
 CALIBRATION_BINS = 15
 
@@ -343,9 +344,13 @@ def numbers(figures: Mapping[str, object]) -> dict[Name, float]:
 
 
 def shown(figures: Mapping[str, object]) -> dict[Name, float]:
-    """The metrics that tables show: `numbers`, without balanced accuracy where macro recall is the same figure."""
-    found = numbers(figures)
-    return {name: value for name, value in found.items() if name != BALANCED or ("macro_recall",) not in found}
+    """The metrics that tables show: each of `numbers` once."""
+    return once(numbers(figures))
+
+
+def once(found: Mapping[Name, T]) -> dict[Name, T]:
+    """Values of metrics without those of macro recall, which is balanced accuracy by another name."""
+    return {name: value for name, value in found.items() if name != RECALL or BALANCED not in found}
 
 
 def missing_intervals(figures: TestSummary) -> list[str]:
@@ -354,6 +359,17 @@ def missing_intervals(figures: TestSummary) -> list[str]:
     for name, reason in figures["without_interval"].items():
         reasons.setdefault(reason, []).append(name.removeprefix("per_class.").replace(".", " ").replace("_", " "))
     return [f"No interval of {', '.join(names)}: {reason}." for reason, names in reasons.items()]
+
+
+def worsened(found: BeforeAfter) -> list[str]:
+    """The figures of calibration that a temperature has made worse, by name."""
+    before, after = found["before"], found["after"]
+    pairs = {
+        "Brier score": (before["brier"], after["brier"]),
+        "log loss": (before["log_loss"], after["log_loss"]),
+        "calibration error": (before["calibration_error"], after["calibration_error"]),
+    }
+    return [name for name, (old, new) in pairs.items() if old is not None and new is not None and new > old]
 
 
 def edges(intervals: Intervals) -> dict[Name, Interval]:

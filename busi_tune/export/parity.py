@@ -206,6 +206,7 @@ def verify(
     # Ways that differ in the batch alone share a session.
     opened = lru_cache(maxsize=1)(partial(Classifier, model))
     found: dict[str, _Answered] = {}
+    task = f"verifying {model.name}"
     for name, way in how.items():
         given, exact = shown.only(rows), reference.logits[rows]
         # Pictures of one size alone fill a batch.
@@ -213,12 +214,12 @@ def verify(
         classifier = opened(threads=way["threads"], optimisation=way["optimisation"])
         found[name] = answered = _Answered.by(classifier, given, exact, way["batch"])
         changed[rows] |= answered.logits.argmax(axis=1) != answers[rows]
-        progress.step("verifying", len(found), len(how), name)
+        progress.step(task, len(found), len(how))
         if len(found) == 1:
             probe, pixels = outputs_of(classifier, shown.probes, ("logits", "pixels"))
             # A NaN is the largest error of all.
             rows = few(FEW, -np.nan_to_num(answered.errors, nan=np.inf), margins)
-    progress.close("verifying")
+    progress.close(task)
     first = next(iter(found.values()))
     errors = {name: float(answered.errors.max()) for name, answered in found.items()}
     # Not `max`: it drops a NaN that does not come first.

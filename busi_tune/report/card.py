@@ -8,9 +8,9 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from busi_tune import results
-from busi_tune.data.split import excluded_file
+from busi_tune.data.split import read_left_out
 from busi_tune.errors import printable
-from busi_tune.evaluation.metrics import edges, missing_intervals, shown
+from busi_tune.evaluation.metrics import edges, missing_intervals, shown, worsened
 from busi_tune.results import (
     SPLIT,
     VERDICT,
@@ -27,9 +27,7 @@ WIDTH = 120
 def model_card(run: Path, certificate: VerificationFile) -> str:
     """The card of the export of a finished run, as Markdown."""
     template = _environment().get_template("card.md.jinja")
-    split, excluded = (
-        pd.read_csv(path, dtype=str, keep_default_na=False) for path in (run / SPLIT, excluded_file(run / SPLIT))
-    )
+    split = pd.read_csv(run / SPLIT, dtype=str, keep_default_na=False)
     figures = results.read(run / results.METRICS, MetricsFile)
     # The best run of a study has its verdict beside it.
     verdict = run.parent / VERDICT
@@ -42,9 +40,10 @@ def model_card(run: Path, certificate: VerificationFile) -> str:
         clean=figures.get("test_clean"),
         counts=split.groupby(["split", "class"]).size().unstack(fill_value=0),
         groups=split.groupby("split")["group"].nunique(),
-        left_out=excluded["reason"].value_counts(),
+        left_out=read_left_out(run / SPLIT)["reason"].value_counts(),
         verdict=results.read(verdict, VerdictFile) if run.name == "best" and verdict.exists() else None,
         certificate=certificate,
+        worse=worsened(certificate["calibration"]["test"]),
     )
 
 

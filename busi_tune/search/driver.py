@@ -135,6 +135,11 @@ class Driver:
         self.clean_up()
         search.progress.close("trials")
 
+    def has_work(self) -> bool:
+        """Whether a trial is left behind, or may begin."""
+        trials = self.search.trials.all()
+        return bool(running(trials)) or self._may_begin(trials)
+
     def clean_up(self) -> None:
         """Write the table of all trials of all drivers, and delete the checkpoints that need not be kept."""
         with self.search.alone():
@@ -228,7 +233,10 @@ class Driver:
         search, training = self.search, self.training.pop(job.name)
         records = training.records[: search.plan.trial_epochs]
         value, epoch = best_so_far(records, search.plan) if records else (None, None)
+        best = None if epoch is None else records[epoch - 1]
         facts: dict[str, Json] = {
+            "val_accuracy": best.val_accuracy if best else None,
+            "val_macro_f1": best.val_macro_f1 if best else None,
             "epochs_run": len(records),
             "best_epoch": epoch,
             "seconds": round(sum(record.seconds for record in records), 3),
@@ -244,8 +252,10 @@ class Driver:
             return
         self.shown = ended
         best = ranked(trials, plan)[:1]
-        text = "".join(f"best {plan.metric} {trial.value:.4f} (trial {trial.number})" for trial in best)
-        self.search.progress.step("trials", ended, max(self.budget.trials, ended), text)
+        total = max(self.budget.trials, ended)
+        values = [f"best {plan.metric} {trial.value:.4g} (trial {trial.number})" for trial in best]
+        text = f"{ended} of {total} trials done, {values[0]}" if values else ""
+        self.search.progress.step("trials", ended, total, text)
 
     def _tidy(self, trials: Sequence[FrozenTrial]) -> None:
         """Write the table where it has grown, and delete checkpoints that are no longer kept."""
@@ -281,15 +291,16 @@ class Driver:
         lock = locks.take(folder / locks.RUN, wait=False)
         if lock is not None:
             run_folder.forget(folder)
-            lock.release()
+            locks.drop(lock)
         claims.release(number)
         return lock is not None
 
 
 def show_epoch(search: Search, event: Trained) -> None:
     """Show a job's newest epoch."""
-    last = event.records[-1]
-    detail = f"{search.plan.metric} {getattr(last, search.plan.metric):.4f}"
+    last, metric = event.records[-1], search.plan.metric
+    f1 = f"  {metric} {last.val_macro_f1:.3f}" if metric == "val_macro_f1" else ""
+    detail = f"{event.job.name}: {last.summary(event.job.until)}{f1}"
     search.progress.step(event.job.name, last.epoch, event.job.until, detail)
 
 

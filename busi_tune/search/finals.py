@@ -20,6 +20,9 @@ from busi_tune.training.run_copies import copy_run, publish
 from busi_tune.workers import job_list
 from busi_tune.workers.jobs import Job
 
+# The tables of --confirm and --audit-pruned.
+FINALISTS, PRUNED = "finalists.csv", "audit_pruned.csv"
+
 
 def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
     """Make a finished baseline run the study's trial 0 as it stands, where that has not begun.
@@ -65,7 +68,7 @@ def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) 
 def job_of(search: Search, trial: FrozenTrial, until: int) -> Job:
     """Training a trial on to epoch `until`."""
     config = search.config_of(trial.params)
-    return Job(f"trial {trial.number} to epoch {until}", search.trial_folder(trial.number), config, until)
+    return Job(f"trial {trial.number} in full", search.trial_folder(trial.number), config, until)
 
 
 def check_trials(search: Search) -> None:
@@ -175,6 +178,23 @@ def audit_pruning(search: Search, count: int) -> list[AuditedTrial]:
             found.append(entry)
             run_folder.forget(folder)
     return found
+
+
+def write_outcome(folder: Path, finalists: Sequence[Finalist], audited: Sequence[AuditedTrial], seed: int) -> None:
+    """Write finalists.csv, a column for each seed from `seed` on, and audit_pruned.csv, where there are any."""
+    if finalists:
+        rows: list[dict[str, object]] = [
+            {
+                "trial": entry["trial"],
+                "mean": entry["mean"],
+                "standard_deviation": entry["standard_deviation"],
+                **{f"seed_{seed + number}": value for number, value in enumerate(entry["values"])},
+            }
+            for entry in finalists
+        ]
+        files.write_csv(folder / FINALISTS, rows)
+    if audited:
+        files.write_csv(folder / PRUNED, audited)
 
 
 def train_best(search: Search, wanted: Sequence[int]) -> BestTrial:

@@ -19,7 +19,7 @@ from busi_tune.search.storage import Database, shown
 from busi_tune.training.run_folder import identified, weights_sha256
 
 # What is kept of a trial that has ended, as its user attributes and as columns of trials.csv.
-FACTS = ("epochs_run", "best_epoch", "seconds", "stop_reason")
+FACTS = ("val_accuracy", "val_macro_f1", "epochs_run", "best_epoch", "seconds", "stop_reason")
 METRICS = {
     "val_loss": StudyDirection.MINIMIZE,
     "val_accuracy": StudyDirection.MAXIMIZE,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import files, locks, results
@@ -21,8 +22,9 @@ from busi_tune.search.space import Space, default_space, read_space
 from busi_tune.search.storage import Database, server_url
 from busi_tune.search.trials import Trials, epochs_run, finished, is_trained, ranked, running
 from busi_tune.search_options import SearchOptions
-from busi_tune.training import run_folder
+from busi_tune.training import run_folder, runs
 from busi_tune.training.idle_options import never_acted
+from busi_tune.training.model import checkpoint_bytes
 from busi_tune.workers import crew
 from busi_tune.workers.claims import Claims
 
@@ -48,7 +50,8 @@ def search(
         with _study_lock(folder, database, stack):
             if overwrite or not begun(folder):
                 _clear(folder, progress)
-            dataset = open_dataset(root, resolved, progress, saved=saved_split(folder), split_file=split_file)
+            saved, place = saved_split(folder), folder / results.SPLIT
+            dataset = open_dataset(root, resolved, progress, saved=saved, split_file=split_file, written_to=place)
             plan = Plan(
                 config=resolved,
                 space=dimensions,
@@ -69,6 +72,9 @@ def search(
         budget = Budget(trials=options.trials, seconds=options.timeout, epochs=options.epochs_total)
         _tell_added(trials.all(), progress)
         driver = Driver(session, budget, max(options.keep_trials, options.confirm))
+        if driver.has_work():
+            runs.introduce(resolved, dataset, folder, progress)
+            _tell_disk(session, driver.keep, options)
         driver.run()
         return _finish(driver, options)
 
@@ -125,6 +131,20 @@ def _tell_added(trials: Sequence[FrozenTrial], progress: Progress) -> None:
         )
 
 
+def _tell_disk(search: Search, keep: int, options: SearchOptions) -> None:
+    """Say what the checkpoints of a study take: of the best trials, the baseline, and what is trained at a time."""
+    varied = search.plan.space.get("arch")
+    names = varied.choices if isinstance(varied, CategoricalDistribution) else (search.plan.config.arch,)
+    configs = [search.plan.config.replace(arch=name) for name in names]
+    each = max(checkpoint_bytes(config, len(search.dataset.classes)) for config in configs)
+    # Finalists and audited trials are trained together, and let go of in the end.
+    count = keep + 1 + max(options.workers, options.confirm * (options.confirm_seeds - 1), options.audit_pruned)
+    search.progress.notice(
+        f"The study takes up to {count * each / 1e6:,.0f} MB of disk: checkpoints of {count} trainings, "
+        f"{each / 1e6:,.0f} MB each. All others keep their figures alone."
+    )
+
+
 def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
     """The work after the trials, done by the last driver to end; the others say that one is still at work.
 
@@ -162,6 +182,7 @@ def _finals(session: Search, options: SearchOptions) -> SearchFinals:
     wanted = [entry["trial"] for entry in finalists] or [
         trial.number for trial in ranked(session.trials.all(), session.plan)
     ]
+    finals.write_outcome(session.folder, finalists, audited or [], session.plan.config.seed)
     best = finals.train_best(session, wanted)
     trials, plan = finished(session.trials.all()), session.plan
     trained = [trial for trial in trials if is_trained(trial) and epochs_run(trial)]

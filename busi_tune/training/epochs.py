@@ -33,11 +33,12 @@ class Epoch:
             images_per_second=record["images_per_second"],
         )
 
-    def summary(self) -> str:
-        """The record in a few words, for a line or a bar."""
+    def summary(self, until: int, best: float | None = None) -> str:
+        """The record as a line of a terminal of 80 columns; `best` is the best validation accuracy so far."""
+        accuracy = f"{self.val_accuracy:.3f}" + ("" if best is None else f" (best {best:.3f})")
         return (
-            f"loss {self.train_loss:.4f}, validation loss {self.val_loss:.4f}, accuracy {self.val_accuracy:.3f}, "
-            f"learning rate {self.learning_rate:g}, {self.images_per_second:.0f} images/s"
+            f"epoch {self.epoch}/{until}  loss {self.train_loss:.4g}  val_loss {self.val_loss:.4g}  "
+            f"val_acc {accuracy}  {self.seconds:.1f} s"
         )
 
 

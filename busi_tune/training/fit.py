@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 
 import numpy as np
 import torch
@@ -12,14 +13,22 @@ from torch.nn.functional import cross_entropy
 
 from busi_tune.errors import TrainingDiverged
 from busi_tune.evaluation.metrics import accuracy, confusion_matrix, macro_f1
-from busi_tune.training.batches import DeviceImages, class_weights, mixed_seed, training_batches
+from busi_tune.training.batches import DeviceImages, batch_sizes, class_weights, mixed_seed, training_batches
 from busi_tune.training.epochs import Epoch
 from busi_tune.training.state import TrainingState
 
 EVALUATION_BATCH = 64
+# Hears after each batch how many epochs are done, and the share of the next one that is.
+Within = Callable[[int, float], None]
 
 
-def fit(state: TrainingState, train: DeviceImages, validation: DeviceImages, until: int) -> Iterator[Epoch]:
+def unheard(done: int, share: float) -> None:
+    """Ignore a batch."""
+
+
+def fit(
+    state: TrainingState, train: DeviceImages, validation: DeviceImages, until: int, within: Within = unheard
+) -> Iterator[Epoch]:
     """Train `state` to epoch `until`, or to where it stops by itself; yield each epoch's record.
 
     After each yield `state` is that epoch's, ready to be saved. Calling `fit` again goes on from there.
@@ -29,13 +38,20 @@ def fit(state: TrainingState, train: DeviceImages, validation: DeviceImages, unt
     """
     config = state.config
     weights = class_weights(train.host_labels, state.classes, config.device, balanced=config.class_weights)
+    batches = len(batch_sizes(len(train.host_labels), config.batch_size))
+    batches += math.ceil(len(validation.host_labels) / EVALUATION_BATCH)
     while state.epoch < until and not state.stop_reason:
         number = state.epoch + 1
         learning_rate = state.learning_rate
+        numbers = count(1)
+
+        def batch_done(done: int = state.epoch, numbers: Iterator[int] = numbers) -> None:
+            within(done, next(numbers) / batches)
+
         started = time.perf_counter()
-        train_loss = train_epoch(state, train, weights, number)
+        train_loss = train_epoch(state, train, weights, number, batch_done)
         trained = time.perf_counter()
-        logits = logits_of(state.model, validation, config.precision)
+        logits = logits_of(state.model, validation, config.precision, batch_done)
         val_loss = weighted_loss(logits, validation.labels, weights)
         predicted = logits.argmax(dim=1).double()
         # The only moment of an epoch at which the host waits for the device.
@@ -59,7 +75,9 @@ def fit(state: TrainingState, train: DeviceImages, validation: DeviceImages, unt
         yield record
 
 
-def train_epoch(state: TrainingState, data: DeviceImages, weights: Tensor, epoch: int) -> Tensor:
+def train_epoch(
+    state: TrainingState, data: DeviceImages, weights: Tensor, epoch: int, batch_done: Callable[[], None] | None = None
+) -> Tensor:
     """One pass of training; the weighted mean loss over all its images, still on the device (float64, scalar)."""
     config = state.config
     seed = mixed_seed(config.seed, epoch)
@@ -74,6 +92,8 @@ def train_epoch(state: TrainingState, data: DeviceImages, weights: Tensor, epoch
         loss = train_step(state, images, labels, weights)
         share = weights[labels].sum()
         total += torch.stack([loss * share, share])
+        if batch_done is not None:
+            batch_done()
     return total[0] / total[1]
 
 
@@ -89,7 +109,9 @@ def train_step(state: TrainingState, images: Tensor, labels: Tensor, weights: Te
 
 
 @torch.inference_mode()
-def logits_of(model: nn.Module, data: DeviceImages, precision: str) -> Tensor:
+def logits_of(
+    model: nn.Module, data: DeviceImages, precision: str, batch_done: Callable[[], None] | None = None
+) -> Tensor:
     """The logits of all images in order: (n, classes) float32 on the device, the model in evaluation mode."""
     model.eval()
     parts = []
@@ -97,6 +119,8 @@ def logits_of(model: nn.Module, data: DeviceImages, precision: str) -> Tensor:
         images = data.batch(rows)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             parts.append(model(images).float())
+        if batch_done is not None:
+            batch_done()
     return torch.cat(parts)
 
 

@@ -44,6 +44,13 @@ def _parameters(arch: str) -> int:
     return int(models.get_model_weights(arch).DEFAULT.meta["num_params"]) if arch in ARCHITECTURES else 0
 
 
+def checkpoint_bytes(config: Config, classes: int) -> int:
+    """How much a run's checkpoints take: the best weights, and the last ones with the optimiser's two moments."""
+    with torch.device("cpu" if config.arch.startswith("regnet") else "meta"):
+        model = untrained(config, classes)
+    return 4 * sum(value.numel() * value.element_size() for value in model.parameters())
+
+
 def untrained(config: Config, classes: int) -> nn.Module:
     """The architecture with its random start, drawn from `config.seed`, on the CPU.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from busi_tune import files, results
+from busi_tune import __version__, files, results
 from busi_tune.config import Config, differences
 from busi_tune.data.digests import digest
 from busi_tune.data.split import Split, excluded_file, read_split
@@ -39,7 +39,7 @@ FIRST_FILES = frozenset({SPLIT, excluded_file(Path(SPLIT)).name, SOURCE})
 class Identity:
     """What a run is of: a file of weights counts by its SHA-256 ("" for others), not by its path.
 
-    The `environment` decides last bits, not what the run means.
+    The `environment` decides last bits, not what the run means, and the version of busi-tune nothing.
     """
 
     config: Config
@@ -52,6 +52,7 @@ class Identity:
         """Write config.json."""
         document: RunIdentityFile = {
             "schema": results.SCHEMAS[RunIdentityFile],
+            "version": __version__,
             "config": self.config.to_dict(),
             "classes": list(self.classes),
             "split": self.split,
@@ -174,7 +175,7 @@ def plan_epochs(folder: Path, known: Identity, epochs: int) -> None:
     """
     state = read_state(folder)
     if known.config.epochs < epochs:
-        if state and state["checkpoints"]:
+        if state and "last" in state["checkpoints"]:
             checkpoint(folder, "last")
         # First of all, so that a kill leaves no figures of fewer epochs.
         with files.explained(folder / METRICS, "deleted"):
@@ -201,6 +202,12 @@ def remembered_data(folder: Path) -> Path:
     if not root.is_dir():
         raise RunError(f"The images of {folder} are no longer in {root}; name their folder with --data.")
     return root
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the run in `folder` has been trained to its end and still has its best checkpoint."""
+    state = read_state(folder)
+    return state is not None and bool(state["stop_reason"] and state["checkpoints"])
 
 
 def is_finished(folder: Path, epochs: int) -> bool:
@@ -241,7 +248,8 @@ def _contradiction(state: StateFile) -> str:
         return f"its history has the epochs {epochs[:3]}" if epochs else "its history is empty"
     if not 1 <= state["watcher"]["best_epoch"] <= len(epochs):
         return f"its best epoch is {state['watcher']['best_epoch']} of {len(epochs)}"
-    if kept and set(kept) != {"last", "best"}:
+    needed = {"best"} if state["stop_reason"] == EARLY else {"last", "best"}
+    if kept and not needed <= set(kept) <= {"last", "best"}:
         return f"it names the checkpoints {', '.join(kept)}"
     odd = [entry["file"] for entry in kept.values() if Path(entry["file"]).name != entry["file"]]
     if odd:
@@ -266,13 +274,17 @@ def stop_reason(folder: Path) -> str:
 def commit(folder: Path, values: TrainingValues, *, last: bytes, best: bytes | None) -> None:
     """Save an epoch: checkpoints first, then the state that names them, which is the moment it counts.
 
-    `last` and `best` are safetensors files; `best` is None where the epoch is not the best so far.
+    `last` and `best` are safetensors files; `best` is None where the epoch is not the best so far. Training that has
+    stopped early never goes on, so its last checkpoint, three times as large as the best one, is not kept.
     """
     checkpoints = files.make_folder(folder / "checkpoints")
     epoch = len(values["history"])
     before = read_state(folder)
     named = dict(before["checkpoints"]) if before else {}
-    for kind, data in (("last", last), ("best", best)):
+    ended = values["stop_reason"] == EARLY
+    if ended:
+        named.pop("last", None)
+    for kind, data in (("last", None if ended else last), ("best", best)):
         if data is not None:
             name = f"{kind}-{epoch:04d}.safetensors"
             files.write_bytes(checkpoints / name, data)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import nn
 
-from busi_tune import files, results
+from busi_tune import __version__, files, results
 from busi_tune.config import Config
+from busi_tune.data.class_folders import SPLITS
 from busi_tune.data.dataset import Dataset, Part, effective_prior, open_dataset
 from busi_tune.data.split import Split
 from busi_tune.errors import DataError
@@ -24,8 +25,8 @@ from busi_tune.training import run_folder
 from busi_tune.training.batches import to_device
 from busi_tune.training.epochs import Epoch
 from busi_tune.training.exportable import best_model, checkpoint_explained
-from busi_tune.training.fit import fit, float32_logits
-from busi_tune.training.hardware import environment, keep_memory, memory_explained, on_this_machine, resolve
+from busi_tune.training.fit import Within, fit, float32_logits, unheard
+from busi_tune.training.hardware import environment, keep_memory, memory_explained, on_this_machine, resolve, threads
 from busi_tune.training.run_folder import Identity
 from busi_tune.training.state import TrainingState
 
@@ -53,7 +54,8 @@ def open_run(folder: Path, config: Config, root: Path, progress: Progress, split
     """
     resolved = config.replace(**resolve(config.device, config.precision))
     saved = run_folder.saved_split(folder, resolved)
-    dataset = open_dataset(root, resolved, progress, saved=saved, split_file=split_file)
+    place = folder / results.SPLIT
+    dataset = open_dataset(root, resolved, progress, saved=saved, split_file=split_file, written_to=place)
     return begin(folder, resolved, dataset, progress)
 
 
@@ -92,6 +94,18 @@ def begin(
     return run
 
 
+def introduce(config: Config, dataset: Dataset, folder: Path, progress: Progress, what: str = "Images") -> None:
+    """Say what is about to be trained, on what, and where the results will lie."""
+    start = {"none": "random weights", "imagenet": "ImageNet weights"}.get(config.weights, f"weights {config.weights}")
+    size, count = config.image_size, threads()
+    progress.notice(
+        f"busi-tune {__version__} trains {config.arch} ({start}, {size} x {size} pixels) on {config.device} in "
+        f"{config.precision}" + (f", {count} thread{'s' * (count > 1)}." if config.device == "cpu" else ".")
+    )
+    parts = ", ".join(f"{part} {len(dataset.split.rows(part))}" for part in SPLITS)
+    progress.notice(f"{what}: {parts}. Results go to {folder}.")
+
+
 def identify(run: Run, here: Mapping[str, Json]) -> None:
     """Write what a new run is of: its split, and config.json last, whose presence makes the folder a run."""
     if (run.folder / IDENTITY).exists():
@@ -120,7 +134,7 @@ class Saved:
 def saved_state(folder: Path) -> Checkpoint | None:
     """The values and the checkpoint of the last committed epoch, or None where none is kept."""
     state = run_folder.read_state(folder)
-    return (state, run_folder.checkpoint(folder, "last")) if state and state["checkpoints"] else None
+    return (state, run_folder.checkpoint(folder, "last")) if state and "last" in state["checkpoints"] else None
 
 
 def state_from(config: Config, classes: int, saved: Checkpoint | None) -> TrainingState:
@@ -132,7 +146,9 @@ def state_from(config: Config, classes: int, saved: Checkpoint | None) -> Traini
         return TrainingState.restore(config, classes, load(tensors), values)
 
 
-def epochs(state: TrainingState, train_part: Part, validation: Part, until: int) -> Iterator[Saved]:
+def epochs(
+    state: TrainingState, train_part: Part, validation: Part, until: int, within: Within = unheard
+) -> Iterator[Saved]:
     """Train `state` to epoch `until` or its own end, writing nothing; yield all that each epoch leaves.
 
     Raises:
@@ -145,13 +161,15 @@ def epochs(state: TrainingState, train_part: Part, validation: Part, until: int)
         to_device(part, config.device, mean=config.mean, std=config.std) for part in (train_part, validation)
     )
     needs = f"{config.arch} with batches of {config.batch_size} images of {config.image_size} pixels"
-    for record in memory_explained(fit(state, train_images, validation_images, until), config.device, needs):
+    for record in memory_explained(fit(state, train_images, validation_images, until, within), config.device, needs):
         best = save(state.weights()) if state.watcher.best_epoch == record.epoch else None
         yield Saved(record, state.values(), save(state.tensors()), best)
 
 
-def train(run: Run, until: int, progress: Progress) -> Generator[Epoch, None, None]:
+def train(run: Run, until: int, progress: Progress, task: str = "training") -> Generator[Epoch, None, None]:
     """Train to epoch `until` or the run's own end; yield each new epoch's record, while it is being saved.
+
+    Batches are reported as parts of the steps of `task`.
 
     An epoch is saved while the next one is trained, and all are once this has ended or was closed.
 
@@ -159,15 +177,18 @@ def train(run: Run, until: int, progress: Progress) -> Generator[Epoch, None, No
         TrainingDiverged: the loss is no longer finite.
         FileError: an epoch cannot be saved.
     """
-    known = run_folder.read_state(run.folder)
-    if known and known["stop_reason"] and known["checkpoints"]:
+    if run_folder.has_ended(run.folder):
         # Its last checkpoint, which is large, and may be gone, is not needed.
         return
     state = state_from(run.config, len(run.dataset.classes), saved_state(run.folder))
     # Weights that cannot be had must not leave a run behind, so this comes after them.
     identify(run, environment())
     parts = run.part("train", progress), run.part("validation", progress)
-    yield from save_behind(run.folder, epochs(state, *parts, until))
+
+    def within(done: int, share: float) -> None:
+        progress.within(task, done, until, share)
+
+    yield from save_behind(run.folder, epochs(state, *parts, until, within))
 
 
 class _Saver:

@@ -26,7 +26,7 @@ class Claims:
 
     def release(self, number: int) -> None:
         """Let others have a trial."""
-        self.held.pop(number).release()
+        locks.drop(self.held.pop(number))
 
     def release_all(self) -> None:
         """Let others have all trials."""

@@ -115,7 +115,7 @@ def _epochs(job: Job, dataset: Dataset, progress: Progress) -> Generator[Trained
     records = run_folder.history(job.folder)
     if not (yield Trained(job, records, new=False)):
         return
-    with contextlib.closing(runs.train(run, job.until, progress)) as epochs:
+    with contextlib.closing(runs.train(run, job.until, progress, job.name)) as epochs:
         for record in epochs:
             # A run whose checkpoints were given up is trained again from its first epoch.
             records = [*records[: record.epoch - 1], record]

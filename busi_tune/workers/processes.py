@@ -4,9 +4,12 @@ import contextlib
 import multiprocessing
 import selectors
 import signal
+import time
+from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import NamedTuple
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
@@ -16,6 +19,18 @@ from busi_tune.locks import GUARD
 from busi_tune.progress import Progress
 from busi_tune.training import hardware
 from busi_tune.workers.jobs import Died, Ended, Event, Job, Trained, Work, work
+
+# Seconds between two reports of batches by one worker.
+REPORT = 0.3
+
+
+class _Within(NamedTuple):
+    """A worker's report of batches, as `Progress.within` takes it."""
+
+    task: str
+    done: int
+    total: int
+    share: float
 
 
 @dataclass
@@ -40,8 +55,9 @@ class Processes:
         self.workers = [self._begin(number) for number in range(count)]
         for worker in self.workers:
             _await(worker)
-        # The pipes of the busy processes.
+        # The pipes of the busy processes, and what has come out of them.
         self.selector = selectors.DefaultSelector()
+        self.events: deque[Event] = deque()
 
     # The server that forks may be killed, too; the next try starts another.
     @retry(
@@ -75,24 +91,34 @@ class Processes:
         _send(worker.pipe, job)
 
     def has_event(self) -> bool:
-        """Whether a busy process has sent something."""
-        return bool(self.selector.select(0))
+        """Whether a busy process has an event to tell."""
+        self._hear(0)
+        return bool(self.events)
 
     def next(self) -> Event:
-        """Wait for the first of the busy processes that has something to say."""
-        while True:
-            worker: _Process = self.selector.select()[0][0].data
+        """Wait for the first of the busy processes that has an event to tell."""
+        while not self.events:
+            self._hear(None)
+        return self.events.popleft()
+
+    def _hear(self, timeout: float | None) -> None:
+        """Take in what busy processes have sent, at most one thing of each: progress is passed on, events are kept."""
+        for key, _ in self.selector.select(timeout):
+            worker: _Process = key.data
             try:
-                said: Trained | Ended | str = worker.pipe.recv()
+                said: Trained | Ended | _Within | str = worker.pipe.recv()
             except (EOFError, OSError):
                 worker.process.join()
-                return _died(self._free(worker), worker.process.exitcode or 0)
+                self.events.append(_died(self._free(worker), worker.process.exitcode or 0))
+                continue
             if isinstance(said, str):
                 self.progress.notice(said)
-                continue
-            if isinstance(said, Ended):
-                self._free(worker)
-            return said
+            elif isinstance(said, _Within):
+                self.progress.within(*said)
+            else:
+                if isinstance(said, Ended):
+                    self._free(worker)
+                self.events.append(said)
 
     def _free(self, worker: _Process) -> Job:
         self.selector.unregister(worker.pipe)
@@ -140,16 +166,22 @@ def _send(pipe: Connection, value: object) -> None:
 
 
 class _Told:
-    """A worker's progress: notices go to the driver, bars are the driver's own."""
+    """A worker's progress: notices and batches go to the driver, which reports whole epochs itself."""
 
     def __init__(self, pipe: Connection) -> None:
-        self.pipe = pipe
+        self.pipe, self.reported = pipe, 0.0
 
     def notice(self, text: str) -> None:
         _send(self.pipe, text)
 
     def step(self, task: str, done: int, total: int, detail: str = "") -> None:
         pass
+
+    def within(self, task: str, done: int, total: int, share: float) -> None:
+        now = time.monotonic()
+        if now - self.reported >= REPORT:
+            self.reported = now
+            _send(self.pipe, _Within(task, done, total, share))
 
     def close(self, task: str) -> None:
         pass

@@ -194,7 +194,8 @@ class RayActors:
     def answer(self, job: Job, go_on: bool) -> None:
         """Let the actor train the next epoch, or end the job."""
         actor = next(actor for actor in self.actors if actor.job == job)
-        actor.said = actor.handle.epoch.remote() if go_on else ray.put(None)
+        more = go_on and not run_folder.has_ended(job.folder)
+        actor.said = actor.handle.epoch.remote() if more else ray.put(None)
 
     def close(self) -> None:
         """End all actors; what they have said is saved."""

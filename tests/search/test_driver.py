@@ -265,7 +265,7 @@ def test_a_best_trial_that_cannot_be_trained_to_its_end_gives_way_to_the_next(
     assert [row["state"] for row in result["trials"]] == ["COMPLETE"] * 3
     first, *others = (float(str(row["value"])) for row in result["trials"])
     assert first >= max(others)
-    assert any(text.startswith("Trial 0 to epoch 30 failed: The training loss of epoch") for text in seen.notices)
+    assert any(text.startswith("Trial 0 in full failed: The training loss of epoch") for text in seen.notices)
     assert result["best"]["trial"] in (1, 2)
     assert result["verdict"] is None
     assert (tmp_path / "study/best/metrics.json").exists()

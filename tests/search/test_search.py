@@ -54,6 +54,12 @@ def test_a_trial_that_was_added_is_never_the_best(finished: Path, phantoms: Path
     assert [entry["trial"] for entry in result["finalists"]] != [4]
     assert {entry["trial"] for entry in result["audit"] or []}.isdisjoint({4, 5})
     assert {row["number"] for row in rows(folder / "trials.csv")} == set("0123456")
+    [finalist] = rows(folder / "finalists.csv")
+    assert (finalist["trial"], finalist["seed_0"]) == (str(result["finalists"][0]["trial"]), finalist["mean"])
+    if result["audit"]:
+        assert [row["regret"] for row in rows(folder / "audit_pruned.csv")] == [
+            str(entry["regret"]) for entry in result["audit"]
+        ]
     assert not (folder / "trials/0004").exists()
 
 
@@ -63,6 +69,9 @@ def test_the_baseline_is_the_first_trial_and_its_value_counts_its_first_epochs(f
     assert len(history) == 5
     assert float(first["value"]) == min(float(row["val_loss"]) for row in history[:2])
     assert first["epochs_run"] == "2"
+    best = history[int(first["best_epoch"]) - 1]
+    assert (first["val_accuracy"], first["val_macro_f1"]) == (best["val_accuracy"], best["val_macro_f1"])
+    assert [path.name for path in finished.rglob("*.lock")] == []
     assert (finished / "tuned/trials/0000/history.csv").read_text() == (finished / "baseline/history.csv").read_text()
 
 
@@ -87,7 +96,7 @@ def test_a_finished_baseline_is_not_trained_again_and_the_best_goes_on(
     assert any("none of its epochs is trained again" in text for text in seen.notices)
     best = json.loads((finished / "tuned/best/metrics.json").read_text())
     number = min(rows(tmp_path / "tuned/trials.csv"), key=lambda row: float(row["value"]))["number"]
-    trained = seen.epochs(f"trial {number} to epoch 5")
+    trained = seen.epochs(f"trial {number} in full")
     assert trained == (list(range(3, 6)) if number != "0" else [])
     assert best["epochs_run"] == 5
 

@@ -44,6 +44,7 @@ def task(job: Job, _: Dataset, progress: Progress) -> Events:
         with state.open("a") as file:
             file.write("x")
         records = [*records, epoch(number)]
+        progress.within(job.name, number - 1, 5, 0.5)
         progress.notice(f"{job.name} has epoch {number}")
         if not (yield Trained(job, records)):
             yield Ended(job, "stopped")
@@ -52,10 +53,15 @@ def task(job: Job, _: Dataset, progress: Progress) -> Events:
 
 
 class Heard(Silent):
-    """Remembers the notices."""
+    """Remembers the notices, and the jobs of which a part of an epoch was reported."""
 
     def __init__(self) -> None:
         self.notices: list[str] = []
+        self.parts: set[str] = set()
+
+    def within(self, task: str, done: int, total: int, share: float) -> None:
+        assert 0 <= done + share <= total
+        self.parts.add(task)
 
     def notice(self, text: str) -> None:
         self.notices.append(text)
@@ -96,6 +102,7 @@ def test_more_jobs_than_processes(crew: Processes, heard: Heard, tmp_path: Path)
     assert outcome(crew, heard, tmp_path, *names) == dict.fromkeys(names, "all epochs done")
     assert crew.idle == 2
     assert "job 4 has epoch 5" in heard.notices
+    assert heard.parts == set(names)
 
 
 def test_a_stopped_job_trains_no_further_epoch(crew: Processes, heard: Heard, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 
-from busi_tune import files, pipeline
+from busi_tune import __version__, files, pipeline
 from busi_tune.config import Config
 from busi_tune.errors import BusiTuneError, FileError, RunError
 from busi_tune.export.source import Source
@@ -258,14 +258,24 @@ def test_a_run_of_an_earlier_version_stays_readable(run: Path, studies: Path, ph
 def test_more_epochs_go_on_from_the_last_checkpoint_bit_for_bit(run: Path, phantoms: Path, tmp_path: Path) -> None:
     said = Recorder()
     pipeline.baseline(phantoms, run, SMALL.replace(epochs=4), said)
-    assert said.notices == [f"{run} goes on after epoch 2."]
-    assert said.epochs("epochs") == [3, 4]
+    assert said.notices[-1] == f"{run} goes on after epoch 2."
+    assert said.epochs("training") == [3, 4]
     pipeline.baseline(phantoms, tmp_path / "whole", SMALL.replace(epochs=4), Recorder())
     assert tree(run) == tree(tmp_path / "whole")
     for epochs in (2, 3):
         fewer = SMALL.replace(epochs=epochs)
         text = refused(partial(pipeline.baseline, phantoms, run, fewer, Recorder()), RunError)
         assert f"(epochs: 4 -> {epochs})" in text
+
+
+def test_the_version_that_wrote_a_run_is_no_part_of_it(run: Path, phantoms: Path) -> None:
+    changed(run / "config.json", lambda d: d.update(version="0.0.1"))
+    said = Recorder()
+    assert pipeline.baseline(phantoms, run, SMALL, said)["epochs_run"] == 2
+    assert said.notices == []
+    pipeline.baseline(phantoms, run, SMALL.replace(epochs=3), said)
+    assert said.epochs("training") == [3]
+    assert files.read_json(run / "config.json")["version"] == __version__
 
 
 def test_more_epochs_need_the_last_checkpoint(run: Path, studies: Path, phantoms: Path) -> None:
@@ -282,9 +292,11 @@ def test_more_epochs_after_early_stopping_change_nothing(phantoms: Path, tmp_pat
     config = SMALL.replace(epochs=30, early_stopping_patience=1, learning_rate=0.05, scheduler_patience=0)
     first = pipeline.baseline(phantoms, tmp_path / "run", config, Recorder())
     assert first["stop_reason"] == "early stopping"
+    # It never goes on, so the larger checkpoint is not kept.
+    assert {path.name.partition("-")[0] for path in (tmp_path / "run/checkpoints").iterdir()} == {"best"}
     said = Recorder()
     more = pipeline.baseline(phantoms, tmp_path / "run", config.replace(epochs=40), said)
-    assert said.epochs("epochs") == []
+    assert said.epochs("training") == []
     assert more == first
     assert run_folder.read_identity(tmp_path / "run").config.epochs == 40
 
@@ -306,7 +318,7 @@ def test_a_best_trial_whose_checkpoints_were_given_up_is_trained_again(study: Pa
     shutil.rmtree(study / "best")
     said = Recorder()
     again = pipeline.search(phantoms, study, SMALL, OPTIONS, said)
-    assert said.epochs(f"trial {number} to epoch 2") == [1, 2]
+    assert said.epochs(f"trial {number} in full") == [1, 2]
     assert again["best"] == first["best"]
     assert any((study / "best/checkpoints").glob("best-*"))
 

@@ -261,7 +261,7 @@ def test_an_unfinished_run_goes_on_with_the_same_weights_only(phantoms: Path, tm
     class Killed(Recorder):
         def step(self, task: str, done: int, total: int, detail: str = "") -> None:
             super().step(task, done, total, detail)
-            if task == "epochs":
+            if task == "training":
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -408,7 +408,7 @@ def test_a_split_of_other_images_is_not_audited(
     )
     (tmp_path / "s.excluded.csv").unlink()
     assert exit_code([*arguments, str(phantoms)]) == 1
-    told = f"({tmp_path / 's.excluded.csv'}, which lists the images left out, is missing); name its own."
+    told = f"({tmp_path / 's.excluded.csv'}, which would list images left out, is missing); name its own."
     assert capsys.readouterr().err.splitlines()[-1].endswith(told)
 
 

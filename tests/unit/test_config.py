@@ -67,7 +67,7 @@ def test_the_defaults_of_a_study_and_of_an_export() -> None:
         "metric": "val_loss",
         "space": None,
         "pruner": "stalled",
-        "keep_trials": 5,
+        "keep_trials": 1,
         "confirm": 0,
         "confirm_seeds": 3,
         "audit_pruned": 0,

@@ -116,7 +116,7 @@ def test_of_two_writers_the_last_whole_one_wins(tmp_path: Path) -> None:
         assert path.read_bytes() == b"second"
         file.write(b"st")
     assert path.read_bytes() == b"first"
-    assert names(tmp_path) == [".lock", "answers.json"]
+    assert names(tmp_path) == ["answers.json"]
 
 
 def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
@@ -309,6 +309,27 @@ def test_a_killed_writer_gives_the_folder_back(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     with locks.only_writer(tmp_path):
         pass
+
+
+def test_writers_that_wait_for_each_other_are_never_two(tmp_path: Path) -> None:
+    """Each deletes the lock file that the others wait with; what they count in turn is never counted at once."""
+    counter, folder = tmp_path / "counter", tmp_path / "run"
+    counter.write_text("0")
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if child == 0:
+            try:
+                for _ in range(50):
+                    with locks.only_writer(folder, wait=True):
+                        counter.write_text(str(int(counter.read_text()) + 1))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert counter.read_text() == "200"
+    assert names(tmp_path) == ["counter", "run"]
 
 
 def test_the_lock_goes_with_an_error_too(tmp_path: Path) -> None:

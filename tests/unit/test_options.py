@@ -82,6 +82,7 @@ SAMPLES = {
     "name": '"wide"',
     "seeds": "5",
     "demo": "true",
+    "all": "true",
     "json": "true",
     "overwrite": "true",
     "strict": "true",
@@ -284,7 +285,7 @@ Data:
               of training]
 
 Output:
-  --out DIR                 Folder of the export, as in exports/NAME.  [required]
+  --out DIR                 Folder of the export.  [default: exports/NAME of the run or study]
   --int8 / --no-int8        Also write model.int8.onnx, if it passes its accuracy check on the
                             validation split.  [default: off]
   --float16 / --no-float16  Also write model.float16.onnx, if it passes its accuracy check on the

@@ -353,6 +353,15 @@ def test_a_split_written_and_read_is_the_same(tmp_path: Path) -> None:
     assert not again.has_twin_in_training("test").any()
 
 
+def test_where_nothing_is_left_out_no_list_is_written(tmp_path: Path) -> None:
+    some = split_of(*like_busi(5))
+    some.write(tmp_path / "my.csv")
+    whole = Split(some.used, some.left_out[:0])
+    whole.write(tmp_path / "my.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["my.csv"]
+    assert read_split(tmp_path / "my.csv").fingerprint() == whole.fingerprint() != some.fingerprint()
+
+
 def test_columns_beside_ours_are_not_looked_at(tmp_path: Path) -> None:
     split = split_of(*like_busi(5))
     split.write(tmp_path / "my.csv")
@@ -375,7 +384,7 @@ def test_a_lost_list_of_left_out_images_is_named(tmp_path: Path, phantoms: Path)
         open_dataset(phantoms, Config(strategy="file"), Silent(), split_file=tmp_path / "my.csv")
     assert str(error.value) == (
         f"{phantoms} is not what the split was made of: {', '.join(names)} ({tmp_path / 'my.excluded.csv'}, which "
-        f"lists the images left out, is missing); restore the files, or make a new split than {tmp_path / 'my.csv'}."
+        f"would list images left out, is missing); restore the files, or make a new split than {tmp_path / 'my.csv'}."
     )
 
 
