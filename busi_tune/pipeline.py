@@ -31,10 +31,13 @@ from busi_tune.data.twins import THUMBNAIL
 from busi_tune.errors import ConfigError, FileError, RunError
 from busi_tune.evaluation.seeds import compare_seeds
 from busi_tune.export_options import ExportOptions
+from busi_tune.external import candidates
+from busi_tune.external.evaluation import Elsewhere, check_place, judge
 from busi_tune.progress import Progress
 from busi_tune.results import (
     AuditFile,
     CrossvalResult,
+    EvaluationFile,
     MetricsFile,
     RunResult,
     SearchResult,
@@ -342,6 +345,25 @@ def export(
         return exporter.export_run(
             run, folder, dataset, options or ExportOptions(), progress, card=model_card, overwrite=overwrite
         )
+
+
+def evaluate(
+    model: Path, elsewhere: Elsewhere, folder: Path, progress: Progress, *, training_data: Path | None = None
+) -> EvaluationFile:
+    """Judge a finished run or an export on labelled images from elsewhere; the content of evaluation.json.
+
+    `training_data` has the images that the model was trained on, for a run by default the folder at that time.
+
+    Raises:
+        BusiTuneError: see errors.py; nothing is written.
+    """
+    check_place(folder, elsewhere.data)
+    if candidates.is_run(model):
+        root = training_data or run_folder.remembered_data(model, "--training-data")
+        candidate = candidates.of_run(model, run_data(model, root, progress), progress)
+    else:
+        candidate = candidates.of_export(model, training_data, progress)
+    return judge(candidate, elsewhere, folder, progress)
 
 
 @dataclass(frozen=True)

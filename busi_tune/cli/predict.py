@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from busi_tune.inference import Prediction, Predictions
 
 
+def _share(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """A share of 1; anything else, NaN included, is refused."""
+    if value is not None and not 0 <= value <= 1:
+        raise click.BadParameter(f"{parameter.name} must be between 0 and 1, not {value:g}.")
+    return value
+
+
 @click.command(
     cls=Command,
     interrupted="Each line that was printed is a whole answer; the file of --csv is not written.",
@@ -29,6 +36,15 @@ if TYPE_CHECKING:
     is_flag=True,
     group="model",
     help="Use a model without a certificate, after it has been tried in a process of its own.",
+)
+@setting(
+    "--min-confidence",
+    type=float,
+    callback=_share,
+    metavar="NUMBER",
+    group="model",
+    unset="every image is answered",
+    help="Mark answers whose largest probability is lower as refer; `export` prints the validation error for some.",
 )
 @setting(
     "--batch-size",
@@ -69,6 +85,7 @@ def predict(
     threads: int,
     provider: str,
     allow_unverified: bool,
+    min_confidence: float | None,
 ) -> int:
     """Classify images with the model of the folder EXPORT, or with one of its model files.
 
@@ -90,14 +107,15 @@ def predict(
         threads=threads,
         provider=provider,
         allow_unverified=allow_unverified,
+        min_confidence=min_confidence,
     )
-    return int(_show(predictions, csv_file, "".join(on_stdout)))
+    return int(_show(predictions, csv_file, "".join(on_stdout), selective=min_confidence is not None))
 
 
-def _show(predictions: "Predictions", csv_file: Path | None, form: str) -> bool:
+def _show(predictions: "Predictions", csv_file: Path | None, form: str, *, selective: bool) -> bool:
     """Print each prediction as it comes, and write it to the CSV; whether a file could not be read.
 
-    `form` is the option whose form is printed, or "" for a table.
+    `form` is the option whose form is printed, or "" for a table. With `selective` answers may be marked as refer.
     """
     from busi_tune import files
     from busi_tune.cli import prediction_formats
@@ -105,7 +123,7 @@ def _show(predictions: "Predictions", csv_file: Path | None, form: str) -> bool:
 
     model = predictions.classifier.metadata
     classes, flag = model.classes, model.flag
-    names = prediction_formats.columns(classes, flag=flag, guarded=bool(model.guards))
+    names = prediction_formats.columns(classes, flag=flag, guarded=bool(model.guards), selective=selective)
     failed = False
 
     def noted(found: "Iterable[Prediction]") -> "Iterator[Prediction]":
@@ -119,7 +137,7 @@ def _show(predictions: "Predictions", csv_file: Path | None, form: str) -> bool:
     with ExitStack() as stack:
         write = stack.enter_context(files.csv_stream(csv_file, names)) if csv_file is not None else None
         if form == "":
-            lines = prediction_formats.table(noted(predictions), classes, flag=flag)
+            lines = prediction_formats.table(noted(predictions), classes, flag=flag, selective=selective)
         elif form == "--json":
             lines = prediction_formats.json_list(noted(predictions), classes)
         elif form == "--jsonl":

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from busi_tune.cli.export_tables import show_certificate
+from busi_tune.cli.export_tables import show_certificate, suggestion
 from busi_tune.cli.prediction_formats import table
 from busi_tune.cli.screen import print_line, print_table
 from busi_tune.evaluation.metrics import Name, edges, missing_intervals, shown
@@ -40,15 +40,18 @@ def show_run(figures: MetricsFile, folder: Path) -> None:
         print_line(f"Positive is {test['positive']}.")
     for sentence in missing_intervals(test):
         print_line(sentence)
-    _show_matrix("Confusion matrix (rows: true class)", test)
+    show_matrix("Confusion matrix (rows: true class)", test)
     prior = ", ".join(f"{name} {share:.2f}" for name, share in figures["effective_prior"].items())
     print_line(f"Sampler and class weights together train for about these class shares: {prior}.")
     print_line("The loss is divided by each batch's sum of weights, which moves the shares a little.")
+    if "risk_coverage" in figures["validation"]:
+        print_line(f"{suggestion(figures['validation']['risk_coverage'])} An export calibrates confidences anew.")
     if figures["leaked_test_images"]:
         print_line(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
 
 
-def _show_matrix(title: str, part: TestSummary) -> None:
+def show_matrix(title: str, part: TestSummary) -> None:
+    """The confusion matrix of a summary."""
     names = list(part["per_class"])
     matrix = [[name, *counts] for name, counts in zip(names, part["confusion_matrix"], strict=True)]
     print_table(title, ["", *names], matrix)
@@ -57,7 +60,7 @@ def _show_matrix(title: str, part: TestSummary) -> None:
 def _show_metrics(figures: MetricsFile, title: str) -> None:
     """The metrics of all test images, and where some of them leak, of these and of the others."""
     every = _cells(figures["test"])
-    titles = _titles(every)
+    titles = titles_of(every)
     if "test_leaked" not in figures:
         print_table(title, ["metric", "test", INTERVAL], [[titles[name], *every[name]] for name in every])
         return
@@ -70,7 +73,7 @@ def _show_metrics(figures: MetricsFile, title: str) -> None:
     print_table(title, ["metric", *(column for head in heads for column in (head, INTERVAL))], rows)
 
 
-def _titles(names: Iterable[Name]) -> dict[Name, str]:
+def titles_of(names: Iterable[Name]) -> dict[Name, str]:
     """Metrics by titles that differ: a class whose name makes two of them equal, as `macro` does, is quoted."""
     plain = {name: " ".join(_words(name)) for name in names}
     counts = Counter(plain.values())
@@ -83,7 +86,7 @@ def _words(name: Name, quote: str = "") -> list[str]:
     return [part.replace("_", " ") for part in name]
 
 
-def _dotted(name: str) -> Name:
+def dotted(name: str) -> Name:
     """The parts of a metric's name; a class may have a dot in its own."""
     first, *rest = name.split(".", 1)
     return (first, *rest[0].rsplit(".", 1)) if rest else (first,)
@@ -92,19 +95,20 @@ def _dotted(name: str) -> Name:
 def _cells(part: TestSummary) -> dict[Name, tuple[str, str]]:
     """Each metric's value and its interval, as text; nothing where there is none."""
     intervals = edges(part["intervals"])
-    return {name: (f"{value:.3f}", _low_high(intervals.get(name))) for name, value in shown(part).items()}
+    return {name: (f"{value:.3f}", low_high(intervals.get(name))) for name, value in shown(part).items()}
 
 
-def _low_high(interval: Interval | None) -> str:
+def low_high(interval: Interval | None) -> str:
+    """An interval as text; nothing where there is none."""
     return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 
 def show_seeds(result: SeedsFile) -> None:
     """How much of each metric the seed alone changes."""
     columns = ["metric", "mean", "standard deviation", "lowest", "highest"]
-    titles = _titles(map(_dotted, result["metrics"]))
+    titles = titles_of(map(dotted, result["metrics"]))
     rows = [
-        [titles[_dotted(name)], *(f"{value:.3f}" for value in found.values())]
+        [titles[dotted(name)], *(f"{value:.3f}" for value in found.values())]
         for name, found in result["metrics"].items()
     ]
     print_table(f"The same training with {len(result['seeds'])} seeds, on the same split", columns, rows)
@@ -114,17 +118,17 @@ def show_crossval(result: CrossvalResult, folder: Path) -> None:
     """A cross-validation: the pooled metrics beside their spread over the folds, and the pooled confusion matrix."""
     pooled, count = result["pooled"], len(result["folds"])
     cells = _cells(pooled)
-    titles = _titles(cells)
+    titles = titles_of(cells)
     rows = []
     for name, found in result["spread"].items():
-        metric = _dotted(name)
+        metric = dotted(name)
         if metric in cells:
             spread = [f"{found[key]:.3f}" for key in ("mean", "standard_deviation", "lowest", "highest")]
             rows.append([titles[metric], *cells[metric], *spread])
     title = f"{folder}: accuracy {pooled['accuracy']:.4f} on {pooled['images']} images in {pooled['groups']} groups"
     columns = ["metric", "pooled", INTERVAL, "mean of folds", "deviation", "lowest", "highest"]
     print_table(f"{title}, each answered by one of {count} models that had not seen it", columns, rows)
-    _show_matrix("Confusion matrix of all folds (rows: true class)", pooled)
+    show_matrix("Confusion matrix of all folds (rows: true class)", pooled)
     if result["repeats"]:
         accuracy = result["repeats"]["accuracy"]
         print_line(
@@ -223,12 +227,12 @@ def show_comparison(found: CompareResult) -> None:
 
 
 def _show_differences(title: str, found: Comparison, names: tuple[str, str]) -> None:
-    titles = _titles(map(_dotted, found["differences"]))
+    titles = titles_of(map(dotted, found["differences"]))
     rows = [
         [
-            titles[_dotted(name)],
+            titles[dotted(name)],
             *(f"{metric[key]:.3f}" for key in ("baseline", "tuned", "difference")),
-            _low_high(metric["interval"]),
+            low_high(metric["interval"]),
         ]
         for name, metric in found["differences"].items()
         if name != "balanced_accuracy" or "macro_recall" not in found["differences"]

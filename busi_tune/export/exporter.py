@@ -213,6 +213,7 @@ def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[s
         "guard": guard_result(draft.staging / ready_name(source.size), fitted.guard, source, made[MODEL].guard),
         "versions": {name: version(name) for name in PACKAGES},
         "machine": {**environment(), "abilities": [*abilities()]},
+        "validation_risk_coverage": fitted.risk_coverage,
     }
     if fitted.point:
         evidence["operating_point"] = evaluated(fitted.point, answers, groups)

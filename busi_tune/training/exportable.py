@@ -114,6 +114,17 @@ def logits_of(model: ExportableModel, pixels: Pixels, precision: Precision) -> t
     return before.double().numpy(), (before / model.temperature).double().numpy()
 
 
+@torch.inference_mode()
+def answers_of_pixels(
+    model: ExportableModel, pixels: Pixels, device: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The logits (n, classes) and features (n, k) of `pixels` (n, size, size, 3), computed in float32 on a device."""
+    batches = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
+    found = [model.to(device)(batch.contiguous().to(device)) for batch in batches]
+    logits, features = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
+    return logits, features
+
+
 @torch.no_grad()
 def nudged(model: ExportableModel, seed: int) -> ExportableModel:
     """A copy whose every weight is moved by about a unit in its last place, up or down at random."""
