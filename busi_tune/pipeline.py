@@ -6,6 +6,7 @@ PyTorch and Optuna are imported where they are needed, so that a finished result
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from busi_tune import files, locks, results
 from busi_tune.config import Config
@@ -31,8 +32,6 @@ from busi_tune.data.twins import THUMBNAIL
 from busi_tune.errors import ConfigError, FileError, RunError
 from busi_tune.evaluation.seeds import compare_seeds
 from busi_tune.export_options import ExportOptions
-from busi_tune.external import candidates
-from busi_tune.external.evaluation import Elsewhere, check_place, judge
 from busi_tune.progress import Progress
 from busi_tune.results import (
     AuditFile,
@@ -47,6 +46,9 @@ from busi_tune.results import (
 )
 from busi_tune.search_options import SearchOptions
 from busi_tune.training import run_folder
+
+if TYPE_CHECKING:
+    from busi_tune.external.evaluation import Elsewhere
 
 # Small enough for two cores to run the whole demo in minutes.
 DEMO: dict[str, object] = {
@@ -348,7 +350,7 @@ def export(
 
 
 def evaluate(
-    model: Path, elsewhere: Elsewhere, folder: Path, progress: Progress, *, training_data: Path | None = None
+    model: Path, elsewhere: "Elsewhere", folder: Path, progress: Progress, *, training_data: Path | None = None
 ) -> EvaluationFile:
     """Judge a finished run or an export on labelled images from elsewhere; the content of evaluation.json.
 
@@ -357,6 +359,9 @@ def evaluate(
     Raises:
         BusiTuneError: see errors.py; nothing is written.
     """
+    from busi_tune.external import candidates
+    from busi_tune.external.evaluation import check_place, judge
+
     check_place(folder, elsewhere.data)
     if candidates.is_run(model):
         root = training_data or run_folder.remembered_data(model, "--training-data")

@@ -666,7 +666,11 @@ class Evidence(TypedDict):
 
 
 class VerificationFile(Evidence):
-    """verification.json: the certificate of an export; errors, hash and counts at its top are those of model.onnx."""
+    """verification.json: the certificate of an export; errors, hash and counts at its top are those of model.onnx.
+
+    `seen_images` has the first 16 digits of the SHA-256 of all images of the training folder but the test images,
+    sorted; earlier versions lack it.
+    """
 
     schema: str
     passed: bool
@@ -678,6 +682,7 @@ class VerificationFile(Evidence):
     model_sha256: str
     models: dict[str, ModelCertificate]
     files: dict[str, str]
+    seen_images: NotRequired[list[str]]
 
 
 # `class` is a keyword of Python here, too.
@@ -757,8 +762,8 @@ class EvaluationFile(TypedDict):
     """evaluation.json: a finished run or an export, judged on labelled images from elsewhere.
 
     `images` has the number of judged images of each class of the model, `labels` the class of each label there.
-    `training_data` is the folder whose images were looked for among those from elsewhere, None where none was at hand,
-    and `twins_checked` says in a sentence what was compared.
+    `training_data` is the folder whose images were looked for among those from elsewhere, None where none was at hand;
+    `twins_checked` says in a sentence what was compared.
     """
 
     schema: str

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from busi_tune import files
+from busi_tune.data.dataset import tell_masks
 from busi_tune.data.groups import given_pairs, group_numbers
 from busi_tune.data.listing import FolderNames, Listing, find_names
 from busi_tune.data.other_files import check_other_files
@@ -21,8 +22,8 @@ from busi_tune.names import composed, same_name
 from busi_tune.progress import Progress
 from busi_tune.results import LeftOutImage
 
-TABLE = frozenset({".csv"})
 TWO_LABELS, TRAINED_ON = "its group carries two labels", "a twin is in the training data"
+SAME_FILE = "the same file is in the training data"
 OTHER_LABEL = "a twin in the training data has another label"
 
 
@@ -64,6 +65,11 @@ class Judged:
     left_out: list[LeftOutImage]
 
 
+def short_digest(sha256: str) -> str:
+    """The part of an image's SHA-256 by which an export knows it."""
+    return sha256[:16]
+
+
 def read_mapping(text: str | None, classes: Sequence[str]) -> dict[str, str]:
     """The class of each label in "benign=B,malignant=M", whose classes are among `classes`.
 
@@ -96,8 +102,7 @@ def read_labelled(
         DataError: no image can be read, a label is no class, or the folder or table cannot be used.
         ConfigError: the mapping names labels that are not there.
     """
-    table = data.suffix.lower() in TABLE
-    if table:
+    if data.is_file():
         names = _listed(data)
     else:
         names = find_names(data, fewest=1)
@@ -106,8 +111,7 @@ def read_labelled(
     # A file of groups is checked before the images are read.
     pairs = given_pairs(groups, [names.relative(path) for path, _, _ in names.images]) if groups else None
     reading = read_folder(names, progress)
-    if names.masks:
-        progress.notice(f"{len(names.masks)} masks left out.")
+    tell_masks(reading.listing(), progress)
     if reading.unreadable:
         progress.notice(
             f"{len(reading.unreadable)} of {len(names.images)} images in {data} cannot be read and are left out: "
@@ -118,7 +122,7 @@ def read_labelled(
         reading,
         tuple(label_of[path] for path in reading.images),
         _readable_pairs(names, reading, pairs),
-        {label: name for label, name in renamed.items() if label in names.classes},
+        renamed,
     )
 
 
@@ -181,8 +185,17 @@ def _readable_pairs(
     return table[:, 0], table[:, 1]
 
 
-def to_judge(images: Labelled, known: Known | None, similarity: float, *, leave_out_conflicts: bool) -> Judged:
+def to_judge(
+    images: Labelled,
+    known: Known | None,
+    similarity: float,
+    *,
+    digests_of_known: Collection[str] = (),
+    leave_out_conflicts: bool = False,
+) -> Judged:
     """The images to judge: those without a twin among the `known`, in groups with one label.
+
+    Where no images are known, files whose `short_digest` is among `digests_of_known` are left out.
 
     Raises:
         DataError: a twin among the known has another label, unless such images are to be left out; or none remains.
@@ -193,7 +206,8 @@ def to_judge(images: Labelled, known: Known | None, similarity: float, *, leave_
         thumbnails, digests = np.concatenate([known.thumbnails, thumbnails]), [*known.sha256s, *digests]
     offset = len(thumbnails) - len(own)
     twins = find_twins(thumbnails, digests, similarity)
-    seen = _seen(images, known, twins[(twins["first"] < offset) & (twins["second"] >= offset)], offset)
+    across = twins[(twins["first"] < offset) & (twins["second"] >= offset)]
+    seen = _seen(images, known, across, offset) if known else _copies(images, digests_of_known)
     wrong = [image for image in seen.values() if image["reason"] == OTHER_LABEL]
     if wrong and known is not None and not leave_out_conflicts:
         shown = [f"{one['path']} ({one['class']}) and {one.get('twin')} ({one.get('twin_class')})" for one in wrong]
@@ -219,11 +233,18 @@ def to_judge(images: Labelled, known: Known | None, similarity: float, *, leave_
     return Judged(rows, groups[rows], [left_out[row] for row in sorted(left_out)])
 
 
-def _seen(images: Labelled, known: Known | None, across: pd.DataFrame, offset: int) -> dict[int, LeftOutImage]:
+def _copies(images: Labelled, digests_of_known: Collection[str]) -> dict[int, LeftOutImage]:
+    """The images that are known by their content, by row."""
+    return {
+        row: {"path": images.paths[row], "class": images.labels[row], "reason": SAME_FILE}
+        for row, image in enumerate(images.reading.images.values())
+        if short_digest(image.sha256) in digests_of_known
+    }
+
+
+def _seen(images: Labelled, known: Known, across: pd.DataFrame, offset: int) -> dict[int, LeftOutImage]:
     """The images with a twin among the known, by row: beside each its likest twin, of its own label if there is one."""
     found: dict[int, LeftOutImage] = {}
-    if known is None:
-        return found
     for twin in across.sort_values("similarity", ascending=False, kind="stable").itertuples():
         row, other = int(str(twin.second)) - offset, int(str(twin.first))
         same = images.labels[row] == known.labels[other]

@@ -52,7 +52,7 @@ class Candidate:
     `internal` are its test figures, at its temperature; `point` is its stored operating point, and `validation` the
     risk-coverage curve of its validation images, empty where an earlier version made the export. `guard` is the share
     of its test images that its guard warns of. `known` are the images that it may have seen, None where these are not
-    at hand. `answer` answers the images in files.
+    at hand; an export then has `digests_of_known`. `answer` answers the images in files.
     """
 
     path: Path
@@ -65,6 +65,7 @@ class Candidate:
     validation: list[RiskCoveragePoint]
     guard: float | None
     known: Known | None
+    digests_of_known: frozenset[str]
     answer: Callable[[Sequence[Path], Progress], Answered]
 
 
@@ -109,6 +110,7 @@ def of_export(path: Path, training_data: Path | None, progress: Progress) -> Can
         validation=certificate.get("validation_risk_coverage", []),
         guard=guard["test"].get("unchanged"),
         known=known,
+        digests_of_known=frozenset(certificate.get("seen_images", [])),
         answer=lambda paths, shown: _answered_by_export(classifier, paths, shown),
     )
 
@@ -166,6 +168,7 @@ def of_run(run: Path, dataset: Dataset, progress: Progress) -> Candidate:
         validation=fitted.risk_coverage,
         guard=float(np.any(list(test.warned.values()), axis=0).mean()),
         known=known_images(dataset.listing, tested, progress),
+        digests_of_known=frozenset(),
         answer=answer,
     )
 

@@ -57,7 +57,11 @@ def judge(candidate: Candidate, elsewhere: Elsewhere, folder: Path, progress: Pr
     mapping = read_mapping(elsewhere.mapping, candidate.classes)
     labelled = read_labelled(elsewhere.data, mapping, candidate.classes, progress, groups=elsewhere.groups)
     judged = to_judge(
-        labelled, candidate.known, elsewhere.similarity, leave_out_conflicts=elsewhere.leave_out_conflicts
+        labelled,
+        candidate.known,
+        elsewhere.similarity,
+        digests_of_known=candidate.digests_of_known,
+        leave_out_conflicts=elsewhere.leave_out_conflicts,
     )
     paths = [labelled.paths[row] for row in judged.rows]
     answered = candidate.answer([labelled.reading.names.root / path for path in paths], progress)
@@ -121,10 +125,16 @@ def _document(
 
 
 def _twins_checked(candidate: Candidate, similarity: float) -> str:
+    if candidate.known is None and candidate.digests_of_known:
+        return (
+            f"Compared with the SHA-256 of {len(candidate.digests_of_known)} images in the certificate, which finds "
+            "equal files alone; name the folder of the training images with --training-data DIR to find "
+            "near-duplicates."
+        )
     if candidate.known is None:
         return (
-            f"{candidate.path} does not hold its training images, so twins of them were not looked for; name their "
-            "folder with --training-data DIR."
+            f"{candidate.path} does not say what it was trained on, so twins of its training images were not looked "
+            "for; name their folder with --training-data DIR."
         )
     return (
         f"Compared with {len(candidate.known.paths)} images of {candidate.known.root}, all but its test images, at a "
