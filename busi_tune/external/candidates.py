@@ -14,7 +14,7 @@ import numpy as np
 from busi_tune import files, images
 from busi_tune.data.dataset import Dataset
 from busi_tune.data.labelled import Known, known_images, training_listing
-from busi_tune.errors import DataError, RunError
+from busi_tune.errors import DataError, ImageError, RunError
 from busi_tune.evaluation.intervals import with_intervals
 from busi_tune.evaluation.metrics import Answers, Flags, Floats, softmax, summarise
 from busi_tune.inference import MODEL, VERIFICATION, open_export, predict_files
@@ -125,7 +125,7 @@ def _answered_by_export(classifier: Classifier, paths: Sequence[Path], progress:
     rows, warnings = [], []
     for done, found in enumerate(predict_files(classifier, paths), start=1):
         if found.error:
-            raise DataError(f"{found.path} changed while it was read ({found.error}); run the same command again.")
+            raise _unanswered(Path(found.path), found.error)
         rows.append(found.probabilities)
         warnings.append(found.warning)
         progress.step("answering", done, len(paths))
@@ -139,15 +139,13 @@ def of_run(run: Path, dataset: Dataset, progress: Progress) -> Candidate:
     """The best model of a finished run, with the temperature and the guard that its export would have."""
     from busi_tune.export.guard import all_scores
     from busi_tune.export.source import Source, fit
-    from busi_tune.training.exportable import answers_of_pixels
-    from busi_tune.training.hardware import on_this_machine
+    from busi_tune.training.exportable import logits_and_features
 
     source = Source.of(run, dataset, progress)
-    fitted, config = fit(source, None), source.identity.config
-    device = on_this_machine(config.device)
+    fitted, positive = fit(source, None), source.identity.config.positive
 
     def answered(pixels: images.Pixels) -> Answered:
-        logits, features = answers_of_pixels(fitted.model, pixels, device)
+        logits, features = logits_and_features(fitted.model, pixels)
         over = fitted.guard.warned(all_scores(fitted.guard, pixels, features))
         return Answered(softmax(logits), {s.name: over[:, k] for k, s in enumerate(fitted.guard.scores)})
 
@@ -155,14 +153,14 @@ def of_run(run: Path, dataset: Dataset, progress: Progress) -> Candidate:
         return joined([answered(pixels) for pixels in _chunks(paths, source.size, shown)])
 
     test = answered(source.part("test").pixels())
-    answers = Answers(source.labels("test"), test.probabilities, source.classes, config.positive)
+    answers = Answers(source.labels("test"), test.probabilities, source.classes, positive)
     tested = {composed(path) for path in dataset.split.rows("test")["path"]}
     return Candidate(
         path=run,
         kind="run",
         sha256=read(run / METRICS, MetricsFile)["model_sha256"],
         classes=source.classes,
-        positive=config.positive,
+        positive=positive,
         internal={**summarise(answers), **with_intervals(answers, source.groups("test"))},
         point=None,
         validation=fitted.risk_coverage,
@@ -186,6 +184,18 @@ def _chunks(paths: Sequence[Path], size: int, progress: Progress) -> Iterator[im
     """The pixels (n, size, size, 3) of the files, some at a time."""
     for start in range(0, len(paths), CHUNK):
         some = paths[start : start + CHUNK]
-        yield np.stack([images.resized(images.decode(path), size) for path in some])
+        yield np.stack([_pixels(path, size) for path in some])
         progress.step("answering", start + len(some), len(paths))
     progress.close("answering")
+
+
+def _pixels(path: Path, size: int) -> images.Pixels:
+    try:
+        return images.resized(images.decode(path), size)
+    except ImageError as error:
+        raise _unanswered(path, str(error)) from error
+
+
+def _unanswered(path: Path, reason: str) -> DataError:
+    """The error for an image that could be read as a thumbnail, and not as the network takes it."""
+    return DataError(f"{path} cannot be answered ({reason}); leave it out, or run the same command again.")

@@ -115,14 +115,16 @@ def logits_of(model: ExportableModel, pixels: Pixels, precision: Precision) -> t
 
 
 @torch.inference_mode()
-def answers_of_pixels(
-    model: ExportableModel, pixels: Pixels, device: str
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The logits (n, classes) and features (n, k) of `pixels` (n, size, size, 3), computed in float32 on a device."""
+def logits_and_features(model: ExportableModel, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The logits (n, classes) and features (n, k) of `pixels` (n, size, size, 3), in float32 on the CPU.
+
+    A GPU may compute convolutions in fewer bits, and the export answers on the CPU.
+    """
     batches = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
-    found = [model.to(device)(batch.contiguous().to(device)) for batch in batches]
-    logits, features = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
-    return logits, features
+    logits, features = (
+        torch.cat(parts) for parts in zip(*[model(batch.contiguous()) for batch in batches], strict=True)
+    )
+    return logits.numpy(), features.numpy()
 
 
 @torch.no_grad()
