@@ -1,10 +1,10 @@
 """An evaluation on images from elsewhere as tables."""
 
-from collections import Counter
 from pathlib import Path
 
 from busi_tune.cli.screen import print_line, print_table
 from busi_tune.cli.tables import INTERVAL, low_high, show_matrix, titles_of
+from busi_tune.errors import listed
 from busi_tune.evaluation.metrics import edges, missing_intervals, shown
 from busi_tune.results import EvaluationFile, ThresholdFigure, TransferPoint
 
@@ -99,8 +99,10 @@ def _show_confidence(found: EvaluationFile) -> None:
 
 
 def _show_images(found: EvaluationFile) -> None:
-    for reason, count in Counter(image["reason"] for image in found["left_out"]).items():
-        print_line(f"{count} images left out: {reason}.")
+    for reason in sorted({image["reason"] for image in found["left_out"]}):
+        paths = [image["path"] for image in found["left_out"] if image["reason"] == reason]
+        print_line(f"{len(paths)} images left out, because {reason}: {listed(paths, most=5)}.")
     if found["unreadable"]:
-        print_line(f"{len(found['unreadable'])} images cannot be read.")
+        paths = [file["path"] for file in found["unreadable"]]
+        print_line(f"{len(paths)} images cannot be read: {listed(paths, most=5)}.")
     print_line(found["twins_checked"])

@@ -226,15 +226,14 @@ def test_twins_with_another_label_are_refused_or_left_out(
     exported: Exported, export: Path, elsewhere: Path, judged: Path, tmp_path: Path
 ) -> None:
     copies = with_twins(exported, elsewhere, tmp_path / "data", "B")
-    for model in (exported.run, export):
-        with pytest.raises(BusiTuneError) as caught:
-            pipeline.evaluate(
-                model, Elsewhere(tmp_path / "data", MAP), tmp_path / "out", Silent(), training_data=exported.data
-            )
-        text = str(caught.value)
-        assert f"{len(copies)} images of {tmp_path / 'data'} have a near-duplicate with another label" in text
-        assert f"B/copy0.png (benign) and {copies['B/copy0.png']} (malignant)" in text
-        assert not (tmp_path / "out").exists()
+    with pytest.raises(BusiTuneError) as caught:
+        pipeline.evaluate(
+            export, Elsewhere(tmp_path / "data", MAP), tmp_path / "out", Silent(), training_data=exported.data
+        )
+    text = str(caught.value)
+    assert f"{len(copies)} images of {tmp_path / 'data'} have a near-duplicate with another label" in text
+    assert f"B/copy0.png (benign) and {copies['B/copy0.png']} (malignant)" in text
+    assert not (tmp_path / "out").exists()
     there = Elsewhere(tmp_path / "data", MAP, leave_out_conflicts=True)
     found = pipeline.evaluate(export, there, tmp_path / "out", Silent(), training_data=exported.data)
     reasons = {image["path"]: image["reason"] for image in found["left_out"]}
@@ -307,19 +306,18 @@ def test_groups_of_patients_are_kept_together(export: Path, elsewhere: Path, jud
     assert found["external"]["groups"] <= -(-len(table) // 4) < before["groups"]
 
 
-def test_the_guard_warns_there(export: Path, exported: Exported, elsewhere: Path, tmp_path: Path) -> None:
+def test_the_guard_warns_there(export: Path, elsewhere: Path, tmp_path: Path) -> None:
     shutil.copytree(elsewhere, tmp_path / "data")
     for path in images.walk(tmp_path / "data"):
         if not images.is_mask(path):
             ImageOps.invert(Image.open(path).convert("RGB")).save(path)
-    for model in (exported.run, export):
-        found = pipeline.evaluate(model, Elsewhere(tmp_path / "data", MAP), tmp_path / model.name, Silent())
-        guard = found.get("guard")
-        assert guard is not None
-        assert guard["external"] > 0.9
-        assert guard["internal"] < 0.3
-        warned = [row["warning"] for row in rows(tmp_path / model.name / "predictions.csv")]
-        assert np.mean([bool(warning) for warning in warned]) == pytest.approx(guard["external"])
+    found = pipeline.evaluate(export, Elsewhere(tmp_path / "data", MAP), tmp_path / "out", Silent())
+    guard = found.get("guard")
+    assert guard is not None
+    assert guard["external"] > 0.9
+    assert guard["internal"] < 0.3
+    warned = [bool(row["warning"]) for row in rows(tmp_path / "out/predictions.csv")]
+    assert np.mean(warned) == pytest.approx(guard["external"])
 
 
 def empty(folder: Path) -> list[str]:

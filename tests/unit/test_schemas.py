@@ -129,6 +129,20 @@ def test_the_result_of_run_is_made_of_the_results_of_its_steps(place: Path) -> N
         validator("prediction").validate(entry)
 
 
+def test_runs_cross_validations_and_exports_hold_the_risk_coverage_curve(place: Path) -> None:
+    metrics, pooled, certificate = (
+        json.loads((place / name).read_text())
+        for name in ("run/metrics.json", "studies/crossval/pooled.json", "exports/tuned/verification.json")
+    )
+    for part in (metrics["validation"], metrics["test"], pooled["pooled"], certificate["test"]):
+        assert part["risk_coverage"][-1]["coverage"] == 1
+        assert part["risk_coverage"][-1]["error"] == pytest.approx(1 - part["accuracy"])
+        assert 0 <= part["aurc"] <= 1
+    assert metrics["test"]["intervals"]["aurc"]
+    assert pooled["pooled"]["intervals"]["aurc"]
+    assert certificate["validation_risk_coverage"][-1]["images"] == metrics["validation"]["images"]
+
+
 def test_predictions_and_their_errors_agree_with_their_schemas(place: Path) -> None:
     *answers, broken = listed = json.loads((place / "outputs/predict.json").read_text())
     lines = [json.loads(line) for line in (place / "outputs/predict.jsonl").read_text().splitlines()]
