@@ -6,6 +6,7 @@ PyTorch and Optuna are imported where they are needed, so that a finished result
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from busi_tune import files, locks, results
 from busi_tune.config import Config
@@ -35,6 +36,7 @@ from busi_tune.progress import Progress
 from busi_tune.results import (
     AuditFile,
     CrossvalResult,
+    EvaluationFile,
     MetricsFile,
     RunResult,
     SearchResult,
@@ -44,6 +46,9 @@ from busi_tune.results import (
 )
 from busi_tune.search_options import SearchOptions
 from busi_tune.training import run_folder
+
+if TYPE_CHECKING:
+    from busi_tune.external.evaluation import Elsewhere
 
 # Small enough for two cores to run the whole demo in minutes.
 DEMO: dict[str, object] = {
@@ -344,6 +349,28 @@ def export(
         return exporter.export_run(
             run, folder, dataset, options or ExportOptions(), progress, card=model_card, overwrite=overwrite
         )
+
+
+def evaluate(
+    model: Path, elsewhere: "Elsewhere", folder: Path, progress: Progress, *, training_data: Path | None = None
+) -> EvaluationFile:
+    """Judge a finished run or an export on labelled images from elsewhere; the content of evaluation.json.
+
+    `training_data` has the images that the model was trained on, for a run by default the folder at that time.
+
+    Raises:
+        BusiTuneError: see errors.py; nothing is written.
+    """
+    from busi_tune.external import candidates
+    from busi_tune.external.evaluation import check_place, judge
+
+    check_place(folder, elsewhere.data)
+    if candidates.is_run(model):
+        root = training_data or run_folder.remembered_data(model, "--training-data")
+        candidate = candidates.of_run(model, run_data(model, root, progress), progress)
+    else:
+        candidate = candidates.of_export(model, training_data, progress)
+    return judge(candidate, elsewhere, folder, progress)
 
 
 @dataclass(frozen=True)

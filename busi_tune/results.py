@@ -38,6 +38,9 @@ HISTORY = "history.csv"
 PREDICTIONS = "predictions.csv"
 CURVES = "learning_curves.png"
 CONFUSION = "confusion_matrix.png"
+EVALUATION = "evaluation.json"
+RISK_COVERAGE = "risk_coverage.png"
+RELIABILITY = "reliability.png"
 # The key of a document's own SHA-256.
 CONTENT = "sha256"
 
@@ -63,10 +66,20 @@ class BinaryMetrics(TypedDict):
     average_precision: float | None
 
 
+class RiskCoveragePoint(TypedDict):
+    """The share of images answered with at least this confidence, and the share of wrong answers among them."""
+
+    confidence: float
+    coverage: float
+    error: float
+    images: int
+
+
 class Summary(TypedDict):
     """All metrics of a split of at least one image; None where a metric is not defined.
 
-    A disease of another name than malignant is named by `positive`, and its keys say so.
+    A disease of another name than malignant is named by `positive`, and its keys say so. `aurc` is the area under the
+    risk-coverage curve, of which `risk_coverage` has points; earlier versions wrote neither.
     """
 
     accuracy: float
@@ -80,6 +93,7 @@ class Summary(TypedDict):
     log_loss: float
     brier: float | None
     calibration_error: float | None
+    aurc: NotRequired[float]
     per_class: dict[str, ClassMetrics]
     malignant_vs_rest: NotRequired[BinaryMetrics]
     benign_vs_malignant: NotRequired[BinaryMetrics]
@@ -88,6 +102,7 @@ class Summary(TypedDict):
     positive: NotRequired[str]
     images: int
     confusion_matrix: Matrix
+    risk_coverage: NotRequired[list[RiskCoveragePoint]]
 
 
 class Intervals(TypedDict, total=False):
@@ -103,6 +118,7 @@ class Intervals(TypedDict, total=False):
     macro_average_precision: Interval
     brier: Interval
     calibration_error: Interval
+    aurc: Interval
     per_class: dict[str, dict[str, Interval]]
     malignant_vs_rest: dict[str, Interval]
     benign_vs_malignant: dict[str, Interval]
@@ -632,7 +648,10 @@ class ModelCertificate(ModelFigures):
 
 
 class Evidence(TypedDict):
-    """The part of a certificate that all models of an export share, and that each holds inside."""
+    """The part of a certificate that all models of an export share, and that each holds inside.
+
+    `validation_risk_coverage` is of the calibrated probabilities of the validation images; earlier versions lack it.
+    """
 
     source_sha256: str
     options: dict[str, Json]
@@ -647,10 +666,15 @@ class Evidence(TypedDict):
     versions: dict[str, str]
     machine: dict[str, Json]
     operating_point: NotRequired[OperatingPointEntry]
+    validation_risk_coverage: NotRequired[list[RiskCoveragePoint]]
 
 
 class VerificationFile(Evidence):
-    """verification.json: the certificate of an export; errors, hash and counts at its top are those of model.onnx."""
+    """verification.json: the certificate of an export; errors, hash and counts at its top are those of model.onnx.
+
+    `seen_images` has the first 16 digits of the SHA-256 of all images of the training folder but the test images,
+    sorted; earlier versions lack it.
+    """
 
     schema: str
     passed: bool
@@ -662,12 +686,118 @@ class VerificationFile(Evidence):
     model_sha256: str
     models: dict[str, ModelCertificate]
     files: dict[str, str]
+    seen_images: NotRequired[list[str]]
+
+
+# `class` is a keyword of Python here, too.
+LeftOutClass = TypedDict("LeftOutClass", {"class": str})
+
+
+class LeftOutImage(LeftOutClass):
+    """An image that was not judged, and the reason; of one with a twin in the training data also that twin."""
+
+    path: str
+    reason: str
+    twin: NotRequired[str]
+    twin_class: NotRequired[str]
+    similarity: NotRequired[float]
+
+
+class TransferDifference(TypedDict):
+    """A metric on the internal test images and on images from elsewhere; `difference` is external less internal."""
+
+    internal: float
+    external: float
+    difference: float
+    interval: Interval | None
+
+
+class TransferCalibration(TypedDict):
+    """The calibration on images from elsewhere: mean confidence, accuracy, and the temperature that would fit there.
+
+    The temperature is one more, of the probabilities as the model gives them; 1 is best where they are calibrated.
+    """
+
+    confidence: float
+    accuracy: float
+    temperature: float
+    internal: CalibrationFigures
+    external: CalibrationFigures
+
+
+class ThresholdThere(TypedDict):
+    """A threshold, and its figures on images from elsewhere."""
+
+    threshold: float
+    figures: ThresholdFigures
+
+
+class TransferPoint(PointFields):
+    """The stored threshold on images from elsewhere, and the one that these images would have given.
+
+    `needed` is None where they have no image of the disease. It comes from the images that it is judged on.
+    """
+
+    sensitivity: float
+    stored: ThresholdThere
+    needed: ThresholdThere | None
+
+
+class TransferGuard(TypedDict):
+    """The share of images that the input guard warns of: internal test images, those from elsewhere, by each score."""
+
+    internal: float
+    external: float
+    scores: dict[str, float]
+
+
+class TransferConfidence(TypedDict):
+    """The confidence that halves the error of the validation images, there and on images from elsewhere.
+
+    `external` is None where no image from elsewhere is answered so surely.
+    """
+
+    confidence: float
+    validation: RiskCoveragePoint
+    external: RiskCoveragePoint | None
+
+
+class EvaluationFile(TypedDict):
+    """evaluation.json: a finished run or an export, judged on labelled images from elsewhere.
+
+    `images` has the number of judged images of each class of the model, `labels` the class of each label there.
+    `training_data` is the folder whose images were looked for among those from elsewhere, None where none was at hand;
+    `twins_checked` says in a sentence what was compared.
+    """
+
+    schema: str
+    model: str
+    kind: Literal["run", "export"]
+    model_sha256: str
+    data: str
+    labels: dict[str, str]
+    images: dict[str, int]
+    absent_classes: list[str]
+    unreadable: list[UnreadableFile]
+    left_out: list[LeftOutImage]
+    similarity: float
+    training_data: str | None
+    twins_checked: str
+    external: TestSummary
+    internal: TestSummary
+    differences: dict[str, TransferDifference]
+    calibration: TransferCalibration
+    operating_point: NotRequired[TransferPoint]
+    guard: NotRequired[TransferGuard]
+    min_confidence: NotRequired[TransferConfidence]
+    files: dict[str, str]
 
 
 class PredictionEntry(TypedDict):
     """One file's answer in the output of `predict`: the predicted class and the probabilities, or the error.
 
-    The flag of the operating point is `malignant` for the class of that name, and `positive` for any other.
+    The flag of the operating point is `malignant` for the class of that name, and `positive` for any other. `refer` is
+    there with `--min-confidence`: whether the confidence, the largest probability, is lower.
     """
 
     schema: str
@@ -676,6 +806,7 @@ class PredictionEntry(TypedDict):
     probabilities: NotRequired[dict[str, float]]
     malignant: NotRequired[bool]
     positive: NotRequired[bool]
+    refer: NotRequired[bool]
     warning: NotRequired[str]
     error: NotRequired[str]
 
@@ -721,6 +852,7 @@ SCHEMAS: Mapping[type, str] = {
     AuditFile: "busi-tune.audit/1",
     VerificationFile: "busi-tune.verification/2",
     RunResult: "busi-tune.run/2",
+    EvaluationFile: "busi-tune.evaluation/1",
 }
 
 

@@ -12,6 +12,7 @@ import click
 from busi_tune import __version__
 from busi_tune.cli.crossval import compare, crossval
 from busi_tune.cli.data import data
+from busi_tune.cli.evaluate import evaluate
 from busi_tune.cli.export import export, verify
 from busi_tune.cli.extras import TRAINING, missing
 from busi_tune.cli.parameters import INTERRUPTED, examples
@@ -66,7 +67,7 @@ def cli() -> None:
     """
 
 
-for command in (run, data, baseline, search, crossval, compare, export, verify, predict):
+for command in (run, data, baseline, search, crossval, compare, evaluate, export, verify, predict):
     cli.add_command(command)
 
 
@@ -102,7 +103,9 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in TRAINING:
             raise
-        click.echo(f"busi-tune: {missing(error.name)}", err=True)
+        click.echo(
+            f"busi-tune: {missing(error.name, sys.argv[1:] if arguments is None else list(arguments))}", err=True
+        )
         return 1
     except OSError as error:
         if error.errno != errno.EPIPE:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from busi_tune.cli.screen import print_table, print_text
 from busi_tune.evaluation.metrics import worsened
-from busi_tune.results import Interval, ModelCertificate, OperatingPointEntry, VerificationFile
+from busi_tune.evaluation.selective import halving
+from busi_tune.results import Interval, ModelCertificate, OperatingPointEntry, RiskCoveragePoint, VerificationFile
 
 
 def show_certificate(certificate: VerificationFile, folder: Path) -> None:
@@ -43,11 +44,36 @@ def show_export(certificate: VerificationFile, folder: Path) -> None:
         print_text(f"On the test split the temperature makes worse: {', '.join(worse)}.")
     if "operating_point" in certificate:
         _show_point(certificate["operating_point"])
+    show_selective(certificate.get("validation_risk_coverage", []))
     shares = [[kind, f"{share:.3f}"] for kind, share in certificate["guard"]["test"].items()]
     for name, model in certificate["models"].items():
         if "gate" in model:
             _show_variant(name, model)
     print_table("Share of the test images that the input guard warns of", ["images", "warned of"], shares)
+
+
+def show_selective(points: list[RiskCoveragePoint]) -> None:
+    """The errors among the validation images that are answered with `--min-confidence`; nothing without points."""
+    rows = [
+        [f"{point['confidence']:.3f}", f"{point['coverage']:.2f}", f"{point['error']:.3f}", point["images"]]
+        for point in reversed(points[1::2])
+    ]
+    if not rows:
+        return
+    columns = ["from confidence", "share answered", "error among them", "images"]
+    print_table("Validation images answered with --min-confidence", columns, rows)
+    print_text(f"{suggestion(points)} These images also chose the checkpoint, so new images have larger errors.")
+
+
+def suggestion(points: list[RiskCoveragePoint]) -> str:
+    """A sentence on the confidence that halves the error of validation images."""
+    found = halving(points)
+    if found is None or not points[-1]["error"]:
+        return "No confidence halves the error of the validation images."
+    return (
+        f"From confidence {found['confidence']:.3f} on, {found['coverage']:.0%} of the validation images are answered, "
+        f"with an error of {found['error']:.3f} in place of {points[-1]['error']:.3f}."
+    )
 
 
 def _show_variant(name: str, model: ModelCertificate) -> None:

@@ -1,25 +1,24 @@
 """Packages that the plain installation leaves out, because `predict` and `verify` do not need them."""
 
-TRAINING = frozenset(
-    {
-        "jinja2",
-        "matplotlib",
-        "onnx",
-        "onnxscript",
-        "optuna",
-        "pandas",
-        "safetensors",
-        "scipy",
-        "sklearn",
-        "tenacity",
-        "torch",
-        "torchvision",
-    }
-)
+from collections.abc import Sequence
+
+# Enough for `evaluate` of an export.
+EVALUATION = frozenset({"matplotlib", "pandas", "scipy", "sklearn"})
+TRAINING = EVALUATION | {
+    "jinja2",
+    "onnx",
+    "onnxscript",
+    "optuna",
+    "safetensors",
+    "tenacity",
+    "torch",
+    "torchvision",
+}
 
 
-def missing(module: str) -> str:
-    """The sentence for a command that needs a module of TRAINING where it is not installed."""
+def missing(module: str, arguments: Sequence[str]) -> str:
+    """The sentence for a command, given by its arguments, that needs a module of TRAINING which is not installed."""
     name = module.partition(".")[0]
-    line = "pip install '/path/to/busi-tune[train]'"
+    extra = "evaluate" if arguments[:1] == ["evaluate"] and name in EVALUATION else "train"
+    line = f"pip install '/path/to/busi-tune[{extra}]'"
     return f"This command needs {name}, which is not installed; {line} installs all it takes."

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from busi_tune.inference import Prediction, Predictions
 
 
+def _share(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """A share of 1; anything else, NaN included, is refused."""
+    if value is not None and not 0 <= value <= 1:
+        raise click.BadParameter(f"{parameter.name} must be between 0 and 1, not {value:g}.")
+    return value
+
+
 @click.command(
     cls=Command,
     interrupted="Each line that was printed is a whole answer; --csv FILE.csv keeps them in FILE.csv.partial, and "
@@ -48,6 +55,15 @@ if TYPE_CHECKING:
     is_flag=True,
     group="model",
     help="Use a model without a certificate, after it has been tried in a process of its own.",
+)
+@setting(
+    "--min-confidence",
+    type=float,
+    callback=_share,
+    metavar="NUMBER",
+    group="model",
+    unset="every image is answered",
+    help="Mark answers whose largest probability is lower as refer; `export` prints the validation error for some.",
 )
 @setting(
     "--batch-size",
@@ -101,6 +117,7 @@ def predict(
     threads: int,
     provider: str,
     allow_unverified: bool,
+    min_confidence: float | None,
 ) -> int:
     """Classify images with the model of the folder EXPORT, or with one of its model files.
 
@@ -129,8 +146,9 @@ def predict(
             threads=threads,
             provider=provider,
             allow_unverified=allow_unverified,
+            min_confidence=min_confidence,
         )
-        return int(_show(predictions, table, form))
+        return int(_show(predictions, table, form, selective=min_confidence is not None))
 
 
 def _form(csv_file: Path | None, *, as_json: bool, as_lines: bool) -> str:
@@ -145,15 +163,18 @@ def _form(csv_file: Path | None, *, as_json: bool, as_lines: bool) -> str:
     return "".join(on_stdout)
 
 
-def _show(predictions: "Predictions", answers: "AnswerTable | None", form: str) -> bool:
-    """Print each prediction as it comes in this form, and write it to the CSV; whether a file could not be read."""
+def _show(predictions: "Predictions", answers: "AnswerTable | None", form: str, *, selective: bool) -> bool:
+    """Print each prediction as it comes in this form, and write it to the CSV; whether a file could not be read.
+
+    With `selective` answers may be marked as refer.
+    """
     from busi_tune import files
     from busi_tune.cli import prediction_formats
     from busi_tune.cli.screen import print_line
 
     model = predictions.classifier.metadata
     classes, flag = model.classes, model.flag
-    names = prediction_formats.columns(classes, flag=flag, guarded=bool(model.guards))
+    names = prediction_formats.columns(classes, flag=flag, guarded=bool(model.guards), selective=selective)
     digest = ""
     if answers is not None:
         digest = files.sha256(predictions.classifier.path)[:16]
@@ -169,7 +190,7 @@ def _show(predictions: "Predictions", answers: "AnswerTable | None", form: str) 
             yield prediction
 
     if form == "":
-        lines = prediction_formats.table(noted(predictions), classes, flag=flag)
+        lines = prediction_formats.table(noted(predictions), classes, flag=flag, selective=selective)
     elif form == "--json":
         lines = prediction_formats.json_list(noted(predictions), classes)
     elif form == "--jsonl":

@@ -9,19 +9,25 @@ from busi_tune.errors import printable
 from busi_tune.inference import Prediction
 from busi_tune.results import PREDICTION
 
+YES_NO = {None: "", True: "yes", False: "no"}
 
-def table(predictions: Iterable[Prediction], classes: Sequence[str], *, flag: str) -> Iterator[str]:
+
+def table(
+    predictions: Iterable[Prediction], classes: Sequence[str], *, flag: str, selective: bool = False
+) -> Iterator[str]:
     """A table whose columns have their widths from the start; the file and its error or warning come last.
 
-    `flag` heads the column of the operating point; it is empty where the model has none.
+    `flag` heads the column of the operating point; it is empty where the model has none. With `selective` a column says
+    which answers are to be referred.
     """
-    heads = ["predicted", *(f"p({name})" for name in classes), *([flag] if flag else [])]
+    marks = [*([flag] if flag else []), *(["refer"] if selective else [])]
+    heads = ["predicted", *(f"p({name})" for name in classes), *marks]
     widths = [max(map(cell_len, [heads[0], *classes])), *map(cell_len, heads[1:])]
     yield _line([*heads, "file"], widths)
     yield " " + rule() * (sum(widths) + 2 * len(widths) + len("file"))
     for found in predictions:
         values = [f"{value:.4f}" for value in found.probabilities] or [""] * len(classes)
-        flags = [{None: "", True: "yes", False: "no"}[found.malignant]] if flag else []
+        flags = [YES_NO[mark] for mark in (*([found.malignant] if flag else []), *([found.refer] if selective else []))]
         remark = found.error or (f"warning: {found.warning}" if found.warning else "")
         yield _line([found.predicted, *values, *flags, found.path + (f": {remark}" if remark else "")], widths)
 
@@ -50,12 +56,12 @@ def _json(found: Prediction, classes: Sequence[str]) -> str:
     return json_text(found.to_entry(classes))
 
 
-def columns(classes: Sequence[str], *, flag: str, guarded: bool) -> list[str]:
-    """The columns of the CSV: the flag and the warning where the model has them.
+def columns(classes: Sequence[str], *, flag: str, guarded: bool, selective: bool = False) -> list[str]:
+    """The columns of the CSV: the flag and the warning where the model has them, `refer` where it was asked for.
 
     `model` is the first 16 digits of the SHA-256 of the model's file, `schema` the version of these columns.
     """
-    extra = [*([flag] if flag else []), *(["warning"] if guarded else [])]
+    extra = [*([flag] if flag else []), *(["refer"] if selective else []), *(["warning"] if guarded else [])]
     return ["path", "predicted", *(f"p_{name}" for name in classes), *extra, "error", "model", "schema"]
 
 
@@ -63,6 +69,12 @@ def as_row(found: Prediction, names: Sequence[str], model: str) -> dict[str, obj
     """A prediction as a row of these columns; floats keep every digit."""
     values = [found.path, found.predicted, *(found.probabilities or [""] * sum(n.startswith("p_") for n in names))]
     row: dict[str, object] = dict(zip(names, values, strict=False))
-    more: dict[str, object] = {found.flag: found.malignant, "warning": found.warning, "error": found.error}
-    more |= {"model": model, "schema": PREDICTION}
+    more: dict[str, object] = {
+        found.flag: found.malignant,
+        "refer": found.refer,
+        "warning": found.warning,
+        "error": found.error,
+        "model": model,
+        "schema": PREDICTION,
+    }
     return row | {name: value for name, value in more.items() if name in names}

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from busi_tune.cli.export_tables import show_certificate
+from busi_tune.cli.export_tables import show_certificate, suggestion
 from busi_tune.cli.prediction_formats import table
 from busi_tune.cli.screen import fits, print_line, print_table, print_text
 from busi_tune.evaluation.metrics import Name, edges, missing_intervals, once, shown
@@ -51,14 +51,16 @@ def show_run(figures: MetricsFile, folder: Path, *, everything: bool = False) ->
     _show_metrics(figures, title, names)
     if "positive" in test:
         print_text(f"Positive is {test['positive']}.")
-    reasons = {name: reason for name, reason in test["without_interval"].items() if _dotted(name) in names}
+    reasons = {name: reason for name, reason in test["without_interval"].items() if dotted(name) in names}
     for sentence in missing_intervals({**test, "without_interval": reasons}):
         print_text(sentence)
-    _show_matrix("Confusion matrix (rows: true class)", test)
+    show_matrix("Confusion matrix (rows: true class)", test)
     shares = figures["effective_prior"]
     if max(shares.values()) - min(shares.values()) > EQUAL:
         text = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         print_text(f"Sampler and class weights together train for about these class shares: {text}.")
+    if "risk_coverage" in figures["validation"]:
+        print_text(f"{suggestion(figures['validation']['risk_coverage'])} An export calibrates confidences anew.")
     if figures["leaked_test_images"]:
         print_text(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
 
@@ -72,7 +74,8 @@ def _chosen(names: Iterable[Name], everything: bool) -> list[Name]:
     return [name for name in (*REPORTED, *(disease or REPORTED_WITHOUT_DISEASE)) if name in known]
 
 
-def _show_matrix(title: str, part: TestSummary) -> None:
+def show_matrix(title: str, part: TestSummary) -> None:
+    """The confusion matrix of a summary."""
     names = list(part["per_class"])
     matrix = [[name, *counts] for name, counts in zip(names, part["confusion_matrix"], strict=True)]
     print_table(title, ["", *names], matrix)
@@ -101,7 +104,7 @@ def _metric_rows(parts: Sequence[TestSummary], names: Sequence[Name]) -> list[li
 
     Below the accuracy stands that of always answering the class with most images in the first part.
     """
-    cells, titles = [_cells(part) for part in parts], _titles(names)
+    cells, titles = [_cells(part) for part in parts], titles_of(names)
     rows = [[titles[name], *(text for part in cells for text in part.get(name, ("", "")))] for name in names]
     counts = {name: metrics["images"] for name, metrics in parts[0]["per_class"].items()}
     largest = max(counts, key=lambda name: counts[name])
@@ -110,7 +113,7 @@ def _metric_rows(parts: Sequence[TestSummary], names: Sequence[Name]) -> list[li
     return rows
 
 
-def _titles(names: Iterable[Name]) -> dict[Name, str]:
+def titles_of(names: Iterable[Name]) -> dict[Name, str]:
     """Metrics by titles that differ: a class whose name makes two of them equal, as `macro` does, is quoted."""
     plain = {name: " ".join(_words(name)) for name in names}
     counts = Counter(plain.values())
@@ -123,7 +126,7 @@ def _words(name: Name, quote: str = "") -> list[str]:
     return [part.replace("_", " ") for part in name]
 
 
-def _dotted(name: str) -> Name:
+def dotted(name: str) -> Name:
     """The parts of a metric's name; a class may have a dot in its own."""
     first, *rest = name.split(".", 1)
     return (first, *rest[0].rsplit(".", 1)) if rest else (first,)
@@ -132,19 +135,20 @@ def _dotted(name: str) -> Name:
 def _cells(part: TestSummary) -> dict[Name, tuple[str, str]]:
     """Each metric's value and its interval, as text; nothing where there is none."""
     intervals = edges(part["intervals"])
-    return {name: (f"{value:.3f}", _low_high(intervals.get(name))) for name, value in shown(part).items()}
+    return {name: (f"{value:.3f}", low_high(intervals.get(name))) for name, value in shown(part).items()}
 
 
-def _low_high(interval: Interval | None) -> str:
+def low_high(interval: Interval | None) -> str:
+    """An interval as text; nothing where there is none."""
     return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 
 def show_seeds(result: SeedsFile, *, everything: bool = False) -> None:
     """How much of each metric the seed alone changes."""
     columns = ["metric", "mean", "deviation", "lowest", "highest"]
-    found = once({_dotted(name): metric for name, metric in result["metrics"].items()})
+    found = once({dotted(name): metric for name, metric in result["metrics"].items()})
     names = _chosen(found, everything)
-    titles = _titles(names)
+    titles = titles_of(names)
     rows = [[titles[name], *(f"{value:.3f}" for value in found[name].values())] for name in names]
     print_table(f"The same training with {len(result['seeds'])} seeds, on the same split", columns, rows)
 
@@ -152,7 +156,7 @@ def show_seeds(result: SeedsFile, *, everything: bool = False) -> None:
 def show_crossval(result: CrossvalResult, folder: Path, *, everything: bool = False) -> None:
     """A cross-validation: the pooled metrics beside their spread over the folds, and the pooled confusion matrix."""
     pooled, count = result["pooled"], len(result["folds"])
-    spread = {_dotted(name): found for name, found in result["spread"].items()}
+    spread = {dotted(name): found for name, found in result["spread"].items()}
     names = [name for name in _chosen(shown(pooled), everything) if name in spread]
     more = [[f"{value:.3f}" for value in spread[name].values()] for name in names]
     more.insert(1, [""] * 4)
@@ -160,7 +164,7 @@ def show_crossval(result: CrossvalResult, folder: Path, *, everything: bool = Fa
     print_text(f"{folder}: {pooled['images']} images in {pooled['groups']} groups of near-duplicates,")
     columns = ["metric", "pooled", INTERVAL, "mean", "sd", "low", "high"]
     print_table(f"each answered by one of {count} models that had not seen it; spread over the folds", columns, rows)
-    _show_matrix("Confusion matrix of all folds (rows: true class)", pooled)
+    show_matrix("Confusion matrix of all folds (rows: true class)", pooled)
     if result["repeats"]:
         accuracy = result["repeats"]["accuracy"]
         print_text(
@@ -283,14 +287,14 @@ def show_comparison(found: CompareResult, *, everything: bool = False) -> None:
 
 
 def _show_differences(title: str, found: Comparison, names: tuple[str, str], everything: bool) -> None:
-    differences = once({_dotted(name): metric for name, metric in found["differences"].items()})
+    differences = once({dotted(name): metric for name, metric in found["differences"].items()})
     chosen = _chosen(differences, everything)
-    titles = _titles(chosen)
+    titles = titles_of(chosen)
     rows = [
         [
             titles[name],
             *(f"{differences[name][key]:.3f}" for key in ("baseline", "tuned", "difference")),
-            _low_high(differences[name]["interval"]),
+            low_high(differences[name]["interval"]),
         ]
         for name in chosen
     ]

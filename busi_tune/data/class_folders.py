@@ -46,11 +46,12 @@ class ClassFolders:
         return tuple(sorted({folder.label for folder in self.folders}))
 
 
-def find_classes(root: Path) -> ClassFolders:
+def find_classes(root: Path, *, fewest: int = 2) -> ClassFolders:
     """The class folders in a folder; no file is opened.
 
     Raises:
-        DataError: no such folder, no class folders, fewer than two classes, names that cannot be told apart, or masks.
+        DataError: no such folder, no class folders, fewer than `fewest` classes, names that cannot be told apart, or
+            masks.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name the folder that holds one folder of images for each class.")
@@ -67,7 +68,7 @@ def find_classes(root: Path) -> ClassFolders:
     found = ClassFolders(root, branches, folders)
     _check_spelling(found)
     _check_masks(found)
-    _check_classes(found)
+    _check_classes(found, fewest)
     return found
 
 
@@ -145,11 +146,12 @@ def _check_masks(found: ClassFolders) -> None:
             raise DataError(f"{folder.path} is a folder of masks by its name, and masks are no class: {way}")
 
 
-def _check_classes(found: ClassFolders) -> None:
+def _check_classes(found: ClassFolders, fewest: int) -> None:
     root, classes = found.root, found.classes
-    if len(classes) < 2:
+    if len(classes) < fewest:
         meant = _usable_below(root) if _subfolders(root) else _usable_above(root)
-        hint = f"did you mean {meant}?" if meant else "it needs one folder of images for each class, at least two."
+        needed = "it needs one folder of images for each class" + (", at least two." if fewest > 1 else ".")
+        hint = f"did you mean {meant}?" if meant else needed
         raise DataError(f"{root} has {len(classes)} class folders: {hint}")
     for split, base in found.branches.items():
         own = [folder.label for folder in found.folders if folder.split == split]

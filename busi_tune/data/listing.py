@@ -72,8 +72,8 @@ class FolderNames:
         return Listing(self.root, self.classes, rows, len(masks), masks, drawn)
 
     def relative(self, path: Path) -> str:
-        """A path relative to the folder, with `/`."""
-        return path.relative_to(self.root).as_posix()
+        """A path relative to the folder, with `/`; one elsewhere, which a table may name, as it is."""
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
 
 def find_images(root: Path) -> Listing:
@@ -108,9 +108,12 @@ def hashed(found: FolderNames) -> Listing:
     return found.listing({path: str(sha256) for path, sha256 in hashes.items()})
 
 
-def find_names(root: Path) -> FolderNames:
-    """The names in a folder, checked as by `find_images`; only files that may be masks are opened (see masks.py)."""
-    found = find_classes(root)
+def find_names(root: Path, *, fewest: int = 2) -> FolderNames:
+    """The names in a folder, checked as by `find_images`; only files that may be masks are opened (see masks.py).
+
+    It needs at least the `fewest` classes.
+    """
+    found = find_classes(root, fewest=fewest)
     kept: list[tuple[Path, str, str]] = []
     masks: set[Path] = set()
     drawn: set[Path] = set()

@@ -56,7 +56,7 @@ def read_folder(names: FolderNames, progress: Progress) -> FolderReading:
     unreadable: dict[str, str] = {}
 
     def read(path: Path) -> None:
-        name = path.relative_to(names.root).as_posix()
+        name = names.relative(path)
         try:
             found[name] = _read(path)
         except ImageError as error:

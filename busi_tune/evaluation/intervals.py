@@ -208,7 +208,10 @@ def _of_averages(found: Measured, classes: Sequence[str]) -> dict[Name, Edges]:
 
 
 def _of_whole(found: Measured, answers: Answers, groups: Labels) -> dict[Name, Edges]:
-    """The intervals of the Brier score, of Matthews' coefficient and of the calibration error."""
+    """The intervals of the Brier score, of Matthews' coefficient, of the calibration error and of AURC.
+
+    AURC is a mean of error rates: its interval is that of a proportion of so many images as have its variance.
+    """
     losses = squared_errors(answers) / 2
     # As with one image more of the best and of the worst loss: few images rarely hold the rare losses that are large.
     more = np.append(losses, [0.0, 1.0])
@@ -218,6 +221,7 @@ def _of_whole(found: Measured, answers: Answers, groups: Labels) -> dict[Name, E
     result: dict[Name, Edges] = {
         ("brier",): _each(exact(float(losses.mean()), float(number)), lambda share: 2 * share),
         ("calibration_error",): _of_calibration(answers, independent / len(groups)),
+        ("aurc",): exact(found.values["aurc",], found.number(("aurc",), independent)),
     }
     # While the shares of the classes stay, the coefficient is a line in the accuracy.
     true, called = (

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from busi_tune import names
+from busi_tune.evaluation.selective import aurc, risk_coverage
 from busi_tune.results import BeforeAfter, Interval, Intervals, Summary, TestSummary
 
 Labels = NDArray[np.int64]
@@ -128,6 +129,7 @@ def scores(answers: Answers, weights: Floats) -> dict[Name, Floats]:
         ("log_loss",): ratio(weights @ log_losses(answers), total, np.nan),
         ("brier",): ratio(weights @ squared_errors(answers), total, np.nan),
         ("calibration_error",): calibration_error(answers, weights),
+        ("aurc",): aurc(probabilities.max(axis=1), answers.predicted != labels, weights),
     }
     for k, name in enumerate(classes):
         result |= {
@@ -320,6 +322,7 @@ def summarise(answers: Answers) -> Summary:
     for name, row in zip(answers.classes, matrix, strict=True):
         values["per_class", name, "images"] = int(row.sum())
     values["confusion_matrix",] = matrix.tolist()
+    values["risk_coverage",] = risk_coverage(answers.probabilities.max(axis=1), answers.predicted != answers.labels)
     if any(name[0] == "positive_vs_rest" for name in figures):
         values["positive",] = names.positive_class(answers.classes, answers.positive)
     return cast("Summary", nested(values))

@@ -18,6 +18,7 @@ from busi_tune.results import (
     CalibrationFigures,
     OperatingPointEntry,
     SensitivityClaim,
+    Summary,
     TestSummary,
     ThresholdFigure,
     ThresholdFigures,
@@ -47,11 +48,11 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
 
 def calibration_figures(before: Answers, after: Answers) -> BeforeAfter:
     """Brier score, log loss and expected calibration error before and after the temperature."""
-    return {"before": _calibration_of(before), "after": _calibration_of(after)}
+    return {"before": calibration_of(summarise(before)), "after": calibration_of(summarise(after))}
 
 
-def _calibration_of(answers: Answers) -> CalibrationFigures:
-    figures = summarise(answers)
+def calibration_of(figures: Summary) -> CalibrationFigures:
+    """The figures of a summary that tell how well probabilities are calibrated."""
     return {
         "brier": figures["brier"],
         "log_loss": figures["log_loss"],
@@ -129,15 +130,21 @@ def evaluated(point: OperatingPoint, answers: Answers, groups: Labels) -> Operat
     """The point with its figures on the test split, whose images chose nothing, and the claim that they support."""
     disease = _disease(answers)
     positive, flagged = answers.labels == disease, answers.probabilities[:, disease] >= point.threshold
-    figures: ThresholdFigures = {
-        "sensitivity": _threshold_figure(flagged[positive], groups[positive]),
-        "specificity": _threshold_figure(~flagged[~positive], groups[~positive]),
-    }
     missed = len(np.unique(groups[positive & ~flagged]))
     return {
         **point.entry(),
-        "test": figures,
+        "test": figures_at(point.threshold, answers, groups),
         "claim": claim(len(np.unique(groups[positive])), missed, point.sensitivity, point.positive),
+    }
+
+
+def figures_at(threshold: float, answers: Answers, groups: Labels) -> ThresholdFigures:
+    """Sensitivity and specificity for the disease where images are flagged from `threshold` on."""
+    disease = _disease(answers)
+    positive, flagged = answers.labels == disease, answers.probabilities[:, disease] >= threshold
+    return {
+        "sensitivity": _threshold_figure(flagged[positive], groups[positive]),
+        "specificity": _threshold_figure(~flagged[~positive], groups[~positive]),
     }
 
 

@@ -10,6 +10,7 @@ import onnx
 from busi_tune import files, results
 from busi_tune.config import differences
 from busi_tune.data.dataset import Dataset
+from busi_tune.data.labelled import short_digest
 from busi_tune.errors import BusiTuneError, ParityError, RunError
 from busi_tune.evaluation.metrics import softmax
 from busi_tune.export import assembly, resize
@@ -213,6 +214,7 @@ def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[s
         "guard": guard_result(draft.staging / ready_name(source.size), fitted.guard, source, made[MODEL].guard),
         "versions": {name: version(name) for name in PACKAGES},
         "machine": {**environment(), "abilities": [*abilities()]},
+        "validation_risk_coverage": fitted.risk_coverage,
     }
     if fitted.point:
         evidence["operating_point"] = evaluated(fitted.point, answers, groups)
@@ -235,10 +237,17 @@ def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, car
         **evidence,
         "models": models,
         "files": {PREDICTIONS: evidence["predictions_sha256"]},
+        "seen_images": _seen_images(draft.source.dataset),
     }
     files.write_text(draft.staging / CARD, card(draft.source.run, certificate))
     certificate["files"][CARD] = files.sha256(draft.staging / CARD)
     return write_certificate(draft.staging, certificate)
+
+
+def _seen_images(dataset: Dataset) -> list[str]:
+    """The beginnings of the SHA-256 of all images but the test images: enough to know a copy of one elsewhere."""
+    tested = set(dataset.split.rows("test")["path"])
+    return sorted({short_digest(image.sha256) for image in dataset.listing.images if image.path not in tested})
 
 
 def _sealed(draft: Draft, name: str, model: Made, evidence: Evidence) -> ModelCertificate:

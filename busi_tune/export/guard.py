@@ -155,7 +155,7 @@ def fit_guard(
     tensors = _Statistics(measured).tensors() | _fit_features(train_features)
     unlimited = Guard(size, (), tensors)
     known = pixel_scores(unlimited, train_pixels)
-    new = _run(guard_graph(unlimited), {"pixels": held_out_pixels, "features": held_out_features})
+    new = all_scores(unlimited, held_out_pixels, held_out_features)
     both = np.concatenate([known, new])
     # Colour and contrast were fitted to nothing, so the training images serve as well as new ones. The network's
     # features know the training images by heart.
@@ -189,10 +189,15 @@ def guard_graph(guard: Guard) -> onnx.ModelProto:
     return graph_of(scores, given, {"guard": FLOAT["batch", len(WARNINGS)]}, "guard")
 
 
+def all_scores(guard: Guard, pixels: Pixels, features: Floats) -> Floats:
+    """The scores (n, k) of images (n, size, size, 3) with the network's features of them (n, d)."""
+    return _run(guard_graph(guard), {"pixels": pixels, "features": features})
+
+
 def pixel_scores(guard: Guard, pixels: Pixels) -> Floats:
     """The scores (n, k) of images (n, size, size, 3) without the network: that of the features is 0."""
     features = np.broadcast_to(guard.tensors["features_mean"], (len(pixels), guard.tensors["features_mean"].size))
-    return _run(guard_graph(guard), {"pixels": pixels, "features": features})
+    return all_scores(guard, pixels, features)
 
 
 def statistics_graph(size: int) -> onnx.ModelProto:

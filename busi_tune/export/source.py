@@ -9,7 +9,7 @@ import pandas as pd
 from busi_tune import files, images
 from busi_tune.data.dataset import Dataset, Part
 from busi_tune.errors import FileError, RunError
-from busi_tune.evaluation.metrics import Answers, Labels, confusion_matrix, softmax
+from busi_tune.evaluation.metrics import Answers, Labels, confusion_matrix, softmax, summarise
 from busi_tune.export import quantisation
 from busi_tune.export.calibration import OperatingPoint, calibration_figures, fit_temperature, operating_point
 from busi_tune.export.graphs import folded, with_tensor
@@ -18,7 +18,7 @@ from busi_tune.export.parity import Logits, Reference, Shown, distance, few
 from busi_tune.images import Pixels
 from busi_tune.names import composed
 from busi_tune.progress import Progress
-from busi_tune.results import PREDICTIONS, BeforeAfter
+from busi_tune.results import PREDICTIONS, BeforeAfter, RiskCoveragePoint
 from busi_tune.training import exportable
 from busi_tune.training.exportable import ExportableModel
 from busi_tune.training.run_folder import Identity, read_identity
@@ -114,11 +114,13 @@ class Source:
 class Fitted:
     """The values fitted on the validation split, and the model at its temperature; none has seen a test image.
 
-    `network` is the ONNX graph of `model`, which shares its weights with the source's model.
+    `network` is the ONNX graph of `model`, which shares its weights with the source's model. `risk_coverage` is the
+    curve of the calibrated probabilities.
     """
 
     temperature: float
     calibration: BeforeAfter
+    risk_coverage: list[RiskCoveragePoint]
     point: OperatingPoint | None
     model: ExportableModel
     network: bytes
@@ -135,7 +137,15 @@ def fit(source: Source, sensitivity: float | None) -> Fitted:
     point = None if sensitivity is None else operating_point(after, source.groups("validation"), sensitivity)
     model, guard = at_temperature(source, temperature), guard_of(network, source, features)
     network = with_tensor(network, "temperature", model.temperature.numpy())
-    return Fitted(temperature, calibration_figures(before, after), point, model, network, guard)
+    return Fitted(
+        temperature=temperature,
+        calibration=calibration_figures(before, after),
+        risk_coverage=summarise(after)["risk_coverage"],
+        point=point,
+        model=model,
+        network=network,
+        guard=guard,
+    )
 
 
 def at_temperature(source: Source, temperature: float) -> ExportableModel:

@@ -6,7 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +42,8 @@ class Prediction:
     """One file's answer: probabilities in the order of the classes, or the reason why there is none.
 
     `malignant` says whether the disease reaches its threshold, and is None where the model has no operating point.
-    `flag` is its word in answers: "malignant", or "positive" for a disease of another name.
+    `flag` is its word in answers: "malignant", or "positive" for a disease of another name. `refer` says whether the
+    largest probability is below the confidence that was asked for, and is None where none was.
     """
 
     path: str
@@ -52,6 +53,11 @@ class Prediction:
     warning: str = ""
     error: str = ""
     flag: str = MALIGNANT
+    refer: bool | None = None
+
+    def referred_below(self, confidence: float) -> "Prediction":
+        """The prediction with its mark of whether it is less sure than `confidence`; an error has none."""
+        return self if self.error else replace(self, refer=max(self.probabilities) < confidence)
 
     def to_entry(self, classes: Sequence[str]) -> PredictionEntry:
         """The prediction as JSON has it, with the names of the classes."""
@@ -68,6 +74,8 @@ class Prediction:
             entry["malignant"] = self.malignant
         elif self.malignant is not None:
             entry["positive"] = self.malignant
+        if self.refer is not None:
+            entry["refer"] = self.refer
         if self.warning:
             entry["warning"] = self.warning
         return entry
@@ -93,11 +101,13 @@ def predict(
     threads: int = 0,
     provider: str = "cpu",
     allow_unverified: bool = False,
+    min_confidence: float | None = None,
 ) -> Predictions:
     """The predictions for `paths` of an export folder's model, or of one model file in it.
 
     Up to eight files go one at a time through a model that is not optimised, because optimisation takes longer than it
-    saves; more go through an optimised one, up to `batch_size` at a time. `threads` is 0 for one on each core.
+    saves; more go through an optimised one, up to `batch_size` at a time. `threads` is 0 for one on each core. With
+    `min_confidence` less sure answers are marked to be referred.
 
     Raises:
         BusiTuneError: the model cannot be used (see `open_export`).
@@ -113,6 +123,8 @@ def predict(
         allow_unverified=allow_unverified,
     )
     found = predict_files(classifier, chain(first, remaining), 1 if few else batch_size, threads)
+    if min_confidence is not None:
+        return Predictions(classifier, (prediction.referred_below(min_confidence) for prediction in found))
     return Predictions(classifier, found)
 
 

@@ -1,6 +1,7 @@
-"""A run's two pictures: its learning curves and its confusion matrix."""
+"""Pictures: a run's learning curves and confusion matrix, and those of an evaluation on images from elsewhere."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from busi_tune import files, results
+from busi_tune.evaluation.metrics import CALIBRATION_BINS, Answers, calibration_bins
 from busi_tune.progress import Progress
-from busi_tune.results import CURVES, MetricsFile, TestSummary
+from busi_tune.results import CURVES, EvaluationFile, MetricsFile, RiskCoveragePoint, TestSummary
 from busi_tune.training.epochs import Epoch
 from busi_tune.training.run_folder import changed_pictures, history
 
@@ -36,6 +38,21 @@ def plot_run(folder: Path, progress: Progress) -> None:
 def plot_pooled(folder: Path, pooled: TestSummary) -> None:
     """Draw the confusion matrix of a cross-validation's answers into its folder."""
     files.write_bytes(folder / results.CONFUSION, _png(confusion(pooled, "all folds")))
+
+
+def plot_evaluation(folder: Path, found: EvaluationFile, answers: Answers) -> None:
+    """Draw the pictures of an evaluation into its folder: confusion matrix, risk-coverage curves and reliability."""
+    curves = {
+        "internal test images": found["internal"].get("risk_coverage", []),
+        "images from elsewhere": found["external"].get("risk_coverage", []),
+    }
+    pictures = {
+        results.CONFUSION: confusion(found["external"], "images from elsewhere"),
+        results.RISK_COVERAGE: risk_coverage_curves(curves),
+        results.RELIABILITY: reliability(answers),
+    }
+    for name, figure in pictures.items():
+        files.write_bytes(folder / name, _png(figure))
 
 
 def _png(figure: Figure) -> bytes:
@@ -84,4 +101,36 @@ def confusion(test: TestSummary, part: str = "test split") -> Figure:
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(f"{part}, {test['images']} images, accuracy {test['accuracy']:.3f}", fontsize=11)
     figure.colorbar(shade, ax=axes, label="share of the true class", shrink=0.8)
+    return figure
+
+
+def risk_coverage_curves(curves: Mapping[str, list[RiskCoveragePoint]]) -> Figure:
+    """The error among the answered images over their share, a line for each curve that has points."""
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        if points:
+            axes.plot([point["coverage"] for point in points], [point["error"] for point in points], ".-", label=name)
+    axes.set(xlabel="share answered, the surest first", ylabel="error among the answered", xlim=(0, 1.02))
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="best", frameon=False)
+    axes.grid(color="0.92")
+    return figure
+
+
+def reliability(answers: Answers) -> Figure:
+    """The accuracy of answers over their confidence, in the bins of the calibration error, and the images of each."""
+    bins, confidence, right = calibration_bins(answers)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    used = counts > 0
+    sure, accuracy = (np.bincount(bins, each, CALIBRATION_BINS)[used] / counts[used] for each in (confidence, right))
+    figure = Figure(figsize=(5.5, 6), layout="constrained")
+    axes, images = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
+    axes.plot(sure, accuracy, ".-", color="C1")
+    axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(-0.02, 1.02))
+    images.bar((np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS, counts, width=0.9 / CALIBRATION_BINS, color="C7")
+    images.set(xlabel="confidence", ylabel="images")
+    for each in (axes, images):
+        each.grid(color="0.92")
     return figure

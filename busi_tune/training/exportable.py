@@ -114,6 +114,19 @@ def logits_of(model: ExportableModel, pixels: Pixels, precision: Precision) -> t
     return before.double().numpy(), (before / model.temperature).double().numpy()
 
 
+@torch.inference_mode()
+def logits_and_features(model: ExportableModel, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The logits (n, classes) and features (n, k) of `pixels` (n, size, size, 3), in float32 on the CPU.
+
+    A GPU may compute convolutions in fewer bits, and the export answers on the CPU.
+    """
+    batches = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
+    logits, features = (
+        torch.cat(parts) for parts in zip(*[model(batch.contiguous()) for batch in batches], strict=True)
+    )
+    return logits.numpy(), features.numpy()
+
+
 @torch.no_grad()
 def nudged(model: ExportableModel, seed: int) -> ExportableModel:
     """A copy whose every weight is moved by about a unit in its last place, up or down at random."""

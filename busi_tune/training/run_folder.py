@@ -191,8 +191,8 @@ def remember_data(folder: Path, root: Path) -> None:
     files.write_json(folder / SOURCE, document)
 
 
-def remembered_data(folder: Path) -> Path:
-    """The folder of the images when the run was last opened, from data.json.
+def remembered_data(folder: Path, option: str = "--data") -> Path:
+    """The folder of the images when the run was last opened, from data.json; `option` names another one.
 
     Raises:
         FileError: data.json is missing, damaged or of another version.
@@ -200,7 +200,7 @@ def remembered_data(folder: Path) -> Path:
     """
     root = Path(results.read(folder / SOURCE, DataFile)["folder"])
     if not root.is_dir():
-        raise RunError(f"The images of {folder} are no longer in {root}; name their folder with --data.")
+        raise RunError(f"The images of {folder} are no longer in {root}; name their folder with {option}.")
     return root
 
 

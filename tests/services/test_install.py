@@ -91,6 +91,14 @@ def test_another_command_says_what_to_install(installed: Path, arguments: list[s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_evaluate_says_what_an_export_needs(installed: Path, tmp_path: Path) -> None:
+    done = run(installed, ["evaluate", ".", "--data", ".", "--out", "e"], tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(", which is not installed; pip install 'busi-tune[evaluate]' installs all it takes.")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_verify_without_data_works(installed: Path, exported: Exported, tmp_path: Path) -> None:
     done = run(installed, ["verify", str(exported.folder)], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -27,8 +27,12 @@ COMMANDS = {
     "export.json": ["export", "studies/tuned/best", "--out", "exports/tuned", *EXPORT, "--json"],
     "verify.json": ["verify", "exports/tuned", "--json"],
     "verify-again.json": ["verify", "exports/tuned", "--data", "DATA", "--json"],
-    "predict.json": ["predict", "exports/tuned", "DATA/benign", "broken.png", "--json"],
-    "predict.jsonl": ["predict", "exports/tuned", "DATA/benign", "broken.png", "--jsonl"],
+    "evaluate.json": [
+        *("evaluate", "exports/tuned", "--data", "DATA", "--training-data", "DATA", "--out", "evaluation", "--json"),
+        "--leave-out-conflicts",
+    ],
+    "predict.json": ["predict", "exports/tuned", "DATA/benign", "broken.png", "--json", "--min-confidence", "0.5"],
+    "predict.jsonl": ["predict", "exports/tuned", "DATA/benign", "broken.png", "--jsonl", "--min-confidence", "0.5"],
 }
 # A schema's name, and a document that must agree with it.
 DOCUMENTS = [
@@ -48,6 +52,8 @@ DOCUMENTS = [
     ("pooled", "studies/crossval/pooled.json"),
     ("crossval-result", "outputs/crossval.json"),
     ("compare", "outputs/compare.json"),
+    ("evaluation", "evaluation/evaluation.json"),
+    ("evaluation", "outputs/evaluate.json"),
     ("verification", "exports/tuned/verification.json"),
     ("baseline", "outputs/baseline.json"),
     ("metrics", "outputs/baseline.json"),
@@ -72,6 +78,7 @@ FILES = {
     results.VERDICT: "verdict",
     "study.json": "study",
     VERIFICATION: "verification",
+    results.EVALUATION: "evaluation",
 }
 
 
@@ -105,7 +112,7 @@ def test_a_real_document_agrees_with_its_schema(schema: str, document: str, plac
 
 def test_every_json_file_of_every_result_agrees_with_its_schema(place: Path) -> None:
     validators, found = {name: validator(schema) for name, schema in FILES.items()}, set()
-    for folder in ("run", "audit", "studies", "exports"):
+    for folder in ("run", "audit", "studies", "exports", "evaluation"):
         for path in (place / folder).rglob("*.json"):
             validators[path.name].validate(json.loads(path.read_text()))
             found.add(path.name)
@@ -122,12 +129,26 @@ def test_the_result_of_run_is_made_of_the_results_of_its_steps(place: Path) -> N
         validator("prediction").validate(entry)
 
 
+def test_runs_cross_validations_and_exports_hold_the_risk_coverage_curve(place: Path) -> None:
+    metrics, pooled, certificate = (
+        json.loads((place / name).read_text())
+        for name in ("run/metrics.json", "studies/crossval/pooled.json", "exports/tuned/verification.json")
+    )
+    for part in (metrics["validation"], metrics["test"], pooled["pooled"], certificate["test"]):
+        assert part["risk_coverage"][-1]["coverage"] == 1
+        assert part["risk_coverage"][-1]["error"] == pytest.approx(1 - part["accuracy"])
+        assert 0 <= part["aurc"] <= 1
+    assert metrics["test"]["intervals"]["aurc"]
+    assert pooled["pooled"]["intervals"]["aurc"]
+    assert certificate["validation_risk_coverage"][-1]["images"] == metrics["validation"]["images"]
+
+
 def test_predictions_and_their_errors_agree_with_their_schemas(place: Path) -> None:
     *answers, broken = listed = json.loads((place / "outputs/predict.json").read_text())
     lines = [json.loads(line) for line in (place / "outputs/predict.jsonl").read_text().splitlines()]
     assert lines == listed
     assert len(answers) > 20
-    assert {"class", "probabilities", "malignant"} <= set(answers[0])
+    assert {"class", "probabilities", "malignant", "refer"} <= set(answers[0])
     assert set(broken) == {"path", "error"}
     validator("predictions").validate(listed)
     for entry in lines:

@@ -1,0 +1,108 @@
+"""An evaluation on images from elsewhere as tables."""
+
+from pathlib import Path
+
+from busi_tune.cli.screen import print_table, print_text
+from busi_tune.cli.tables import INTERVAL, low_high, show_matrix, titles_of
+from busi_tune.errors import listed
+from busi_tune.evaluation.metrics import edges, missing_intervals, shown
+from busi_tune.results import EvaluationFile, ThresholdFigure, TransferPoint
+
+
+def show_evaluation(found: EvaluationFile, folder: Path) -> None:
+    """The metrics there beside those of the internal test images, and what else holds there."""
+    external, internal = found["external"], found["internal"]
+    there = edges(external["intervals"])
+    values = shown(external)
+    titles = titles_of(values)
+    rows = []
+    for name, value in values.items():
+        compared = found["differences"].get(".".join(name))
+        rest = (
+            [f"{compared['internal']:.3f}", f"{compared['difference']:+.3f}", low_high(compared["interval"])]
+            if compared
+            else ["", "", ""]
+        )
+        rows.append([titles[name], f"{value:.3f}", low_high(there.get(name)), *rest])
+    print_table(
+        f"{found['model']} on {found['data']}: accuracy {external['accuracy']:.4f} on {external['images']} images in "
+        f"{external['groups']} groups, and {internal['accuracy']:.4f} on its own {internal['images']} test images",
+        ["metric", "there", INTERVAL, "own test", "difference", INTERVAL],
+        rows,
+    )
+    for sentence in missing_intervals(external):
+        print_text(sentence)
+    if found["absent_classes"]:
+        print_text(f"No image there is of class {', '.join(found['absent_classes'])}; the macro figures need it.")
+    show_matrix("Confusion matrix there (rows: true class)", external)
+    _show_calibration(found)
+    if "operating_point" in found:
+        _show_point(found["operating_point"])
+    elif found["kind"] == "run":
+        print_text("A run has no threshold; evaluate its export with --sensitivity for an operating point.")
+    _show_guard(found)
+    _show_confidence(found)
+    _show_images(found)
+    print_text(f"{folder} holds evaluation.json, predictions.csv and the pictures.")
+
+
+def _show_calibration(found: EvaluationFile) -> None:
+    there = found["calibration"]
+    print_text(
+        f"The mean confidence there is {there['confidence']:.3f} at an accuracy of {there['accuracy']:.3f}; a further "
+        f"temperature of {there['temperature']:.2f} would calibrate the probabilities there (1 changes nothing)."
+    )
+
+
+def _show_point(point: TransferPoint) -> None:
+    def cells(figure: ThresholdFigure) -> list[str]:
+        return ["none" if figure["value"] is None else f"{figure['value']:.3f}", low_high(figure["interval"])]
+
+    rows = []
+    for name, at in (("stored", point["stored"]), ("found there", point["needed"])):
+        if at is not None:
+            sensitivity, specificity = at["figures"]["sensitivity"], at["figures"]["specificity"]
+            rows.append([name, f"{at['threshold']:.4f}", *cells(sensitivity), *cells(specificity)])
+    print_table(
+        f"Flagged as {point['class']} there, with a threshold for a sensitivity of {point['sensitivity']:g}",
+        ["threshold", "from", "sensitivity", INTERVAL, "specificity", INTERVAL],
+        rows,
+    )
+    if point["needed"] is not None:
+        print_text("The threshold found there was found on the images that it is judged on, which promises nothing.")
+
+
+def _show_guard(found: EvaluationFile) -> None:
+    if "guard" in found:
+        guard = found["guard"]
+        scores = ", ".join(f"{name} {share:.3f}" for name, share in guard["scores"].items())
+        print_text(
+            f"The input guard warns of {guard['external']:.3f} of the images there ({scores}), and of "
+            f"{guard['internal']:.3f} of the own test images."
+        )
+
+
+def _show_confidence(found: EvaluationFile) -> None:
+    if "min_confidence" not in found:
+        return
+    point = found["min_confidence"]
+    own, there = point["validation"], point["external"]
+    result = (
+        f"{there['coverage']:.0%} of the images there are answered, with an error of {there['error']:.3f}"
+        if there
+        else "no image there is answered"
+    )
+    print_text(
+        f"From confidence {point['confidence']:.3f} on, which halves the error of the validation images "
+        f"({own['coverage']:.0%} answered, error {own['error']:.3f}), {result}."
+    )
+
+
+def _show_images(found: EvaluationFile) -> None:
+    for reason in sorted({image["reason"] for image in found["left_out"]}):
+        paths = [image["path"] for image in found["left_out"] if image["reason"] == reason]
+        print_text(f"{len(paths)} images left out, because {reason}: {listed(paths, most=5)}.")
+    if found["unreadable"]:
+        paths = [file["path"] for file in found["unreadable"]]
+        print_text(f"{len(paths)} images cannot be read: {listed(paths, most=5)}.")
+    print_text(found["twins_checked"])

@@ -1,0 +1,1 @@
+"""A finished model judged on labelled images from elsewhere."""

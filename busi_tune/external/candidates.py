@@ -1,0 +1,201 @@
+"""A model to be judged, be it a finished run or an export: its answers, its test figures, and what it was trained on.
+
+An export answers with ONNX Runtime, and nothing here imports PyTorch for it.
+"""
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from busi_tune import files, images
+from busi_tune.data.dataset import Dataset
+from busi_tune.data.labelled import Known, known_images, training_listing
+from busi_tune.errors import DataError, ImageError, RunError
+from busi_tune.evaluation.intervals import with_intervals
+from busi_tune.evaluation.metrics import Answers, Flags, Floats, softmax, summarise
+from busi_tune.inference import MODEL, VERIFICATION, open_export, predict_files
+from busi_tune.inference.certificate import check_folder
+from busi_tune.inference.classifier import Classifier
+from busi_tune.names import composed
+from busi_tune.progress import Progress
+from busi_tune.results import (
+    IDENTITY,
+    METRICS,
+    PREDICTIONS,
+    MetricsFile,
+    OperatingPointEntry,
+    RiskCoveragePoint,
+    TestSummary,
+    read,
+)
+
+# Pictures of a run's network that are held at once.
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a model answered: probabilities (images, classes), and which images each score of its guard warns of."""
+
+    probabilities: Floats
+    warned: Mapping[str, Flags]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to be judged.
+
+    `internal` are its test figures, at its temperature; `point` is its stored operating point, and `validation` the
+    risk-coverage curve of its validation images, empty where an earlier version made the export. `guard` is the share
+    of its test images that its guard warns of. `known` are the images that it may have seen, None where these are not
+    at hand; an export then has `digests_of_known`. `answer` answers the images in files.
+    """
+
+    path: Path
+    kind: Literal["run", "export"]
+    sha256: str
+    classes: tuple[str, ...]
+    positive: str | None
+    internal: TestSummary
+    point: OperatingPointEntry | None
+    validation: list[RiskCoveragePoint]
+    guard: float | None
+    known: Known | None
+    digests_of_known: frozenset[str]
+    answer: Callable[[Sequence[Path], Progress], Answered]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run and not an export.
+
+    Raises:
+        RunError: it is neither.
+    """
+    if (path / IDENTITY).is_file():
+        return True
+    export = path.parent if path.is_file() else path
+    if not (export / VERIFICATION).is_file():
+        raise RunError(f"{path} is neither a finished run nor an export; name a folder of `baseline` or `export`.")
+    return False
+
+
+def of_export(path: Path, training_data: Path | None, progress: Progress) -> Candidate:
+    """The model of an export folder, or one model file in it; `training_data` has the images that it was trained on.
+
+    Raises:
+        BusiTuneError: the export is not what was certified, or the folder is another one.
+    """
+    folder, name = (path.parent, path.name) if path.is_file() else (path, MODEL)
+    certificate = check_folder(folder)
+    classifier = open_export(path)
+    model = certificate["models"][name]
+    internal = model.get("test", certificate["test"])
+    guard = model.get("guard", certificate["guard"])
+    known = None
+    if training_data is not None:
+        tested = _tested(folder / PREDICTIONS)
+        known = known_images(training_listing(training_data, tested, progress), tested, progress)
+    return Candidate(
+        path=path,
+        kind="export",
+        sha256=model.get("model_sha256", ""),
+        classes=classifier.classes,
+        positive=internal.get("positive"),
+        internal=internal,
+        point=model.get("operating_point", certificate.get("operating_point")),
+        validation=certificate.get("validation_risk_coverage", []),
+        guard=guard["test"].get("unchanged"),
+        known=known,
+        digests_of_known=frozenset(certificate.get("seen_images", [])),
+        answer=lambda paths, shown: _answered_by_export(classifier, paths, shown),
+    )
+
+
+def _tested(path: Path) -> dict[str, str]:
+    """The SHA-256 of each test image of an export, by its path."""
+    with files.explained(path, "read"), path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return {composed(row["path"]): row["sha256"] for row in csv.DictReader(file)}
+
+
+def _answered_by_export(classifier: Classifier, paths: Sequence[Path], progress: Progress) -> Answered:
+    rows, warnings = [], []
+    for done, found in enumerate(predict_files(classifier, paths), start=1):
+        if found.error:
+            raise _unanswered(Path(found.path), found.error)
+        rows.append(found.probabilities)
+        warnings.append(found.warning)
+        progress.step("answering", done, len(paths))
+    progress.close("answering")
+    guards = classifier.metadata.guards
+    warned = {guard.name: np.array([guard.warning in warning for warning in warnings]) for guard in guards}
+    return Answered(np.array(rows, dtype=np.float64), warned)
+
+
+def of_run(run: Path, dataset: Dataset, progress: Progress) -> Candidate:
+    """The best model of a finished run, with the temperature and the guard that its export would have."""
+    from busi_tune.export.guard import all_scores
+    from busi_tune.export.source import Source, fit
+    from busi_tune.training.exportable import logits_and_features
+
+    source = Source.of(run, dataset, progress)
+    fitted, positive = fit(source, None), source.identity.config.positive
+
+    def answered(pixels: images.Pixels) -> Answered:
+        logits, features = logits_and_features(fitted.model, pixels)
+        over = fitted.guard.warned(all_scores(fitted.guard, pixels, features))
+        return Answered(softmax(logits), {s.name: over[:, k] for k, s in enumerate(fitted.guard.scores)})
+
+    def answer(paths: Sequence[Path], shown: Progress) -> Answered:
+        return joined([answered(pixels) for pixels in _chunks(paths, source.size, shown)])
+
+    test = answered(source.part("test").pixels())
+    answers = Answers(source.labels("test"), test.probabilities, source.classes, positive)
+    tested = {composed(path) for path in dataset.split.rows("test")["path"]}
+    return Candidate(
+        path=run,
+        kind="run",
+        sha256=read(run / METRICS, MetricsFile)["model_sha256"],
+        classes=source.classes,
+        positive=positive,
+        internal={**summarise(answers), **with_intervals(answers, source.groups("test"))},
+        point=None,
+        validation=fitted.risk_coverage,
+        guard=float(np.any(list(test.warned.values()), axis=0).mean()),
+        known=known_images(dataset.listing, tested, progress),
+        digests_of_known=frozenset(),
+        answer=answer,
+    )
+
+
+def joined(parts: Sequence[Answered]) -> Answered:
+    """Answers for several lots of images as one."""
+    names = parts[0].warned
+    return Answered(
+        np.concatenate([part.probabilities for part in parts]),
+        {name: np.concatenate([part.warned[name] for part in parts]) for name in names},
+    )
+
+
+def _chunks(paths: Sequence[Path], size: int, progress: Progress) -> Iterator[images.Pixels]:
+    """The pixels (n, size, size, 3) of the files, some at a time."""
+    for start in range(0, len(paths), CHUNK):
+        some = paths[start : start + CHUNK]
+        yield np.stack([_pixels(path, size) for path in some])
+        progress.step("answering", start + len(some), len(paths))
+    progress.close("answering")
+
+
+def _pixels(path: Path, size: int) -> images.Pixels:
+    try:
+        return images.resized(images.decode(path), size)
+    except ImageError as error:
+        raise _unanswered(path, str(error)) from error
+
+
+def _unanswered(path: Path, reason: str) -> DataError:
+    """The error for an image that could be read as a thumbnail, and not as the network takes it."""
+    return DataError(f"{path} cannot be answered ({reason}); leave it out, or run the same command again.")
