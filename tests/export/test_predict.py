@@ -400,8 +400,12 @@ def test_an_interrupted_table_is_kept_and_resumed(
     options = ["--list", str(listed), "--csv", str(target)]
     whole = ["predict", str(export), "--list", str(listed), "--csv", str(tmp_path / "whole.csv")]
     assert exit_code(whole) == 1
+    # The child of a shell's background job would ignore Ctrl-C.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from busi_tune.__main__ import main"
+    )
     with subprocess.Popen(
-        [sys.executable, "-m", "busi_tune", "predict", str(export), "-", "--csv", str(target)],
+        [sys.executable, "-c", f"{code}; main()", "predict", str(export), "-", "--csv", str(target)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
