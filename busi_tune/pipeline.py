@@ -36,6 +36,7 @@ from busi_tune.results import (
     AuditFile,
     CrossvalResult,
     MetricsFile,
+    ReportFile,
     RunResult,
     SearchResult,
     SeedsFile,
@@ -342,6 +343,28 @@ def export(
         return exporter.export_run(
             run, folder, dataset, options or ExportOptions(), progress, card=model_card, overwrite=overwrite
         )
+
+
+def report(folder: Path, progress: Progress, *, root: Path | None = None, export: Path | None = None) -> ReportFile:
+    """Write report.html and report.json on the result in `folder` into it; the content of report.json.
+
+    `root` is the folder of the images, by default the one that the result was made from. `export` is the export of the
+    run, or of the study's best run, to be shown as well.
+
+    Raises:
+        RunError: there is no result in `folder`, or `export` is of another one.
+        FileError: a file cannot be read, was changed, or cannot be written.
+    """
+    from busi_tune.report.contents import data_folder, kind_of, read_report
+    from busi_tune.report.page import page
+    from busi_tune.report.pictures import Album
+
+    kind_of(folder)
+    album = Album(root or data_folder(folder), progress)
+    document = read_report(folder, album, export)
+    results.write(folder / results.REPORT, document)
+    files.write_text(folder / results.REPORT_PAGE, page(document, album))
+    return document
 
 
 @dataclass(frozen=True)

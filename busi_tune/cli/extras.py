@@ -8,6 +8,7 @@ TRAINING = frozenset(
         "onnxscript",
         "optuna",
         "pandas",
+        "plotly",
         "safetensors",
         "scipy",
         "sklearn",
