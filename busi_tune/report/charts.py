@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -149,10 +150,16 @@ def learning(records: Sequence[EpochRecord], kept: int | None) -> dict[str, Char
             [rates],
             x="epoch",
             y="learning rate",
-            yaxis={"type": "log", "exponentformat": "power"},
+            yaxis=_decades([record["learning_rate"] for record in records]),
             showlegend=False,
         ),
     }
+
+
+def _decades(values: Sequence[float]) -> dict[str, object]:
+    """A logarithmic axis that shows whole powers of ten around `values`."""
+    edges = math.floor(math.log10(min(values)) + 1e-9), math.ceil(math.log10(max(values)) - 1e-9)
+    return {"type": "log", "exponentformat": "power", "dtick": 1, "range": [edges[0] - 0.3, edges[1] + 0.3]}
 
 
 DOTTED = {"dash": "dot", "width": 1.5}

@@ -115,7 +115,7 @@ def _numbers(document: ReportFile) -> Callable[..., Markup]:
 
 def _rounded(value: float, digits: int) -> str:
     """A float with so many digits after the point, or so many significant ones where it is small or large."""
-    return f"{value:.{digits}f}" if value == 0 or 10**-digits <= abs(value) < 10**5 else f"{value:.{digits}g}"
+    return f"{value:.{digits}f}" if value == 0 or 10**-digits <= abs(value) < 10**5 else f"{value:.{digits - 1}g}"
 
 
 def _metrics(document: ReportFile, prefix: Path) -> list[tuple[str, Path, Path | None]]:
