@@ -387,7 +387,7 @@ def run_all(
     split_file: Path | None = None,
     overwrite: bool = False,
 ) -> RunResult:
-    """Baseline, search, retrain, export, verify and predict, in order; the result of each step under its name."""
+    """Baseline, search, retrain, export, verify, predict and report, in order; each step's result under its name."""
     options.check(config)
     from busi_tune.search.session import dimensions_of
     from busi_tune.training.hardware import resolve
@@ -422,6 +422,7 @@ def run_all(
     some = test[:: max(1, len(test) // 6)][:6]
     classes = list(first["test"]["per_class"])
     predictions = predict_files(open_export(places.export), [places.data / path for path in some])
+    report(places.study, progress, root=places.data, export=places.export)
     return {
         "schema": results.SCHEMAS[RunResult],
         "baseline": first,
@@ -433,5 +434,6 @@ def run_all(
             "baseline": str(places.baseline),
             "study": str(places.study),
             "export": str(places.export),
+            "report": str(places.study / results.REPORT_PAGE),
         },
     }

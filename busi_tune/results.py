@@ -688,12 +688,13 @@ class PredictionEntry(PredictionClass):
 
 
 class RunPlaces(TypedDict):
-    """The folders of a whole run."""
+    """The folders of a whole run, and its page."""
 
     data: str
     baseline: str
     study: str
     export: str
+    report: str
 
 
 class RunResult(TypedDict):

@@ -274,6 +274,7 @@ def show_all(result: RunResult) -> None:
         ["search", trials, str(places["study"])],
         ["best, retrained", _figures(best), str(places["study"] / "best")],
         ["export", verified, str(places["export"] / "model.onnx")],
+        ["report", "all of it on one page", str(places["report"])],
     ]
     print_table("Done", ["step", "result", "where"], rows)
 

@@ -174,9 +174,7 @@ def band(curve: Band, name: str, colour: str, hover: str) -> list[go.Scatter]:
     text = [[low, high] for low, high in zip(curve["low"], curve["high"], strict=True)]
     return [
         go.Scatter(x=curve["x"], y=curve["low"], **edge),
-        go.Scatter(
-            x=curve["x"], y=curve["high"], fill="tonexty", fillcolor=f"rgba({red},{green},{blue},0.18)", **edge
-        ),
+        go.Scatter(x=curve["x"], y=curve["high"], fill="tonexty", fillcolor=f"rgba({red},{green},{blue},0.18)", **edge),
         go.Scatter(
             x=curve["x"],
             y=curve["y"],

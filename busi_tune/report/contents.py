@@ -483,5 +483,3 @@ def _command(name: str, kind: type[Options], values: Mapping[str, Json], *more: 
 
 def _export_command(document: ReportFile) -> str:
     return _command("export", ExportOptions, document["export"]["options"], "RUN", "--out", "DIR")
-
-

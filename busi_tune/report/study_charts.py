@@ -180,8 +180,10 @@ def _importance(importances: Mapping[str, Importance]) -> Chart:
         },
         hovertemplate="%{y}: %{x:.3f}<br>95 % of resamples %{customdata[0]:.3f} to %{customdata[1]:.3f}<extra></extra>",
     )
-    words = [f"{name} {each['importance']:.2f} ({each['low']:.2f} to {each['high']:.2f})"
-             for name, each in importances.items()]
+    words = [
+        f"{name} {each['importance']:.2f} ({each['low']:.2f} to {each['high']:.2f})"
+        for name, each in importances.items()
+    ]
     return chart(
         "Importance of each parameter",
         f"Bar chart of shares of importance, with their range over resamples: {', '.join(words)}.",

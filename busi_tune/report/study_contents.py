@@ -175,9 +175,7 @@ def _leading(trials: list[ReportTrial], *, lower: bool) -> list[float | None]:
 
 
 def _saving(trials: list[ReportTrial], paces: dict[int, float | None], most: int) -> Saving:
-    lacking = {
-        trial["number"]: max(0, most - trial["epochs_run"]) for trial in trials if trial["state"] == "PRUNED"
-    }
+    lacking = {trial["number"]: max(0, most - trial["epochs_run"]) for trial in trials if trial["state"] == "PRUNED"}
     return {
         "epochs_run": sum(trial["epochs_run"] for trial in trials),
         "epochs_saved": sum(lacking.values()),

@@ -73,7 +73,8 @@ def test_every_number_is_that_of_report_json(name: str, place: Path, browser: Br
     document = json.loads((place / name / "report.json").read_text())
     browser.show(place / name / "report.html")
     numbers = browser.run(
-        "return [...document.querySelectorAll('data[data-at]')].map(one => [one.dataset.at, one.value, one.textContent])"
+        "return [...document.querySelectorAll('data[data-at]')]"
+        ".map(one => [one.dataset.at, one.value, one.textContent])"
     )
     assert len(numbers) > 50
     for place_of, value, text in numbers:
@@ -118,8 +119,12 @@ def test_tables_sort_and_every_picture_has_a_text(place: Path, browser: Browser)
     browser.run("for (const one of document.querySelectorAll('details')) one.open = true")
     for order in ("ascending", "descending"):
         browser.run(f"{column}.querySelectorAll('th button')[1].click()".removeprefix("return "))
-        values = [float(text) for text in browser.run(f"{column}.querySelectorAll('tbody td:nth-child(2) data')"
-                  ".values().map(one => one.value).toArray()")]
+        values = [
+            float(text)
+            for text in browser.run(
+                f"{column}.querySelectorAll('tbody td:nth-child(2) data').values().map(one => one.value).toArray()"
+            )
+        ]
         assert values == sorted(values, reverse=order == "descending")
         assert browser.run(f"{column}.querySelectorAll('th')[1].getAttribute('aria-sort')") == order
     texts = browser.run(
@@ -147,7 +152,9 @@ def test_names_from_users_are_shown_as_they_are(phantoms: Path, tiny: Config, tm
     browser.show(tmp_path / "<script>run" / "report.html")
     assert browser.logged() == []
     assert browser.run("return document.querySelectorAll('script').length") == 3
-    assert browser.run("return document.querySelectorAll('main img[src=x], main b > b, main section script').length") == 0
+    assert (
+        browser.run("return document.querySelectorAll('main img[src=x], main b > b, main section script').length") == 0
+    )
     heads = browser.run("return [...document.querySelectorAll('.matrix thead th')].map(one => one.textContent)")
     assert heads == sorted(name.replace("\u202e", "\\u202e") for name in HOSTILE.values())
     titles = browser.run("return [...document.querySelectorAll('#ranking figcaption')].map(one => one.textContent)")

@@ -11,7 +11,13 @@ import pytest
 from axe_core_python.selenium import Axe
 from selenium import webdriver
 
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--enable-unsafe-swiftshader")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--enable-unsafe-swiftshader",
+)
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,7 @@ class Browser:
     def requests(self) -> list[str]:
         """The addresses that the page asked for, whether of a network or not."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [
-            event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
-        ]
+        return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
 
     def violations(self) -> list[str]:
         """What axe-core calls serious or critical."""

@@ -27,6 +27,7 @@ COMMANDS = {
     "export.json": ["export", "studies/tuned/best", "--out", "exports/tuned", *EXPORT, "--json"],
     "verify.json": ["verify", "exports/tuned", "--json"],
     "verify-again.json": ["verify", "exports/tuned", "--data", "DATA", "--json"],
+    "report.json": ["report", "studies/tuned", "--export", "exports/tuned", "--json"],
     "predict.json": ["predict", "exports/tuned", "DATA/benign", "broken.png", "--json"],
     "predict.jsonl": ["predict", "exports/tuned", "DATA/benign", "broken.png", "--jsonl"],
 }
@@ -44,6 +45,9 @@ DOCUMENTS = [
     ("metrics", "studies/tuned/best/metrics.json"),
     ("study", "studies/tuned/study.json"),
     ("verdict", "studies/tuned/verdict.json"),
+    ("outcome", "studies/tuned/outcome.json"),
+    ("report", "studies/tuned/report.json"),
+    ("report", "outputs/report.json"),
     ("crossval", "studies/crossval/crossval.json"),
     ("pooled", "studies/crossval/pooled.json"),
     ("crossval-result", "outputs/crossval.json"),
@@ -70,6 +74,8 @@ FILES = {
     results.SEEDS: "seeds",
     results.AUDIT: "audit",
     results.VERDICT: "verdict",
+    results.OUTCOME: "outcome",
+    results.REPORT: "report",
     "study.json": "study",
     VERIFICATION: "verification",
 }
