@@ -17,6 +17,7 @@ COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED)
 LIGHT = {"ink": "#1d232a", "faint": "#dde2e8", "line": "#9aa4af", "ground": "#ffffff"}
 DARK = {"ink": "#e4e8ec", "faint": "#2c343d", "line": "#5d6874", "ground": "#171c21"}
 HEIGHT = 300
+MARGIN = {"l": 8, "r": 12, "t": 12, "b": 8}
 Numbers = Sequence[float | None] | Sequence[int]
 
 
@@ -79,9 +80,8 @@ def chart(
     **layout: object,
 ) -> Chart:
     """A chart of traces, with the titles of its axes; the template is added in the page."""
-    figure = go.Figure(data=list(traces), layout={"template": None, "height": height, **layout})
+    figure = go.Figure(data=list(traces), layout={"template": None, "height": height, "margin": MARGIN, **layout})
     figure.update_layout(
-        margin={"l": 8, "r": 12, "t": 12, "b": 8},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         dragmode=False,
         hovermode="closest",
@@ -99,6 +99,11 @@ def line(x: Numbers, y: Numbers, name: str, colour: str, **attributes: object) -
     """A line with a mark at each point."""
     look = {"mode": "lines+markers", "line": {"color": colour, "width": 2}, "marker": {"size": 5, "color": colour}}
     return go.Scatter(x=list(x), y=list(y), name=label(name), **{**look, **attributes})
+
+
+def whole(most: int) -> dict[str, object]:
+    """An axis of whole numbers up to `most`."""
+    return {"dtick": 1} if most <= 12 else {}
 
 
 def learning(records: Sequence[EpochRecord], kept: int | None) -> dict[str, Chart]:
@@ -132,6 +137,7 @@ def learning(records: Sequence[EpochRecord], kept: int | None) -> dict[str, Char
             losses,
             x="epoch",
             y="weighted cross-entropy",
+            xaxis=whole(len(records)),
             **mark,
         ),
         "score": chart(
@@ -141,6 +147,7 @@ def learning(records: Sequence[EpochRecord], kept: int | None) -> dict[str, Char
             scores,
             x="epoch",
             y="score",
+            xaxis=whole(len(records)),
             **mark,
         ),
         "rate": chart(
@@ -150,6 +157,7 @@ def learning(records: Sequence[EpochRecord], kept: int | None) -> dict[str, Char
             [rates],
             x="epoch",
             y="learning rate",
+            xaxis=whole(len(records)),
             yaxis=_decades([record["learning_rate"] for record in records]),
             showlegend=False,
         ),
@@ -298,5 +306,6 @@ def folds(document: ReportFile) -> dict[str, Chart]:
             traces,
             x="epoch",
             y=title,
+            xaxis=whole(max(map(len, histories.values()))),
         )
     return found

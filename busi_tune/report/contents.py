@@ -15,7 +15,7 @@ from busi_tune.data.folds import read_folds
 from busi_tune.data.split import Roles, Split, read_split
 from busi_tune.errors import FileError, RunError
 from busi_tune.evaluation.curves import class_curves, cooled, coverage, reliability
-from busi_tune.evaluation.metrics import Answers
+from busi_tune.evaluation.metrics import Answers, confusion_matrix
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference.certificate import VERIFICATION, read_certificate
 from busi_tune.names import composed
@@ -189,8 +189,8 @@ def _add_run(document: ReportFile, folder: Path, album: Album) -> str:
     figures = results.read(folder / METRICS, MetricsFile)
     document["finished"], document["metrics"] = True, figures
     document["figures"] = _figures(figures["test"])
-    answered = _answered(folder, tuple(identity["classes"]), _positive(identity), split.used, {0: split.rows("train")})
-    document["answers"] = _answers(answered, figures["test"]["confusion_matrix"], album)
+    answered = _answered(folder, figures["test"], split.used, {0: split.rows("train")})
+    document["answers"] = _answers(answered, album)
     return f"Finished: epoch {figures['best_epoch']} of {epochs} kept; {ended}."
 
 
@@ -229,10 +229,12 @@ def _study(folder: Path, album: Album) -> ReportFile:
 def _study_verdict(document: ReportFile) -> str:
     study = document["study"]
     if study["best"] is None:
-        return f"No trial has been completed yet. {document['state']}"
+        return "No trial has been completed yet."
     verdict = study["verdict"]
     if not document["finished"] or "metrics" not in document:
-        return f"So far trial {study['best']} of {len(study['trials'])} is the best. {document['state']}"
+        value = next(trial["value"] for trial in study["trials"] if trial["number"] == study["best"])
+        metric = study["identity"]["metric"]
+        return f"So far trial {study['best']} of {len(study['trials'])} trials is the best, with {metric} {value:.4f}."
     best = _accuracy(document["metrics"]["test"], f"Trial {study['best']} is the best, with test accuracy")
     return best + (f" Against the baseline: {verdict['sentence']}" if verdict else "")
 
@@ -254,18 +256,15 @@ def _crossval(folder: Path, album: Album) -> ReportFile:
     ended = sum(bool(state and state["stop_reason"]) for state in states.values())
     if not (folder / POOLED).exists():
         document["state"] = f"This cross-validation has not ended: {ended} of {folds.count} folds are trained."
-        document["verdict"] = f"{document['state']} {UNFINISHED}"
+        document["verdict"] = document["state"] = f"{document['state']} {UNFINISHED}"
         return document
     found = document["pooled"] = results.read(folder / POOLED, CrossvalFile)
     document["finished"], document["figures"] = True, _figures(found["pooled"])
     document["state"] = f"Finished: {folds.count} folds."
     answered = "each answered by a model that has seen neither it nor a near-duplicate of it"
     document["verdict"] = _accuracy(found["pooled"], "Accuracy", f", {answered}")
-    classes = tuple(found["pooled"]["per_class"])
-    positive = identity["config"].get("positive")
     training = {number: read_split(run / SPLIT).rows("train") for number, run in runs.items()}
-    table = _answered(folder, classes, None if positive is None else str(positive), folds.used, training)
-    document["answers"] = _answers(table, found["pooled"]["confusion_matrix"], album)
+    document["answers"] = _answers(_answered(folder, found["pooled"], folds.used, training), album)
     return document
 
 
@@ -279,7 +278,7 @@ def _export(folder: Path, album: Album) -> ReportFile:
     passed = "Verified" if certificate["passed"] else "Not verified"
     document["state"] = f"{passed}: {certificate['answers_changed']} of {certificate['images']} answers changed."
     document["verdict"] = f"{_export_verdict(document)} {_accuracy(test, 'Test accuracy')}"
-    answered = _answered(folder, tuple(test["per_class"]), test.get("positive"), None, {})
+    answered = _answered(folder, test, None, {})
     counts = answered.table["class"].value_counts()
     document["data"] = {
         "images": {str(name): {"test": int(counts[name])} for name in sorted(counts.index)},
@@ -290,7 +289,7 @@ def _export(folder: Path, album: Album) -> ReportFile:
         "contradictions": [],
         "leaked": None,
     }
-    document["answers"] = _answers(answered, test["confusion_matrix"], album, certificate["temperature"])
+    document["answers"] = _answers(answered, album, certificate["temperature"])
     document["commands"] = [_export_command(document)]
     return document
 
@@ -317,15 +316,10 @@ def _add_export(document: ReportFile, folder: Path, export: Path) -> None:
     document["export"] = certificate
     document["commands"].append(_export_command(document))
     run = folder / "best" if document["kind"] == "study" else folder
-    identity, split = document["identity"], read_split(run / SPLIT)
-    answered = _answered(run, tuple(identity["classes"]), _positive(identity), split.used, {})
+    answered = _answered(run, document["metrics"]["test"], read_split(run / SPLIT).used, {})
     after = cooled(answered.answers, certificate["temperature"])
     document["answers"]["reliability"]["after"] = reliability(after, answered.groups)
     document["answers"]["reliability"]["temperature"] = certificate["temperature"]
-
-
-def _positive(identity: RunIdentityFile) -> str | None:
-    return Config.from_dict(identity["config"]).positive
 
 
 def _data(roles: Roles | Split, used: pd.DataFrame, part: str, album: Album) -> ReportData:
@@ -361,13 +355,16 @@ def _image(path: str, label: str) -> ReportImage:
 
 
 def _answered(
-    folder: Path,
-    classes: tuple[str, ...],
-    positive: str | None,
-    used: pd.DataFrame | None,
-    training: Mapping[int, pd.DataFrame],
+    folder: Path, test: TestSummary, used: pd.DataFrame | None, training: Mapping[int, pd.DataFrame]
 ) -> Answered:
-    """The answers in predictions.csv of `folder`; `used` has the groups and hashes of the images."""
+    """The answers in predictions.csv of `folder` that the figures `test` are of.
+
+    `used` has the groups and hashes of the images, `training` the training images of each fold, or of 0.
+
+    Raises:
+        FileError: they cannot be read, or other figures follow from them.
+    """
+    classes = tuple(test["per_class"])
     path = folder / PREDICTIONS
     with files.explained(path, "read"):
         try:
@@ -377,6 +374,9 @@ def _answered(
             labels = np.array([classes.index(label) for label in table["class"]], dtype=np.int64)
         except (ValueError, KeyError) as error:
             raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.") from error
+    answers = Answers(labels, probabilities, classes)
+    if confusion_matrix(labels, answers.predicted, len(classes)).tolist() != test["confusion_matrix"]:
+        raise FileError(f"{path} is damaged (its answers are not those of the figures); restore it or start anew.")
     groups = np.arange(len(table))
     if used is not None:
         known = used.assign(path=used["path"].map(composed)).set_index("path").reindex(table["path"])
@@ -384,18 +384,18 @@ def _answered(
             raise FileError(f"{path} has images that the split does not have; restore it or start anew.")
         groups = np.asarray(pd.factorize(known["group"])[0], dtype=np.int64)
         table["sha256"] = known["sha256"].to_numpy()
-    return Answered(Answers(labels, probabilities, classes, positive), table, groups, used is not None, training)
+    return Answered(answers, table, groups, used is not None, training)
 
 
-def _answers(
-    answered: Answered, matrix: results.Matrix, album: Album, temperature: float | None = None
-) -> ReportAnswers:
+def _answers(answered: Answered, album: Album, temperature: float | None = None) -> ReportAnswers:
+    """What answers show; the pictures of the worst go into `album`."""
     answers, groups = answered.answers, answered.groups
     after = [] if temperature is None else reliability(cooled(answers, temperature), groups)
+    matrix = confusion_matrix(answers.labels, answers.predicted, len(answers.classes))
     return {
         "images": len(groups),
         "grouped": answered.grouped,
-        "shares": [[count / max(1, sum(row)) for count in row] for row in matrix],
+        "shares": [[count / max(1, sum(row)) for count in row] for row in matrix.tolist()],
         "curves": class_curves(answers, groups),
         "reliability": {"before": reliability(answers, groups), "after": after, "temperature": temperature},
         "coverage": coverage(answers, groups),

@@ -99,7 +99,7 @@ def _charts(document: ReportFile) -> dict[str, Chart]:
 def _numbers(document: ReportFile) -> Callable[..., Markup]:
     """A function that shows the number at a place of report.json, with the place and the whole value beside it."""
 
-    def number(*parts: str | int | Path, digits: int = 3, share: bool = False) -> Markup:
+    def number(*parts: str | int | Path, digits: int = 3, share: bool = False, plain: bool = False) -> Markup:
         path = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
         value: object = document
         for part in path:
@@ -107,7 +107,8 @@ def _numbers(document: ReportFile) -> Callable[..., Markup]:
         if value is None:
             return Markup("&ndash;")
         assert isinstance(value, int | float)
-        text = f"{value:.0%}" if share else f"{value:,}" if isinstance(value, int) else _rounded(value, digits)
+        text = f"{value:,}" if isinstance(value, int) else _rounded(value, digits)
+        text = f"{value:.0%}" if share else f"{value:.4g}" if plain else text
         return Markup('<data data-at="{}" value="{}">{}</data>').format(json.dumps(path), repr(value), text)
 
     return number

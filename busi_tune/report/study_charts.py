@@ -1,11 +1,12 @@
 """The charts of a study: its history, curves, parameters and cost."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from busi_tune.report.charts import BLUE, GREEN, GREY, ORANGE, RED, Chart, chart, label, line
+from busi_tune.report.charts import BLUE, GREEN, GREY, ORANGE, RED, Chart, chart, label, line, whole
 from busi_tune.results import Importance, Json, ReportStudy, ReportTrial
 
 # A state's colour, sign and name.
@@ -65,7 +66,7 @@ def _history(study: ReportStudy) -> Chart:
     alt = f"Scatter chart of the {metric} of {len(numbers)} trials, with the best so far" + (
         f", which ends at {last:.4f}." if last is not None else "; none is complete."
     )
-    return chart("History", alt, [*traces, best], x="trial", y=metric, wide=True)
+    return chart("History", alt, [*traces, best], x="trial", y=metric, wide=True, xaxis=whole(len(numbers)))
 
 
 def _words(trial: ReportTrial) -> str:
@@ -90,7 +91,8 @@ def _curves(study: ReportStudy) -> Chart:
     alt = f"Line chart of the {metric} after each epoch of {len(shown)} trials; pruned trials are grey" + (
         f", and the best, trial {study['best']}, ends at {best[0]['curve'][-1]:.4f}." if best else "."
     )
-    return chart("Each trial's curve", alt, traces, x="epoch", y=metric, wide=True, height=340)
+    axis = whole(max(len(trial["curve"]) for trial in shown))
+    return chart("Each trial's curve", alt, traces, x="epoch", y=metric, wide=True, height=340, xaxis=axis)
 
 
 def _joined(trials: Sequence[ReportTrial], name: str, colour: str, *, width: int, opacity: float) -> go.Scatter:
@@ -131,13 +133,13 @@ def _numbers(trials: Sequence[ReportTrial], name: str) -> list[float] | None:
 def _parallel(study: ReportStudy, trials: Sequence[ReportTrial], names: Sequence[str]) -> Chart:
     values = [trial["value"] for trial in trials]
     metric = study["identity"]["metric"]
-    dimensions = [_dimension(trials, name) for name in names]
+    dimensions = [_dimension(study, trials, name) for name in names]
     dimensions.append({"label": metric, "values": values})
     trace = go.Parcoords(
         dimensions=dimensions,
         line={
             "color": values,
-            "colorscale": "Viridis",
+            "colorscale": [[0, GREY], [1, ORANGE]],
             "reversescale": study["lower_is_better"],
             "showscale": False,
         },
@@ -145,21 +147,27 @@ def _parallel(study: ReportStudy, trials: Sequence[ReportTrial], names: Sequence
     )
     return chart(
         "Parallel coordinates",
-        f"Parallel coordinates of {len(trials)} trials over {', '.join(names)} and {metric}; bright lines are the "
-        "better trials. The table below has the values.",
+        f"Parallel coordinates of {len(trials)} trials over {', '.join(names)} and {metric}; the better a trial, the "
+        "more orange its line. The table of all trials has the values.",
         [trace],
         wide=True,
-        height=340,
+        height=360,
+        margin={"l": 56, "r": 40, "t": 56, "b": 24},
     )
 
 
-def _dimension(trials: Sequence[ReportTrial], name: str) -> dict[str, object]:
+def _dimension(study: ReportStudy, trials: Sequence[ReportTrial], name: str) -> dict[str, object]:
     numbers = _numbers(trials, name)
     if numbers is None:
         words = sorted({str(trial["params"].get(name)) for trial in trials})
         places = [words.index(str(trial["params"].get(name))) for trial in trials]
         return {"label": name, "values": places, "tickvals": list(range(len(words))), "ticktext": words}
-    return {"label": name, "values": numbers}
+    if not _is_log(study, name):
+        return {"label": name, "values": numbers}
+    powers = [math.log10(number) for number in numbers]
+    ticks = list(range(math.floor(min(powers)), math.ceil(max(powers)) + 1))
+    texts = [f"{10.0**tick:g}" for tick in ticks]
+    return {"label": name, "values": powers, "tickvals": ticks, "ticktext": texts, "range": [ticks[0], ticks[-1]]}
 
 
 def _importance(importances: Mapping[str, Importance]) -> Chart:
@@ -190,6 +198,7 @@ def _importance(importances: Mapping[str, Importance]) -> Chart:
         [trace],
         x="share of importance",
         showlegend=False,
+        wide=True,
         height=max(180, 60 * len(names) + 80),
     )
 
@@ -254,4 +263,7 @@ def _cost(study: ReportStudy) -> Chart:
         x="trial",
         y="epochs",
         barmode="overlay",
+        wide=True,
+        height=240,
+        xaxis=whole(len(study["trials"])),
     )

@@ -46,7 +46,9 @@ def test_the_report_of_a_run_has_the_figures_of_its_files(run: Path) -> None:
         x, y = curve["roc"]["x"], curve["roc"]["y"]
         area = sum((x[n] - x[n - 1]) * (y[n] + y[n - 1]) / 2 for n in range(1, len(x)))
         assert area == pytest.approx(metrics["test"]["per_class"][name]["roc_auc"], abs=1e-9)
-        assert all(low <= value <= high for low, value, high in zip(curve["roc"]["low"], y, curve["roc"]["high"]))
+        assert all(
+            low <= value <= high for low, value, high in zip(curve["roc"]["low"], y, curve["roc"]["high"], strict=True)
+        )
         assert curve["precision_recall"]["y"][-1] == pytest.approx(curve["share"])
 
 

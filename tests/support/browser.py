@@ -41,8 +41,9 @@ class Browser:
         return self.driver.execute_script(script)
 
     def logged(self) -> list[str]:
-        """What the page wrote to the console, errors and warnings of the browser included."""
-        return [str(entry["message"]) for entry in self.driver.get_log("browser")]
+        """What the page wrote to the console, and every error; what a software renderer says of its speed is left out."""
+        entries = self.driver.get_log("browser")
+        return [str(e["message"]) for e in entries if e["level"] == "SEVERE" or e["source"] != "rendering"]
 
     def requests(self) -> list[str]:
         """The addresses that the page asked for, whether of a network or not."""
