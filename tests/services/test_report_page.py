@@ -12,11 +12,11 @@ from browser import Browser
 from busi_tune import pipeline
 from busi_tune.config import Config
 from busi_tune.crossval_options import CrossvalOptions
+from busi_tune.export_options import ExportOptions
 from busi_tune.progress import Silent
 from busi_tune.search_options import SearchOptions
-from exported import Exported, linked
 
-pytest_plugins = ["browser", "exported"]
+pytest_plugins = ["browser"]
 PAGES = {
     "run": "summary data learning confusion ranking reliability coverage mistakes export repeat",
     "study": "summary data learning confusion ranking reliability coverage study mistakes repeat",
@@ -28,18 +28,21 @@ each_page = pytest.mark.parametrize("name", PAGES)
 
 
 @pytest.fixture(scope="module")
-def place(exported: Exported, tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of each kind, with its report."""
+def config(tiny: Config) -> Config:
+    return tiny.replace(arch="squeezenet1_1", epochs=1)
+
+
+@pytest.fixture(scope="module")
+def place(phantoms: Path, config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of each kind, with its report; the run is a study's best trial."""
     folder = tmp_path_factory.mktemp("reports")
-    linked(exported.run, folder / "run")
-    linked(exported.folder, folder / "export")
-    config = tiny.replace(epochs=2)
-    options = SearchOptions(trials=3, trial_epochs=1, metric="val_accuracy", confirm=1, confirm_seeds=2)
-    pipeline.search(exported.data, folder / "study", config, options, Silent())
-    options_of_folds = CrossvalOptions(folds=2)
-    pipeline.crossval(exported.data, folder / "crossval", config.replace(epochs=1), options_of_folds, Silent())
+    options = SearchOptions(trials=2, trial_epochs=1, metric="val_accuracy", confirm=1, confirm_seeds=2)
+    pipeline.search(phantoms, folder / "study", config, options, Silent())
+    shutil.copytree(folder / "study" / "best", folder / "run")
+    pipeline.export(folder / "run", folder / "export", phantoms, Silent(), options=ExportOptions(sensitivity=0.8))
+    pipeline.crossval(phantoms, folder / "crossval", config, CrossvalOptions(folds=2), Silent())
     pipeline.report(folder / "run", Silent(), export=folder / "export")
-    pipeline.report(folder / "export", Silent(), root=exported.data)
+    pipeline.report(folder / "export", Silent(), root=phantoms)
     for name in ("study", "crossval"):
         pipeline.report(folder / name, Silent())
     return folder
@@ -142,12 +145,14 @@ HOSTILE = {
 
 
 @pytest.mark.slow
-def test_names_from_users_are_shown_as_they_are(phantoms: Path, tiny: Config, tmp_path: Path, browser: Browser) -> None:
+def test_names_from_users_are_shown_as_they_are(
+    phantoms: Path, config: Config, tmp_path: Path, browser: Browser
+) -> None:
     for own, name in HOSTILE.items():
         shutil.copytree(phantoms / own, tmp_path / "data" / name)
         for path in sorted((tmp_path / "data" / name).iterdir()):
             path.rename(path.with_name(path.name.replace("(", "<script>hacked()\"'(")))
-    pipeline.baseline(tmp_path / "data", tmp_path / "<script>run", tiny.replace(epochs=1), Silent())
+    pipeline.baseline(tmp_path / "data", tmp_path / "<script>run", config, Silent())
     pipeline.report(tmp_path / "<script>run", Silent())
     browser.show(tmp_path / "<script>run" / "report.html")
     assert browser.logged() == []

@@ -41,7 +41,7 @@ class Browser:
         return self.driver.execute_script(script)
 
     def logged(self) -> list[str]:
-        """What the page wrote to the console, and every error; what a software renderer says of its speed is left out."""
+        """What the page wrote to the console, and every error, but not a software renderer's words on its speed."""
         entries = self.driver.get_log("browser")
         return [str(e["message"]) for e in entries if e["level"] == "SEVERE" or e["source"] != "rendering"]
 
