@@ -3,7 +3,7 @@
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -77,10 +77,12 @@ def chart(
     y: str = "",
     wide: bool = False,
     height: int = HEIGHT,
+    marked: Mapping[str, object] | None = None,
     **layout: object,
 ) -> Chart:
-    """A chart of traces, with the titles of its axes; the template is added in the page."""
-    figure = go.Figure(data=list(traces), layout={"template": None, "height": height, "margin": MARGIN, **layout})
+    """A chart of traces, with the titles of its axes and `marked` shapes; the template is added in the page."""
+    base = {"template": None, "height": height, "margin": MARGIN}
+    figure = go.Figure(data=list(traces), layout={**base, **layout, **(marked or {})})
     figure.update_layout(
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         dragmode=False,
@@ -117,7 +119,7 @@ def learning(records: Sequence[EpochRecord], kept: int | None) -> dict[str, Char
         ]
     last = records[-1]
     lowest = min(records, key=lambda record: record["val_loss"])
-    whole = f"kept epoch {kept}" if kept is not None else "no epoch kept yet"
+    ending = f"kept epoch {kept}" if kept is not None else "no epoch kept yet"
     losses = [
         line(epochs, [record["train_loss"] for record in records], "training", BLUE),
         line(epochs, [record["val_loss"] for record in records], "validation", ORANGE),
@@ -133,22 +135,22 @@ def learning(records: Sequence[EpochRecord], kept: int | None) -> dict[str, Char
             "Loss",
             f"Line chart of {len(records)} epochs: the training loss ends at {last['train_loss']:.3f}, the validation "
             f"loss at {last['val_loss']:.3f}; the lowest validation loss is {lowest['val_loss']:.3f} in epoch "
-            f"{lowest['epoch']}; {whole}.",
+            f"{lowest['epoch']}; {ending}.",
             losses,
             x="epoch",
             y="weighted cross-entropy",
             xaxis=whole(len(records)),
-            **mark,
+            marked=mark,
         ),
         "score": chart(
             "Validation scores",
             f"Line chart: the validation accuracy ends at {last['val_accuracy']:.3f}, the macro F1 at "
-            f"{last['val_macro_f1']:.3f}; {whole}.",
+            f"{last['val_macro_f1']:.3f}; {ending}.",
             scores,
             x="epoch",
             y="score",
             xaxis=whole(len(records)),
-            **mark,
+            marked=mark,
         ),
         "rate": chart(
             "Learning rate",
