@@ -234,7 +234,7 @@ def _figure(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.3f}"
 
 
-def reliability(bins: Sequence[ReliabilityBin], title: str, colour: str) -> Chart:
+def reliability_chart(bins: Sequence[ReliabilityBin], title: str, colour: str) -> Chart:
     """Confidence against accuracy, with the interval of each bin's accuracy."""
     x, y = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
     trace = go.Scatter(

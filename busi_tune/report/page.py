@@ -1,19 +1,30 @@
 """A report as one self-contained HTML page, made from the content of its report.json and its pictures alone."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from busi_tune import option
 from busi_tune.errors import printable
 from busi_tune.evaluation.metrics import edges, missing_intervals, shown
 from busi_tune.names import composed
-from busi_tune.option import shown as as_text
 from busi_tune.report.card import title
-from busi_tune.report.charts import BLUE, DARK, LIGHT, ORANGE, Chart, coverage, folds, learning, ranking, template
-from busi_tune.report.charts import reliability as reliability_chart
+from busi_tune.report.charts import (
+    BLUE,
+    DARK,
+    LIGHT,
+    ORANGE,
+    Chart,
+    coverage,
+    folds,
+    learning,
+    ranking,
+    reliability_chart,
+    template,
+)
 from busi_tune.report.contents import tested
 from busi_tune.report.pictures import Album
 from busi_tune.report.study_charts import study_charts
@@ -35,7 +46,7 @@ TITLES = {
 }
 # Where the figures on unseen images are in report.json.
 PLACES = {"metrics": ("metrics", "test"), "pooled": ("pooled", "pooled"), "export": ("export", "test")}
-Path = tuple[str | int, ...]
+Place = tuple[str | int, ...]
 
 
 def page(document: ReportFile, album: Album) -> str:
@@ -99,11 +110,11 @@ def _charts(document: ReportFile) -> dict[str, Chart]:
 def _numbers(document: ReportFile) -> Callable[..., Markup]:
     """A function that shows the number at a place of report.json, with the place and the whole value beside it."""
 
-    def number(*parts: str | int | Path, digits: int = 3, share: bool = False, plain: bool = False) -> Markup:
+    def number(*parts: str | int | Place, digits: int = 3, share: bool = False, plain: bool = False) -> Markup:
         path = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
         value: object = document
         for part in path:
-            value = value[part]  # type: ignore[index]
+            value = _inside(value, part)
         if value is None:
             return Markup("&ndash;")
         assert isinstance(value, int | float)
@@ -114,12 +125,19 @@ def _numbers(document: ReportFile) -> Callable[..., Markup]:
     return number
 
 
+def _inside(value: object, part: str | int) -> object:
+    if isinstance(value, Mapping):
+        return value[part]
+    assert isinstance(value, list)
+    return value[int(part)]
+
+
 def _rounded(value: float, digits: int) -> str:
     """A float with so many digits after the point, or so many significant ones where it is small or large."""
     return f"{value:.{digits}f}" if value == 0 or 10**-digits <= abs(value) < 10**5 else f"{value:.{digits - 1}g}"
 
 
-def _metrics(document: ReportFile, prefix: Path) -> list[tuple[str, Path, Path | None]]:
+def _metrics(document: ReportFile, prefix: Place) -> list[tuple[str, Place, Place | None]]:
     """The title of each metric, and the places of its value and of its interval."""
     test = tested(document)
     if test is None:
@@ -144,4 +162,4 @@ def _configuration(document: ReportFile) -> dict[str, Json]:
 def _text(value: Json | Sequence[float]) -> str:
     if value is None:
         return "none"
-    return as_text(tuple(value)) if isinstance(value, list) else as_text(value)
+    return option.shown(tuple(value)) if isinstance(value, list) else option.shown(value)

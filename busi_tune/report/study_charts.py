@@ -144,6 +144,9 @@ def _parallel(study: ReportStudy, trials: Sequence[ReportTrial], names: Sequence
             "showscale": False,
         },
         labelside="top",
+        labelangle=-14,
+        labelfont={"size": 11},
+        tickfont={"size": 11},
     )
     return chart(
         "Parallel coordinates",
@@ -152,7 +155,7 @@ def _parallel(study: ReportStudy, trials: Sequence[ReportTrial], names: Sequence
         [trace],
         wide=True,
         height=360,
-        margin={"l": 56, "r": 40, "t": 56, "b": 24},
+        margin={"l": 56, "r": 40, "t": 76, "b": 24},
     )
 
 
