@@ -38,6 +38,7 @@ from busi_tune.results import (
     CrossvalResult,
     EvaluationFile,
     MetricsFile,
+    ReportFile,
     RunResult,
     SearchResult,
     SeedsFile,
@@ -373,6 +374,28 @@ def evaluate(
     return judge(candidate, elsewhere, folder, progress)
 
 
+def report(folder: Path, progress: Progress, *, root: Path | None = None, export: Path | None = None) -> ReportFile:
+    """Write report.html and report.json on the result in `folder` into it; the content of report.json.
+
+    `root` is the folder of the images, by default the one that the result was made from. `export` is the export of the
+    run, or of the study's best run, to be shown as well.
+
+    Raises:
+        RunError: there is no result in `folder`, or `export` is of another one.
+        FileError: a file cannot be read, was changed, or cannot be written.
+    """
+    from busi_tune.report.contents import data_folder, kind_of, read_report
+    from busi_tune.report.page import page
+    from busi_tune.report.pictures import Album
+
+    kind_of(folder)
+    album = Album(root or data_folder(folder), progress)
+    document = read_report(folder, album, export)
+    results.write(folder / results.REPORT, document)
+    files.write_text(folder / results.REPORT_PAGE, page(document, album))
+    return document
+
+
 @dataclass(frozen=True)
 class Places:
     """The folders of `run`: the images, and the results of each step."""
@@ -393,7 +416,7 @@ def run_all(
     split_file: Path | None = None,
     overwrite: bool = False,
 ) -> RunResult:
-    """Baseline, search, retrain, export, verify and predict, in order; the result of each step under its name."""
+    """Baseline, search, retrain, export, verify, predict and report, in order; each step's result under its name."""
     options.check(config)
     from busi_tune.search.session import dimensions_of
     from busi_tune.training.hardware import resolve
@@ -428,6 +451,7 @@ def run_all(
     some = test[:: max(1, len(test) // 6)][:6]
     classes = list(first["test"]["per_class"])
     predictions = predict_files(open_export(places.export), [places.data / path for path in some])
+    report(places.study, progress, root=places.data, export=places.export)
     return {
         "schema": results.SCHEMAS[RunResult],
         "baseline": first,
@@ -439,5 +463,6 @@ def run_all(
             "baseline": str(places.baseline),
             "study": str(places.study),
             "export": str(places.export),
+            "report": str(places.study / results.REPORT_PAGE),
         },
     }

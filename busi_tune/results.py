@@ -20,6 +20,7 @@ Interval = list[float]
 Matrix = list[list[int]]
 VerdictWord = Literal["better", "worse", "no evidence"]
 TwinKind = Literal["copy", "near", "mirrored", "cropped"]
+ReportKind = Literal["run", "study", "cross-validation", "export"]
 T = TypeVar("T")
 
 # The files of result folders.
@@ -36,6 +37,9 @@ CROSSVAL = "crossval.json"
 POOLED = "pooled.json"
 HISTORY = "history.csv"
 PREDICTIONS = "predictions.csv"
+OUTCOME = "outcome.json"
+REPORT = "report.json"
+REPORT_PAGE = "report.html"
 CURVES = "learning_curves.png"
 CONFUSION = "confusion_matrix.png"
 EVALUATION = "evaluation.json"
@@ -399,6 +403,12 @@ class SearchFinals(TypedDict, total=False):
     verdict: VerdictFile | None
     importances: dict[str, Importance] | None
     never_acted: list[str]
+
+
+class OutcomeFile(SearchFinals):
+    """outcome.json: what a finished study found out beyond its trials."""
+
+    schema: str
 
 
 class SearchResult(SearchFinals):
@@ -812,12 +822,13 @@ class PredictionEntry(TypedDict):
 
 
 class RunPlaces(TypedDict):
-    """The folders of a whole run."""
+    """The folders of a whole run, and its page."""
 
     data: str
     baseline: str
     study: str
     export: str
+    report: str
 
 
 class RunResult(TypedDict):
@@ -833,6 +844,167 @@ class RunResult(TypedDict):
 
 # Of an answer of `predict`, also in its CSV; the first version named the answer "class", as the truth is named.
 PREDICTION = "busi-tune.prediction/2"
+
+
+ReportClass = TypedDict("ReportClass", {"class": str})
+
+
+class ReportFigure(TypedDict):
+    """A key figure of a report, with its 95 % interval."""
+
+    name: str
+    value: float | None
+    interval: Interval | None
+
+
+class ReportImage(ReportClass):
+    """An image by its path below the data folder, and its class."""
+
+    path: str
+
+
+class NearestImage(ReportImage):
+    """The training image that is most similar to another image, by their thumbnails."""
+
+    similarity: float
+
+
+class Mistake(ReportImage):
+    """An image with a wrong answer; `nearest` is None where the images are not at hand."""
+
+    predicted: str
+    probabilities: dict[str, float]
+    nearest: NearestImage | None
+
+
+class ReportData(TypedDict):
+    """The images of a result: by class and part, by group, and those left out by reason.
+
+    `group_sizes` has the number of groups of each size. `leaked` is the share of test images with a near-duplicate in
+    training, where there is a training part.
+    """
+
+    images: dict[str, dict[str, int]]
+    totals: dict[str, int]
+    groups: dict[str, int]
+    group_sizes: dict[str, int]
+    left_out: dict[str, int]
+    contradictions: list[list[ReportImage]]
+    leaked: float | None
+
+
+class Band(TypedDict):
+    """A curve with the 95 % interval of each of its points."""
+
+    x: list[float]
+    y: list[float]
+    low: list[float]
+    high: list[float]
+
+
+class ClassCurves(TypedDict):
+    """One class against the others: sensitivity over false-positive rate, and precision over recall."""
+
+    roc: Band
+    precision_recall: Band
+    share: float
+
+
+class ReliabilityBin(TypedDict):
+    """The answers of similar confidence: their mean confidence, and their accuracy with its interval."""
+
+    confidence: float
+    accuracy: float
+    low: float
+    high: float
+    images: int
+
+
+class Reliability(TypedDict):
+    """Confidence against accuracy at temperature 1, and at the fitted temperature where there is one."""
+
+    before: list[ReliabilityBin]
+    after: list[ReliabilityBin]
+    temperature: float | None
+
+
+class ReportAnswers(TypedDict):
+    """What the answers on the images that a model has not seen show; `coverage` has the error of the surest answers.
+
+    `grouped` says whether the intervals know the groups of near-duplicates; an export's files do not name them.
+    """
+
+    images: int
+    grouped: bool
+    shares: list[list[float]]
+    curves: dict[str, ClassCurves]
+    reliability: Reliability
+    coverage: Band
+    mistakes: list[Mistake]
+    wrong: int
+
+
+class ReportTrial(TypedDict):
+    """One trial: its row of trials.csv, and the metric after each epoch; `state` is RUNNING without a row."""
+
+    number: int
+    state: str
+    value: float | None
+    params: dict[str, Json]
+    epochs_run: int
+    best_epoch: int | None
+    seconds: float | None
+    stop_reason: str
+    curve: list[float]
+
+
+class Saving(TypedDict):
+    """The most that pruning can have saved: the epochs that pruned trials lacked, and their time."""
+
+    epochs_run: int
+    epochs_saved: int
+    seconds_run: float
+    seconds_saved: float
+
+
+class ReportStudy(TypedDict):
+    """The trials of a study, and what it found out; `leading` has the best value after each ended trial."""
+
+    identity: StudyFile
+    lower_is_better: bool
+    states: dict[str, int]
+    trials: list[ReportTrial]
+    leading: list[float | None]
+    best: int | None
+    saving: Saving
+    outcome: OutcomeFile | None
+    verdict: VerdictFile | None
+
+
+class ReportFile(TypedDict):
+    """report.json: every number of report.html; parts that a result does not have are left out."""
+
+    schema: str
+    kind: ReportKind
+    folder: str
+    finished: bool
+    state: str
+    verdict: str
+    figures: list[ReportFigure]
+    sections: list[str]
+    commands: list[str]
+    versions: dict[str, str]
+    data: NotRequired[ReportData]
+    identity: NotRequired[RunIdentityFile]
+    metrics: NotRequired[MetricsFile]
+    history: NotRequired[list[EpochRecord]]
+    folds: NotRequired[dict[str, list[EpochRecord]]]
+    crossval: NotRequired[CrossvalIdentityFile]
+    pooled: NotRequired[CrossvalFile]
+    answers: NotRequired[ReportAnswers]
+    study: NotRequired[ReportStudy]
+    export: NotRequired[VerificationFile]
+
 
 # Each document and its name and version; a change that a reader must know of gets a new version.
 SCHEMAS: Mapping[type, str] = {
@@ -853,6 +1025,8 @@ SCHEMAS: Mapping[type, str] = {
     VerificationFile: "busi-tune.verification/2",
     RunResult: "busi-tune.run/2",
     EvaluationFile: "busi-tune.evaluation/1",
+    OutcomeFile: "busi-tune.outcome/1",
+    ReportFile: "busi-tune.report/1",
 }
 
 

@@ -17,6 +17,7 @@ from busi_tune.cli.export import export, verify
 from busi_tune.cli.extras import TRAINING, missing
 from busi_tune.cli.parameters import INTERRUPTED, examples
 from busi_tune.cli.predict import predict
+from busi_tune.cli.report import report
 from busi_tune.cli.train import baseline, run, search
 from busi_tune.errors import BusiTuneError, printable
 from busi_tune.option import meant
@@ -67,7 +68,7 @@ def cli() -> None:
     """
 
 
-for command in (run, data, baseline, search, crossval, compare, evaluate, export, verify, predict):
+for command in (run, data, baseline, search, crossval, compare, evaluate, export, verify, predict, report):
     cli.add_command(command)
 
 

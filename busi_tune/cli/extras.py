@@ -9,6 +9,7 @@ TRAINING = EVALUATION | {
     "onnx",
     "onnxscript",
     "optuna",
+    "plotly",
     "safetensors",
     "tenacity",
     "torch",

@@ -341,6 +341,7 @@ def show_all(result: RunResult, *, everything: bool = False) -> None:
         ["search", trials, str(places["study"])],
         ["best", _figures(best), str(places["study"] / "best")],
         ["export", verified, str(places["export"] / "model.onnx")],
+        ["report", "all of it on one page", str(places["report"])],
     ]
     print_table("Done", ["step", "result", "where"], rows)
 

@@ -63,10 +63,10 @@ def _environment() -> Environment:
 def _metrics(test: TestSummary) -> list[tuple[str, str, str]]:
     """Each metric's name, value and interval."""
     intervals = edges(test["intervals"])
-    return [(_title(name), _figure(value), _interval(intervals.get(name))) for name, value in shown(test).items()]
+    return [(title(name), _figure(value), _interval(intervals.get(name))) for name, value in shown(test).items()]
 
 
-def _title(path: Sequence[str]) -> str:
+def title(path: Sequence[str]) -> str:
     words = " ".join(part.replace("_", " ") for part in path if part != "per_class")
     return (
         words.replace("roc auc", "ROC AUC")

@@ -13,7 +13,7 @@ from busi_tune.data.dataset import open_dataset
 from busi_tune.errors import RunError, listed
 from busi_tune.evaluation.verdict import verdict_of
 from busi_tune.progress import Progress
-from busi_tune.results import METRICS, VERDICT, SearchFinals, SearchResult, VerdictFile
+from busi_tune.results import METRICS, VERDICT, OutcomeFile, SearchFinals, SearchResult, VerdictFile
 from busi_tune.search import finals
 from busi_tune.search.driver import Budget, Driver, Search
 from busi_tune.search.importance import importances
@@ -166,6 +166,9 @@ def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
         finally:
             session.claims.release(0)
     driver.clean_up()
+    if outcome:
+        document: OutcomeFile = {"schema": results.SCHEMAS[OutcomeFile], **outcome}
+        results.write(session.folder / results.OUTCOME, document)
     return {
         "schema": results.SCHEMAS[SearchResult],
         "metric": session.plan.metric,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from busi_tune import files, locks
 from busi_tune.errors import BusiTuneError
-from busi_tune.results import SEEDS, SOURCE
+from busi_tune.results import REPORT, REPORT_PAGE, SEEDS, SOURCE
 from busi_tune.training.run_folder import read_identity
 
-# Locks, and what was trained beside a run.
-LEFT_OUT = (locks.RUN, "seeds", SEEDS)
+# Locks, what was trained beside a run, and pages on it.
+LEFT_OUT = (locks.RUN, "seeds", SEEDS, REPORT, REPORT_PAGE)
 
 
 def copy_run(source: Path, target: Path) -> None:

@@ -59,6 +59,7 @@ ROOMS = {
     "sklearn": {"data", "export"},
     "scipy": {"data", "evaluation", "export"},
     "jinja2": {"report"},
+    "plotly": {"report"},
     "pandas": {"data", "evaluation", "export", "report"},
     "onnxruntime": {"inference", "export"},
     # The phantoms write images; everything else only reads them.

@@ -79,6 +79,7 @@ SAMPLES = {
     "split": '"split.csv"',
     "groups": '"patients.csv"',
     "baseline": '"studies/other"',
+    "export": '"exports/other"',
     "name": '"wide"',
     "seeds": "5",
     "demo": "true",
@@ -93,6 +94,7 @@ REQUIRED = {
     "crossval": ["--data", "d"],
     "run": ["--data", "d"],
     "export": ["run", "--out", "o"],
+    "report": ["studies/tuned"],
     "data audit": ["--data", "d"],
     "data split": ["--data", "d", "--out", "o"],
 }

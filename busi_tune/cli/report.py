@@ -1,0 +1,42 @@
+"""The command report."""
+
+from pathlib import Path
+
+import click
+
+from busi_tune.cli.parameters import PATH, Command, config_option, data_option, examples, json_option, setting
+
+
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "busi-tune report studies/tuned --export exports/tuned", "busi-tune report exports/tuned --data data/busi"
+    ),
+)
+@click.argument("folder", type=PATH)
+@data_option(unset="the folder at the time of training", help="Folder of the images, for the pictures.")
+@setting(
+    "--export",
+    "export_folder",
+    type=PATH,
+    metavar="EXPORT",
+    group="output",
+    help="Export of the run, or of the study's best run, to be shown on the same page.",
+)
+@json_option
+@config_option
+def report(folder: Path, data: Path | None, export_folder: Path | None, as_json: bool) -> None:
+    """Write one page on FOLDER, a run, a study, a cross-validation or an export: report.html, and report.json.
+
+    The page holds everything it shows and loads nothing from a network.
+    """
+    from busi_tune import pipeline
+    from busi_tune.cli.screen import print_json, print_line, screen
+
+    with screen() as progress:
+        found = pipeline.report(folder, progress, root=data, export=export_folder)
+    if as_json:
+        print_json(found)
+    else:
+        print_line(found["verdict"])
+        print_line(f"{folder / 'report.html'} shows everything; {folder / 'report.json'} has every number.")

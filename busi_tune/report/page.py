@@ -1,0 +1,165 @@
+"""A report as one self-contained HTML page, made from the content of its report.json and its pictures alone."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from busi_tune import option
+from busi_tune.errors import printable
+from busi_tune.evaluation.metrics import edges, missing_intervals, shown
+from busi_tune.names import composed
+from busi_tune.report.card import title
+from busi_tune.report.charts import (
+    BLUE,
+    DARK,
+    LIGHT,
+    ORANGE,
+    Chart,
+    coverage,
+    folds,
+    learning,
+    ranking,
+    reliability_chart,
+    template,
+)
+from busi_tune.report.contents import tested
+from busi_tune.report.pictures import Album
+from busi_tune.report.study_charts import study_charts
+from busi_tune.results import Json, ReportFile
+
+TITLES = {
+    "summary": "Summary",
+    "data": "Data and split",
+    "learning": "Learning curves",
+    "confusion": "Confusion matrix and all figures",
+    "ranking": "ROC and precision-recall",
+    "reliability": "Reliability",
+    "coverage": "Risk and coverage",
+    "study": "Study",
+    "folds": "Folds",
+    "mistakes": "Worst mistakes",
+    "export": "Export",
+    "repeat": "How to repeat it",
+}
+# Where the figures on unseen images are in report.json.
+PLACES = {"metrics": ("metrics", "test"), "pooled": ("pooled", "pooled"), "export": ("export", "test")}
+Place = tuple[str | int, ...]
+
+
+def page(document: ReportFile, album: Album) -> str:
+    """The page."""
+    environment = Environment(
+        loader=PackageLoader("busi_tune.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    charts = _charts(document)
+    prefix = next((place for key, place in PLACES.items() if key in document), ())
+    test = tested(document)
+    return environment.get_template("report.html.jinja").render(
+        report=document,
+        titles=TITLES,
+        charts=charts,
+        drawn={
+            "charts": {name: chart.figure for name, chart in charts.items()},
+            "light": template(LIGHT),
+            "dark": template(DARK),
+        },
+        number=_numbers(document),
+        prefix=prefix,
+        test=test,
+        metrics=_metrics(document, prefix),
+        missing=missing_intervals(test) if test else [],
+        album=album,
+        picture=lambda path: album.pictures.get(composed(path), ""),
+        configuration=_configuration(document),
+        text=_text,
+        plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library itself
+    )
+
+
+def _charts(document: ReportFile) -> dict[str, Chart]:
+    found: dict[str, Chart] = {}
+    test = tested(document)
+    if document.get("history"):
+        kept = document["metrics"]["best_epoch"] if "metrics" in document else None
+        found |= learning(document["history"], kept)
+    if "answers" in document and test is not None:
+        answers = document["answers"]
+        found |= ranking(answers["curves"], test)
+        bins = answers["reliability"]
+        found["reliability"] = reliability_chart(bins["before"], "As trained", BLUE)
+        if bins["after"]:
+            found["reliability-after"] = reliability_chart(
+                bins["after"], f"After the temperature {bins['temperature']:.3f}", ORANGE
+            )
+        found["coverage"] = coverage(answers["coverage"])
+    if "study" in document and document["study"]["trials"]:
+        found |= {f"study-{name}": chart for name, chart in study_charts(document["study"]).items()}
+    if document.get("folds"):
+        found |= folds(document)
+    return found
+
+
+def _numbers(document: ReportFile) -> Callable[..., Markup]:
+    """A function that shows the number at a place of report.json, with the place and the whole value beside it."""
+
+    def number(*parts: str | int | Place, digits: int = 3, share: bool = False, plain: bool = False) -> Markup:
+        path = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
+        value: object = document
+        for part in path:
+            value = _inside(value, part)
+        if value is None:
+            return Markup("&ndash;")
+        assert isinstance(value, int | float)
+        text = f"{value:,}" if isinstance(value, int) else _rounded(value, digits)
+        text = f"{value:.0%}" if share else f"{value:.4g}" if plain else text
+        return Markup('<data data-at="{}" value="{}">{}</data>').format(json.dumps(path), repr(value), text)
+
+    return number
+
+
+def _inside(value: object, part: str | int) -> object:
+    if isinstance(value, Mapping):
+        return value[part]
+    assert isinstance(value, list)
+    return value[int(part)]
+
+
+def _rounded(value: float, digits: int) -> str:
+    """A float with so many digits after the point, or so many significant ones where it is small or large."""
+    return f"{value:.{digits}f}" if value == 0 or 10**-digits <= abs(value) < 10**5 else f"{value:.{digits - 1}g}"
+
+
+def _metrics(document: ReportFile, prefix: Place) -> list[tuple[str, Place, Place | None]]:
+    """The title of each metric, and the places of its value and of its interval."""
+    test = tested(document)
+    if test is None:
+        return []
+    known = edges(test["intervals"])
+    return [
+        (title(name), (*prefix, *name), (*prefix, "intervals", *name) if name in known else None)
+        for name in shown(test)
+    ]
+
+
+def _configuration(document: ReportFile) -> dict[str, Json]:
+    if "identity" in document:
+        return document["identity"]["config"]
+    if "study" in document:
+        return document["study"]["identity"]["config"]
+    if "crossval" in document:
+        return document["crossval"]["config"]
+    return document["export"]["options"] if "export" in document else {}
+
+
+def _text(value: Json | Sequence[float]) -> str:
+    if value is None:
+        return "none"
+    return option.shown(tuple(value)) if isinstance(value, list) else option.shown(value)

@@ -1,0 +1,76 @@
+"""A headless Chromium that keeps what a page logs and asks the network for; a plugin of tests. PYTEST_DONT_REWRITE"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_core_python.selenium import Axe
+from selenium import webdriver
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--enable-unsafe-swiftshader",
+)
+
+
+@dataclass(frozen=True)
+class Browser:
+    """One window."""
+
+    driver: webdriver.Chrome
+
+    def show(self, page: Path, *, width: int = 1400, dark: bool = False) -> None:
+        """Open a page of the file system in a window of this width, and forget what was logged before."""
+        theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": theme})
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        for kind in ("browser", "performance"):
+            self.driver.get_log(kind)
+        self.driver.get(page.resolve().as_uri())
+
+    def run(self, script: str) -> Any:
+        """The value of a JavaScript function's body."""
+        return self.driver.execute_script(script)
+
+    def logged(self) -> list[str]:
+        """What the page wrote to the console, and every error, but not a software renderer's words on its speed."""
+        entries = self.driver.get_log("browser")
+        return [str(e["message"]) for e in entries if e["level"] == "SEVERE" or e["source"] != "rendering"]
+
+    def requests(self) -> list[str]:
+        """The addresses that the page asked for, whether of a network or not."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+
+    def violations(self) -> list[str]:
+        """What axe-core calls serious or critical."""
+        found = Axe().run(self.driver)["violations"]
+        return [
+            f"{each['id']}: {[node['html'][:120] for node in each['nodes']][:3]}"
+            for each in found
+            if each["impact"] in ("serious", "critical")
+        ]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium from the system's packages."""
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in programs:
+        pytest.skip("Chromium and its driver are not installed; apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.binary_location = str(programs[0])
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(programs[1])))
+    yield Browser(driver)
+    driver.quit()
