@@ -36,6 +36,7 @@ CROSSVAL = "crossval.json"
 POOLED = "pooled.json"
 HISTORY = "history.csv"
 PREDICTIONS = "predictions.csv"
+LABELS = "labels.json"
 CURVES = "learning_curves.png"
 CONFUSION = "confusion_matrix.png"
 # The key of a document's own SHA-256.
@@ -621,14 +622,20 @@ class ModelFigures(TypedDict):
 
 
 class ModelCertificate(ModelFigures):
-    """The certificate of one model file; the one inside the model lacks `model_sha256`."""
+    """The certificate of one model file; the one inside the model lacks `model_sha256` and `bytes`.
+
+    `weights_sha256` is of the graph's tensors, `graph_sha256` of all else in the file but its metadata.
+    """
 
     graph_sha256: str
     weights_sha256: str
 
 
 class Evidence(TypedDict):
-    """The part of a certificate that all models of an export share, and that each holds inside."""
+    """The part of a certificate that all models of an export share, and that each holds inside.
+
+    `warnings` say why the network is of no use, though it may be exported rightly; it is empty for most.
+    """
 
     source_sha256: str
     options: dict[str, Json]
@@ -642,11 +649,15 @@ class Evidence(TypedDict):
     guard: GuardResult
     versions: dict[str, str]
     machine: dict[str, Json]
+    warnings: list[str]
     operating_point: NotRequired[OperatingPointEntry]
 
 
 class VerificationFile(Evidence):
-    """verification.json: the certificate of an export; errors, hash and counts at its top are those of model.onnx."""
+    """verification.json: the certificate of an export; errors, hash and counts at its top are those of model.onnx.
+
+    `signed_by` is the Ed25519 public key, 32 bytes in base64, of the signature in verification.json.sig.
+    """
 
     schema: str
     passed: bool
@@ -658,6 +669,32 @@ class VerificationFile(Evidence):
     model_sha256: str
     models: dict[str, ModelCertificate]
     files: dict[str, str]
+    signed_by: NotRequired[str]
+
+
+class ModelLabels(TypedDict):
+    """How to read one model's answers: the class and the probability from which on it is flagged, and the guard's limits.
+
+    `positive` and `threshold` are None for an export without an operating point.
+    """
+
+    positive: str | None
+    threshold: float | None
+    guard: list[GuardEntry]
+
+
+class LabelsFile(TypedDict):
+    """labels.json: what a program needs that runs an exported model, for each model file.
+
+    `image_size` is the side of the network's input in pixels; `mean` and `std` are of channels from 0 to 1, RGB.
+    """
+
+    schema: str
+    classes: list[str]
+    image_size: int
+    mean: list[float]
+    std: list[float]
+    models: dict[str, ModelLabels]
 
 
 PredictionClass = TypedDict("PredictionClass", {"class": NotRequired[str]})
@@ -713,7 +750,8 @@ SCHEMAS: Mapping[type, str] = {
     SearchResult: "busi-tune.search/2",
     SplitResult: "busi-tune.split/1",
     AuditFile: "busi-tune.audit/1",
-    VerificationFile: "busi-tune.verification/2",
+    LabelsFile: "busi-tune.labels/1",
+    VerificationFile: "busi-tune.verification/3",
     RunResult: "busi-tune.run/2",
 }
 
@@ -739,7 +777,12 @@ def check(value: Mapping[str, object], kind: type[T], source: str) -> T:
 
 def write(path: Path, document: Mapping[str, object]) -> None:
     """Write a document with the SHA-256 of its content, by which `read` notices a later change."""
-    files.write_json(path, {**document, CONTENT: _content(document)})
+    files.write_text(path, text(document))
+
+
+def text(document: Mapping[str, object]) -> str:
+    """The text that `write` writes."""
+    return files.json_text({**document, CONTENT: _content(document)})
 
 
 def read(path: Path, kind: type[T]) -> T:

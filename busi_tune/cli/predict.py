@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from busi_tune.cli.parameters import PATH, Command, examples, setting
+from busi_tune.cli.parameters import PATH, Command, examples, key_option, setting
 
 if TYPE_CHECKING:
     from busi_tune.inference import Prediction, Predictions
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     group="model",
     help="Use a model without a certificate, after it has been tried in a process of its own.",
 )
+@key_option
 @setting(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -69,6 +70,7 @@ def predict(
     threads: int,
     provider: str,
     allow_unverified: bool,
+    key: Path | None,
 ) -> int:
     """Classify images with the model of the folder EXPORT, or with one of its model files.
 
@@ -77,12 +79,15 @@ def predict(
     """
     from busi_tune import files, inference
     from busi_tune.inference.inputs import image_paths
+    from busi_tune.inference.signature import read_public_key
 
     on_stdout = [name for name, asked in (("--json", as_json), ("--jsonl", as_lines)) if asked]
     if csv_file is not None and files.is_stdout(csv_file):
         on_stdout.append(f"--csv {csv_file}")
     if len(on_stdout) > 1:
         raise click.UsageError(f"{' and '.join(on_stdout)} would both print on stdout; drop one.")
+    if key is not None and allow_unverified:
+        raise click.UsageError("--key asks for a signed certificate, and --allow-unverified for none; drop one.")
     predictions = inference.predict(
         export,
         image_paths(paths),
@@ -90,6 +95,7 @@ def predict(
         threads=threads,
         provider=provider,
         allow_unverified=allow_unverified,
+        key=read_public_key(key) if key else "",
     )
     return int(_show(predictions, csv_file, "".join(on_stdout)))
 

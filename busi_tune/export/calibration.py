@@ -25,24 +25,32 @@ from busi_tune.results import (
 
 Logits = NDArray[np.float64]
 CONFIDENCE = 0.95
+# Beyond these a temperature makes guesses or certainties of all probabilities, which only a useless network asks for.
+LOWEST, HIGHEST = 0.05, 20.0
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float:
     """The temperature by which logits (n, classes) are to be divided for the lowest log loss.
 
     Guo et al., "On calibration of modern neural networks", 2017; the optimum of scikit-learn's temperature method,
-    whose own interface takes classifiers, not logits. Where every answer is right there is none, and it stays 1.
+    whose own interface takes classifiers, not logits. Where every answer is right there is none, and it stays 1. It is
+    at least `LOWEST` and at most `HIGHEST`; see `ran_into_bound`.
     """
     if (logits.argmax(axis=1) == labels).all():
         return 1.0
     names = range(logits.shape[1])
     found = optimize.minimize_scalar(
         lambda log_sharpness: log_loss(labels, softmax(math.exp(log_sharpness) * logits), labels=names),
-        bounds=(-10, 10),
+        bounds=(-math.log(HIGHEST), -math.log(LOWEST)),
         method="bounded",
         options={"xatol": 1e-12},
     )
     return math.exp(-float(found.x))
+
+
+def ran_into_bound(temperature: float) -> bool:
+    """Whether a fitted temperature would have been lower or higher still without its bounds."""
+    return not LOWEST * 1.001 < temperature < HIGHEST / 1.001
 
 
 def calibration_figures(before: Answers, after: Answers) -> BeforeAfter:

@@ -1,5 +1,7 @@
 """The model card: README.md of an export: the model, its figures, and its use."""
 
+import html
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from busi_tune import results
 from busi_tune.data.split import excluded_file
 from busi_tune.errors import printable
 from busi_tune.evaluation.metrics import edges, missing_intervals, shown
+from busi_tune.inference.certificate import UNSIGNED
 from busi_tune.results import (
     SPLIT,
     VERDICT,
@@ -25,7 +28,9 @@ WIDTH = 120
 
 
 def model_card(run: Path, certificate: VerificationFile) -> str:
-    """The card of the export of a finished run, as Markdown."""
+    """The card of the export of a finished run, as Markdown; of one that did not pass, the reasons."""
+    if not certificate["passed"]:
+        return _environment().get_template("refused.md.jinja").render(certificate=certificate)
     template = _environment().get_template("card.md.jinja")
     split, excluded = (
         pd.read_csv(path, dtype=str, keep_default_na=False) for path in (run / SPLIT, excluded_file(run / SPLIT))
@@ -45,6 +50,7 @@ def model_card(run: Path, certificate: VerificationFile) -> str:
         left_out=excluded["reason"].value_counts(),
         verdict=results.read(verdict, VerdictFile) if run.name == "best" and verdict.exists() else None,
         certificate=certificate,
+        unsigned=UNSIGNED,
     )
 
 
@@ -57,8 +63,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters |= {"figure": _figure, "interval": _interval, "paragraph": _paragraph}
+    environment.filters |= {"figure": _figure, "interval": _interval, "paragraph": _paragraph, "plain": _plain}
     return environment
+
+
+def _plain(value: object) -> str:
+    """A name from outside, or a sentence with one, as Markdown shows it and no browser obeys it."""
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(str(value), quote=False))
 
 
 def _metrics(test: TestSummary) -> list[tuple[str, str, str]]:
