@@ -673,7 +673,7 @@ class VerificationFile(Evidence):
 
 
 class ModelLabels(TypedDict):
-    """How to read one model's answers: the class and the probability from which on it is flagged, and the guard's limits.
+    """How to read one model's answers: the class that is flagged, from which probability on, and the guard's limits.
 
     `positive` and `threshold` are None for an export without an operating point.
     """

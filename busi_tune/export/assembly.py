@@ -8,10 +8,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxscript import FLOAT, script
-from onnxscript import opset20 as op
+from onnxscript import opset18 as op
 
 from busi_tune import __version__
-from busi_tune.export.graphs import IR_VERSION, cleaned, graph_of
+from busi_tune.export.graphs import cleaned, graph_of, ir_version_of, opset_of
 
 OUTPUTS = ("logits", "probabilities", "pixels", "guard")
 
@@ -37,7 +37,9 @@ def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto) -> 
         outputs=[known[name] for name in OUTPUTS],
         initializer=[tensor for part in parts for tensor in part.graph.initializer],
     )
-    model = onnx.helper.make_model(graph, opset_imports=list(front.opset_import), ir_version=IR_VERSION)
+    opset = opset_of(*parts)
+    imports = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=ir_version_of(opset))
     model.producer_name, model.producer_version = "busi-tune", __version__
     return model
 

@@ -15,8 +15,8 @@ def warnings_about(temperature: float, reference: Reference, classes: Sequence[s
     found = []
     if ran_into_bound(temperature):
         found.append(
-            f"The temperature ran into its bound of {temperature:.3g}: no temperature makes the network's probabilities "
-            "fit the validation images."
+            f"The temperature ran into its bound of {temperature:.3g}: no temperature makes the probabilities fit the "
+            "validation images."
         )
     if _constant(logits, tolerance):
         found.append(

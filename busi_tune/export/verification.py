@@ -33,8 +33,8 @@ def images_sha256(table: pd.DataFrame) -> str:
 def check_again(folder: Path, root: Path, progress: Progress, key: str = "") -> VerificationFile:
     """Repeat the check of an export on the same test images, now in `root`; without PyTorch.
 
-    The reference is the export's record: PyTorch's float64 logits of every test image. With a public `key` its owner must
-    have signed the export.
+    The reference is the export's record: PyTorch's float64 logits of every test image. With a public `key` its owner
+    must have signed the export.
 
     Raises:
         ParityError: it does not pass, or a file of the export is not what was certified.
