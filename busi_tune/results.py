@@ -624,7 +624,7 @@ class ModelFigures(TypedDict):
 class ModelCertificate(ModelFigures):
     """The certificate of one model file; the one inside the model lacks `model_sha256` and `bytes`.
 
-    `weights_sha256` is of the graph's tensors, `graph_sha256` of all else in the file but its metadata.
+    `weights_sha256` is of the graph's tensors, `graph_sha256` of all else in the file but the certificate inside it.
     """
 
     graph_sha256: str

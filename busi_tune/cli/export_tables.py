@@ -15,9 +15,7 @@ def show_checked(certificate: VerificationFile, folder: Path, key: str) -> None:
         return
     print_line(f"{folder}: the {count} certified files are unchanged.")
     if "signed_by" in certificate:
-        print_line(
-            f"They are signed by the key {certificate['signed_by']}; --key says whether that is the one you expect."
-        )
+        print_line(f"They are signed by the key {certificate['signed_by']}; --key checks whose key it is.")
     print_line(UNSIGNED)
 
 

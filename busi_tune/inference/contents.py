@@ -15,11 +15,13 @@ from busi_tune.inference.structure import Field, MalformedError, fields, mapped
 GRAPH, METADATA = 7, 14
 TENSOR = 5
 KEY, VALUE = 1, 2
+# The entry of the metadata that cannot be part of what it certifies.
+CERTIFICATE = "certificate"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The SHA-256 of a model's tensors, that of all else but the metadata, and the metadata."""
+    """The SHA-256 of a model's tensors, that of all else but the certificate inside it, and its metadata."""
 
     weights_sha256: str
     graph_sha256: str
@@ -40,11 +42,13 @@ def read_contents(model: Path) -> Contents:
             if kind == "graph" and number == TENSOR:
                 with view[first:last] as tensor:
                     tensors.append(hashlib.sha256(tensor).hexdigest())
-            elif kind == "model" and number == METADATA:
+                continue
+            if kind == "model" and number == METADATA:
                 key, value = _entry(data, first, last)
                 metadata[key] = value
-            else:
-                graph.update(f"{kind} {number} {wire} {last - first}\n".encode() + data[first:last])
+                if key == CERTIFICATE:
+                    continue
+            graph.update(f"{kind} {number} {wire} {last - first}\n".encode() + data[first:last])
     weights = hashlib.sha256("\n".join(sorted(tensors)).encode()).hexdigest()
     return Contents(weights, graph.hexdigest(), metadata)
 

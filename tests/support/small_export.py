@@ -141,7 +141,7 @@ ENTRY: dict[str, Any] = {
 def write_export(folder: Path, models: Mapping[str, onnx.ModelProto | bytes], failed: Sequence[str] = ()) -> Path:
     """An export folder that holds these models, each with its certificate inside, a table, and verification.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "predictions.csv").write_text("path\n")
+    (folder / "predictions.csv").write_text("path,class\na.png,benign\nb.png,normal\n")
     common = COMMON | {"predictions_sha256": sha256(folder / "predictions.csv")}
     entries = {}
     for name, model in models.items():
