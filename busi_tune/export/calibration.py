@@ -41,16 +41,16 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     names = range(logits.shape[1])
     found = optimize.minimize_scalar(
         lambda log_sharpness: log_loss(labels, softmax(math.exp(log_sharpness) * logits), labels=names),
-        bounds=(-math.log(HIGHEST), -math.log(LOWEST)),
+        bounds=(-10, 10),
         method="bounded",
         options={"xatol": 1e-12},
     )
-    return math.exp(-float(found.x))
+    return min(max(math.exp(-float(found.x)), LOWEST), HIGHEST)
 
 
 def ran_into_bound(temperature: float) -> bool:
     """Whether a fitted temperature would have been lower or higher still without its bounds."""
-    return not LOWEST * 1.001 < temperature < HIGHEST / 1.001
+    return not LOWEST < temperature < HIGHEST
 
 
 def calibration_figures(before: Answers, after: Answers) -> BeforeAfter:

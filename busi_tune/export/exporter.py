@@ -18,6 +18,7 @@ from busi_tune.export.calibration import calibration_figures, evaluated, summary
 from busi_tune.export.draft import CARD, Draft, Made, publish, staging_folder
 from busi_tune.export.gate import GateError
 from busi_tune.export.guard import guard_graph
+from busi_tune.export.network import NETWORK, make_network
 from busi_tune.export.parity import WAYS, Shown, Way, verify
 from busi_tune.export.source import Source
 from busi_tune.export.usefulness import warnings_about
@@ -89,6 +90,8 @@ def export_run(
         made = _float32_models(draft)
         variants, refused = _variants(draft)
         made |= variants
+        if options.network_only != "none":
+            made[NETWORK] = make_network(draft, static=options.network_only == "static")
         _write_predictions(draft)
         # A form that was refused is made again, and refused again, when it is asked for again.
         asked = options.to_dict() | dict.fromkeys(refused, REFUSED)
@@ -284,7 +287,7 @@ def _write_labels(draft: Draft, made: Mapping[str, Made]) -> None:
         "image_size": config.image_size,
         "mean": list(config.mean),
         "std": list(config.std),
-        "models": {name: _labels(model) for name, model in made.items()},
+        "models": {name: _labels(model) for name, model in made.items() if "guard" in model.facts},
     }
     results.write(draft.staging / LABELS, document)
 
@@ -294,7 +297,7 @@ def _labels(model: Made) -> ModelLabels:
     return {
         "positive": point and point["class"],
         "threshold": point and point["threshold"],
-        "guard": cast("list[GuardEntry]", model.facts.get("guard", [])),
+        "guard": cast("list[GuardEntry]", model.facts["guard"]),
     }
 
 
