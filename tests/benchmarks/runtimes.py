@@ -4,7 +4,8 @@
     OTHER_PYTHON tests/benchmarks/runtimes.py EXPORT --with DIR --runtime NAME
 
 The first command writes pictures and the reference answers. The second needs nothing but numpy and the runtime, and
-prints a row of the table for each model file: onnxruntime, openvino, openvino-f32, opencv, reference, onnxslim or onnxsim.
+prints a row of the table for each model file. NAME is onnxruntime, openvino, openvino-f32, opencv, reference,
+onnxslim or onnxsim.
 """
 
 import argparse
@@ -108,7 +109,7 @@ def prepare(export: Path, place: Path) -> None:
 
 
 def row(title: str, path: Path, place: Path, load: Callable[[str], Callable[[Array], Answers]]) -> str:
-    """A row: the runtime, the file, the largest difference of a logit, answers changed, pictures resized differently."""
+    """A row: runtime, file, the largest difference of a logit, answers changed, pictures resized differently."""
     worst, changed, pixels, count = 0.0, 0, 0, 0
     try:
         run = load(str(path))
