@@ -1,8 +1,11 @@
 """The options of an export."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from busi_tune.option import Options, option, stated
+
+NetworkOnly = Literal["none", "dynamic", "static"]
 
 
 @stated
@@ -19,6 +22,12 @@ class ExportOptions(Options):
     )
     float16: bool = option(
         False, "Also write model.float16.onnx, if it passes its accuracy check on the validation split", group="output"
+    )
+    network_only: NetworkOnly = option(
+        "none",
+        "Also write network.onnx, the bare network: normalised float32 pixels to logits, for a batch "
+        "of any size (dynamic) or of one image (static)",
+        group="output",
     )
     max_drop: float = option(
         0.01,

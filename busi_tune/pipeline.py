@@ -332,13 +332,18 @@ def export(
     progress: Progress,
     *,
     options: ExportOptions | None = None,
+    sign: Path | None = None,
     overwrite: bool = False,
 ) -> VerificationFile:
-    """Export a finished run and verify it on its test split; the certificate.
+    """Export a finished run and verify it on its test split; the certificate, signed with the private key in `sign`.
 
     Raises:
         ParityError: the export does not answer as its model does; no model is left.
+        ConfigError: `sign` holds no key.
     """
+    from busi_tune.inference.signature import Signer
+
+    signer = None if sign is None else Signer(sign)
     dataset = run_data(run, root, progress)
     from busi_tune.export import exporter
     from busi_tune.inference import VERIFICATION
@@ -348,7 +353,14 @@ def export(
     files.refuse_foreign(folder, "an export", VERIFICATION, exporter.FIRST_FILES)
     with locks.only_writer(folder, finished=VERIFICATION):
         return exporter.export_run(
-            run, folder, dataset, options or ExportOptions(), progress, card=model_card, overwrite=overwrite
+            run,
+            folder,
+            dataset,
+            options or ExportOptions(),
+            progress,
+            card=model_card,
+            signer=signer,
+            overwrite=overwrite,
         )
 
 

@@ -40,6 +40,7 @@ PREDICTIONS = "predictions.csv"
 OUTCOME = "outcome.json"
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
+LABELS = "labels.json"
 CURVES = "learning_curves.png"
 CONFUSION = "confusion_matrix.png"
 EVALUATION = "evaluation.json"
@@ -651,7 +652,10 @@ class ModelFigures(TypedDict):
 
 
 class ModelCertificate(ModelFigures):
-    """The certificate of one model file; the one inside the model lacks `model_sha256`."""
+    """The certificate of one model file; the one inside the model lacks `model_sha256` and `bytes`.
+
+    `weights_sha256` is of the graph's tensors, `graph_sha256` of all else in the file but the certificate inside it.
+    """
 
     graph_sha256: str
     weights_sha256: str
@@ -661,6 +665,7 @@ class Evidence(TypedDict):
     """The part of a certificate that all models of an export share, and that each holds inside.
 
     `validation_risk_coverage` is of the calibrated probabilities of the validation images; earlier versions lack it.
+    `warnings` say why the network is of no use, though it may be exported rightly; it is empty for most.
     """
 
     source_sha256: str
@@ -675,6 +680,7 @@ class Evidence(TypedDict):
     guard: GuardResult
     versions: dict[str, str]
     machine: dict[str, Json]
+    warnings: list[str]
     operating_point: NotRequired[OperatingPointEntry]
     validation_risk_coverage: NotRequired[list[RiskCoveragePoint]]
 
@@ -684,6 +690,7 @@ class VerificationFile(Evidence):
 
     `seen_images` has the first 16 digits of the SHA-256 of all images of the training folder but the test images,
     sorted; earlier versions lack it.
+    `signed_by` is the Ed25519 public key, 32 bytes in base64, of the signature in verification.json.sig.
     """
 
     schema: str
@@ -697,6 +704,32 @@ class VerificationFile(Evidence):
     models: dict[str, ModelCertificate]
     files: dict[str, str]
     seen_images: NotRequired[list[str]]
+    signed_by: NotRequired[str]
+
+
+class ModelLabels(TypedDict):
+    """How to read one model's answers: the class that is flagged, from which probability on, and the guard's limits.
+
+    `positive` and `threshold` are None for an export without an operating point.
+    """
+
+    positive: str | None
+    threshold: float | None
+    guard: list[GuardEntry]
+
+
+class LabelsFile(TypedDict):
+    """labels.json: what a program needs that runs an exported model, for each model file.
+
+    `image_size` is the side of the network's input in pixels; `mean` and `std` are of channels from 0 to 1, RGB.
+    """
+
+    schema: str
+    classes: list[str]
+    image_size: int
+    mean: list[float]
+    std: list[float]
+    models: dict[str, ModelLabels]
 
 
 # `class` is a keyword of Python here, too.
@@ -1022,7 +1055,8 @@ SCHEMAS: Mapping[type, str] = {
     SearchResult: "busi-tune.search/2",
     SplitResult: "busi-tune.split/1",
     AuditFile: "busi-tune.audit/1",
-    VerificationFile: "busi-tune.verification/2",
+    LabelsFile: "busi-tune.labels/1",
+    VerificationFile: "busi-tune.verification/3",
     RunResult: "busi-tune.run/2",
     EvaluationFile: "busi-tune.evaluation/1",
     OutcomeFile: "busi-tune.outcome/1",
@@ -1051,7 +1085,12 @@ def check(value: Mapping[str, object], kind: type[T], source: str) -> T:
 
 def write(path: Path, document: Mapping[str, object]) -> None:
     """Write a document with the SHA-256 of its content, by which `read` notices a later change."""
-    files.write_json(path, {**document, CONTENT: _content(document)})
+    files.write_text(path, text(document))
+
+
+def text(document: Mapping[str, object]) -> str:
+    """The text that `write` writes."""
+    return files.json_text({**document, CONTENT: _content(document)})
 
 
 def read(path: Path, kind: type[T]) -> T:

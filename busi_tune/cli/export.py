@@ -1,6 +1,5 @@
 """The commands that make and check an exported model: export, verify."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -12,11 +11,14 @@ from busi_tune.cli.parameters import (
     data_option,
     examples,
     json_option,
+    key_option,
     made,
     out_option,
     overwrite_option,
+    setting,
     stated_options,
 )
+from busi_tune.errors import listed
 from busi_tune.export_options import ExportOptions
 
 
@@ -25,16 +27,34 @@ from busi_tune.export_options import ExportOptions
     epilog=examples(
         "busi-tune export studies/tuned/best --out exports/tuned",
         "busi-tune export studies/tuned/best --out exports/small --int8 --sensitivity 0.95",
+        "busi-tune export studies/tuned/best --out exports/tuned --sign key.pem",
     ),
 )
 @click.argument("run", type=PATH)
 @data_option(unset="the folder at the time of training", help="Folder of the images that the run was trained on.")
 @out_option(unset="exports/NAME of the run or study", help="Folder of the export.")
 @stated_options(ExportOptions)
+@setting(
+    "--sign",
+    type=PATH,
+    metavar="KEY.pem",
+    group="output",
+    unset="no signature",
+    help="Ed25519 private key that signs the certificate; needs the extra sign.",
+)
 @json_option
 @overwrite_option
 @config_option
-def export(run: Path, out: Path | None, data: Path | None, as_json: bool, overwrite: bool, **values: object) -> None:
+def export(
+    run: Path,
+    out: Path | None,
+    *,
+    data: Path | None,
+    sign: Path | None,
+    as_json: bool,
+    overwrite: bool,
+    **values: object,
+) -> None:
     """Export the finished run RUN to ONNX, verified against PyTorch on its test split."""
     options = made(ExportOptions, values)
     from busi_tune import pipeline
@@ -43,7 +63,7 @@ def export(run: Path, out: Path | None, data: Path | None, as_json: bool, overwr
 
     out = out or default_folder(run)
     with screen() as progress:
-        certificate = pipeline.export(run, out, data, progress, options=options, overwrite=overwrite)
+        certificate = pipeline.export(run, out, data, progress, options=options, sign=sign, overwrite=overwrite)
     if as_json:
         print_json(certificate)
     else:
@@ -61,28 +81,40 @@ def default_folder(run: Path) -> Path:
 @click.command(
     cls=Command,
     interrupted="The check is not complete: run the same command again.",
-    epilog=examples("busi-tune verify exports/tuned", "busi-tune verify exports/tuned --data data/busi --json"),
+    epilog=examples(
+        "busi-tune verify exports/tuned",
+        "busi-tune verify exports/tuned --data data/busi --json",
+        "busi-tune verify exports/tuned --key key.pub.pem",
+    ),
 )
 @click.argument("export_folder", type=PATH, metavar="EXPORT")
 @data_option(help="Folder of the images that it was evaluated on, to compare its answers again here.")
+@key_option
 @json_option
-def verify(export_folder: Path, data: Path | None, as_json: bool) -> None:
-    """Check that EXPORT is what was certified; with --data, also that it answers its test images as it did."""
-    from busi_tune.cli.export_tables import show_certificate
-    from busi_tune.cli.screen import print_json, print_line, screen
-    from busi_tune.inference.certificate import check_folder
+def verify(export_folder: Path, data: Path | None, key: Path | None, as_json: bool) -> None:
+    """Check that EXPORT is what was certified; with --data, also that it answers its test images as it did.
 
-    if data is None:
-        certificate: Mapping[str, object] = check_folder(export_folder)
-        if not as_json:
-            print_line(f"{export_folder}: every file is the one that was certified.")
-    else:
-        from busi_tune.export.verification import check_again
+    Without --key this protects from damage and confusion, not from somebody who means harm and writes a new
+    certificate.
+    """
+    from busi_tune.cli.export_tables import show_certificate, show_checked
+    from busi_tune.cli.screen import print_json, screen
+    from busi_tune.inference.certificate import check_folder, uncertified
+    from busi_tune.inference.signature import read_public_key
 
-        with screen() as progress:
-            repeated = check_again(export_folder, data, progress)
-        if not as_json:
-            show_certificate(repeated, export_folder)
-        certificate = repeated
+    public = read_public_key(key) if key else ""
+    with screen() as progress:
+        if data is None:
+            certificate = check_folder(export_folder, public)
+        else:
+            from busi_tune.export.verification import check_again
+
+            certificate = check_again(export_folder, data, progress, public)
+        if others := uncertified(export_folder, certificate):
+            progress.notice(f"{export_folder} holds files that are not certified: {listed(others)}.")
     if as_json:
         print_json(certificate)
+        return
+    if data is not None:
+        show_certificate(certificate, export_folder)
+    show_checked(certificate, export_folder, public)

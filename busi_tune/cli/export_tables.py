@@ -5,25 +5,46 @@ from pathlib import Path
 from busi_tune.cli.screen import print_table, print_text
 from busi_tune.evaluation.metrics import worsened
 from busi_tune.evaluation.selective import halving
+from busi_tune.inference.certificate import UNSIGNED
 from busi_tune.results import Interval, ModelCertificate, OperatingPointEntry, RiskCoveragePoint, VerificationFile
+
+
+def show_checked(certificate: VerificationFile, folder: Path, key: str) -> None:
+    """What the check of an export's files has shown, and what it cannot show without a key."""
+    count = len(certificate["models"]) + len(certificate["files"]) + 1
+    if key:
+        print_text(f"{folder}: the {count} certified files are unchanged, and signed by the key {key}.")
+        return
+    print_text(f"{folder}: the {count} certified files are unchanged.")
+    if "signed_by" in certificate:
+        print_text(f"They are signed by the key {certificate['signed_by']}; --key checks whose key it is.")
+    print_text(UNSIGNED)
 
 
 def show_certificate(certificate: VerificationFile, folder: Path) -> None:
     """The comparison of `model.onnx` with PyTorch."""
     model = certificate["models"]["model.onnx"]
     matrices = model["confusion_matrix"]
-    rows: list[list[object]] = [
-        ["test images", model["images"]],
+    errors: list[list[object]] = [
         ["largest logit error, ONNX Runtime", _error(model["max_error"])],
         ["largest logit error, PyTorch float32", _error(model["pytorch_float32_error"])],
         ["tolerance", _error(model["tolerance"])],
+        ["smallest margin of an answer", _error(model["smallest_margin"])],
+    ]
+    # They mean nothing for a network whose answers are constant or all of them rounding.
+    useless = bool(certificate["warnings"])
+    rows: list[list[object]] = [
+        ["test images", model["images"]],
+        *([] if useless else errors),
         ["ways to run it that were compared", len(model["errors"])],
         ["answers changed", model["answers_changed"]],
-        ["smallest margin of an answer", _error(model["smallest_margin"])],
         ["confusion matrices", "equal" if matrices["pytorch"] == matrices["onnxruntime"] else "equal but for rounding"],
         ["pictures not resized to the pixel", model["resized_differently"]],
     ]
-    print_table(f"{folder}: verified", ["check", "value"], rows)
+    verdict = "answers as PyTorch does, but is of no use" if useless else "verified"
+    print_table(f"{folder}: {verdict}", ["check", "value"], rows)
+    for warning in certificate["warnings"]:
+        print_text(warning)
 
 
 def show_export(certificate: VerificationFile, folder: Path) -> None:

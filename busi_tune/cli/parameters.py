@@ -233,6 +233,14 @@ split_option = setting(
     group="data",
     help="Split to use, as written by `data split`; replaces the options that say how to split.",
 )
+key_option = setting(
+    "--key",
+    type=PATH,
+    metavar="PUB.pem",
+    group="model",
+    unset="any certificate",
+    help="Ed25519 public key of the signer of EXPORT: refuse what its owner has not signed; needs the extra sign.",
+)
 json_option = setting(
     "--json", "as_json", is_flag=True, group="output", help="Print one JSON object instead of tables."
 )

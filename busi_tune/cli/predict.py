@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from busi_tune.cli.parameters import PATH, Command, examples, setting
+from busi_tune.cli.parameters import PATH, Command, examples, key_option, setting
 
 if TYPE_CHECKING:
     from busi_tune.cli.answer_table import AnswerTable, Existing
@@ -56,6 +56,7 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     group="model",
     help="Use a model without a certificate, after it has been tried in a process of its own.",
 )
+@key_option
 @setting(
     "--min-confidence",
     type=float,
@@ -118,6 +119,7 @@ def predict(
     provider: str,
     allow_unverified: bool,
     min_confidence: float | None,
+    key: Path | None,
 ) -> int:
     """Classify images with the model of the folder EXPORT, or with one of its model files.
 
@@ -127,10 +129,13 @@ def predict(
     from busi_tune import inference
     from busi_tune.cli.answer_table import answer_table, is_straight
     from busi_tune.inference.inputs import image_paths
+    from busi_tune.inference.signature import read_public_key
 
     if not paths and not lists:
         raise click.UsageError("Missing argument 'IMAGE...': name images, or a list of them with --list.")
     form = _form(csv_file, as_json=as_json, as_lines=as_lines)
+    if key is not None and allow_unverified:
+        raise click.UsageError("--key asks for a signed certificate, and --allow-unverified for none; drop one.")
     changes = [name for name, asked in (("--append", append), ("--resume", resume)) if asked]
     if overwrite and changes:
         raise click.UsageError(f"--overwrite and {changes[0]} contradict each other; drop one.")
@@ -147,6 +152,7 @@ def predict(
             provider=provider,
             allow_unverified=allow_unverified,
             min_confidence=min_confidence,
+            key=read_public_key(key) if key else "",
         )
         return int(_show(predictions, table, form, selective=min_confidence is not None))
 

@@ -1,6 +1,5 @@
 """The exported file: resize, network, probabilities and guard in one graph, with metadata."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 
@@ -9,10 +8,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxscript import FLOAT, script
-from onnxscript import opset20 as op
+from onnxscript import opset18 as op
 
 from busi_tune import __version__
-from busi_tune.export.graphs import IR_VERSION, cleaned, graph_of
+from busi_tune.export.graphs import cleaned, graph_of, ir_version_of, opset_of
 
 OUTPUTS = ("logits", "probabilities", "pixels", "guard")
 
@@ -38,7 +37,9 @@ def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto) -> 
         outputs=[known[name] for name in OUTPUTS],
         initializer=[tensor for part in parts for tensor in part.graph.initializer],
     )
-    model = onnx.helper.make_model(graph, opset_imports=list(front.opset_import), ir_version=IR_VERSION)
+    opset = opset_of(*parts)
+    imports = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=ir_version_of(opset))
     model.producer_name, model.producer_version = "busi-tune", __version__
     return model
 
@@ -55,6 +56,14 @@ def finish(model: onnx.ModelProto, facts: Mapping[str, object]) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def input_text(model: onnx.ModelProto) -> str:
+    """The input of a model of pictures in words, as its metadata have it."""
+    (entry,) = model.graph.input
+    shape = ", ".join(axis.dim_param or str(axis.dim_value) for axis in entry.type.tensor_type.shape.dim)
+    inside = "normalisation is" if entry.type.tensor_type.shape.dim[1].dim_value else "resize and normalisation are"
+    return f"{entry.name}: uint8 RGB, ({shape}); {inside} in the graph"
+
+
 def foreign_tensors(model: onnx.ModelProto, expected: Mapping[str, NDArray[np.generic]]) -> list[str]:
     """The names of `expected` under which the graph computes with another tensor, or with none."""
     used = {name for node in model.graph.node for name in node.input}
@@ -66,22 +75,3 @@ def _is(tensor: onnx.TensorProto, array: NDArray[np.generic]) -> bool:
     """Whether a tensor is `array`, bit for bit."""
     held = numpy_helper.to_array(tensor)
     return (held.dtype, held.shape, held.tobytes()) == (array.dtype, array.shape, array.tobytes())
-
-
-def weights_sha256(model: onnx.ModelProto) -> str:
-    """The SHA-256 of the graph's constants: their names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
-        array = numpy_helper.to_array(tensor)
-        digest.update(f"{tensor.name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
-    return digest.hexdigest()
-
-
-def graph_sha256(model: onnx.ModelProto) -> str:
-    """The SHA-256 of the graph without its metadata and without the values of its tensors."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    bare.ClearField("metadata_props")
-    for tensor in bare.graph.initializer:
-        tensor.ClearField("raw_data")
-    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()

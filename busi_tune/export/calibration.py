@@ -26,13 +26,16 @@ from busi_tune.results import (
 
 Logits = NDArray[np.float64]
 CONFIDENCE = 0.95
+# Beyond these a temperature makes guesses or certainties of all probabilities, which only a useless network asks for.
+LOWEST, HIGHEST = 0.05, 20.0
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float:
     """The temperature by which logits (n, classes) are to be divided for the lowest log loss.
 
     Guo et al., "On calibration of modern neural networks", 2017; the optimum of scikit-learn's temperature method,
-    whose own interface takes classifiers, not logits. Where every answer is right there is none, and it stays 1.
+    whose own interface takes classifiers, not logits. Where every answer is right there is none, and it stays 1. It is
+    at least `LOWEST` and at most `HIGHEST`; see `ran_into_bound`.
     """
     if (logits.argmax(axis=1) == labels).all():
         return 1.0
@@ -43,7 +46,12 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
         method="bounded",
         options={"xatol": 1e-12},
     )
-    return math.exp(-float(found.x))
+    return min(max(math.exp(-float(found.x)), LOWEST), HIGHEST)
+
+
+def ran_into_bound(temperature: float) -> bool:
+    """Whether a fitted temperature would have been lower or higher still without its bounds."""
+    return not LOWEST < temperature < HIGHEST
 
 
 def calibration_figures(before: Answers, after: Answers) -> BeforeAfter:

@@ -13,14 +13,14 @@ from busi_tune.export.calibration import OperatingPoint
 from busi_tune.export.guard import Floats, Guard
 from busi_tune.export.parity import Logits, Reference, Shown
 from busi_tune.export.source import Fitted, Source, fit, reference_of
-from busi_tune.export.verification import PREDICTIONS
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference import VERIFICATION
-from busi_tune.results import ModelCertificate
+from busi_tune.inference.signature import signature_of
+from busi_tune.results import LABELS, PREDICTIONS, ModelCertificate
 
 CARD = "README.md"
 # The documents of an export, in the order in which they are published.
-DOCUMENTS = (PREDICTIONS, CARD, VERIFICATION)
+DOCUMENTS = (PREDICTIONS, LABELS, CARD, VERIFICATION)
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class Draft:
         files.write_bytes(path, assembly.finish(graph, facts))
         return path
 
-    def facts(self, guard: Guard, point: OperatingPoint | None) -> dict[str, object]:
-        """The metadata of a model with this guard and this operating point."""
+    def facts(self, graph: onnx.ModelProto, guard: Guard, point: OperatingPoint | None) -> dict[str, object]:
+        """The metadata of a model of this graph, with this guard and this operating point."""
         source, config = self.source, self.source.identity.config
         facts: dict[str, object] = {
             "classes": list(source.classes),
             "image_size": str(source.size),
-            "input": "images: uint8 RGB, (batch, height, width, 3); resize and normalisation are in the graph",
+            "input": assembly.input_text(graph),
             "preprocessing": images.DESCRIPTION,
             "preprocessing_version": str(images.VERSION),
             "mean": list(config.mean),
@@ -101,8 +101,12 @@ def publish(staging: Path, folder: Path, *, passed: bool) -> None:
     """
     models = sorted(path.name for path in staging.glob("*.onnx")) if passed else []
     with files.explained(folder, "published"):
-        for name in DOCUMENTS:
-            (staging / name).replace(folder / name)
+        for name in (signature_of(Path(VERIFICATION)).name, *DOCUMENTS):
+            if (staging / name).exists():
+                (staging / name).replace(folder / name)
+            else:
+                # That of the export before, which goes with its models.
+                (folder / name).unlink(missing_ok=True)
         files.sync_folder(folder)
         for old in folder.glob("*.onnx"):
             if old.name not in models:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -18,16 +19,33 @@ from busi_tune.export.calibration import calibration_figures, evaluated, summary
 from busi_tune.export.draft import CARD, Draft, Made, publish, staging_folder
 from busi_tune.export.gate import GateError
 from busi_tune.export.guard import guard_graph
+from busi_tune.export.network import NETWORK, make_network
 from busi_tune.export.parity import WAYS, Shown, Way, verify
 from busi_tune.export.source import Source
+from busi_tune.export.usefulness import warnings_about
 from busi_tune.export.variants import FORMS, guard_result, make_variant, variant_name
-from busi_tune.export.verification import PREDICTIONS, failure, images_sha256
+from busi_tune.export.verification import failure, images_sha256
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference import MODEL, VERIFICATION
 from busi_tune.inference.certificate import check_folder, content_of_any_version, write_certificate
+from busi_tune.inference.contents import read_contents
+from busi_tune.inference.signature import Signer, signature_of
 from busi_tune.names import composed
 from busi_tune.progress import Progress
-from busi_tune.results import METRICS, Evidence, Json, MetricsFile, ModelCertificate, VerificationFile
+from busi_tune.results import (
+    LABELS,
+    METRICS,
+    PREDICTIONS,
+    Evidence,
+    GuardEntry,
+    Json,
+    LabelsFile,
+    MetricsFile,
+    ModelCertificate,
+    ModelLabels,
+    OperatingPointEntry,
+    VerificationFile,
+)
 from busi_tune.training import exportable
 from busi_tune.training.hardware import abilities, environment
 from busi_tune.training.runs import prediction_rows
@@ -36,7 +54,7 @@ from busi_tune.training.runs import prediction_rows
 REFUSED = "refused"
 Card = Callable[[Path, VerificationFile], str]
 # The files in a folder whose first export was killed while it was published.
-FIRST_FILES = frozenset({PREDICTIONS, CARD})
+FIRST_FILES = frozenset({PREDICTIONS, LABELS, CARD, signature_of(Path(VERIFICATION)).name})
 PACKAGES = ("busi-tune", "torch", "torchvision", "onnx", "onnxruntime", "pillow", "numpy")
 
 
@@ -48,13 +66,14 @@ def export_run(
     progress: Progress,
     *,
     card: Card,
+    signer: Signer | None = None,
     overwrite: bool = False,
 ) -> VerificationFile:
     """Export the finished `run` into `folder` and verify it on the test split of `dataset`; the certificate.
 
     An export of the same run with the same options is not made again, unless to `overwrite` it: any export in `folder`
     stays until the new one is complete. `card` writes the model card from the run and
-    the certificate. The caller holds the folder's lock.
+    the certificate, which `signer` signs. The caller holds the folder's lock.
 
     Raises:
         RunError: the folder holds an export of another run.
@@ -64,16 +83,22 @@ def export_run(
     origin = results.read(run / METRICS, MetricsFile)["model_sha256"]
     known = None if overwrite else _known(folder, origin, options, progress)
     if known is not None:
-        return known
+        if signer is None or known.get("signed_by") == signer.public:
+            return known
+        return write_certificate(folder, known, signer)
     with staging_folder(folder) as staging:
         draft = Draft.begin(staging, Source.of(run, dataset, progress), options)
         made = _float32_models(draft)
         variants, refused = _variants(draft)
         made |= variants
+        if options.network_only != "none":
+            made[NETWORK] = make_network(draft, static=options.network_only == "static")
         _write_predictions(draft)
         # A form that was refused is made again, and refused again, when it is asked for again.
         asked = options.to_dict() | dict.fromkeys(refused, REFUSED)
         certificate = _certificate(draft, made, _evidence(draft, made, origin, asked), card)
+        if signer is not None and certificate["passed"]:
+            certificate = write_certificate(staging, certificate, signer)
         publish(staging, folder, passed=certificate["passed"])
     if not certificate["passed"]:
         reasons = [f"{reason} ({name})" for name, model in made.items() for reason in model.certificate["reasons"]]
@@ -89,8 +114,9 @@ def certify(draft: Draft, name: str, graph: onnx.ModelProto, shown: Shown, how: 
     It passes when it answers as PyTorch does (see `parity.verify`) and holds the run's own tensors, bit for bit.
     """
     source, fitted = draft.source, draft.fitted
-    facts = draft.facts(fitted.guard, fitted.point)
+    facts = draft.facts(graph, fitted.guard, fitted.point)
     path = draft.write(name, graph, facts)
+    contents = read_contents(path)
     verified = verify(path, shown, source.labels("test"), draft.reference, source.progress, how=how)
     found = verified.result
     foreign = assembly.foreign_tensors(graph, exportable.tensors(fitted.model))
@@ -99,8 +125,8 @@ def certify(draft: Draft, name: str, graph: onnx.ModelProto, shown: Shown, how: 
         **found.entry(),
         "passed": not reasons,
         "reasons": reasons,
-        "graph_sha256": assembly.graph_sha256(graph),
-        "weights_sha256": assembly.weights_sha256(graph),
+        "graph_sha256": contents.graph_sha256,
+        "weights_sha256": contents.weights_sha256,
     }
     return Made(graph, facts, certificate, verified.guard)
 
@@ -215,6 +241,7 @@ def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[s
         "versions": {name: version(name) for name in PACKAGES},
         "machine": {**environment(), "abilities": [*abilities()]},
         "validation_risk_coverage": fitted.risk_coverage,
+        "warnings": warnings_about(fitted.temperature, reference, source.classes),
     }
     if fitted.point:
         evidence["operating_point"] = evaluated(fitted.point, answers, groups)
@@ -239,6 +266,9 @@ def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, car
         "files": {PREDICTIONS: evidence["predictions_sha256"]},
         "seen_images": _seen_images(draft.source.dataset),
     }
+    if certificate["passed"]:
+        _write_labels(draft, made)
+        certificate["files"][LABELS] = files.sha256(draft.staging / LABELS)
     files.write_text(draft.staging / CARD, card(draft.source.run, certificate))
     certificate["files"][CARD] = files.sha256(draft.staging / CARD)
     return write_certificate(draft.staging, certificate)
@@ -254,7 +284,30 @@ def _sealed(draft: Draft, name: str, model: Made, evidence: Evidence) -> ModelCe
     """Write the model with its certificate inside; the certificate, with the hash of the file."""
     inside: dict[str, object] = {**evidence, **model.certificate}
     path = draft.write(name, model.graph, {**model.facts, "certificate": inside})
-    return {**model.certificate, "model_sha256": files.sha256(path)}
+    return {**model.certificate, "model_sha256": files.sha256(path), "bytes": path.stat().st_size}
+
+
+def _write_labels(draft: Draft, made: Mapping[str, Made]) -> None:
+    """Write what a program needs to read the answers of each model."""
+    config = draft.source.identity.config
+    document: LabelsFile = {
+        "schema": results.SCHEMAS[LabelsFile],
+        "classes": list(draft.source.classes),
+        "image_size": config.image_size,
+        "mean": list(config.mean),
+        "std": list(config.std),
+        "models": {name: _labels(model) for name, model in made.items() if "guard" in model.facts},
+    }
+    results.write(draft.staging / LABELS, document)
+
+
+def _labels(model: Made) -> ModelLabels:
+    point = cast("OperatingPointEntry | None", model.facts.get("operating_point"))
+    return {
+        "positive": point and point["class"],
+        "threshold": point and point["threshold"],
+        "guard": cast("list[GuardEntry]", model.facts["guard"]),
+    }
 
 
 def _write_predictions(draft: Draft) -> None:

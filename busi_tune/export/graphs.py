@@ -9,7 +9,10 @@ from onnx import numpy_helper
 from onnxscript import OnnxFunction, ir, optimizer
 from onnxscript.onnx_types import TensorType
 
-IR_VERSION = 10
+# The oldest that have all operators: ONNX Runtime 1.15 and many other runtimes know them.
+OPSET, IR_VERSION = 18, 8
+# That of the opsets that a network needs which 18 cannot express.
+LATER_IR_VERSION = 9
 passes = ir.passes.common
 
 
@@ -46,16 +49,45 @@ def folded(network: bytes) -> bytes:
     Expressions of weights stay, so that each weight stands in the file as it was trained: ONNX Runtime transposes,
     folds and fuses them when it loads the file.
     """
-    model = onnx.load_from_string(network)
-    weights = {tensor.name for tensor in model.graph.initializer}
+    model = ir.from_proto(onnx.load_from_string(network))
+    weights = set(model.graph.initializers)
 
     def of_weights(node: ir.Node) -> bool | None:
         """False for a node that must stay; None leaves it to the folding's own rules."""
         return False if any(value is not None and value.name in weights for value in node.inputs) else None
 
     optimizer.fold_constants(model, should_fold=of_weights)
-    optimizer.remove_unused_nodes(model)
-    return bytes(model.SerializeToString())
+    # Without types and shapes of all values, which the folding infers, the shapes of reshapes would not be known.
+    for node in list(model.graph):
+        _fix_shape(node)
+    tidy = ir.passes.Sequential(
+        passes.RemoveUnusedNodesPass(), passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
+    )
+    return bytes(ir.to_proto(tidy(model).model).SerializeToString())
+
+
+def _fix_shape(node: ir.Node) -> None:
+    """Give a reshape that computes its shape from that of the batch a shape of its own, as other runtimes need it."""
+    if node.op_type != "Reshape" or ir.convenience.get_const_tensor(node.inputs[1]) is not None:
+        return
+    before, after = node.inputs[0].shape, node.outputs[0].shape
+    if after is None or sum(not isinstance(length, int) for length in after) != 1:
+        return
+    if before is not None and len(after) == 2 and before[0] == after[0]:
+        new = ir.node("Flatten", [node.inputs[0]], {"axis": 1}, outputs=[_like(node.outputs[0])], name=node.name)
+        added = [new]
+    else:
+        lengths = [length if isinstance(length, int) else -1 for length in after]
+        shape = ir.node("Constant", [], {"value_ints": lengths}, name=f"{node.name}_shape")
+        shape.outputs[0].name = f"{node.name}_shape"
+        new = ir.node("Reshape", [node.inputs[0], shape.outputs[0]], outputs=[_like(node.outputs[0])], name=node.name)
+        added = [shape, new]
+    ir.convenience.replace_nodes_and_values(node.graph, node, [node], added, node.outputs, new.outputs)
+
+
+def _like(value: ir.Value) -> ir.Value:
+    """A new value of the same name, type and shape."""
+    return ir.Value(name=value.name, type=value.type, shape=value.shape)
 
 
 def with_tensor(network: bytes, name: str, value: NDArray[np.float32]) -> bytes:
@@ -64,6 +96,16 @@ def with_tensor(network: bytes, name: str, value: NDArray[np.float32]) -> bytes:
     (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
     tensor.CopyFrom(numpy_helper.from_array(value, name))
     return bytes(model.SerializeToString())
+
+
+def opset_of(*models: onnx.ModelProto) -> int:
+    """The opset of ONNX's own operators that all of `models` can be run with."""
+    return max(entry.version for model in models for entry in model.opset_import if not entry.domain)
+
+
+def ir_version_of(opset: int) -> int:
+    """The IR version that goes with an opset."""
+    return IR_VERSION if opset <= OPSET else LATER_IR_VERSION
 
 
 def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:

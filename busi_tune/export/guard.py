@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from onnxruntime import InferenceSession
 from onnxscript import FLOAT, UINT8, script
-from onnxscript import opset20 as op
+from onnxscript import opset18 as op
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
@@ -49,7 +49,16 @@ BEYOND = [2**31, 2**31]
 @script()
 def energy(grey: FLOAT[...]) -> FLOAT[...]:
     """The mean squared differences of neighbouring pixels (images, 2): vertical, horizontal."""
-    slopes = op.Conv(grey, op.Constant(value=DIFFERENCES))
+    # WebGPU's runtime takes no default for granted.
+    slopes = op.Conv(
+        grey,
+        op.Constant(value=DIFFERENCES),
+        dilations=[1, 1],
+        group=1,
+        kernel_shape=[2, 2],
+        pads=[0, 0, 0, 0],
+        strides=[1, 1],
+    )
     return op.ReduceMean(slopes * slopes, [2, 3], keepdims=0)
 
 

@@ -24,7 +24,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from busi_tune.export.graphs import IR_VERSION, folded
+from busi_tune.export.graphs import folded, ir_version_of, opset_of
 from busi_tune.images import Pixels
 
 Logits = NDArray[np.float64]
@@ -155,6 +155,6 @@ def finished(model: onnx.ModelProto) -> bytes:
     standard = [entry for entry in model.opset_import if not entry.domain]
     del model.opset_import[:]
     model.opset_import.extend(standard)
-    model.ir_version = IR_VERSION
+    model.ir_version = ir_version_of(opset_of(model))
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())

@@ -1,74 +1,107 @@
 """The resize in front of the network in an exported graph: pictures of any size to its pixels, as Pillow resizes them.
 
-The arithmetic is that of Pillow's Resample.c, bit for bit: a triangle filter whose support grows with the reduction,
-weights normalised and rounded to 22 fractional bits, width first, then height, each rounded to whole grey levels. All
-in double precision, in which every sum of 8-bit pixels times 22-bit weights is exact in whatever order it is added up.
+The result is that of Pillow's Resample.c, bit for bit: a triangle filter whose support grows with the reduction,
+weights normalised and rounded to 22 fractional bits, width first, then height, each rounded to whole grey levels.
+Pillow computes in double precision, and the graph in whole numbers below 2**24, which float32 holds exactly: it needs
+no type that browsers and small devices lack, and every sum is the same in whatever order it is added up. Pillow's
+weights are fractions of whole numbers, and no such fraction lies so near the middle of two 22-bit numbers that double
+precision would round it to the other one.
 """
 
 import numpy as np
 import onnx
 from onnx import TensorProto
-from onnxscript import DOUBLE, INT64, UINT8, script
-from onnxscript import opset20 as op
+from onnxscript import FLOAT, INT64, UINT8, script
+from onnxscript import opset18 as op
 
 from busi_tune.export.graphs import graph_of
 
 # Rows of the weights are multiplied in blocks, each with the window of the picture that it needs: the rest are zeros.
 BLOCK = 8
-FIXED_POINT = 2.0**22
-ZERO = np.zeros(1)
+# The bits of a weight's lower part, and of each step of the long division that makes six digits, or 24 bits.
+LOWER, DIGIT = 256.0, 16.0
+ZERO = np.zeros(1, dtype=np.float32)
+
+
+@script()
+def digit_of(rest: FLOAT[...], total: FLOAT[...], quotient: FLOAT[...]) -> tuple[FLOAT[...], FLOAT[...]]:
+    """One step of the long division of `rest` by `total`: the new rest, and the quotient with a digit more."""
+    shifted = rest * DIGIT
+    digit = op.Floor(shifted / total)
+    return shifted - digit * total, quotient * DIGIT + digit
+
+
+@script()
+def rounded_ratio(part: FLOAT[...], total: FLOAT[...]) -> FLOAT[...]:
+    """`part / total` in units of 2**-22, rounded to the nearest; both are whole numbers."""
+    first, one = digit_of(part, total, part * 0.0)
+    second, two = digit_of(first, total, one)
+    third, three = digit_of(second, total, two)
+    fourth, four = digit_of(third, total, three)
+    fifth, five = digit_of(fourth, total, four)
+    _sixth, six = digit_of(fifth, total, five)
+    return op.Floor((op.Floor(six * 0.5) + 1.0) * 0.5)
 
 
 @script()
 def weights_of(
-    extent: INT64[...], steps: DOUBLE[...], size: DOUBLE[...]
-) -> tuple[DOUBLE[...], INT64[...], INT64[...], INT64[...]]:
+    extent: INT64[...], steps: FLOAT[...], size: FLOAT[...]
+) -> tuple[FLOAT[...], INT64[...], INT64[...], INT64[...]]:
     """Weights (blocks, rows, taps) of one axis of `extent` pixels, their pixels, and the first and the last plus one.
 
-    `steps` (blocks, rows, 1) are the middles of the `size` new pixels.
+    `steps` (blocks, rows, 1) are twice the middles of the `size` new pixels. All lengths are in units of half an old
+    pixel divided by `size`; the weights are in units of 2**-22.
     """
-    scale = op.Cast(extent, to=TensorProto.DOUBLE) / size
-    support = op.Max(scale, 1.0)
-    center = steps * scale
-    first = op.Max(op.Cast(center - support + 0.5, to=TensorProto.INT64), 0)
-    end = op.Min(op.Cast(center + support + 0.5, to=TensorProto.INT64), extent)
+    length = op.Cast(extent, to=TensorProto.FLOAT)
+    support = op.Max(length, size) * 2.0
+    center = steps * length
+    unit = size * 2.0
+    first = op.Max(op.Cast(op.Floor((center - support + size) / unit), to=TensorProto.INT64), 0)
+    end = op.Min(op.Cast(op.Floor((center + support + size) / unit), to=TensorProto.INT64), extent)
 
-    reach = op.Cast(op.Ceil(support), to=TensorProto.INT64)
+    reach = op.Cast(op.Ceil(support / unit), to=TensorProto.INT64)
     taps = op.Squeeze(reach + reach + 1)
     places = first + op.Range(0, taps, 1)
-    distance = (op.Cast(places, to=TensorProto.DOUBLE) - center + 0.5) * (1.0 / support)
-    triangle = op.Where(places < end, op.Max(1.0 - op.Abs(distance), 0.0), 0.0)
-    total = op.Gather(op.CumSum(triangle, 2), [-1], axis=2)
-    return op.Floor(triangle / total * FIXED_POINT + 0.5) / FIXED_POINT, places, first, end
+    distance = op.Abs((op.Cast(places, to=TensorProto.FLOAT) * 2.0 + 1.0) * size - center)
+    triangle = op.Where(places < extent, op.Max(support - distance, 0.0), 0.0)
+    return rounded_ratio(triangle, op.ReduceSum(triangle, [2])), places, first, end
 
 
 @script()
-def resized(pixels: UINT8[...], extent: INT64[...], steps: DOUBLE[...], size: DOUBLE[...]) -> UINT8[...]:
+def resized(pixels: UINT8[...], extent: INT64[...], steps: FLOAT[...], size: FLOAT[...]) -> UINT8[...]:
     """Pixels (batch, extent, ...) to (batch, blocks, rows, all others)."""
     weights, places, first, end = weights_of(extent, steps, size)
     start = first[:, :1]
     widest = op.ReduceMax(end[:, -1:] - start, keepdims=0)
     window = op.Reshape(widest, [1])
+    # Products of pixels and whole weights would need 30 bits: the upper 14 bits and the lower 8 are multiplied apart.
+    upper = op.Floor(weights / LOWER)
+    parts = op.Concat(upper, weights - upper * LOWER, axis=1)
     # Each row's weights are moved to their places in its block's window.
-    shape = op.Concat(op.Shape(steps, start=0, end=2), window + op.Shape(weights, start=2), axis=0)
-    padded = op.ScatterElements(op.ConstantOfShape(shape, value=ZERO), places - start, weights, axis=2)
+    moved = places - start
+    shape = op.Concat(op.Shape(parts, start=0, end=2), window + op.Shape(parts, start=2), axis=0)
+    padded = op.ScatterElements(op.ConstantOfShape(shape, value=ZERO), op.Concat(moved, moved, axis=1), parts, axis=2)
     matrix = op.Slice(padded, [0], window, [2])
 
     index = op.Min(op.Squeeze(start, [2]) + op.Range(0, widest, 1), extent - 1)
     lines = op.Reshape(op.Gather(pixels, index, axis=1), [0, 0, 0, -1])
-    return op.Cast(op.MatMul(matrix, op.Cast(lines, to=TensorProto.DOUBLE)) + 0.5, to=TensorProto.UINT8)
+    sums = op.MatMul(matrix, op.Cast(lines, to=TensorProto.FLOAT))
+    rows = op.Shape(steps, start=1, end=2)
+    high, low = op.Slice(sums, [0], rows, [2]), op.Slice(sums, rows, rows + rows, [2])
+    return op.Cast((high + op.Floor(low / LOWER) + 8192.0) / 16384.0, to=TensorProto.UINT8)
 
 
 def any_size(size: int) -> onnx.ModelProto:
     """`images` uint8 (batch, height, width, 3) to `pixels` uint8 (batch, 3, size, size).
 
     Clark et al., Pillow's src/libImaging/Resample.c: `precompute_coeffs`, `normalize_coeffs_8bpc` and the two passes.
-    Nothing need be clipped: weights are not negative, and what rounds them makes a level of 255 no more than 255.5 for
-    reductions below 8,000 times, which `images` reads no picture beyond.
+    Nothing need be clipped: weights are not negative, and what rounds them makes a level of 255 no more than 255.5.
+    All numbers are below 2**24 for pictures that are reduced up to 128 times and whose sides are below
+    sqrt(2**19 * size) pixels: 4,096 for a size of 32, 10,836 for 224. Beyond, a level may be off by one.
     """
     rows = max(number for number in range(1, BLOCK + 1) if size % number == 0)
-    middles = (np.arange(size) + 0.5).reshape(size // rows, rows, 1)
-    edge = np.array(size, dtype=np.float64)
+    middles = (2 * np.arange(size, dtype=np.float32) + 1).reshape(size // rows, rows, 1)
+    edge = np.array(size, dtype=np.float32)
     turned, square = [0, 3 * size, -1], [0, size, size, 3]
 
     @script()

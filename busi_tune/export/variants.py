@@ -16,6 +16,7 @@ from busi_tune.export.parity import differing, outputs_of
 from busi_tune.export.source import Source, guard_of
 from busi_tune.images import Pixels
 from busi_tune.inference import MODEL, Classifier
+from busi_tune.inference.contents import read_contents
 from busi_tune.results import GuardResult, ModelCertificate, ModelFigures
 
 CALIBRATION_IMAGES = 128
@@ -35,17 +36,17 @@ def make_variant(draft: Draft, form: Form) -> Made:
     if sensitivity is not None:
         answers = source.answers("validation", quantisation.logits(small, source.part("validation").pixels()))
         point = operating_point(answers, source.groups("validation"), sensitivity)
-    facts = draft.facts(guard, point) | {"precision": form}
     graph = assembly.assemble(resize.any_size(source.size), small, guard_graph(guard))
+    facts = draft.facts(graph, guard, point) | {"precision": form}
     path = draft.write(variant_name(form), graph, facts)
+    contents = read_contents(path)
     figures, scores = _compared(draft, form, path, point)
     certificate: ModelCertificate = {
         **figures,
         "gate": passed.entry(),
         "kept_in_float32": kept,
-        "graph_sha256": assembly.graph_sha256(graph),
-        "weights_sha256": assembly.weights_sha256(graph),
-        "bytes": path.stat().st_size,
+        "graph_sha256": contents.graph_sha256,
+        "weights_sha256": contents.weights_sha256,
         "guard": guard_result(path, guard, source, scores),
         "latency_ms": _latency(draft, form, path),
     }

@@ -1,17 +1,28 @@
 """The certificate of an export, verification.json: the one owner that reads, writes and checks it."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from busi_tune import files, results
+from busi_tune import files, locks, results
 from busi_tune.errors import BusiTuneError, FileError, ParityError
 from busi_tune.inference.classifier import Classifier, Optimisation, provider_name
+from busi_tune.inference.contents import read_contents
+from busi_tune.inference.metadata import certificate_inside
 from busi_tune.inference.probe import try_in_a_child
+from busi_tune.inference.signature import Signer, check_signature, signature_of
 from busi_tune.inference.structure import check_structure
-from busi_tune.results import VerificationFile
+from busi_tune.results import PREDICTIONS, Evidence, ModelCertificate, VerificationFile
 
 MODEL = "model.onnx"
 VERIFICATION = "verification.json"
+# The file's own hash and size cannot stand inside it.
+OUTSIDE = {"model_sha256", "bytes"}
+# What everybody should know who relies on a certificate without a key.
+UNSIGNED = (
+    "Without a key, a certificate protects from damage and confusion, not from somebody who means harm: that takes a "
+    "signature (export --sign, verify --key)."
+)
 
 
 def open_export(
@@ -21,11 +32,12 @@ def open_export(
     optimisation: Optimisation = "all",
     provider: str = "cpu",
     allow_unverified: bool = False,
+    key: str = "",
 ) -> Classifier:
     """The classifier of an export folder, or of one model file in it, that is verified and unchanged.
 
     With `allow_unverified` also of a model file without a certificate: it is loaded and run in a child process first,
-    and used if it survives that.
+    and used if it survives that. With a public `key` only of an export that its owner has signed.
 
     Raises:
         BusiTuneError: there is no model, it is not the one that passed verification, or it is unfit.
@@ -36,8 +48,9 @@ def open_export(
         missing = "is no file" if path.exists() else "does not exist"
         reason = f"{path} holds no {MODEL}" if path.is_dir() else f"{path} {missing}"
         raise FileError(f"{reason}; name a folder that `busi-tune export` made, or a model in it.")
+    remove_leftovers(model.parent)
     if not allow_unverified:
-        check_certificate(model)
+        check_certificate(model, key)
     elif not _is_certified(model):
         check_structure(model)
         try_in_a_child(model, optimisation)
@@ -45,15 +58,21 @@ def open_export(
 
 
 def read_certificate(folder: Path) -> VerificationFile:
-    """The certificate of the export in `folder`.
+    """The certificate of the export in `folder`, exactly as it was written.
 
     Raises:
-        FileError: there is none, it is damaged, or of a version that this busi-tune does not know.
+        FileError: there is none, its content has changed, or it is of a version that this busi-tune does not know.
+        ParityError: its bytes have changed.
     """
     path = folder / VERIFICATION
     if not path.exists():
         raise FileError(f"{folder} holds no {VERIFICATION}; name a folder that `busi-tune export` made.")
-    return results.read(path, VerificationFile)
+    certificate = results.read(path, VerificationFile)
+    with files.explained(path, "read"):
+        content = path.read_bytes()
+    if content != results.text(certificate).encode():
+        raise ParityError(f"{path} is not the file that was certified (its bytes differ); export it again.")
+    return certificate
 
 
 def content_of_any_version(folder: Path) -> dict[str, object]:
@@ -65,21 +84,43 @@ def content_of_any_version(folder: Path) -> dict[str, object]:
     return dict(files.read_json(folder / VERIFICATION))
 
 
-def write_certificate(folder: Path, content: Mapping[str, object]) -> VerificationFile:
+def write_certificate(folder: Path, content: Mapping[str, object], signer: Signer | None = None) -> VerificationFile:
     """Write the certificate of the export in `folder`, with the key `schema` first; the certificate as written.
+
+    It names the key of `signer`, whose signature lies beside it.
 
     Raises:
         FileError: the file system refuses, or `content` is no certificate, which is a defect of ours.
     """
     path = folder / VERIFICATION
     document = {"schema": results.SCHEMAS[VerificationFile], **content}
+    if signer is not None:
+        document["signed_by"] = signer.public
     certificate = results.check(document, VerificationFile, str(path))
-    files.write_json(path, certificate)
+    results.write(path, document)
+    if signer is not None:
+        signer.sign(path)
     return certificate
 
 
-def check_certificate(model: Path) -> None:
-    """Refuse a model file that the certificate in its folder does not vouch for.
+def remove_leftovers(folder: Path) -> None:
+    """Delete the files of an export that was killed in `folder`; those of one that is still running stay."""
+    left = list(folder.glob(f".*{files.TEMPORARY}"))
+    if not left or not os.access(folder, os.W_OK):
+        return
+    lock = locks.take(folder / locks.RUN, wait=False)
+    if lock is None:
+        return
+    try:
+        files.remove_leftovers(left)
+    finally:
+        lock.release()
+
+
+def check_certificate(model: Path, key: str = "") -> VerificationFile:
+    """Refuse a model file that the certificate in its folder does not vouch for; the certificate.
+
+    With a public `key` its owner must have signed the certificate.
 
     Raises:
         BusiTuneError: it has no certificate, did not pass, or is another file than the one that passed.
@@ -90,15 +131,14 @@ def check_certificate(model: Path) -> None:
             f"{model} has no certificate ({path} does not exist); export it again, or use it as it is with "
             "--allow-unverified."
         )
-    entry = read_certificate(model.parent)["models"].get(model.name)
-    if entry is None:
+    certificate = read_certificate(model.parent)
+    _check_key(path, certificate, key)
+    if model.name not in certificate["models"]:
         raise BusiTuneError(
             f"{model} has no certificate in {path}; export it again, or use it as it is with --allow-unverified."
         )
-    if not entry["passed"]:
-        raise BusiTuneError(f"{model} did not pass its verification, as {path} says; export it again.")
-    if entry.get("model_sha256") != files.sha256(model):
-        raise BusiTuneError(f"{model} is not the file that was verified (its SHA-256 differs); export it again.")
+    _check_model(model, certificate)
+    return certificate
 
 
 def _is_certified(model: Path) -> bool:
@@ -109,42 +149,80 @@ def _is_certified(model: Path) -> bool:
     return True
 
 
-def check_folder(folder: Path) -> VerificationFile:
-    """The certificate of the export in `folder`, if all files are the certified ones, by their hashes.
+def check_folder(folder: Path, key: str = "") -> VerificationFile:
+    """The certificate of the export in `folder`, if all files that it names are the certified ones, by their hashes.
 
-    Each model also holds its certificate inside, and the two must say the same.
+    Each model also holds its certificate inside, and the two must say the same. With a public `key` its owner must have
+    signed the certificate. See `uncertified` for all other files.
 
     Raises:
         FileError: it is no export.
         ParityError: it did not pass, or a file is not the certified one, be it by one byte.
     """
     certificate, path = read_certificate(folder), folder / VERIFICATION
+    remove_leftovers(folder)
     models = certificate["models"]
     if MODEL not in models:
         raise FileError(f"{path} is no certificate (it does not name {MODEL}); export the model again.")
     if not certificate["passed"]:
         raise ParityError(f"The export in {folder} did not pass its verification; export it again.")
-    if path.read_bytes() != files.json_text(certificate).encode():
-        raise _foreign(path)
-    hashes = {name: entry.get("model_sha256") for name, entry in models.items()} | certificate["files"]
-    for name, expected in hashes.items():
+    if signed_by := certificate.get("signed_by"):
+        check_signature(path, signed_by)
+    _check_key(path, certificate, key)
+    for name, expected in certificate["files"].items():
         if files.sha256(folder / name) != expected:
             raise _foreign(folder / name)
-    # The top of the certificate repeats the entry of one model.
-    if any(certificate.get(key, value) != value for key, value in models[MODEL].items()):
-        raise ParityError(f"{path} contradicts itself about {MODEL}; export it again.")
+    # The top of the certificate repeats the entry of one model, and the hash of one file.
+    repeated = {**models[MODEL], "predictions_sha256": certificate["files"].get(PREDICTIONS)}
+    if any(certificate.get(key, value) != value for key, value in repeated.items()):
+        raise ParityError(f"{path} contradicts itself about {MODEL} or {PREDICTIONS}; export it again.")
     for name in models:
-        _check_inside(folder / name, certificate)
+        _check_model(folder / name, certificate)
     return certificate
 
 
-def _check_inside(model: Path, certificate: VerificationFile) -> None:
-    """Refuse a model whose own certificate is missing, or not the one in its folder."""
-    inside = Classifier(model, optimisation="none").metadata.certificate
-    said: dict[str, object] = {**certificate, **certificate["models"][model.name]}
-    if not inside or any(said.get(key) != value for key, value in inside.items()):
-        path = model.with_name(VERIFICATION)
+def uncertified(folder: Path, certificate: VerificationFile) -> list[str]:
+    """The names in an export's folder, hidden ones too, that its certificate does not cover."""
+    known = {VERIFICATION, locks.RUN, *certificate["models"], *certificate["files"]}
+    if "signed_by" in certificate:
+        known.add(signature_of(folder / VERIFICATION).name)
+    return sorted(entry.name for entry in folder.iterdir() if entry.name not in known)
+
+
+def _check_key(path: Path, certificate: VerificationFile, key: str) -> None:
+    """Refuse a certificate that the owner of the public `key`, where there is one, has not signed."""
+    if not key:
+        return
+    signed_by = certificate.get("signed_by")
+    if signed_by is None:
+        raise ParityError(f"{path} is not signed; get the export from its signer, or leave out --key.")
+    if signed_by != key:
+        raise ParityError(f"{path} was signed by the key {signed_by}, not by {key}; name its signer's key.")
+    check_signature(path, key)
+
+
+def _check_model(model: Path, certificate: VerificationFile) -> None:
+    """Refuse a model file that did not pass, or is not what the certificate and the one inside the model say."""
+    entry, path = certificate["models"][model.name], model.with_name(VERIFICATION)
+    if not entry["passed"]:
+        raise ParityError(f"{model} did not pass its verification, as {path} says; export it again.")
+    if entry.get("model_sha256") != files.sha256(model) or entry.get("bytes") != model.stat().st_size:
+        raise _foreign(model)
+    check_structure(model)
+    contents = read_contents(model)
+    found = {"weights": contents.weights_sha256, "graph": contents.graph_sha256}
+    expected = {"weights": entry["weights_sha256"], "graph": entry["graph_sha256"]}
+    for part in (part for part in found if found[part] != expected[part]):
+        raise ParityError(f"The {part} of {model} is not what was certified, whatever its hash; export it again.")
+    if certificate_inside(contents.metadata) != _said(certificate, entry):
         raise ParityError(f"{path} does not say what the certificate inside {model} says; export it again.")
+
+
+def _said(certificate: VerificationFile, entry: ModelCertificate) -> dict[str, object]:
+    """What the certificate inside a model must say: the evidence of the export, and its own entry."""
+    shared = Evidence.__required_keys__ | Evidence.__optional_keys__
+    evidence = {name: value for name, value in certificate.items() if name in shared}
+    return evidence | {name: value for name, value in entry.items() if name not in OUTSIDE}
 
 
 def _foreign(path: Path) -> ParityError:

@@ -38,7 +38,7 @@ class PositiveThreshold(msgspec.Struct, frozen=True, rename={"label": "class"}):
 class ModelMetadata:
     """The metadata of a model; `classes` are in the order of the probabilities, `image_size` is in pixels.
 
-    `preprocessing` and `threshold` are None, `positive`, `guards` and `certificate` empty, where the model has none.
+    `preprocessing` and `threshold` are None, `positive` and `guards` empty, where the model has none.
     The threshold is one of the class `positive`.
     """
 
@@ -47,7 +47,6 @@ class ModelMetadata:
     preprocessing: int | None
     threshold: float | None
     guards: tuple[GuardScore, ...]
-    certificate: Mapping[str, object]
     positive: str = ""
 
     @property
@@ -80,9 +79,16 @@ def read_metadata(texts: Mapping[str, str], fixed_size: int | None) -> ModelMeta
         preprocessing=None if version is None else int(version),
         threshold=point.threshold if point else None,
         guards=_decoded(texts, "guard", tuple[GuardScore, ...], ()),
-        certificate=_decoded(texts, "certificate", dict[str, object], {}),
         positive=point.label if point else "",
     )
+
+
+def certificate_inside(texts: Mapping[str, str]) -> dict[str, object]:
+    """The certificate in a model's metadata; empty where there is none that can be read."""
+    try:
+        return _decoded(texts, "certificate", dict[str, object], {})
+    except ValueError:
+        return {}
 
 
 def _are_names(names: tuple[str, ...]) -> bool:

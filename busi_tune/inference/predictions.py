@@ -102,12 +102,14 @@ def predict(
     provider: str = "cpu",
     allow_unverified: bool = False,
     min_confidence: float | None = None,
+    key: str = "",
 ) -> Predictions:
     """The predictions for `paths` of an export folder's model, or of one model file in it.
 
     Up to eight files go one at a time through a model that is not optimised, because optimisation takes longer than it
     saves; more go through an optimised one, up to `batch_size` at a time. `threads` is 0 for one on each core. With
-    `min_confidence` less sure answers are marked to be referred.
+    `min_confidence` less sure answers are marked to be referred. With a public `key` (see `signature.read_public_key`)
+    its owner must have signed the export.
 
     Raises:
         BusiTuneError: the model cannot be used (see `open_export`).
@@ -121,6 +123,7 @@ def predict(
         optimisation="none" if few else "all",
         provider=provider,
         allow_unverified=allow_unverified,
+        key=key,
     )
     found = predict_files(classifier, chain(first, remaining), 1 if few else batch_size, threads)
     if min_confidence is not None:

@@ -6,6 +6,7 @@ Protocol Buffers' encoding (protobuf.dev/programming-guides/encoding) and the fi
 
 import mmap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from busi_tune import files
@@ -42,11 +43,12 @@ class MalformedError(Exception):
     """Bytes that are not Protocol Buffers; the message says how."""
 
 
-def check_structure(path: Path) -> None:
-    """Refuse an ONNX file that needs anything else than itself and the operators of ONNX.
+@contextmanager
+def mapped(path: Path) -> Iterator[mmap.mmap]:
+    """The bytes of an ONNX file, without reading them into memory.
 
     Raises:
-        FileError: it is not ONNX, or holds external data, operators of another domain, functions or inner graphs.
+        FileError: it cannot be read, is empty, or the block finds that its bytes are not ONNX.
     """
     with files.explained(path, "read"), path.open("rb") as file:
         # An empty file cannot be mapped.
@@ -54,11 +56,21 @@ def check_structure(path: Path) -> None:
             raise FileError(f"{path} is empty; name a model that busi-tune exported.")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
-                found = next(_refused(data), None)
+                yield data
             except MalformedError as error:
                 raise FileError(
                     f"{path} is not an ONNX file ({error}); name a model that busi-tune exported."
                 ) from None
+
+
+def check_structure(path: Path) -> None:
+    """Refuse an ONNX file that needs anything else than itself and the operators of ONNX.
+
+    Raises:
+        FileError: it is not ONNX, or holds external data, operators of another domain, functions or inner graphs.
+    """
+    with mapped(path) as data:
+        found = next(_refused(data), None)
     if found is not None:
         raise FileError(
             f"{path} holds {found}, which is never loaded; only one file with ONNX's own operators is: export it again."
@@ -71,7 +83,7 @@ def _refused(data: mmap.mmap) -> Iterator[str]:
     messages = [("model", 0, len(data))]
     while messages:
         kind, start, end = messages.pop()
-        for number, wire, (first, last) in _fields(data, start, end):
+        for number, wire, (first, last) in fields(data, start, end):
             left -= 1
             if left < 0:
                 raise MalformedError(f"more than {MOST_FIELDS:,} fields")
@@ -86,7 +98,7 @@ def _refused(data: mmap.mmap) -> Iterator[str]:
                 messages.append((INSIDE[kind][number], first, last))
 
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
+def fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
     """Number, wire type and place of the value of each field of a message."""
     while start < end:
         key, start = _varint(data, start, end)

@@ -1,5 +1,7 @@
 """The model card: README.md of an export: the model, its figures, and its use."""
 
+import html
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from busi_tune import results
 from busi_tune.data.split import read_left_out
 from busi_tune.errors import printable
 from busi_tune.evaluation.metrics import edges, missing_intervals, shown, worsened
+from busi_tune.inference.certificate import UNSIGNED
 from busi_tune.results import (
     SPLIT,
     VERDICT,
@@ -25,7 +28,9 @@ WIDTH = 120
 
 
 def model_card(run: Path, certificate: VerificationFile) -> str:
-    """The card of the export of a finished run, as Markdown."""
+    """The card of the export of a finished run, as Markdown; of one that did not pass, the reasons."""
+    if not certificate["passed"]:
+        return _environment().get_template("refused.md.jinja").render(certificate=certificate)
     template = _environment().get_template("card.md.jinja")
     split = pd.read_csv(run / SPLIT, dtype=str, keep_default_na=False)
     figures = results.read(run / results.METRICS, MetricsFile)
@@ -44,6 +49,7 @@ def model_card(run: Path, certificate: VerificationFile) -> str:
         verdict=results.read(verdict, VerdictFile) if run.name == "best" and verdict.exists() else None,
         certificate=certificate,
         worse=worsened(certificate["calibration"]["test"]),
+        unsigned=UNSIGNED,
     )
 
 
@@ -56,8 +62,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters |= {"figure": _figure, "interval": _interval, "paragraph": _paragraph}
+    environment.filters |= {"figure": _figure, "interval": _interval, "paragraph": _paragraph, "plain": _plain}
     return environment
+
+
+def _plain(value: object) -> str:
+    """A name from outside, or a sentence with one, as Markdown shows it and no browser obeys it."""
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(str(value), quote=False))
 
 
 def _metrics(test: TestSummary) -> list[tuple[str, str, str]]:

@@ -25,7 +25,8 @@ from busi_tune.training.weights import copy_tensors
 
 Array = NDArray[np.float64]
 Precision = Literal["float64", "float32"]
-OPSET = 20
+# It has an operator for all that torchvision's classifiers compute, and the oldest runtimes know it.
+OPSET = 18
 BATCH = 32
 
 

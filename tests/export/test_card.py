@@ -1,19 +1,24 @@
 """What the model card says is what was measured, and it reads well."""
 
 import csv
+import json
 import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from numpy.typing import NDArray
 
 from busi_tune import files, pipeline, results
 from busi_tune.config import Config
 from busi_tune.evaluation.metrics import Answers, numbers
 from busi_tune.evaluation.verdict import compare
+from busi_tune.export.parity import Reference
+from busi_tune.export.usefulness import warnings_about
 from busi_tune.export_options import ExportOptions
 from busi_tune.progress import Silent
 from busi_tune.report.card import model_card
@@ -201,3 +206,58 @@ def test_a_split_that_leaks(exported: Exported, tiny: Config, tmp_path: Path) ->
     )
     assert f"accuracy on the other {figures['test_clean']['images']} is" in found["Figures"][0]
     assert "The split is random" in found["Data"][0]
+
+
+def test_names_from_outside_are_text_in_the_card(exported: Exported, tmp_path: Path) -> None:
+    """A browser that shows the card must not obey the name of a class."""
+    name = "<img src=x onerror=alert(1)>"
+    run = linked(exported.run, tmp_path / "run")
+    identity = json.loads((run / "config.json").read_text())
+    del identity["sha256"]
+    identity["classes"] = [name, *identity["classes"][1:]]
+    (run / "config.json").unlink()
+    results.write(run / "config.json", identity)
+    split = (run / "split.csv").read_text().replace(",benign,", f",{name},")
+    (run / "split.csv").unlink()
+    (run / "split.csv").write_text(split)
+    card = model_card(run, exported.certificate)
+    assert "<img" not in card
+    assert card.startswith("# Breast ultrasound: &lt;img src=x onerror=alert(1)&gt;, malignant")
+
+
+def test_the_card_of_a_refused_export_names_no_file_that_is_not_there(exported: Exported) -> None:
+    certificate: Any = {**exported.certificate, "passed": False}
+    certificate["models"] = {
+        name: {**entry, "passed": False, "reasons": ["a logit is off by <b>"]}
+        for name, entry in exported.certificate["models"].items()
+    }
+    card = model_card(exported.run, certificate)
+    assert "did not pass its verification, and this folder holds no model" in card
+    assert "- `model.onnx`: a logit is off by &lt;b&gt;" in card
+    named = {name for name in re.findall(r"`([^`]+\.\w+)`", card) if not name.endswith(".onnx")}
+    assert named == {"verification.json", "predictions.csv"}
+
+
+def test_a_network_of_no_use_is_called_so(exported: Exported) -> None:
+    certificate: VerificationFile = {**exported.certificate, "warnings": ["The network answers benign to all images."]}
+    card = model_card(exported.run, certificate)
+    assert "**This network is of no use.**" in card
+    assert "- The network answers benign to all images." in card
+    assert f"{certificate['max_error']:.2e}" not in card
+
+
+def test_warnings_about_networks_of_no_use() -> None:
+    classes = ("benign", "malignant")
+    useful = np.array([[0.0, 1.0], [1.0, 0.0]])
+
+    def about(logits: NDArray[np.float64], temperature: float = 1.0, error: float = 1e-6) -> list[str]:
+        reference = Reference(logits, error, 0.0, logits, 0.0, [[1, 0], [0, 1]])
+        return warnings_about(temperature, reference, classes)
+
+    assert about(useful) == []
+    assert ["ran into its bound of 20" in text for text in about(useful, temperature=20.0)] == [True]
+    assert ["ran into its bound of 0.05" in text for text in about(useful, temperature=0.05)] == [True]
+    assert about(np.array([[0.0, 1.0], [0.2, 1.0]])) == ["The network answers malignant to all 2 test images."]
+    assert ["do not depend on the image" in text for text in about(np.zeros((2, 2)), error=0.0)] == [True]
+    assert ["are so large that rounding" in text for text in about(useful * 1e10, error=4780.0)] == [True]
+    assert "no numbers at all" in about(useful, error=float("nan"))[-1]

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -12,7 +11,7 @@ from busi_tune.cli import exit_code
 from busi_tune.errors import BusiTuneError, FileError, ParityError
 from busi_tune.files import sha256
 from busi_tune.inference.certificate import check_certificate, check_folder, read_certificate, write_certificate
-from small_export import COMMON, SIZE, small_model, write_export
+from small_export import COMMON, SIZE, rewrite, small_model, write_export
 
 
 @pytest.fixture
@@ -23,16 +22,11 @@ def folder(tmp_path: Path) -> Path:
     )
 
 
-def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the content of verification.json, and write it as an export does."""
-    content: dict[str, Any] = json.loads((folder / "verification.json").read_text())
-    change(content)
-    (folder / "verification.json").write_text(json.dumps(content, indent=1) + "\n")
-
-
 def test_a_certificate_is_read_as_it_was_written(folder: Path, tmp_path: Path) -> None:
     certificate = read_certificate(folder)
-    assert certificate == json.loads((folder / "verification.json").read_text())
+    written = json.loads((folder / "verification.json").read_text())
+    del written["sha256"]
+    assert certificate == written
     content = {name: value for name, value in certificate.items() if name != "schema"}
     (tmp_path / "other").mkdir()
     assert write_certificate(tmp_path / "other", content) == certificate
@@ -65,9 +59,9 @@ def model_says(key: str, value: object) -> Callable[[Path], None]:
         texts |= {} if value is None else {"certificate": json.dumps(inside | {key: value})}
         onnx.helper.set_model_props(model, texts)
         onnx.save(model, path)
-        sha = sha256(path)
-        rewrite(folder, lambda content: content.update(model_sha256=sha))
-        rewrite(folder, lambda content: content["models"]["model.onnx"].update(model_sha256=sha))
+        new = {"model_sha256": sha256(path), "bytes": path.stat().st_size}
+        rewrite(folder, lambda content: content.update(model_sha256=new["model_sha256"]))
+        rewrite(folder, lambda content: content["models"]["model.onnx"].update(new))
 
     return change
 
@@ -106,6 +100,7 @@ def other_model(folder: Path) -> None:
         (certificate_says("images", "3"), FileError, "is damaged .Expected `int`, got `str`"),
         (certificate_says("passed", False), ParityError, "did not pass its verification"),
         (certificate_says("files", {"README.md": "0"}), FileError, "README.md could not be read"),
+        (certificate_says("files", {}), ParityError, "contradicts itself about model.onnx or predictions.csv"),
         (blank, ParityError, "verification.json is not the file that was certified"),
         (windows_lines, ParityError, "verification.json is not the file that was certified"),
         (other_model, ParityError, "model.onnx is not the file that was certified"),

@@ -18,16 +18,17 @@ from busi_tune import files, images, pipeline, results
 from busi_tune.cli import exit_code
 from busi_tune.config import Config
 from busi_tune.errors import BusiTuneError, DataError, FileError, ParityError, RunError
-from busi_tune.export import assembly
 from busi_tune.export.verification import check_again
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference import Classifier
 from busi_tune.inference.certificate import check_folder
+from busi_tune.inference.contents import read_contents
 from busi_tune.inference.structure import check_structure
 from busi_tune.progress import Silent
 from busi_tune.results import VerificationFile
 from exported import EXPORT_FILES, Exported, flip_a_bit, linked, names, replace
 from recorder import Recorder
+from small_export import rewrite
 
 pytest_plugins = ["exported"]
 
@@ -172,7 +173,7 @@ def test_another_run_needs_overwrite(exported: Exported, tiny: Config, tmp_path:
     pipeline.baseline(exported.data, other, tiny.replace(arch="squeezenet1_1", epochs=1), Silent())
     with pytest.raises(RunError, match=r"another run.*--overwrite"):
         pipeline.export(other, folder, exported.data, Silent())
-    assert json.loads((folder / "verification.json").read_text()) == exported.certificate
+    assert check_folder(folder) == exported.certificate
     certificate = pipeline.export(other, folder, exported.data, Silent(), overwrite=True)
     assert certificate["source_sha256"] != exported.certificate["source_sha256"]
     assert files.sha256(folder / "model.onnx") == certificate["model_sha256"]
@@ -267,35 +268,42 @@ def drop_image(folder: Path, root: Path) -> None:
     first_image(folder, root).unlink()
 
 
-def rewrite(folder: Path, certificate: dict[str, Any], facts: dict[str, Any], model: onnx.ModelProto) -> None:
-    """Put another model, and a verification.json and a certificate inside that go with it."""
-    onnx.helper.set_model_props(model, facts)
-    replace(folder / "model.onnx", model.SerializeToString())
-    sha = files.sha256(folder / "model.onnx")
-    certificate["model_sha256"] = certificate["models"]["model.onnx"]["model_sha256"] = sha
-    replace(folder / "verification.json", files.json_text(certificate).encode())
+def other_model(folder: Path, model: onnx.ModelProto, inside: dict[str, Any], beside: dict[str, Any]) -> None:
+    """Put another model, with other values in the certificate inside it, and in its entry in verification.json."""
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, facts | {"certificate": json.dumps(json.loads(facts["certificate"]) | inside)})
+    path = folder / "model.onnx"
+    replace(path, model.SerializeToString())
+    sha = files.sha256(path)
+    entry = beside | {"model_sha256": sha, "bytes": path.stat().st_size}
+    rewrite(folder, lambda content: content["models"]["model.onnx"].update(entry))
+    rewrite(folder, lambda content: content.update(model_sha256=sha))
+
+
+def multiplied(folder: Path) -> onnx.ModelProto:
+    """The model with a last layer that answers otherwise."""
+    model = onnx.load(folder / "model.onnx")
+    tensor = next(entry for entry in model.graph.initializer if entry.name == "model.fc.weight")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.001), tensor.name))
+    return model
 
 
 def forge(folder: Path, _: Path) -> None:
     """Another model, with a certificate that names it: only running it shows that it answers otherwise."""
-    model = onnx.load(folder / "model.onnx")
-    tensor = next(entry for entry in model.graph.initializer if entry.name == "model.fc.weight")
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.001), tensor.name))
-    certificate = json.loads((folder / "verification.json").read_text())
-    facts = {entry.key: entry.value for entry in model.metadata_props}
-    inside = json.loads(facts["certificate"])
-    sha = assembly.weights_sha256(model)
-    inside["weights_sha256"] = certificate["models"]["model.onnx"]["weights_sha256"] = sha
-    rewrite(folder, certificate, facts | {"certificate": json.dumps(inside)}, model)
+    model = multiplied(folder)
+    replace(folder / "model.onnx", model.SerializeToString())
+    parts = {"weights_sha256": read_contents(folder / "model.onnx").weights_sha256}
+    other_model(folder, model, parts, parts)
+
+
+def forge_the_hash(folder: Path, _: Path) -> None:
+    """Another model, of which the certificate has the file's hash, and not that of its tensors."""
+    other_model(folder, multiplied(folder), {}, {})
 
 
 def another_certificate(folder: Path, _: Path) -> None:
     """A model whose inner certificate is of another split than the one beside it."""
-    model = onnx.load(folder / "model.onnx")
-    facts = {entry.key: entry.value for entry in model.metadata_props}
-    inside = json.loads(facts["certificate"]) | {"split": "another"}
-    certificate = json.loads((folder / "verification.json").read_text())
-    rewrite(folder, certificate, facts | {"certificate": json.dumps(inside)}, model)
+    other_model(folder, onnx.load(folder / "model.onnx"), {"split": "another"}, {})
 
 
 def loose_certificate(folder: Path, _: Path) -> None:
@@ -314,6 +322,7 @@ def loose_certificate(folder: Path, _: Path) -> None:
         (another_certificate, ParityError, "verification.json does not say what the certificate inside"),
         (change_predictions, ParityError, "predictions.csv is not the file that was certified"),
         (forge, ParityError, "a logit is off by"),
+        (forge_the_hash, ParityError, "The weights of .*model.onnx is not what was certified, whatever its hash"),
         (drop_model, FileError, "model.onnx could not be read"),
         (change_image, DataError, "1 of 12 test images in .* are missing or have changed: .*/"),
         (drop_image, DataError, "1 of 12 test images in .* are missing or have changed: .*/"),
@@ -337,7 +346,7 @@ def test_the_check_notices_damage(
     assert shown.err.splitlines()[-1] == f"busi-tune: {caught.value}"
 
 
-SEALED = ("model.onnx", "model-32.onnx", "README.md", "predictions.csv", "verification.json")
+SEALED = ("model.onnx", "model-32.onnx", "README.md", "labels.json", "predictions.csv", "verification.json")
 
 
 @pytest.mark.parametrize("name", SEALED)

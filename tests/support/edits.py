@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from busi_tune import pipeline
+from busi_tune import pipeline, results
 from busi_tune.cli import exit_code
 from busi_tune.config import Config
 from busi_tune.progress import Silent
@@ -178,6 +178,19 @@ def _others(value: Any) -> list[tuple[str, object]]:
             return [("empty", {}), ("a list", []), ("a text", "x")]
         case _:
             return [("a number", 0.5), ("a text", "x")]
+
+
+def rehashed(edit: Edit) -> Edit | None:
+    """The same edit of a JSON file with the SHA-256 of its new content, as a forger would write it."""
+    try:
+        document = json.loads(edit.content or b"")
+        if "sha256" not in document:
+            return None
+        del document["sha256"]
+        text = results.text(document)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return Edit(edit.path, f"{edit.what}, with its SHA-256", text.encode())
 
 
 def forged(edit: Edit) -> Edit | None:

@@ -1,14 +1,18 @@
 """A tiny model in the form that exports have, made without PyTorch: a convolution, its mean, a linear layer."""
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from busi_tune.errors import FileError
+from busi_tune.files import sha256
+from busi_tune.inference.contents import read_contents
+from busi_tune.results import SCHEMAS, VerificationFile, write
 
 CLASSES = ["benign", "malignant", "normal"]
 SIZE = 16
@@ -122,6 +126,7 @@ COMMON: dict[str, Any] = {
     "guard": {"scores": [entry | {"false_alarms": 0.01} for entry in GUARD], "test": {}},
     "versions": {},
     "machine": {},
+    "warnings": [],
 }
 ENTRY: dict[str, Any] = {
     "passed": True,
@@ -130,23 +135,44 @@ ENTRY: dict[str, Any] = {
     "max_error": 1e-6,
     "tolerance": 1e-5,
     "answers_changed": 0,
-    "graph_sha256": "d" * 64,
-    "weights_sha256": "e" * 64,
 }
 
 
 def write_export(folder: Path, models: Mapping[str, onnx.ModelProto | bytes], failed: Sequence[str] = ()) -> Path:
-    """An export folder that holds these models, each with its certificate inside, and verification.json."""
+    """An export folder that holds these models, each with its certificate inside, a table, and verification.json."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "predictions.csv").write_text("path,class\na.png,benign\nb.png,normal\n")
+    common = COMMON | {"predictions_sha256": sha256(folder / "predictions.csv")}
     entries = {}
     for name, model in models.items():
-        entry = ENTRY | {"passed": name not in failed}
+        path = folder / name
+        path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+        entry = ENTRY | {"passed": name not in failed} | parts(path)
         if isinstance(model, onnx.ModelProto):
-            model.metadata_props.add(key="certificate", value=json.dumps(COMMON | entry))
-        data = model if isinstance(model, bytes) else model.SerializeToString()
-        (folder / name).write_bytes(data)
-        entries[name] = entry | {"model_sha256": hashlib.sha256(data).hexdigest()}
-    top = {name: value for name, value in next(iter(entries.values())).items() if not name.startswith(("graph", "we"))}
-    content = {"schema": "busi-tune.verification/2", **top, **COMMON, "models": entries, "files": {}}
-    (folder / "verification.json").write_text(json.dumps(content, indent=1) + "\n")
+            model.metadata_props.add(key="certificate", value=json.dumps(common | entry))
+            path.write_bytes(model.SerializeToString())
+        entries[name] = entry | {"model_sha256": sha256(path), "bytes": path.stat().st_size}
+    top = {name: next(iter(entries.values()))[name] for name in (*ENTRY, "model_sha256")}
+    document = {"schema": SCHEMAS[VerificationFile], **top, **common, "models": entries}
+    write(folder / "verification.json", document | {"files": {"predictions.csv": common["predictions_sha256"]}})
     return folder
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the content of verification.json, and give it the SHA-256 of the new content, as a forger would."""
+    path = folder / "verification.json"
+    content: dict[str, Any] = json.loads(path.read_text())
+    del content["sha256"]
+    change(content)
+    # The file may share its storage with the export that it is a copy of.
+    path.unlink()
+    write(path, content)
+
+
+def parts(model: Path) -> dict[str, str]:
+    """The hashes of a model's parts; of a file that is no ONNX, none."""
+    try:
+        contents = read_contents(model)
+    except FileError:
+        return {"graph_sha256": "", "weights_sha256": ""}
+    return {"graph_sha256": contents.graph_sha256, "weights_sha256": contents.weights_sha256}

@@ -49,6 +49,7 @@ ROOMS = {
     "ray": {"workers"},
     "filelock": {"locks", "workers"},
     "msgspec": {"inference", "results"},
+    "cryptography": {"inference"},
     "tenacity": {"search", "workers"},
     "onnx": {"export"},
     "onnxscript": {"export"},
@@ -107,7 +108,7 @@ def test_every_room_is_known() -> None:
 
 def test_what_inference_needs_is_installed_always_and_the_rest_is_named_when_it_is_missing() -> None:
     plain = {"click", "filelock", "msgspec", "rich", "numpy", "PIL", "onnxruntime"}
-    assert set(ROOMS) - plain - {"ray", "sqlalchemy"} <= TRAINING
+    assert set(ROOMS) - plain - {"cryptography", "ray", "sqlalchemy"} <= TRAINING
     assert not TRAINING & plain
 
 

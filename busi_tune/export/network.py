@@ -1,0 +1,99 @@
+"""The bare network of an export: normalised pixels to logits, for runtimes that cannot run the whole graph."""
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime import InferenceSession
+from onnxscript import ir, optimizer
+
+from busi_tune.export import assembly
+from busi_tune.export.draft import Draft, Made
+from busi_tune.export.graphs import cleaned, passes
+from busi_tune.export.parity import BATCH, Logits, distance
+from busi_tune.images import Pixels
+from busi_tune.inference.contents import read_contents
+from busi_tune.results import ModelCertificate
+from busi_tune.training import exportable
+
+NETWORK = "network.onnx"
+INPUT, OUTPUT = "input", "logits"
+Floats = NDArray[np.float32]
+
+
+def make_network(draft: Draft, *, static: bool) -> Made:
+    """The bare network of a draft, verified on the test pictures; `static` for a batch of one.
+
+    It passes as `model.onnx` does: no logit is off by more than the tolerance, no answer differs by more than rounding,
+    and its tensors are the run's own.
+    """
+    source, reference = draft.source, draft.reference
+    graph = bare(draft.fitted.network, static=static)
+    batch = "1" if static else "batch"
+    facts: dict[str, object] = {
+        "classes": list(source.classes),
+        "image_size": str(source.size),
+        "input": f"{INPUT}: float32 RGB, ({batch}, 3, {source.size}, {source.size}); (pixel / 255 - mean) / std",
+        "mean": list(source.identity.config.mean),
+        "std": list(source.identity.config.std),
+        "arch": source.identity.config.arch,
+    }
+    path = draft.write(NETWORK, graph, facts)
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    tensors = exportable.tensors(draft.fitted.model)
+    mean, deviation = tensors.pop("pixel_mean"), tensors.pop("pixel_deviation")
+
+    def logits_of(pixels: Pixels) -> Logits:
+        inputs = ((pixels.transpose(0, 3, 1, 2).astype(np.float32) - mean) / deviation).astype(np.float32)
+        step = 1 if static else BATCH
+        parts = [session.run([OUTPUT], {INPUT: inputs[k : k + step]})[0] for k in range(0, len(inputs), step)]
+        return np.concatenate(parts).astype(np.float64)
+
+    found, exact = logits_of(draft.shown.pixels), reference.logits
+    error, probe_error = distance(found, exact), distance(logits_of(draft.shown.probe_pixels), reference.probe)
+    changed = found.argmax(axis=1) != exact.argmax(axis=1)
+    margins = np.diff(np.sort(exact, axis=1)[:, -2:], axis=1)[:, 0]
+    foreign = assembly.foreign_tensors(graph, tensors)
+    checks = {
+        f"a logit is off by {error:.3g}, more than {reference.tolerance:.3g}": not error <= reference.tolerance,
+        f"on noise a logit is off by {probe_error:.3g}": not probe_error <= reference.probe_tolerance,
+        "answers differ by more than rounding": bool((changed & (margins > 2 * error)).any()),
+        f"tensors are not those of the run: {', '.join(foreign[:3])}": bool(foreign),
+    }
+    reasons = [reason for reason, failed in checks.items() if failed]
+    contents = read_contents(path)
+    certificate: ModelCertificate = {
+        "passed": not reasons,
+        "reasons": reasons,
+        "images": len(found),
+        "max_error": error if np.isfinite(error) else None,
+        "tolerance": reference.tolerance if np.isfinite(reference.tolerance) else None,
+        "answers_changed": int(changed.sum()),
+        "probe_error": probe_error if np.isfinite(probe_error) else None,
+        "graph_sha256": contents.graph_sha256,
+        "weights_sha256": contents.weights_sha256,
+    }
+    return Made(graph, facts, certificate, np.zeros((len(found), 0), np.float32))
+
+
+def bare(network: bytes, *, static: bool) -> onnx.ModelProto:
+    """The part of a network behind its normalisation, up to the logits."""
+    model = cleaned(onnx.load_from_string(network))
+    (normalised,) = (node.output[0] for node in model.graph.node if "pixel_deviation" in node.input)
+    part = onnx.utils.Extractor(model).extract_model([normalised], [OUTPUT])
+    for node in part.graph.node:
+        node.input[:] = [INPUT if name == normalised else name for name in node.input]
+    (entry,) = part.graph.input
+    entry.name = INPUT
+    (answer,) = part.graph.output
+    if static:
+        for value in (entry, answer):
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+        # They speak of a batch of any size.
+        del part.graph.value_info[:]
+        inferred = ir.from_proto(onnx.shape_inference.infer_shapes(part))
+        optimizer.fold_constants(inferred, input_size_limit=64)
+        passes.RemoveUnusedNodesPass()(inferred)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(inferred)
+        part = ir.to_proto(inferred)
+    part.producer_name = "busi-tune"
+    return part

@@ -1,0 +1,71 @@
+"""The parts of a model file that a certificate speaks of, from the file's bytes: its graph, its tensors, its metadata.
+
+Neither onnx nor a session of ONNX Runtime is needed, so that every installation can compare them. The field numbers are
+those of onnx.proto.
+"""
+
+import hashlib
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from busi_tune.inference.structure import Field, MalformedError, fields, mapped
+
+GRAPH, METADATA = 7, 14
+TENSOR = 5
+KEY, VALUE = 1, 2
+# The entry of the metadata that cannot be part of what it certifies.
+CERTIFICATE = "certificate"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The SHA-256 of a model's tensors, that of all else but the certificate inside it, and its metadata."""
+
+    weights_sha256: str
+    graph_sha256: str
+    metadata: dict[str, str]
+
+
+def read_contents(model: Path) -> Contents:
+    """The contents of a model file.
+
+    Raises:
+        FileError: it cannot be read, or is not ONNX.
+    """
+    tensors: list[str] = []
+    metadata: dict[str, str] = {}
+    graph = hashlib.sha256()
+    with mapped(model) as data, memoryview(data) as view:
+        for kind, (number, wire, (first, last)) in _parts(data):
+            if kind == "graph" and number == TENSOR:
+                with view[first:last] as tensor:
+                    tensors.append(hashlib.sha256(tensor).hexdigest())
+                continue
+            if kind == "model" and number == METADATA:
+                key, value = _entry(data, first, last)
+                metadata[key] = value
+                if key == CERTIFICATE:
+                    continue
+            graph.update(f"{kind} {number} {wire} {last - first}\n".encode() + data[first:last])
+    weights = hashlib.sha256("\n".join(sorted(tensors)).encode()).hexdigest()
+    return Contents(weights, graph.hexdigest(), metadata)
+
+
+def _parts(data: mmap.mmap) -> Iterator[tuple[str, Field]]:
+    """The fields of the model, and in place of its graph the fields of that."""
+    for field in fields(data, 0, len(data)):
+        if field[0] == GRAPH:
+            yield from (("graph", inner) for inner in fields(data, *field[2]))
+        else:
+            yield "model", field
+
+
+def _entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:
+    """The key and the value of an entry of the metadata."""
+    texts = {number: data[first:last] for number, _, (first, last) in fields(data, start, end)}
+    try:
+        return texts.get(KEY, b"").decode(), texts.get(VALUE, b"").decode()
+    except UnicodeDecodeError:
+        raise MalformedError(f"metadata at byte {start} that are no text") from None
