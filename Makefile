@@ -21,11 +21,12 @@ test: .venv/installed-for-tests
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -rs
 
-# Debian's packages that tests use: PostgreSQL, Node.js, a C compiler.
+# Debian's packages that tests use: PostgreSQL, Node.js, a C compiler, Chromium.
 services:
 	.ci/postgres
 	.ci/node
 	.ci/compiler
+	.ci/chromium
 
 # The fast tests on the lowest versions that pyproject.toml allows.
 lowest:

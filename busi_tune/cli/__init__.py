@@ -12,9 +12,10 @@ from busi_tune import __version__
 from busi_tune.cli.crossval import compare, crossval
 from busi_tune.cli.data import data
 from busi_tune.cli.export import export, verify
-from busi_tune.cli.extras import TRAINING, missing
+from busi_tune.cli.extras import EXTRAS, missing
 from busi_tune.cli.parameters import INTERRUPTED, examples
 from busi_tune.cli.predict import predict
+from busi_tune.cli.serve import serve
 from busi_tune.cli.train import baseline, run, search
 from busi_tune.errors import BusiTuneError, printable
 
@@ -31,7 +32,7 @@ def cli() -> None:
     """
 
 
-for command in (run, data, baseline, search, crossval, compare, export, verify, predict):
+for command in (run, data, baseline, search, crossval, compare, export, verify, predict, serve):
     cli.add_command(command)
 
 
@@ -65,7 +66,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"busi-tune: {printable(str(error))}", err=True)
         return error.exit_code
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in TRAINING:
+        if error.name is None or error.name.partition(".")[0] not in EXTRAS:
             raise
         click.echo(f"busi-tune: {missing(error.name)}", err=True)
         return 1

@@ -16,9 +16,13 @@ TRAINING = frozenset(
         "torchvision",
     }
 )
+SERVING = frozenset({"starlette", "uvicorn"})
+# The extra that installs each.
+EXTRAS = dict.fromkeys(TRAINING, "train") | dict.fromkeys(SERVING, "serve")
 
 
 def missing(module: str) -> str:
-    """The sentence for a command that needs a module of TRAINING where it is not installed."""
+    """The sentence for a command that needs a module of EXTRAS where it is not installed."""
     name = module.partition(".")[0]
-    return f"This command needs {name}, which is not installed; pip install 'busi-tune[train]' installs all it takes."
+    extra = f"busi-tune[{EXTRAS[name]}]"
+    return f"This command needs {name}, which is not installed; pip install '{extra}' installs all it takes."
