@@ -53,7 +53,7 @@ async function work() {
     const row = waiting.shift();
     // Both at once: the small picture is made here, the answer there.
     const [answer] = await Promise.all([ask(row.file), look(row)]);
-    row.answer = { path: row.file.name, ...answer };
+    row.answer = { ...answer, path: row.file.name };
     fill(row);
     show();
   }
