@@ -118,11 +118,15 @@ def split(data: Path, out: Path, patients: Path | None, as_json: bool, **values:
 )
 @setting("--seed", type=click.IntRange(min=0), default=0, metavar="INTEGER", group="data", help="Seed of the drawings.")
 @out_option(required=True, help="Folder of the phantoms.")
-def demo(out: Path, seed: int) -> None:
+@json_option
+def demo(out: Path, seed: int, as_json: bool) -> None:
     """Draw phantom images, with masks, near-duplicates and a conflict, listed in planted.csv."""
     from busi_tune import pipeline
-    from busi_tune.cli.screen import print_line, screen
+    from busi_tune.cli.screen import print_json, print_line, screen
 
     with screen() as progress:
         pipeline.make_demo(out, progress, seed=seed)
+    if as_json:
+        print_json({"data": str(out), "planted": str(out / "planted.csv")})
+        return
     print_line(f"{out} holds the phantoms; planted.csv lists their near-duplicates.")

@@ -9,7 +9,9 @@ from types import FrameType
 from typing import IO, Any, TypeVar, get_args
 
 import click
+from click.shell_completion import CompletionItem
 
+from busi_tune.cli.verbosity import spoken, verbosity_options
 from busi_tune.config import Config, read_toml
 from busi_tune.errors import ConfigError
 from busi_tune.option import KINDS, Group, Option, Options, check
@@ -58,6 +60,14 @@ class Setting(click.Option):
             raise ValueError(f"{self.key} must be {KINDS[kind]}, not {value!r}")
         return value
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The choices that begin so, and files where a path is taken."""
+        if self.stated is not None and self.stated.choices:
+            return [CompletionItem(choice) for choice in self.stated.choices if choice.startswith(incomplete)]
+        if self.stated is not None and self.stated.kind is Path:
+            return [CompletionItem(incomplete, type="file")]
+        return super().shell_complete(ctx, incomplete)
+
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The option's spelling, and its help with the default."""
         record = super().get_help_record(ctx)
@@ -81,6 +91,7 @@ class Command(click.Command):
     def __init__(self, *args: Any, interrupted: str = ANEW, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.interrupted = interrupted
+        self.params += verbosity_options()
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command, and give Ctrl-C its sentence."""
@@ -88,7 +99,8 @@ class Command(click.Command):
             # Only the program's own answer to Ctrl-C is replaced.
             if signal.getsignal(signal.SIGINT) not in {signal.SIG_IGN, signal.default_int_handler}:
                 signal.signal(signal.SIGINT, self._answer)
-            return super().invoke(ctx)
+            with spoken(ctx):
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted(self.interrupted) from None
 

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from busi_tune.cli.parameters import PATH, Command, examples, setting
+from busi_tune.errors import printable
 
 if TYPE_CHECKING:
     from busi_tune.inference import Prediction, Predictions
+
+# Of the arguments that name no file.
+MOST_HINTS = 20
 
 
 @click.command(
@@ -76,6 +80,7 @@ def predict(
     read becomes a row with its error; the others are still answered, and the exit code is 1.
     """
     from busi_tune import files, inference
+    from busi_tune.cli.suggestions import nearest
     from busi_tune.inference.inputs import image_paths
 
     on_stdout = [name for name, asked in (("--json", as_json), ("--jsonl", as_lines)) if asked]
@@ -91,7 +96,13 @@ def predict(
         provider=provider,
         allow_unverified=allow_unverified,
     )
-    return int(_show(predictions, csv_file, "".join(on_stdout)))
+    failed = _show(predictions, csv_file, "".join(on_stdout))
+    if failed:
+        missing = [(path, nearest(Path(path))) for path in paths[:MOST_HINTS]]
+        for path, found in missing:
+            if found is not None:
+                click.echo(f"{printable(path)} does not exist; did you mean {printable(str(found))}?", err=True)
+    return int(failed)
 
 
 def _show(predictions: "Predictions", csv_file: Path | None, form: str) -> bool:
