@@ -35,7 +35,20 @@ def cli() -> None:
     """
 
 
-for command in (run, data, baseline, search, crossval, compare, export, verify, predict, serve, list_results, completion):
+for command in (
+    run,
+    data,
+    baseline,
+    search,
+    crossval,
+    compare,
+    export,
+    verify,
+    predict,
+    serve,
+    list_results,
+    completion,
+):
     cli.add_command(command)
 
 

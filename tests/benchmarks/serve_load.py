@@ -73,7 +73,9 @@ def load(url: str, process: psutil.Process, bodies: Iterator[bytes]) -> tuple[Ra
             if body is None:
                 return
             try:
-                connection.request("POST", "/predict", body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
+                connection.request(
+                    "POST", "/predict", body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+                )
                 answer = connection.getresponse()
                 content = json.loads(answer.read())
                 outcome: object = answer.status if "probabilities" in content["predictions"][0] else "no answer"
@@ -111,7 +113,9 @@ def main() -> None:
         print(json.dumps(predicted(given.export, paths)))
         return
     bodies = [form([(path.name, path.read_bytes())]) for path in paths]
-    print(f"{len(paths)} pictures, {CLIENTS} clients, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
+    print(
+        f"{len(paths)} pictures, {CLIENTS} clients, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True
+    )
     with served(given.export) as server:
         process = psutil.Process(server.process.pid)
         load(server.url, process, islice(cycle(bodies), 64))

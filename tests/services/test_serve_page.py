@@ -149,7 +149,9 @@ def test_files_that_are_no_pictures_are_rows_with_their_errors(page: webdriver.C
         "empty.png": "empty",
         "huge.png": "larger than the 64 MB that are taken",
     }
-    page.find_element(By.ID, "files").send_keys("\n".join(str(path) for path in (*map(tmp_path.joinpath, words), whole)))
+    page.find_element(By.ID, "files").send_keys(
+        "\n".join(str(path) for path in (*map(tmp_path.joinpath, words), whole))
+    )
     *broken, good = answers(page, 6)
     for row in broken:
         assert row["answer"] == "no answer"

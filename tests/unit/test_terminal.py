@@ -16,6 +16,7 @@ from PIL import Image
 from busi_tune.cli import cli, exit_code
 from busi_tune.cli.completion import SHELLS
 from busi_tune.cli.suggestions import nearest
+from image_folders import folder_of
 from small_export import small_model, write_export
 
 
@@ -123,14 +124,28 @@ def test_errors_name_the_file_that_was_meant(
     assert "Did you mean" not in capsys.readouterr().err
 
 
-def test_quiet_prints_results_and_errors_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code(["data", "demo", "--out", str(tmp_path / "a")]) == 0
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A folder of a few small images."""
+    names = [f"class{letter}/{number}.png" for letter in "abc" for number in range(4)]
+    folder = folder_of(tmp_path / "data", names)
+    (folder / "classa" / "notes.txt").touch()
+    return folder
+
+
+def split(data: Path, out: Path) -> list[str]:
+    """A command with a notice, on the classes and the file that is left out."""
+    return ["data", "split", "--data", str(data), "--out", str(out), "--classes", "classa,classb,classc"]
+
+
+def test_quiet_prints_results_and_errors_alone(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(split(few, tmp_path / "a.csv")) == 0
     loud = capsys.readouterr()
-    assert loud.err
-    assert exit_code(["data", "demo", "--out", str(tmp_path / "b"), "-q"]) == 0
+    assert "notes.txt" in loud.err
+    assert exit_code([*split(few, tmp_path / "b.csv"), "-q"]) == 0
     quiet = capsys.readouterr()
     assert quiet.err == ""
-    assert quiet.out == loud.out.replace(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert quiet.out == loud.out.replace("a.csv", "b.csv")
     assert exit_code(["verify", str(tmp_path / "c"), "--quiet"]) == 1
     assert capsys.readouterr().err.startswith("busi-tune: ")
     assert exit_code(["verify", str(tmp_path / "c"), "-q", "-v"]) == 2
@@ -152,6 +167,7 @@ def test_every_command_has_them(words: tuple[str, ...], capsys: pytest.CaptureFi
     assert all(option in text for option in ("--json", "-q, --quiet", "-v, --verbose"))
 
 
+@pytest.mark.slow
 def test_demo_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["data", "demo", "--out", str(tmp_path / "data"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -160,9 +176,8 @@ def test_demo_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_no_color_is_heard_on_a_terminal(plain: bool, tmp_path: Path) -> None:
-    folder = write_export(tmp_path / "export", {"model.onnx": small_model()})
-    command = [sys.executable, "-m", "busi_tune", "data", "demo", "--out", str(folder / "data")]
+def test_no_color_is_heard_on_a_terminal(plain: bool, few: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "busi_tune", *split(few, tmp_path / "split.csv")]
     environment = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "CI"}}
     environment |= {"TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if plain else {})
     reader, writer = pty.openpty()
@@ -177,6 +192,6 @@ def test_no_color_is_heard_on_a_terminal(plain: bool, tmp_path: Path) -> None:
         pass
     os.close(reader)
     assert process.wait() == 0
-    assert b"holds the phantoms" in shown
+    assert b"classa" in shown
     coloured = any(f"\x1b[{code}".encode() in shown for code in ("38;", "31m", "32m", "35m", "36m"))
     assert coloured is not plain
