@@ -45,8 +45,8 @@ def openapi() -> dict[str, object]:
     operation = {
         "operationId": "predict",
         "summary": "Classify pictures",
-        "description": "The answers are those of busi-tune predict --json. A file that cannot be read has its error in its "
-        "place; the others are answered. A field may have any name. Nothing is stored.",
+        "description": "The answers are those of busi-tune predict --json. A file that cannot be read has its error "
+        "in its place; the others are answered. A field may have any name. Nothing is stored.",
         "requestBody": {"required": True, "content": {FORM: {"schema": form}}},
         "responses": {"200": answer("A prediction for each file, in order.", "Answers"), **refusals},
     }

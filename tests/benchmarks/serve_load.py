@@ -1,6 +1,6 @@
 """Measures `busi-tune serve` under load: many clients at once against `predict` on the same files, and its memory.
 
-python tests/benchmarks/serve_load.py exports/tuned data/busi --requests 10000
+PYTHONPATH=.:tests/support python tests/benchmarks/serve_load.py exports/tuned data/busi --requests 10000
 
 Server and clients share the machine; each request carries one picture. Times leave out the start of Python and the
 loading of the model. Seconds of processor time are those of the server alone, or of `predict`: another load on the
@@ -27,12 +27,10 @@ import psutil
 
 from busi_tune import images
 from busi_tune.inference import open_export, predict_files
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-
 from serving import BOUNDARY, form, served
 
 CLIENTS, ROUNDS, SAMPLES = 32, 5, 10
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 class Rate(NamedTuple):
