@@ -21,12 +21,13 @@ test: .venv/installed-for-tests
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -rs
 
-# Debian's packages that tests use: PostgreSQL, Node.js, a C compiler, Chromium.
+# Debian's packages that tests use: PostgreSQL, Node.js, a C compiler, Chromium, zsh and fish.
 services:
 	.ci/postgres
 	.ci/node
 	.ci/compiler
 	.ci/chromium
+	.ci/shells
 
 # The fast tests on the lowest versions that pyproject.toml allows.
 lowest:

@@ -854,6 +854,25 @@ class PredictionEntry(TypedDict):
     error: NotRequired[str]
 
 
+class ListEntry(TypedDict):
+    """One result folder in the output of `list`; figures are those of the test images, None where there are none yet.
+
+    `modified` is the time of the newest file, in UTC. `next` is the command to run next.
+    """
+
+    kind: Literal["run", "study", "cross-validation", "export"]
+    path: str
+    state: Literal["finished", "running", "unfinished", "damaged"]
+    detail: str
+    accuracy: float | None
+    accuracy_interval: Interval | None
+    macro_f1: float | None
+    macro_f1_interval: Interval | None
+    size_bytes: int
+    modified: str
+    next: str
+
+
 class RunPlaces(TypedDict):
     """The folders of a whole run, and its page."""
 

@@ -10,14 +10,18 @@ from pathlib import Path
 import click
 
 from busi_tune import __version__
+from busi_tune.cli.completion import completion
 from busi_tune.cli.crossval import compare, crossval
 from busi_tune.cli.data import data
 from busi_tune.cli.evaluate import evaluate
 from busi_tune.cli.export import export, verify
-from busi_tune.cli.extras import TRAINING, missing
+from busi_tune.cli.extras import EXTRAS, missing
+from busi_tune.cli.listing import list_results
 from busi_tune.cli.parameters import INTERRUPTED, examples
 from busi_tune.cli.predict import predict
 from busi_tune.cli.report import report
+from busi_tune.cli.serve import serve
+from busi_tune.cli.suggestions import did_you_mean
 from busi_tune.cli.train import baseline, run, search
 from busi_tune.errors import BusiTuneError, printable
 from busi_tune.option import meant
@@ -68,7 +72,22 @@ def cli() -> None:
     """
 
 
-for command in (run, data, baseline, search, crossval, compare, evaluate, export, verify, predict, report):
+for command in (
+    run,
+    data,
+    baseline,
+    search,
+    crossval,
+    compare,
+    evaluate,
+    export,
+    verify,
+    predict,
+    serve,
+    report,
+    list_results,
+    completion,
+):
     cli.add_command(command)
 
 
@@ -99,10 +118,11 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except BusiTuneError as error:
-        click.echo(f"busi-tune: {printable(str(error))}", err=True)
+        text = f"{error}{did_you_mean(sys.argv[1:] if arguments is None else arguments, str(error))}"
+        click.echo(f"busi-tune: {printable(text)}", err=True)
         return error.exit_code
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in TRAINING:
+        if error.name is None or error.name.partition(".")[0] not in EXTRAS:
             raise
         click.echo(
             f"busi-tune: {missing(error.name, sys.argv[1:] if arguments is None else list(arguments))}", err=True

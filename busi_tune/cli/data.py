@@ -121,11 +121,15 @@ def split(data: Path, out: Path, patients: Path | None, as_json: bool, **values:
 )
 @setting("--seed", type=click.IntRange(min=0), default=0, metavar="INTEGER", group="data", help="Seed of the drawings.")
 @out_option(required=True, help="Folder of the phantoms.")
-def demo(out: Path, seed: int) -> None:
+@json_option
+def demo(out: Path, seed: int, as_json: bool) -> None:
     """Draw phantom images, with masks, near-duplicates and a conflict, listed in planted.csv."""
     from busi_tune import pipeline
-    from busi_tune.cli.screen import print_end, screen
+    from busi_tune.cli.screen import print_end, print_json, screen
 
     with screen() as progress:
         pipeline.make_demo(out, progress, seed=seed)
+    if as_json:
+        print_json({"data": str(out), "planted": str(out / "planted.csv")})
+        return
     print_end(f"{out} has the phantoms; planted.csv lists their near-duplicates.", "data", "audit", "--data", out)

@@ -15,11 +15,14 @@ TRAINING = EVALUATION | {
     "torch",
     "torchvision",
 }
+SERVING = frozenset({"starlette", "uvicorn"})
+# The extra that installs each.
+EXTRAS = dict.fromkeys(TRAINING, "train") | dict.fromkeys(SERVING, "serve")
 
 
 def missing(module: str, arguments: Sequence[str]) -> str:
-    """The sentence for a command, given by its arguments, that needs a module of TRAINING which is not installed."""
+    """The sentence for a command, given by its arguments, that needs a module of EXTRAS which is not installed."""
     name = module.partition(".")[0]
-    extra = "evaluate" if arguments[:1] == ["evaluate"] and name in EVALUATION else "train"
+    extra = "evaluate" if arguments[:1] == ["evaluate"] and name in EVALUATION else EXTRAS[name]
     line = f"pip install '/path/to/busi-tune[{extra}]'"
     return f"This command needs {name}, which is not installed; {line} installs all it takes."

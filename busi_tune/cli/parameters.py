@@ -10,7 +10,9 @@ from types import FrameType
 from typing import IO, Any, TypeVar, get_args
 
 import click
+from click.shell_completion import CompletionItem
 
+from busi_tune.cli.verbosity import spoken, verbosity_options
 from busi_tune.config import Config, read_toml
 from busi_tune.errors import ConfigError
 from busi_tune.option import KINDS, Group, Option, Options, check, meant, shown
@@ -70,6 +72,14 @@ class Setting(click.Option):
             raise ValueError(f"{self.key} must be {KINDS[kind]}, not {value!r}")
         return value
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The choices that begin so, and files where a path is taken."""
+        if self.stated is not None and self.stated.choices:
+            return [CompletionItem(choice) for choice in self.stated.choices if choice.startswith(incomplete)]
+        if self.stated is not None and self.stated.kind is Path:
+            return [CompletionItem(incomplete, type="file")]
+        return super().shell_complete(ctx, incomplete)
+
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The option's spelling, and its help with its bounds and its default."""
         record = super().get_help_record(ctx)
@@ -117,6 +127,7 @@ class Command(click.Command):
     def __init__(self, *args: Any, interrupted: str = ANEW, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.interrupted = interrupted
+        self.params += verbosity_options()
         if not any(one.nargs == -1 for one in self.params):
             self.params.append(Stray())
 
@@ -138,7 +149,8 @@ class Command(click.Command):
             # Only the program's own answer to Ctrl-C is replaced.
             if signal.getsignal(signal.SIGINT) not in {signal.SIG_IGN, signal.default_int_handler}:
                 signal.signal(signal.SIGINT, self._answer)
-            return super().invoke(ctx)
+            with spoken(ctx):
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted(self.interrupted) from None
         except BrokenPipeError:

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from busi_tune.cli.parameters import PATH, Command, examples, key_option, setting
+from busi_tune.errors import printable
 
 if TYPE_CHECKING:
     from busi_tune.cli.answer_table import AnswerTable, Existing
     from busi_tune.inference import Prediction, Predictions
+
+# Of the arguments that name no file.
+MOST_HINTS = 20
 
 
 def _share(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
@@ -128,6 +132,7 @@ def predict(
     """
     from busi_tune import inference
     from busi_tune.cli.answer_table import answer_table, is_straight
+    from busi_tune.cli.suggestions import nearest
     from busi_tune.inference.inputs import image_paths
     from busi_tune.inference.signature import read_public_key
 
@@ -154,7 +159,13 @@ def predict(
             min_confidence=min_confidence,
             key=read_public_key(key) if key else "",
         )
-        return int(_show(predictions, table, form, selective=min_confidence is not None))
+        failed = _show(predictions, table, form, selective=min_confidence is not None)
+    if failed:
+        missing = [(path, nearest(Path(path))) for path in paths[:MOST_HINTS]]
+        for path, near in missing:
+            if near is not None:
+                click.echo(f"{printable(path)} does not exist; did you mean {printable(str(near))}?", err=True)
+    return int(failed)
 
 
 def _form(csv_file: Path | None, *, as_json: bool, as_lines: bool) -> str:

@@ -2,7 +2,7 @@
 
 from busi_tune.inference.certificate import MODEL, VERIFICATION, open_export
 from busi_tune.inference.classifier import Classifier
-from busi_tune.inference.predictions import Prediction, Predictions, predict, predict_files
+from busi_tune.inference.predictions import Prediction, Predictions, predict, predict_files, predict_pictures
 
 __all__ = [
     "MODEL",
@@ -13,4 +13,5 @@ __all__ = [
     "open_export",
     "predict",
     "predict_files",
+    "predict_pictures",
 ]

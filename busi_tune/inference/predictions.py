@@ -30,9 +30,9 @@ PIXELS_AT_ONCE = 4_000_000
 
 
 class Loaded(NamedTuple):
-    """A file: its pixels as the model takes them, or the reason why there are none; and doubts about them."""
+    """A picture: its pixels as the model takes them, or the reason why there are none; and doubts about them."""
 
-    path: Path
+    path: str
     pixels: Pixels | str
     warning: str = ""
 
@@ -150,6 +150,14 @@ def predict_files(
             pool.shutdown(cancel_futures=True)
 
 
+def predict_pictures(classifier: Classifier, pictures: Iterable[tuple[str, bytes]]) -> list[Prediction]:
+    """A prediction for each picture, given as its name and the content of its file, in order.
+
+    All of them are in memory at once; those of equal size go through the model together.
+    """
+    return list(_predicted(classifier, [_decoded(name, data, classifier) for name, data in pictures]))
+
+
 def _loaded_ahead(
     pool: ThreadPoolExecutor, classifier: Classifier, paths: Iterator[Path], ahead: int
 ) -> Iterator[Loaded]:
@@ -167,14 +175,18 @@ def _load(path: Path, classifier: Classifier) -> Loaded:
     # A pipe or a device may have no end, and opening it may wait for ever.
     mode = mode_of(path)
     if mode and not stat.S_ISREG(mode):
-        return Loaded(path, _no_file(path, mode))
+        return Loaded(str(path), _no_file(path, mode))
+    return _decoded(str(path), path, classifier)
+
+
+def _decoded(name: str, source: Path | bytes, classifier: Classifier) -> Loaded:
     try:
-        facts, image = images.inspect(path)
+        facts, image = images.inspect(source)
         whole = classifier.fixed_size is None and max(image.size) <= LARGEST_SIDE
         pixels = np.asarray(image) if whole else images.resized(image, classifier.image_size)
     except ImageError as error:
-        return Loaded(path, str(error))
-    return Loaded(path, pixels, "; ".join(note.text for note in facts.notes if note.doubtful))
+        return Loaded(name, str(error))
+    return Loaded(name, pixels, "; ".join(note.text for note in facts.notes if note.doubtful))
 
 
 def _no_file(path: Path, mode: int) -> str:
@@ -198,7 +210,7 @@ def _predicted(classifier: Classifier, batch: list[Loaded]) -> Iterator[Predicti
             for number, row, scores in zip(some, outputs.probabilities.tolist(), outputs.guard.tolist(), strict=True):
                 predictions[number] = _prediction(batch[number], row, scores, classifier.metadata)
     for number, loaded in enumerate(batch):
-        yield predictions.get(number) or Prediction(str(loaded.path), error=str(loaded.pixels))
+        yield predictions.get(number) or Prediction(loaded.path, error=str(loaded.pixels))
 
 
 def _prediction(loaded: Loaded, row: list[float], scores: list[float], model: ModelMetadata) -> Prediction:
@@ -207,7 +219,7 @@ def _prediction(loaded: Loaded, row: list[float], scores: list[float], model: Mo
         malignant = row[model.classes.index(model.positive)] >= model.threshold
     warnings = [guard.warning for guard, score in zip(model.guards, scores, strict=True) if score > guard.limit]
     return Prediction(
-        str(loaded.path),
+        loaded.path,
         model.classes[int(np.argmax(row))],
         tuple(row),
         malignant,

@@ -15,6 +15,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # Outputs of `--json` that are not documents of their own.
 OUTPUTS: dict[str, object] = {
     "baseline": results.BaselineResult,
+    "list": list[results.ListEntry],
     "prediction": results.PredictionEntry,
     "predictions": list[results.PredictionEntry],
 }

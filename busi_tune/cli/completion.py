@@ -1,0 +1,33 @@
+"""The command completion: what a shell runs to complete the options and arguments of busi-tune."""
+
+import click
+from click.shell_completion import BashComplete, FishComplete, ZshComplete
+
+from busi_tune.cli.parameters import Command, examples, json_option
+
+SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+# The variable that click looks at for a program of this name.
+VARIABLE = "_BUSI_TUNE_COMPLETE"
+
+
+@click.command(
+    cls=Command,
+    epilog=examples(
+        "busi-tune completion bash >> ~/.bash_completion",
+        "busi-tune completion zsh > ~/.zfunc/_busi-tune",
+        "busi-tune completion fish > ~/.config/fish/completions/busi-tune.fish",
+    ),
+)
+@click.argument("shell", type=click.Choice(list(SHELLS)))
+@json_option
+@click.pass_context
+def completion(context: click.Context, *, shell: str, as_json: bool) -> None:
+    """Print the script that makes SHELL complete commands, options, choices and files of busi-tune."""
+    from busi_tune.cli.screen import print_json
+
+    root = context.find_root()
+    script = SHELLS[shell](root.command, {}, "busi-tune", VARIABLE).source()
+    if as_json:
+        print_json({"shell": shell, "script": script})
+    else:
+        click.echo(script)

@@ -1,0 +1,64 @@
+"""The command serve: a page on this machine where pictures are dropped in and answered."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from busi_tune.cli.parameters import PATH, Command, examples, json_option, setting
+
+
+@click.command(
+    cls=Command,
+    interrupted="The page is closed, and nothing was stored.",
+    epilog=examples("busi-tune serve exports/tuned", "busi-tune serve exports/tuned --port 9000 --threads 1"),
+)
+@click.argument("export", type=PATH, metavar="EXPORT")
+@setting(
+    "--host",
+    default="127.0.0.1",
+    metavar="ADDRESS",
+    group="machines",
+    help="Address to listen on; any other than this machine's own opens the page to the network.",
+)
+@setting(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    metavar="INTEGER",
+    group="machines",
+    help="Port to listen on; 0 takes any free one.",
+)
+@setting(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="INTEGER",
+    group="machines",
+    help="Threads to compute with; 0 takes one for each core.",
+)
+@json_option
+def serve(export: Path, *, host: str, port: int, threads: int, as_json: bool) -> None:
+    """Answer pictures with the model of the folder EXPORT on a local web page, until Ctrl-C.
+
+    The page takes pictures that are dropped in and shows their probabilities; programs use POST /predict. Nothing is
+    stored, and nothing leaves this machine.
+    """
+    from busi_tune.cli.screen import print_json, print_line
+    from busi_tune.serve import server
+
+    def ready(url: str, local: bool) -> None:
+        if not local:
+            click.echo(
+                "Warning: everybody who reaches this machine over the network can use the page and see the model card; "
+                "there is no password and no encryption.",
+                err=True,
+            )
+        if as_json:
+            print_json({"url": url})
+        else:
+            print_line(f"{url} answers pictures with {export}; Ctrl-C ends it.")
+        # Whoever started this process waits for the line.
+        sys.stdout.flush()
+
+    server.serve(export, ready, host=host, port=port, threads=threads)

@@ -1,0 +1,36 @@
+"""The files that were meant where an argument names none."""
+
+import difflib
+import os
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+# Among more names a search would take long, and find many.
+MOST_NAMES = 10_000
+
+
+def did_you_mean(arguments: Sequence[str], error: str) -> str:
+    """A question for the first argument that an error names, and that is nearly the name of a file; or nothing."""
+    texts = [argument.partition("=")[2] if argument.startswith("--") else argument for argument in arguments]
+    found = (nearest(Path(text)) for text in texts if text and text in error)
+    return next((f" Did you mean {path}?" for path in found if path is not None), "")
+
+
+def nearest(path: Path) -> Path | None:
+    """The existing path that is most like one that does not exist: one of its names is spelt otherwise."""
+    try:
+        if os.path.lexists(path):
+            return None
+        parent = next(above for above in path.parents if above.is_dir())
+        missing, *rest = path.relative_to(parent).parts
+        with os.scandir(parent) as entries:
+            names = [entry.name for entry in islice(entries, MOST_NAMES)]
+    except (OSError, ValueError, StopIteration):
+        return None
+    folded = {name.casefold(): name for name in sorted(names)}
+    for close in difflib.get_close_matches(missing.casefold(), folded, n=3, cutoff=0.7):
+        found = parent / Path(folded[close], *rest)
+        if found.exists():
+            return found
+    return None

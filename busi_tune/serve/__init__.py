@@ -1,0 +1,1 @@
+"""The local page of an exported model: pictures in, probabilities out."""

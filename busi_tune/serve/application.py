@@ -1,0 +1,111 @@
+"""The application: a page for pictures, `POST /predict` for programs, and the description of the latter."""
+
+import asyncio
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from busi_tune.errors import FileError, listed
+from busi_tune.inference import Prediction
+from busi_tune.serve.batching import Batching
+from busi_tune.serve.interface import Answers, Refusal, openapi
+from busi_tune.serve.pages import interface_page
+from busi_tune.serve.uploads import EXAMPLE, read_pictures
+
+# Forms that are in memory at once, each of MOST_BYTES at most; the others wait before they are read.
+MOST_FORMS = 32
+
+
+class Endpoints:
+    """The answers to requests, by a model that runs in `batching`."""
+
+    def __init__(self, batching: Batching, page: str) -> None:
+        self.batching = batching
+        self.page = HTMLResponse(page)
+        self.interface = HTMLResponse(interface_page(openapi()))
+        self.openapi = JSONResponse(openapi())
+        self.room = asyncio.Semaphore(MOST_FORMS)
+
+    async def predict(self, request: Request) -> Response:
+        """The predictions for a form of files; an error where none of them is a picture."""
+        found = await self._predictions(request)
+        if all(prediction.error for prediction in found):
+            reasons = listed([f"{prediction.path}: {prediction.error}" for prediction in found], most=3)
+            return _refusal(422, f"No picture could be read ({reasons}); {EXAMPLE}.")
+        return self._answers(found)
+
+    async def rows(self, request: Request) -> Response:
+        """The same for the page, which shows an error as a row of its table: no request of it fails."""
+        return self._answers(await self._predictions(request))
+
+    async def _predictions(self, request: Request) -> list[Prediction]:
+        if request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
+            raise HTTPException(403, "Pages of other sites get no answer here; open this site's own page.")
+        async with self.room:
+            pictures = await read_pictures(request)
+            return await asyncio.gather(*(self.batching.answer(name, data) for name, data in pictures))
+
+    def _answers(self, found: Sequence[Prediction]) -> Response:
+        answers = Answers(predictions=[one.to_entry(self.batching.classifier.classes) for one in found])
+        return JSONResponse(answers)
+
+
+def application(batching: Batching, page: str, hosts: Sequence[str]) -> Starlette:
+    """The application of a model; `page` is its page, `hosts` are the names that requests may call this host by."""
+    endpoints = Endpoints(batching, page)
+
+    async def front(_: Request) -> Response:
+        return endpoints.page
+
+    async def interface(_: Request) -> Response:
+        return endpoints.interface
+
+    async def document(_: Request) -> Response:
+        return endpoints.openapi
+
+    return Starlette(
+        routes=[
+            Route("/", front),
+            Route("/predict", endpoints.predict, methods=["POST"]),
+            Route("/rows", endpoints.rows, methods=["POST"]),
+            Route("/docs", interface),
+            Route("/openapi.json", document),
+            Mount("/static", StaticFiles(packages=[("busi_tune.serve", "static")])),
+        ],
+        # Another name in a request means that a page elsewhere has bound its own name to this address.
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
+        exception_handlers={
+            HTTPException: _refused,
+            FileError: _failed,
+            # Nobody hears this one.
+            ClientDisconnect: _failed,
+        },
+    )
+
+
+def _refusal(status: int, text: str) -> Response:
+    return JSONResponse(Refusal(error=text), status)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    texts = {
+        HTTPStatus.NOT_FOUND: f"There is no {path} here; /docs says what there is.",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{path} takes no {request.method}; /docs says what it takes.",
+    }
+    return JSONResponse(
+        Refusal(error=texts.get(HTTPStatus(error.status_code), error.detail)), error.status_code, error.headers
+    )
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return _refusal(500, str(error))

@@ -1,0 +1,61 @@
+"""Answers off the event loop: pictures that wait at the same time go through the model together."""
+
+import asyncio
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+from busi_tune.inference import Classifier, Prediction, predict_pictures
+from busi_tune.inference.predictions import BATCH_SIZE
+
+
+class Waiting(NamedTuple):
+    """A picture that waits for a thread, and the promise of its answer."""
+
+    name: str
+    data: bytes
+    answer: Future[Prediction]
+
+
+class Batching:
+    """Threads that decode pictures and run the model.
+
+    A thread that becomes free takes up to eight of the pictures that wait: a lone picture waits for no other, and many
+    are answered as fast as `predict` answers files.
+    """
+
+    def __init__(self, classifier: Classifier, pool: ThreadPoolExecutor) -> None:
+        self.classifier = classifier
+        self.pool = pool
+        self.waiting: deque[Waiting] = deque()
+
+    async def answer(self, name: str, data: bytes) -> Prediction:
+        """The prediction for one picture, as `predict` gives it for a file of this content.
+
+        Raises:
+            FileError: the model fails on it.
+        """
+        one = Waiting(name, data, Future())
+        self.waiting.append(one)
+        self.pool.submit(self._next)
+        return await asyncio.wrap_future(one.answer)
+
+    def _next(self) -> None:
+        """Answer the pictures that wait, up to a batch; none if another thread has taken them."""
+        taken: list[Waiting] = []
+        while self.waiting and len(taken) < BATCH_SIZE:
+            try:
+                one = self.waiting.popleft()
+            except IndexError:
+                break
+            # A client that has gone waits for nothing.
+            if one.answer.set_running_or_notify_cancel():
+                taken.append(one)
+        try:
+            found = predict_pictures(self.classifier, [(one.name, one.data) for one in taken])
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+            for one in taken:
+                one.answer.set_exception(error)
+            return
+        for one, prediction in zip(taken, found, strict=True):
+            one.answer.set_result(prediction)

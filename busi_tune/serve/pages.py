@@ -1,0 +1,63 @@
+"""The pages of a model: the one that takes pictures, with the model card, and the description for programs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+
+from busi_tune import files
+from busi_tune.errors import printable
+from busi_tune.inference import VERIFICATION, Classifier
+from busi_tune.inference.certificate import read_certificate
+from busi_tune.serve.uploads import MEGABYTE, MOST_BYTES
+
+CARD = "README.md"
+MOST_ROWS = 500
+
+
+def front_page(classifier: Classifier) -> str:
+    """The page of a model."""
+    model = classifier.metadata
+    card, changed = _card(classifier.path.parent)
+    facts = {"classes": model.classes, "flag": model.flag, "mostBytes": MOST_BYTES, "mostRows": MOST_ROWS}
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            model=model,
+            path=str(classifier.path),
+            facts=facts,
+            card=card,
+            changed=changed,
+            megabytes=MOST_BYTES // MEGABYTE,
+        )
+    )
+
+
+def interface_page(document: Mapping[str, object]) -> str:
+    """The description of `POST /predict`, as a page."""
+    return _environment().get_template("interface.html.jinja").render(document=document)
+
+
+def _card(folder: Path) -> tuple[str, bool]:
+    """The model card beside a model, as HTML, empty where there is none; and whether it is not the certified one."""
+    path = folder / CARD
+    if not path.exists():
+        return "", False
+    text = path.read_text(encoding="utf-8", errors="replace")
+    certified = read_certificate(folder)["files"] if (folder / VERIFICATION).exists() else {}
+    # HTML inside the card is shown, not obeyed.
+    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    return html, certified.get(CARD) != files.sha256(path)
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("busi_tune.serve", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )

@@ -1,0 +1,178 @@
+"use strict";
+
+const facts = JSON.parse(document.getElementById("facts").textContent);
+const AT_ONCE = 4;
+const SIDE = 64;
+// Canvases of more pixels than a browser decodes at ease get no small picture.
+const MOST_SHOWN = 32 * 1024 * 1024;
+
+const drop = document.getElementById("drop");
+const input = document.getElementById("files");
+const bar = document.getElementById("bar");
+const state = document.getElementById("state");
+const csv = document.getElementById("csv");
+const table = document.getElementById("answers");
+
+// Each row: the file, its cells, and its answer once there is one.
+let rows = [];
+let waiting = [];
+let running = 0;
+let notice = "";
+
+function element(name, text = "", kind = "") {
+  const made = document.createElement(name);
+  made.textContent = text;
+  if (kind) made.className = kind;
+  return made;
+}
+
+function take(files) {
+  const room = facts.mostRows - rows.length;
+  notice = files.length > room ? `Only ${facts.mostRows} pictures are listed at a time; the rest was left out.` : "";
+  for (const file of [...files].slice(0, room)) {
+    const line = element("tr");
+    const cells = {};
+    for (const name of ["look", "file", "answer", "odds", ...(facts.flag ? ["flag"] : []), "remark"]) {
+      cells[name] = element("td", "", name);
+      line.append(cells[name]);
+    }
+    cells.file.textContent = file.name;
+    cells.answer.textContent = "…";
+    table.tBodies[0].append(line);
+    const row = { file, cells, answer: null };
+    rows.push(row);
+    waiting.push(row);
+  }
+  show();
+  while (running < AT_ONCE && waiting.length) work();
+}
+
+async function work() {
+  running += 1;
+  while (waiting.length) {
+    const row = waiting.shift();
+    // Both at once: the small picture is made here, the answer there.
+    const [answer] = await Promise.all([ask(row.file), look(row)]);
+    row.answer = { ...answer, path: row.file.name };
+    fill(row);
+    show();
+  }
+  running -= 1;
+}
+
+async function ask(file) {
+  if (file.size > facts.mostBytes - 4096) return { error: `larger than the ${facts.mostBytes / 1048576} MB that are taken` };
+  const form = new FormData();
+  form.append("files", file);
+  try {
+    const response = await fetch("rows", { method: "POST", body: form });
+    const content = await response.json();
+    return response.ok ? content.predictions[0] : { error: content.error };
+  } catch (error) {
+    return { error: `no answer (${error.message}); is the program still running, and the file still there?` };
+  }
+}
+
+async function look(row) {
+  if (row.file.size > MOST_SHOWN) return;
+  try {
+    const whole = await createImageBitmap(row.file);
+    const scale = SIDE / Math.max(whole.width, whole.height, SIDE);
+    const canvas = element("canvas");
+    canvas.width = Math.max(1, Math.round(whole.width * scale));
+    canvas.height = Math.max(1, Math.round(whole.height * scale));
+    canvas.getContext("2d").drawImage(whole, 0, 0, canvas.width, canvas.height);
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", row.file.name);
+    whole.close();
+    row.cells.look.append(canvas);
+  } catch {
+    // Browsers show no TIFF, and nothing that is damaged.
+  }
+}
+
+function fill({ answer, cells }) {
+  if (answer.error) {
+    cells.answer.textContent = "no answer";
+    cells.answer.classList.add("error");
+    cells.remark.textContent = answer.error;
+    cells.remark.classList.add("error");
+    return;
+  }
+  cells.answer.textContent = answer.class;
+  for (const name of facts.classes) {
+    const value = answer.probabilities[name];
+    const meter = element("meter");
+    meter.value = value;
+    meter.setAttribute("aria-label", `Probability of ${name}`);
+    const line = element("div", "", "odd");
+    const shown = element("span", value.toFixed(4), "value");
+    shown.dataset.value = value;
+    line.append(element("span", name), meter, shown);
+    cells.odds.append(line);
+  }
+  if (facts.flag) {
+    cells.flag.dataset.head = `Flagged ${facts.flag}`;
+    cells.flag.textContent = answer[facts.flag] ? "yes" : "no";
+    if (answer[facts.flag]) cells.flag.classList.add("flag-yes");
+  }
+  cells.remark.textContent = answer.warning || "";
+  cells.remark.classList.add("alert");
+}
+
+function show() {
+  const done = rows.filter((row) => row.answer).length;
+  bar.hidden = table.hidden = rows.length === 0;
+  csv.disabled = rows.length === 0 || done < rows.length;
+  state.textContent = `${done} of ${rows.length} answered. ${notice}`;
+}
+
+// A spreadsheet runs a cell that begins so.
+const guarded = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
+const cell = (value) => {
+  const text = typeof value === "number" ? String(value) : guarded(String(value ?? ""));
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+};
+
+function download() {
+  const flag = facts.flag ? [facts.flag] : [];
+  const heads = ["path", "class", ...facts.classes.map((name) => `p_${name}`), ...flag, "warning", "error"];
+  const lines = rows.map(({ answer }) => [
+    answer.path,
+    answer.class,
+    ...facts.classes.map((name) => answer.probabilities?.[name]),
+    ...flag.map((name) => answer[name] === undefined ? "" : answer[name] ? "True" : "False"),
+    answer.warning,
+    answer.error,
+  ]);
+  const text = [heads, ...lines].map((line) => line.map(cell).join(",") + "\n").join("");
+  const link = element("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.download = "answers.csv";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+function clear() {
+  rows = [];
+  waiting = [];
+  notice = "";
+  table.tBodies[0].replaceChildren();
+  input.value = "";
+  show();
+}
+
+// A picture that misses the field would otherwise replace the page.
+for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
+drop.addEventListener("dragover", () => drop.classList.add("over"));
+drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+window.addEventListener("drop", (event) => {
+  drop.classList.remove("over");
+  if (event.dataTransfer) take(event.dataTransfer.files);
+});
+input.addEventListener("change", () => {
+  take(input.files);
+  input.value = "";
+});
+csv.addEventListener("click", download);
+document.getElementById("clear").addEventListener("click", clear);

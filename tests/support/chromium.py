@@ -1,0 +1,52 @@
+"""A real Chromium without a window: what a page shows, asks for and complains of."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+
+@contextmanager
+def chromium(downloads: Path) -> Iterator[webdriver.Chrome]:
+    """A browser that saves downloads to a folder; tests are skipped where it is not installed."""
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("Chromium or its driver is not installed; apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    # In a container its sandbox and its shared memory are not to be had.
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options, Service(driver))
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+def complaints(browser: webdriver.Chrome) -> list[str]:
+    """The warnings and errors on the console since the last call."""
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in {"WARNING", "SEVERE"}]
+
+
+def requested(browser: webdriver.Chrome) -> list[str]:
+    """The URLs that pages have asked for since the last call."""
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+
+
+def resize(browser: webdriver.Chrome, width: int, height: int, *, dark: bool = False) -> None:
+    """Give the page a size in CSS pixels, which may be smaller than the smallest window, and a colour scheme."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
