@@ -63,7 +63,7 @@ def test_answers_are_those_of_predict(server: Served, export: Path, pictures: li
     for found, entry, path in zip(answers["predictions"], expected, pictures, strict=True):
         assert found["path"] == path.name
         assert found.get("probabilities") == pytest.approx(entry.get("probabilities"), abs=1e-6)
-        for key in ("class", "malignant", "warning", "error"):
+        for key in ("predicted", "malignant", "warning", "error"):
             assert found.get(key) == entry.get(key)
     assert "warning" in answers["predictions"][0]
     assert "damaged" in answers["predictions"][-1]["error"]

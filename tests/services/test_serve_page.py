@@ -126,7 +126,7 @@ def test_dropped_pictures_are_answered_as_predict_does(
     for line, found in zip(lines, expected, strict=True):
         values = [float(line[f"p_{name}"]) for name in CLASSES]
         assert values == pytest.approx(found.probabilities, abs=1e-6)
-        assert (line["class"], line["malignant"], line["warning"], line["error"]) == (
+        assert (line["predicted"], line["malignant"], line["warning"], line["error"]) == (
             found.predicted,
             str(found.malignant),
             found.warning,

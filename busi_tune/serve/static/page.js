@@ -99,7 +99,7 @@ function fill({ answer, cells }) {
     cells.remark.classList.add("error");
     return;
   }
-  cells.answer.textContent = answer.class;
+  cells.answer.textContent = answer.predicted;
   for (const name of facts.classes) {
     const value = answer.probabilities[name];
     const meter = element("meter");
@@ -136,10 +136,10 @@ const cell = (value) => {
 
 function download() {
   const flag = facts.flag ? [facts.flag] : [];
-  const heads = ["path", "class", ...facts.classes.map((name) => `p_${name}`), ...flag, "warning", "error"];
+  const heads = ["path", "predicted", ...facts.classes.map((name) => `p_${name}`), ...flag, "warning", "error"];
   const lines = rows.map(({ answer }) => [
     answer.path,
-    answer.class,
+    answer.predicted,
     ...facts.classes.map((name) => answer.probabilities?.[name]),
     ...flag.map((name) => answer[name] === undefined ? "" : answer[name] ? "True" : "False"),
     answer.warning,
