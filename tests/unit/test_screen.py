@@ -62,11 +62,10 @@ def test_a_log_has_one_line_for_an_epoch(capsys: pytest.CaptureFixture[str]) -> 
 def study(parameters: int) -> SearchResult:
     """A study of two trials that vary so many parameters; another driver is to train the best."""
     varied = ["learning_rate", "weight_decay", "scheduler_patience", *(f"another_parameter_{k}" for k in range(9))]
+    given: dict[str, Json] = dict.fromkeys(varied[:parameters], 0.00027391)
+    measured: dict[str, Json] = {"val_accuracy": 0.35, "val_macro_f1": 0.2206, "epochs_run": 12, "best_epoch": 9}
     trials: list[dict[str, Json]] = [
-        {"number": number, "state": state, "value": 51283.4}
-        | dict.fromkeys(varied[:parameters], 0.00027391)
-        | {"val_accuracy": 0.35, "val_macro_f1": 0.2206, "epochs_run": 12, "best_epoch": 9, "seconds": 4.70213}
-        | {"stop_reason": reason}
+        {"number": number, "state": state, "value": 51283.4, **given, **measured, "seconds": 4.7, "stop_reason": reason}
         for number, state, reason in ((18, "COMPLETE", "trial epochs done"), (19, "PRUNED", "pruned"))
     ]
     return {
