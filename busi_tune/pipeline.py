@@ -36,6 +36,7 @@ from busi_tune.results import (
     AuditFile,
     CrossvalResult,
     MetricsFile,
+    NestedFile,
     RunResult,
     SearchResult,
     SeedsFile,
@@ -262,6 +263,41 @@ def search(
         baseline_run=baseline_run,
         split_file=split_file,
         overwrite=overwrite,
+    )
+
+
+def search_folds(
+    root: Path,
+    folder: Path,
+    config: Config,
+    options: SearchOptions,
+    progress: Progress,
+    *,
+    folds: int,
+    baseline_run: Path | None = None,
+    overwrite: bool = False,
+) -> NestedFile:
+    """Judge the search around `config`, on `folds` outer folds: the verdict on its pooled answers and the baseline's.
+
+    `baseline_run` is a cross-validation of `config`, by default that in `folder/baseline`, which is trained as far as
+    it is not.
+
+    Raises:
+        BusiTuneError: see errors.py; every finished epoch is kept.
+    """
+    options.check(config)
+    CrossvalOptions(folds=folds).check(config)
+    if options.storage:
+        raise ConfigError("storage and folds exclude each other: each fold's study is a file in its own folder.")
+    files.refuse_inside(folder, root)
+    _check_before_data(config, None, progress)
+    from busi_tune.nested import search_nested
+    from busi_tune.search.session import dimensions_of
+    from busi_tune.training.hardware import resolve
+
+    dimensions_of(config.replace(**resolve(config.device, config.precision)), options)
+    return search_nested(
+        root, folder, config, options, progress, folds=folds, baseline=baseline_run, overwrite=overwrite
     )
 
 

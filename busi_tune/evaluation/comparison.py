@@ -16,10 +16,12 @@ from busi_tune.results import (
     FOLDS,
     IDENTITY,
     METRICS,
+    NESTED,
     POOLED,
     SPLIT,
     CompareResult,
     CrossvalIdentityFile,
+    NestedIdentityFile,
     RunIdentityFile,
 )
 
@@ -61,7 +63,14 @@ def _answered(folder: Path) -> _Tested:
     if (folder / POOLED).exists():
         folds = read_folds(folder / FOLDS).used
         roles = folds.rename(columns={"fold": "part"})
-        return _Tested(folder, "cross-validation", roles, folds, _positive(folder / CROSSVAL, CrossvalIdentityFile))
+        # The answers of a nested search are pooled as those of a cross-validation are.
+        nested = (folder / NESTED).exists()
+        positive = (
+            _positive(folder / NESTED, NestedIdentityFile)
+            if nested
+            else _positive(folder / CROSSVAL, CrossvalIdentityFile)
+        )
+        return _Tested(folder, "cross-validation", roles, folds, positive)
     if (folder / METRICS).exists():
         split = read_split(folder / SPLIT)
         roles = split.used.rename(columns={"split": "part"})
@@ -69,7 +78,9 @@ def _answered(folder: Path) -> _Tested:
     raise RunError(f"{folder} is neither a finished run nor a finished cross-validation; finish it, or name another.")
 
 
-def _positive(path: Path, kind: type[CrossvalIdentityFile] | type[RunIdentityFile]) -> str | None:
+def _positive(
+    path: Path, kind: type[CrossvalIdentityFile] | type[NestedIdentityFile] | type[RunIdentityFile]
+) -> str | None:
     """The class that the configuration names as the disease."""
     return Config.from_dict(results.read(path, kind)["config"], source=str(path)).positive
 
