@@ -8,7 +8,7 @@ from busi_tune.crossval import cross_validate, pool
 from busi_tune.crossval_options import CrossvalOptions
 from busi_tune.data.folds import read_folds
 from busi_tune.errors import RunError
-from busi_tune.evaluation.verdict import answers_of, compare
+from busi_tune.evaluation.verdict import answers_of, compare, with_advice
 from busi_tune.progress import Progress
 from busi_tune.report import plots
 from busi_tune.results import (
@@ -172,13 +172,14 @@ def _judge(
         plots.plot_pooled(folder, tuned["pooled"])
     rows = drawn.used
     before, after = (answers_of(each, rows, identity.classes, config.positive) for each in (place, folder))
-    compared = compare(
+    on_all = compare(
         before,
         after,
         rows["group"].to_numpy(),
         list(rows["path"]),
         names=("that of the baseline", "accuracy of the search procedure"),
     )
+    compared = with_advice(on_all, len(rows), "")
     baseline: CrossvalFile = {
         "schema": results.SCHEMAS[CrossvalFile],
         "folds": first["folds"],

@@ -10,7 +10,7 @@ from busi_tune.config import Config
 from busi_tune.data.folds import read_folds
 from busi_tune.data.split import read_split
 from busi_tune.errors import RunError, listed
-from busi_tune.evaluation.verdict import answers_of, compare
+from busi_tune.evaluation.verdict import answers_of, compare, with_advice
 from busi_tune.results import (
     CROSSVAL,
     FOLDS,
@@ -56,7 +56,8 @@ def compare_folders(first: Path, second: Path) -> CompareResult:
         list(one.rows["path"]),
         names=(f"that of {first}", f"accuracy of {second}"),
     )
-    return {"schema": results.SCHEMAS[CompareResult], "first": str(first), "second": str(second), **found}
+    told = with_advice(found, len(one.roles), "`busi-tune crossval` of both")
+    return {"schema": results.SCHEMAS[CompareResult], "first": str(first), "second": str(second), **told}
 
 
 def _answered(folder: Path) -> _Tested:

@@ -17,6 +17,7 @@ from busi_tune.errors import BusiTuneError, RunError
 from busi_tune.evaluation.comparison import compare_folders
 from busi_tune.progress import Silent
 from busi_tune.results import CrossvalFile, CrossvalResult, MetricsFile
+from busi_tune.search_options import SearchOptions
 from result_files import tree
 
 
@@ -174,3 +175,19 @@ def test_folds_fit_images_whose_names_the_file_system_spells_otherwise(
     assert second["pooled"] == first["pooled"]
     assert folds.read_bytes() == (tmp_path / "second" / "folds.csv").read_bytes()
     assert unicodedata.normalize("NFC", f"é {image.name}") in folds.read_text()
+
+
+def test_images_are_decoded_once_for_all_folds_and_workers(
+    phantoms: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = CrossvalOptions(folds=2, workers=2)
+    pipeline.crossval(phantoms, tmp_path / "study", config.replace(epochs=1), options, Silent())
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    sizes = [path for path in kept if path.suffix == ".npy"]
+    # One file of images at the network's size, and one of thumbnails for the folds.
+    assert len(sizes) == 2, sorted(kept)
+    pipeline.search_folds(
+        phantoms, tmp_path / "nested", config.replace(epochs=1), SearchOptions(trials=1), Silent(), folds=2
+    )
+    assert {path: path.stat().st_mtime_ns for path in sizes} == {path: kept[path] for path in sizes}
