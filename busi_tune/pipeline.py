@@ -34,6 +34,7 @@ from busi_tune.export_options import ExportOptions
 from busi_tune.progress import Progress
 from busi_tune.results import (
     AuditFile,
+    CrossvalFile,
     CrossvalResult,
     MetricsFile,
     NestedFile,
@@ -360,24 +361,43 @@ def export(
     progress: Progress,
     *,
     options: ExportOptions | None = None,
+    fold: int | None = None,
     overwrite: bool = False,
 ) -> VerificationFile:
     """Export a finished run and verify it on its test split; the certificate.
 
+    Of a cross-validation, the mean of its models' probabilities is exported, or the run of one `fold`.
+
     Raises:
         ParityError: the export does not answer as its model does; no model is left.
     """
-    dataset = run_data(run, root, progress)
+    runs = {each: run_data(each, root, progress) for each in _runs_of(run, fold)}
     from busi_tune.export import exporter
     from busi_tune.inference import VERIFICATION
     from busi_tune.report.card import model_card
 
-    files.refuse_inside(folder, dataset.listing.root)
+    files.refuse_inside(folder, next(iter(runs.values())).listing.root)
     files.refuse_foreign(folder, "an export", VERIFICATION, exporter.FIRST_FILES)
     with locks.only_writer(folder, finished=VERIFICATION):
         return exporter.export_run(
-            run, folder, dataset, options or ExportOptions(), progress, card=model_card, overwrite=overwrite
+            runs, folder, options or ExportOptions(), progress, card=model_card, overwrite=overwrite
         )
+
+
+def _runs_of(folder: Path, fold: int | None) -> list[Path]:
+    """The run in a folder, or those of a cross-validation's folds, or of one.
+
+    Raises:
+        ConfigError: there is no such fold.
+    """
+    if not (folder / results.POOLED).exists():
+        if fold is not None:
+            raise ConfigError(f"fold is of a finished cross-validation, and {folder} is none; leave out --fold.")
+        return [folder]
+    runs = {each["fold"]: folder / each["run"] for each in results.read(folder / results.POOLED, CrossvalFile)["folds"]}
+    if fold is not None and fold not in runs:
+        raise ConfigError(f"fold must be between 1 and {len(runs)}, the folds of {folder}, not {fold}.")
+    return [runs[fold]] if fold is not None else list(runs.values())
 
 
 @dataclass(frozen=True)

@@ -673,6 +673,15 @@ class ModelCertificate(ModelFigures):
     weights_sha256: str
 
 
+class AveragedEntry(TypedDict):
+    """The models whose probabilities an export averages: their temperatures, and what the average costs beside one."""
+
+    models: int
+    temperatures: list[float]
+    bytes: dict[str, int]
+    latency_ms: dict[str, float]
+
+
 class Evidence(TypedDict):
     """The part of a certificate that all models of an export share, and that each holds inside."""
 
@@ -689,6 +698,7 @@ class Evidence(TypedDict):
     versions: dict[str, str]
     machine: dict[str, Json]
     operating_point: NotRequired[OperatingPointEntry]
+    averaged: NotRequired[AveragedEntry]
 
 
 class VerificationFile(Evidence):

@@ -15,6 +15,7 @@ from busi_tune.cli.parameters import (
     made,
     out_option,
     overwrite_option,
+    setting,
     stated_options,
 )
 from busi_tune.export_options import ExportOptions
@@ -25,24 +26,45 @@ from busi_tune.export_options import ExportOptions
     epilog=examples(
         "busi-tune export studies/tuned/best --out exports/tuned",
         "busi-tune export studies/tuned/best --out exports/small --int8 --sensitivity 0.95",
+        "busi-tune export studies/crossval --out exports/average",
     ),
 )
 @click.argument("run", type=PATH)
 @data_option(unset="the folder at the time of training", help="Folder of the images that the run was trained on.")
 @out_option(required=True, help="Folder of the export, as in exports/NAME.")
 @stated_options(ExportOptions)
+@setting(
+    "--fold",
+    type=click.IntRange(min=1),
+    group="output",
+    metavar="INTEGER",
+    unset="the mean of all",
+    help="Fold of the cross-validation RUN whose model is exported.",
+)
 @json_option
 @overwrite_option
 @config_option
-def export(run: Path, out: Path, data: Path | None, as_json: bool, overwrite: bool, **values: object) -> None:
-    """Export the finished run RUN to ONNX, verified against PyTorch on its test split."""
+def export(
+    run: Path,
+    *,
+    out: Path,
+    data: Path | None,
+    fold: int | None,
+    as_json: bool,
+    overwrite: bool,
+    **values: object,
+) -> None:
+    """Export the finished run RUN to ONNX, verified against PyTorch on its test split.
+
+    Of a cross-validation, one model is exported that averages the probabilities of its folds' models.
+    """
     options = made(ExportOptions, values)
     from busi_tune import pipeline
     from busi_tune.cli.export_tables import show_export
     from busi_tune.cli.screen import print_json, screen
 
     with screen() as progress:
-        certificate = pipeline.export(run, out, data, progress, options=options, overwrite=overwrite)
+        certificate = pipeline.export(run, out, data, progress, options=options, fold=fold, overwrite=overwrite)
     if as_json:
         print_json(certificate)
     else:

@@ -13,6 +13,7 @@ from busi_tune.data.dataset import Dataset
 from busi_tune.errors import BusiTuneError, ParityError, RunError
 from busi_tune.evaluation.metrics import softmax
 from busi_tune.export import assembly, resize
+from busi_tune.export.average import check_average
 from busi_tune.export.calibration import calibration_figures, evaluated, summary_with_intervals
 from busi_tune.export.draft import CARD, Draft, Made, publish, staging_folder
 from busi_tune.export.gate import GateError
@@ -40,16 +41,18 @@ PACKAGES = ("busi-tune", "torch", "torchvision", "onnx", "onnxruntime", "pillow"
 
 
 def export_run(
-    run: Path,
+    runs: Mapping[Path, Dataset],
     folder: Path,
-    dataset: Dataset,
     options: ExportOptions,
     progress: Progress,
     *,
     card: Card,
     overwrite: bool = False,
 ) -> VerificationFile:
-    """Export the finished `run` into `folder` and verify it on the test split of `dataset`; the certificate.
+    """Export a finished run into `folder` and verify it on the test split of its data; the certificate.
+
+    Of several `runs`, those of a cross-validation's folds, the mean of the probabilities is exported, and verified on
+    the first one's test split.
 
     An export of the same run with the same options is not made again, unless to `overwrite` it: any export in `folder`
     stays until the new one is complete. `card` writes the model card from the run and
@@ -60,12 +63,16 @@ def export_run(
         ParityError: the exported model does not answer as PyTorch does; no model is left behind.
         GateError: an int8 or float16 model does not pass its gate; the others are there.
     """
-    origin = results.read(run / METRICS, MetricsFile)["model_sha256"]
+    models = [results.read(run / METRICS, MetricsFile)["model_sha256"] for run in runs]
+    origin = models[0] if len(models) == 1 else files.sha256_bytes("".join(models).encode())
     known = None if overwrite else _known(folder, origin, options, progress)
     if known is not None:
         return known
     with staging_folder(folder) as staging:
-        draft = Draft.begin(staging, Source.of(run, dataset, progress), options)
+        source = Source.of_all(runs, progress)
+        if source.members:
+            check_average(source, options)
+        draft = Draft.begin(staging, source, options)
         made = _float32_models(draft)
         variants, refused = _variants(draft)
         made |= variants
@@ -197,8 +204,13 @@ def _variants(draft: Draft) -> tuple[dict[str, Made], dict[str, GateError]]:
 def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[str, Json]) -> Evidence:
     """The part of the certificate that all models share: data, versions, and figures on the test split."""
     source, fitted, reference = draft.source, draft.fitted, draft.reference
-    answers, groups = source.answers("test", reference.logits), source.groups("test")
-    calibration = calibration_figures(source.answers("test", draft.uncalibrated), answers)
+    averaged = fitted.averaged
+    if averaged:
+        before, answers, groups = averaged.before, averaged.after, averaged.groups
+    else:
+        before, answers = (source.answers("test", each) for each in (draft.uncalibrated, reference.logits))
+        groups = source.groups("test")
+    calibration = calibration_figures(before, answers)
     evidence: Evidence = {
         "source_sha256": origin,
         "options": asked,
@@ -214,6 +226,8 @@ def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[s
         "versions": {name: version(name) for name in PACKAGES},
         "machine": {**environment(), "abilities": [*abilities()]},
     }
+    if averaged:
+        evidence["averaged"] = averaged.entry
     if fitted.point:
         evidence["operating_point"] = evaluated(fitted.point, answers, groups)
     return evidence

@@ -44,6 +44,7 @@ def model_card(run: Path, certificate: VerificationFile) -> str:
         groups=split.groupby("split")["group"].nunique(),
         left_out=excluded["reason"].value_counts(),
         verdict=results.read(verdict, VerdictFile) if run.name == "best" and verdict.exists() else None,
+        averaged=certificate.get("averaged"),
         certificate=certificate,
     )
 
