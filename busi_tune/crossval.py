@@ -93,9 +93,10 @@ def _repeat(
         if overwrite:
             files.clear_folder(folder, CROSSVAL)
         dataset, folds = _open(root, folder, config, progress, count=options.folds, given=given)
+        # Folds that cannot be split leave nothing behind.
+        jobs = _jobs(folder, config, folds)
         _identify(folder, config, folds)
         if not (folder / POOLED).exists():
-            jobs = _jobs(folder, config, folds)
             with crew.workers(options.workers, options.ray, dataset, progress, owner=folder) as workers:
                 _train(jobs, workers, progress, trained)
             _evaluate(jobs, dataset, progress)
@@ -119,6 +120,8 @@ def _open(
         return dataset, folds
     if given is not None and given.fingerprint() != folds.fingerprint():
         raise RunError(f"{folder} was begun with other folds; name another --out, or start anew with --overwrite.")
+    if folds.count != count and not path.exists():
+        raise RunError(f"The file of folds has {folds.count} folds, not {count}; give --folds {folds.count}.")
     if folds.count != count:
         raise RunError(f"{path} has {folds.count} folds, not {count}; give --folds {folds.count}, or another --out.")
     finished = (folder / POOLED).exists()

@@ -161,6 +161,34 @@ def test_what_was_not_made_alike_is_not_compared(study: Path, tmp_path: Path) ->
         compare_folders(study / "folds" / "1", study / "folds" / "2")
 
 
+@pytest.mark.usefixtures("result")
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("too many", r"^60 folds need as many groups of near-duplicates in every class, and .* has \d+; ask for fewer"),
+        ("one class in one fold", r"^Fold \d of 3 gets no image of class normal in its test part; "),
+        ("other data", r" is not what the split was made of: .*; restore the files"),
+        ("another number", r"^The file of folds has 3 folds, not 2; give --folds 3\.$"),
+    ],
+)
+def test_what_cannot_be_folded_is_refused_in_a_sentence_and_leaves_nothing(
+    change: str, problem: str, study: Path, phantoms: Path, config: Config, tmp_path: Path
+) -> None:
+    table = pd.read_csv(study / "folds.csv", keep_default_na=False)
+    shutil.copy(study / "folds.excluded.csv", tmp_path)
+    if change == "one class in one fold":
+        table.loc[table["class"] == "normal", "fold"] = 2
+    if change == "other data":
+        table.loc[3, "sha256"] = "0" * 64
+    table.to_csv(tmp_path / "folds.csv", index=False)
+    given = None if change == "too many" else tmp_path / "folds.csv"
+    options = CrossvalOptions(folds={"too many": 60, "another number": 2}.get(change, 3))
+    with pytest.raises(BusiTuneError, match=problem) as caught:
+        pipeline.crossval(phantoms, tmp_path / "study", config, options, Silent(), folds_file=given)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in (tmp_path / "study").rglob("*") if not path.name.endswith(".lock")]
+
+
 def test_folds_fit_images_whose_names_the_file_system_spells_otherwise(
     phantoms: Path, config: Config, tmp_path: Path
 ) -> None:
