@@ -26,7 +26,6 @@ from busi_tune.export_options import ExportOptions
     epilog=examples(
         "busi-tune export studies/tuned/best --out exports/tuned",
         "busi-tune export studies/tuned/best --out exports/small --int8 --sensitivity 0.95",
-        "busi-tune export studies/crossval --out exports/average",
     ),
 )
 @click.argument("run", type=PATH)

@@ -101,7 +101,6 @@ def baseline(
     epilog=examples(
         "busi-tune search --data data/busi --trials 40 --timeout 2h",
         "busi-tune search --data data/busi --space space.toml --workers 4 --confirm 3",
-        "busi-tune search --data data/busi --folds 5 --trials 10 --out studies/nested",
     ),
 )
 @data_option(required=True, help=IMAGES)
