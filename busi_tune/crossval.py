@@ -1,5 +1,6 @@
 """A cross-validation: one run for each fold, trained by the workers that trials use, and their answers pooled."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from busi_tune.results import (
     MetricsFile,
 )
 from busi_tune.training import run_folder, runs
+from busi_tune.training.epochs import Epoch
 from busi_tune.workers import crew, job_list
 from busi_tune.workers.jobs import Job, Trained, Workers
 
@@ -44,11 +46,12 @@ def cross_validate(
     *,
     folds_file: Path | None = None,
     overwrite: bool = False,
+    trained: Callable[[Epoch], None] | None = None,
 ) -> CrossvalResult:
     """Train `config` once for each fold of the images in `root`; the figures of the pooled answers.
 
     Each image is answered once, by a model that has seen neither it nor a near-duplicate of it. Further repeats are
-    cross-validations of their own in `folder/repeats`.
+    cross-validations of their own in `folder/repeats`. `trained` is called with each new epoch.
 
     Raises:
         BusiTuneError: see errors.py; every finished epoch is kept.
@@ -58,7 +61,8 @@ def cross_validate(
         raise ConfigError(f"repeats must be 1 where {folds_file} says the folds, not {options.repeats}; leave one out.")
     with crew.cluster(options.ray):
         resolved = crew.resolved(config, options.workers, options.ray)
-        found = [_repeat(root, folder, resolved, options, progress, given=given, overwrite=overwrite)]
+        first = _repeat(root, folder, resolved, options, progress, given=given, overwrite=overwrite, trained=trained)
+        found = [first]
         for repeat in range(1, options.repeats):
             progress.notice(f"Repeat {repeat + 1} of {options.repeats}:")
             place = folder / "repeats" / str(repeat + 1)
@@ -82,20 +86,23 @@ def _repeat(
     *,
     given: Folds | None,
     overwrite: bool,
+    trained: Callable[[Epoch], None] | None = None,
 ) -> CrossvalFile:
     files.refuse_foreign(folder, "a cross-validation", CROSSVAL, FIRST_FILES)
     with locks.only_writer(folder):
         if overwrite:
             files.clear_folder(folder, CROSSVAL)
         dataset, folds = _open(root, folder, config, progress, count=options.folds, given=given)
+        # Folds that cannot be split leave nothing behind.
+        jobs = _jobs(folder, config, folds)
         _identify(folder, config, folds)
         if not (folder / POOLED).exists():
-            jobs = _jobs(folder, config, folds)
             runs.introduce(config, jobs[1].data(dataset), folder, progress, "Images in the first fold")
             with crew.workers(options.workers, options.ray, dataset, progress, owner=folder) as workers:
-                _train(jobs, workers, progress)
+                _train(jobs, workers, progress, trained)
             _evaluate(jobs, dataset, progress)
-            results.write(folder / POOLED, _pool(folder, jobs, dataset, folds))
+            runs_of = {fold: job.folder for fold, job in jobs.items()}
+            results.write(folder / POOLED, pool(folder, runs_of, folds, dataset.classes, config.positive))
         found = results.read(folder / POOLED, CrossvalFile)
         if not (folder / results.CONFUSION).exists():
             plots.plot_pooled(folder, found["pooled"])
@@ -114,6 +121,8 @@ def _open(
         return dataset, folds
     if given is not None and given.fingerprint() != folds.fingerprint():
         raise RunError(f"{folder} was begun with other folds; name another --out, or start anew with --overwrite.")
+    if folds.count != count and not path.exists():
+        raise RunError(f"The file of folds has {folds.count} folds, not {count}; give --folds {folds.count}.")
     if folds.count != count:
         raise RunError(f"{path} has {folds.count} folds, not {count}; give --folds {folds.count}, or another --out.")
     finished = (folder / POOLED).exists()
@@ -171,7 +180,7 @@ def _jobs(folder: Path, config: Config, folds: Folds) -> dict[int, Job]:
     }
 
 
-def _train(jobs: dict[int, Job], workers: Workers, progress: Progress) -> None:
+def _train(jobs: dict[int, Job], workers: Workers, progress: Progress, trained: Callable[[Epoch], None] | None) -> None:
     """Train all folds to their ends.
 
     Raises:
@@ -180,6 +189,8 @@ def _train(jobs: dict[int, Job], workers: Workers, progress: Progress) -> None:
 
     def show(event: Trained) -> None:
         record = event.records[-1]
+        if trained is not None:
+            trained(record)
         detail = f"{event.job.name}: {record.summary(event.job.until)}"
         progress.step(event.job.name, record.epoch, event.job.until, detail)
 
@@ -199,28 +210,33 @@ def _evaluate(jobs: dict[int, Job], dataset: Dataset, progress: Progress) -> Non
     progress.close("folds")
 
 
-def _pool(folder: Path, jobs: dict[int, Job], dataset: Dataset, folds: Folds) -> CrossvalFile:
-    """The figures of each fold and of all answers together, which are written to predictions.csv, too."""
+def pool(
+    folder: Path, run_folders: Mapping[int, Path], folds: Folds, classes: tuple[str, ...], positive: str | None
+) -> CrossvalFile:
+    """The figures of each fold's run and of all answers together; these are written to predictions.csv in `folder`.
+
+    `run_folders` are the finished runs inside `folder` by their folds.
+    """
     rows = folds.used.reset_index(drop=True)
-    labels = np.array([dataset.classes.index(name) for name in rows["class"]], dtype=np.int64)
-    probabilities = np.empty((len(rows), len(dataset.classes)))
-    for fold, job in jobs.items():
+    labels = np.array([classes.index(name) for name in rows["class"]], dtype=np.int64)
+    probabilities = np.empty((len(rows), len(classes)))
+    for fold, run in run_folders.items():
         own = rows["fold"] == fold
-        probabilities[own] = answers_of(job.folder, rows[own], dataset.classes, job.config.positive).probabilities
-    pooled = Answers(labels, probabilities, dataset.classes, next(iter(jobs.values())).config.positive)
+        probabilities[own] = answers_of(run, rows[own], classes, positive).probabilities
+    pooled = Answers(labels, probabilities, classes, positive)
     table = rows[["path", "class", "fold"]].assign(path=rows["path"].map(composed))
-    table = table.assign(predicted=np.array(dataset.classes)[pooled.predicted])
-    table = table.assign(**{f"p_{name}": probabilities[:, number] for number, name in enumerate(dataset.classes)})
+    table = table.assign(predicted=np.array(classes)[pooled.predicted])
+    table = table.assign(**{f"p_{name}": probabilities[:, number] for number, name in enumerate(classes)})
     columns = [str(name) for name in table]
     answers = [dict(zip(columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
     files.write_csv(folder / results.PREDICTIONS, answers)
-    figures = {fold: results.read(job.folder / results.METRICS, MetricsFile) for fold, job in jobs.items()}
+    figures = {fold: results.read(run / results.METRICS, MetricsFile) for fold, run in run_folders.items()}
     return {
         "schema": results.SCHEMAS[CrossvalFile],
         "folds": [
             {
                 "fold": fold,
-                "run": str(jobs[fold].folder.relative_to(folder)),
+                "run": run_folders[fold].relative_to(folder).as_posix(),
                 "best_epoch": found["best_epoch"],
                 "epochs_run": found["epochs_run"],
                 "test": found["test"],

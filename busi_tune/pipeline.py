@@ -35,9 +35,11 @@ from busi_tune.export_options import ExportOptions
 from busi_tune.progress import Progress
 from busi_tune.results import (
     AuditFile,
+    CrossvalFile,
     CrossvalResult,
     EvaluationFile,
     MetricsFile,
+    NestedFile,
     ReportFile,
     RunResult,
     SearchResult,
@@ -273,6 +275,41 @@ def search(
     )
 
 
+def search_folds(
+    root: Path,
+    folder: Path,
+    config: Config,
+    options: SearchOptions,
+    progress: Progress,
+    *,
+    folds: int,
+    baseline_run: Path | None = None,
+    overwrite: bool = False,
+) -> NestedFile:
+    """Judge the search around `config`, on `folds` outer folds: the verdict on its pooled answers and the baseline's.
+
+    `baseline_run` is a cross-validation of `config`, by default that in `folder/baseline`, which is trained as far as
+    it is not.
+
+    Raises:
+        BusiTuneError: see errors.py; every finished epoch is kept.
+    """
+    options.check(config)
+    CrossvalOptions(folds=folds).check(config)
+    if options.storage:
+        raise ConfigError("storage and folds exclude each other: each fold's study is a file in its own folder.")
+    files.refuse_inside(folder, root)
+    _check_before_data(config, None, progress)
+    from busi_tune.nested import search_nested
+    from busi_tune.search.session import dimensions_of
+    from busi_tune.training.hardware import resolve
+
+    dimensions_of(config.replace(**resolve(config.device, config.precision)), options)
+    return search_nested(
+        root, folder, config, options, progress, folds=folds, baseline=baseline_run, overwrite=overwrite
+    )
+
+
 def crossval(
     root: Path,
     folder: Path,
@@ -333,9 +370,12 @@ def export(
     *,
     options: ExportOptions | None = None,
     sign: Path | None = None,
+    fold: int | None = None,
     overwrite: bool = False,
 ) -> VerificationFile:
     """Export a finished run and verify it on its test split; the certificate, signed with the private key in `sign`.
+
+    Of a cross-validation, the mean of its models' probabilities is exported, or the run of one `fold`.
 
     Raises:
         ParityError: the export does not answer as its model does; no model is left.
@@ -344,24 +384,39 @@ def export(
     from busi_tune.inference.signature import Signer
 
     signer = None if sign is None else Signer(sign)
-    dataset = run_data(run, root, progress)
+    runs = {each: run_data(each, root, progress) for each in _runs_of(run, fold)}
     from busi_tune.export import exporter
     from busi_tune.inference import VERIFICATION
     from busi_tune.report.card import model_card
 
-    files.refuse_inside(folder, dataset.listing.root)
+    files.refuse_inside(folder, next(iter(runs.values())).listing.root)
     files.refuse_foreign(folder, "an export", VERIFICATION, exporter.FIRST_FILES)
     with locks.only_writer(folder, finished=VERIFICATION):
         return exporter.export_run(
-            run,
+            runs,
             folder,
-            dataset,
             options or ExportOptions(),
             progress,
             card=model_card,
             signer=signer,
             overwrite=overwrite,
         )
+
+
+def _runs_of(folder: Path, fold: int | None) -> list[Path]:
+    """The run in a folder, or those of a cross-validation's folds, or of one.
+
+    Raises:
+        ConfigError: there is no such fold.
+    """
+    if not (folder / results.POOLED).exists():
+        if fold is not None:
+            raise ConfigError(f"fold is of a finished cross-validation, and {folder} is none; leave out --fold.")
+        return [folder]
+    runs = {each["fold"]: folder / each["run"] for each in results.read(folder / results.POOLED, CrossvalFile)["folds"]}
+    if fold is not None and fold not in runs:
+        raise ConfigError(f"fold must be between 1 and {len(runs)}, the folds of {folder}, not {fold}.")
+    return [runs[fold]] if fold is not None else list(runs.values())
 
 
 def evaluate(

@@ -35,6 +35,8 @@ SPLIT = "split.csv"
 FOLDS = "folds.csv"
 CROSSVAL = "crossval.json"
 POOLED = "pooled.json"
+NESTED = "nested.json"
+NESTED_VERDICT = "nested_verdict.json"
 HISTORY = "history.csv"
 PREDICTIONS = "predictions.csv"
 OUTCOME = "outcome.json"
@@ -340,6 +342,50 @@ class VerdictFile(Comparison):
     trials: int
     optimism: float | None
     optimism_at_most: float
+
+
+class NestedIdentityFile(TypedDict):
+    """nested.json: what a nested search is of; each fold's study says the rest."""
+
+    schema: str
+    config: dict[str, Json]
+    folds: int
+    folds_sha256: str
+
+
+class FoldChoice(TypedDict):
+    """What the study of one outer fold chose, by its validation value, and what that scored on the fold itself."""
+
+    fold: int
+    trial: int
+    trials: int
+    params: dict[str, Json]
+    value: float | None
+    baseline_accuracy: float
+    tuned_accuracy: float
+
+
+class Agreement(TypedDict):
+    """How far the folds' choices of a parameter lie apart, as a share of its range, and how far random ones would.
+
+    Of choices without an order: the share of pairs of folds that differ.
+    """
+
+    values: list[Scalar]
+    spread: float
+    by_chance: float
+
+
+class NestedFile(Comparison):
+    """nested_verdict.json: the baseline against the search procedure, on the pooled answers of the outer folds."""
+
+    schema: str
+    metric: str
+    baseline: CrossvalFile
+    tuned: CrossvalFile
+    choices: list[FoldChoice]
+    agreement: dict[str, Agreement]
+    judged: str
 
 
 class StudyFile(TypedDict):
@@ -661,6 +707,15 @@ class ModelCertificate(ModelFigures):
     weights_sha256: str
 
 
+class AveragedEntry(TypedDict):
+    """The models whose probabilities an export averages: their temperatures, and what the average costs beside one."""
+
+    models: int
+    temperatures: list[float]
+    bytes: dict[str, int]
+    latency_ms: dict[str, float]
+
+
 class Evidence(TypedDict):
     """The part of a certificate that all models of an export share, and that each holds inside.
 
@@ -683,6 +738,7 @@ class Evidence(TypedDict):
     warnings: list[str]
     operating_point: NotRequired[OperatingPointEntry]
     validation_risk_coverage: NotRequired[list[RiskCoveragePoint]]
+    averaged: NotRequired[AveragedEntry]
 
 
 class VerificationFile(Evidence):
@@ -1070,6 +1126,8 @@ SCHEMAS: Mapping[type, str] = {
     CrossvalIdentityFile: "busi-tune.crossval/1",
     CrossvalFile: "busi-tune.pooled/1",
     CrossvalResult: "busi-tune.crossval-result/1",
+    NestedIdentityFile: "busi-tune.nested/1",
+    NestedFile: "busi-tune.nested-verdict/1",
     StudyFile: "busi-tune.study/1",
     SearchResult: "busi-tune.search/2",
     SplitResult: "busi-tune.split/1",

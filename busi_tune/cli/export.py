@@ -42,6 +42,14 @@ from busi_tune.export_options import ExportOptions
     unset="no signature",
     help="Ed25519 private key that signs the certificate; needs the extra sign.",
 )
+@setting(
+    "--fold",
+    type=click.IntRange(min=1),
+    group="output",
+    metavar="INTEGER",
+    unset="the mean of all",
+    help="Fold of the cross-validation RUN whose model is exported.",
+)
 @json_option
 @overwrite_option
 @config_option
@@ -51,11 +59,15 @@ def export(
     *,
     data: Path | None,
     sign: Path | None,
+    fold: int | None,
     as_json: bool,
     overwrite: bool,
     **values: object,
 ) -> None:
-    """Export the finished run RUN to ONNX, verified against PyTorch on its test split."""
+    """Export the finished run RUN to ONNX, verified against PyTorch on its test split.
+
+    Of a cross-validation, one model is exported that averages the probabilities of its folds' models.
+    """
     options = made(ExportOptions, values)
     from busi_tune import pipeline
     from busi_tune.cli.export_tables import show_export
@@ -63,7 +75,9 @@ def export(
 
     out = out or default_folder(run)
     with screen() as progress:
-        certificate = pipeline.export(run, out, data, progress, options=options, sign=sign, overwrite=overwrite)
+        certificate = pipeline.export(
+            run, out, data, progress, options=options, sign=sign, fold=fold, overwrite=overwrite
+        )
     if as_json:
         print_json(certificate)
     else:

@@ -18,6 +18,7 @@ from busi_tune.results import (
     CrossvalResult,
     Interval,
     MetricsFile,
+    NestedFile,
     PredictionEntry,
     RunResult,
     SearchResult,
@@ -272,6 +273,35 @@ def show_verdict(verdict: VerdictFile, *, everything: bool = False) -> None:
         f"Luck alone raises the validation accuracy of the best of {verdict['trials']} equally good trials by {by}; "
         "it does not raise the test accuracy."
     )
+
+
+def show_nested(found: NestedFile, folder: Path, *, everything: bool = False) -> None:
+    """A nested search: what each fold chose, how much the choices agree, and the verdict on the procedure."""
+    names = list(found["agreement"])
+    columns = ["fold", "trial", *(SHORT.get(name, name) for name in names), found["metric"], "baseline", "tuned"]
+    rows = [
+        [
+            choice["fold"],
+            choice["trial"],
+            *(choice["params"][name] for name in names),
+            choice["value"],
+            f"{choice['baseline_accuracy']:.3f}",
+            f"{choice['tuned_accuracy']:.3f}",
+        ]
+        for choice in found["choices"]
+    ]
+    print_table(f"{folder}: what each fold's study chose, and the accuracy on the fold itself", columns, rows)
+    for name, agreed in found["agreement"].items():
+        print_text(
+            f"{name.replace('_', ' ').capitalize()}: the choices spread over {agreed['spread']:.0%} of the range; "
+            f"drawn at random they would over {agreed['by_chance']:.0%}."
+        )
+    own = sum(choice["trial"] == 0 for choice in found["choices"])
+    print_text(f"In {own} of {len(rows)} folds the study chose the baseline's own values.")
+    title = f"Baseline against the search procedure, paired on {found['images']} images in {found['groups']} groups"
+    _show_differences(title, found, ("baseline", "tuned"), everything)
+    print_text(found["sentence"])
+    print_text(found["judged"])
 
 
 def show_comparison(found: CompareResult, *, everything: bool = False) -> None:

@@ -123,7 +123,16 @@ def baseline(
     metavar="RUN",
     group="search",
     unset="baseline beside the study's folder, if there is one",
-    help="Folder of a finished run of this configuration, which becomes trial 0 as it is.",
+    help="Folder of a finished run of this configuration, which becomes trial 0 as it is; with --folds, of its "
+    "cross-validation.",
+)
+@setting(
+    "--folds",
+    type=click.IntRange(min=2),
+    group="search",
+    metavar="INTEGER",
+    unset="one split",
+    help="Outer folds, each with a study of its own that does not see the fold: judges the search as a procedure.",
 )
 @stated_options(SearchOptions)
 @out_option(default=Path("studies/tuned"), help="Folder of the study.")
@@ -136,6 +145,7 @@ def search(
     data: Path,
     out: Path,
     baseline_run: Path | None,
+    folds: int | None,
     split_file: Path | None,
     everything: bool,
     as_json: bool,
@@ -143,14 +153,26 @@ def search(
     **values: object,
 ) -> None:
     """Search around the configuration with Optuna, then train the best trial to its end."""
+    if folds is not None and split_file is not None:
+        raise click.UsageError("--split and --folds exclude each other; remove one.")
     values = follow_split(values, split_file)
     refuse(values, Config, SearchOptions)
     config, options = made(Config, values), made(SearchOptions, values)
     hide_password(options.storage)
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_end, print_json, print_text, screen
-    from busi_tune.cli.tables import KEPT, show_search, show_verdict
+    from busi_tune.cli.tables import KEPT, show_nested, show_search, show_verdict
 
+    if folds is not None:
+        with screen() as progress:
+            judged = pipeline.search_folds(
+                data, out, config, options, progress, folds=folds, baseline_run=baseline_run, overwrite=overwrite
+            )
+        if as_json:
+            print_json(judged)
+        else:
+            show_nested(judged, out, everything=everything)
+        return
     with screen() as progress:
         result = pipeline.search(
             data,

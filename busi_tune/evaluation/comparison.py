@@ -10,16 +10,18 @@ from busi_tune.config import Config
 from busi_tune.data.folds import read_folds
 from busi_tune.data.split import read_split
 from busi_tune.errors import RunError, listed
-from busi_tune.evaluation.verdict import answers_of, compare
+from busi_tune.evaluation.verdict import answers_of, compare, with_advice
 from busi_tune.results import (
     CROSSVAL,
     FOLDS,
     IDENTITY,
     METRICS,
+    NESTED,
     POOLED,
     SPLIT,
     CompareResult,
     CrossvalIdentityFile,
+    NestedIdentityFile,
     RunIdentityFile,
 )
 
@@ -54,14 +56,22 @@ def compare_folders(first: Path, second: Path) -> CompareResult:
         list(one.rows["path"]),
         names=(f"that of {first}", f"accuracy of {second}"),
     )
-    return {"schema": results.SCHEMAS[CompareResult], "first": str(first), "second": str(second), **found}
+    told = with_advice(found, len(one.roles), "`busi-tune crossval` of both")
+    return {"schema": results.SCHEMAS[CompareResult], "first": str(first), "second": str(second), **told}
 
 
 def _answered(folder: Path) -> _Tested:
     if (folder / POOLED).exists():
         folds = read_folds(folder / FOLDS).used
         roles = folds.rename(columns={"fold": "part"})
-        return _Tested(folder, "cross-validation", roles, folds, _positive(folder / CROSSVAL, CrossvalIdentityFile))
+        # The answers of a nested search are pooled as those of a cross-validation are.
+        nested = (folder / NESTED).exists()
+        positive = (
+            _positive(folder / NESTED, NestedIdentityFile)
+            if nested
+            else _positive(folder / CROSSVAL, CrossvalIdentityFile)
+        )
+        return _Tested(folder, "cross-validation", roles, folds, positive)
     if (folder / METRICS).exists():
         split = read_split(folder / SPLIT)
         roles = split.used.rename(columns={"split": "part"})
@@ -69,7 +79,9 @@ def _answered(folder: Path) -> _Tested:
     raise RunError(f"{folder} is neither a finished run nor a finished cross-validation; finish it, or name another.")
 
 
-def _positive(path: Path, kind: type[CrossvalIdentityFile] | type[RunIdentityFile]) -> str | None:
+def _positive(
+    path: Path, kind: type[CrossvalIdentityFile] | type[NestedIdentityFile] | type[RunIdentityFile]
+) -> str | None:
     """The class that the configuration names as the disease."""
     return Config.from_dict(results.read(path, kind)["config"], source=str(path)).positive
 

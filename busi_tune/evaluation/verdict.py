@@ -3,6 +3,7 @@
 Accuracy on the test split decides, because one metric must be named before anything is seen; all others are shown.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -163,6 +164,37 @@ def _sentence(found: Decision, names: tuple[str, str], *, same: bool) -> str:
     return f"No evidence of a difference{why}; {seen}."
 
 
+def with_advice(found: Comparison, images: int, command: str) -> Comparison:
+    """The comparison, whose sentence ends with what would show more, where there is no evidence.
+
+    `command` answers `images` images, all that there are. What can be seen shrinks with the root of their number.
+    """
+    if found["verdict"] != "no evidence":
+        return found
+    smallest, gain = found["detectable_difference"], abs(found["differences"]["accuracy"]["difference"])
+    advice = []
+    if smallest is not None and 0 < gain < smallest:
+        needed = found["images"] * (smallest / gain) ** 2
+        advice.append(f"to see the {100 * gain:.1f} points measured here would take about {_rounded(needed):,} images")
+    if images > found["images"]:
+        seen = (
+            ""
+            if smallest is None
+            else f", and would see about {100 * smallest * (found['images'] / images) ** 0.5:.1f} points"
+        )
+        advice.append(f"{command} answers all {images}{seen}")
+    if not advice:
+        return found
+    text = "; ".join(advice)
+    return {**found, "sentence": f"{found['sentence']} {text[0].upper()}{text[1:]}."}
+
+
+def _rounded(number: float) -> int:
+    """A number up to two digits that count."""
+    step = int(10 ** max(0, math.floor(math.log10(number)) - 1))
+    return math.ceil(number / step) * step
+
+
 def _differences(baseline: Answers, tuned: Answers, groups: Labels) -> dict[str, Difference]:
     first, second = (numbers(summarise(answers)) for answers in (baseline, tuned))
     intervals = paired(baseline, tuned, groups)
@@ -207,6 +239,7 @@ def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int, *, positi
     classes = tuple(sorted(set(split.used["class"])))
     first, second = (answers_of(folder, rows, classes, positive) for folder in (baseline, tuned))
     found = compare(first, second, rows["group"].to_numpy(), list(rows["path"]))
+    found = with_advice(found, len(split.used), "`busi-tune search --folds 5`")
     validation = results.read(baseline / results.METRICS, MetricsFile)["validation"]
     images, accuracy = validation["images"], validation["accuracy"]
     alike = _correlation(first.predicted == first.labels, second.predicted == second.labels)

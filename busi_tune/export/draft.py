@@ -9,6 +9,7 @@ import onnx
 
 from busi_tune import files, images
 from busi_tune.export import assembly
+from busi_tune.export.average import fit_average
 from busi_tune.export.calibration import OperatingPoint
 from busi_tune.export.guard import Floats, Guard
 from busi_tune.export.parity import Logits, Reference, Shown
@@ -41,10 +42,11 @@ class Draft:
     @classmethod
     def begin(cls, staging: Path, source: Source, options: ExportOptions) -> "Draft":
         """Fit on the validation split, and let PyTorch answer the test split."""
-        fitted = fit(source, options.sensitivity)
+        fitted = fit_average(source) if source.members else fit(source, options.sensitivity)
         shown = Shown.of(source.pictures("test"), source.size)
         reference, uncalibrated = reference_of(fitted.model, shown, source.labels("test"))
-        source.check_answers(uncalibrated, reference.float32_error)
+        if not source.members:
+            source.check_answers(uncalibrated, reference.float32_error)
         return cls(staging, source, options, fitted, shown, reference, uncalibrated)
 
     def write(self, name: str, graph: onnx.ModelProto, facts: Mapping[str, object]) -> Path:
@@ -64,11 +66,13 @@ class Draft:
             "preprocessing_version": str(images.VERSION),
             "mean": list(config.mean),
             "std": list(config.std),
-            "arch": config.arch,
+            "arch": " + ".join(sorted({member.identity.config.arch for member in source.members or (source,)})),
             "split": source.identity.split,
             "temperature": repr(self.fitted.temperature),
             "guard": guard.entries(),
         }
+        if self.fitted.averaged:
+            facts["averaged"] = self.fitted.averaged.entry
         return facts | ({"operating_point": point.entry()} if point else {})
 
 

@@ -15,6 +15,7 @@ from busi_tune.data.labelled import short_digest
 from busi_tune.errors import BusiTuneError, ParityError, RunError
 from busi_tune.evaluation.metrics import softmax
 from busi_tune.export import assembly, resize
+from busi_tune.export.average import check_average
 from busi_tune.export.calibration import calibration_figures, evaluated, summary_with_intervals
 from busi_tune.export.draft import CARD, Draft, Made, publish, staging_folder
 from busi_tune.export.gate import GateError
@@ -59,9 +60,8 @@ PACKAGES = ("busi-tune", "torch", "torchvision", "onnx", "onnxruntime", "pillow"
 
 
 def export_run(
-    run: Path,
+    runs: Mapping[Path, Dataset],
     folder: Path,
-    dataset: Dataset,
     options: ExportOptions,
     progress: Progress,
     *,
@@ -69,7 +69,10 @@ def export_run(
     signer: Signer | None = None,
     overwrite: bool = False,
 ) -> VerificationFile:
-    """Export the finished `run` into `folder` and verify it on the test split of `dataset`; the certificate.
+    """Export a finished run into `folder` and verify it on the test split of its data; the certificate.
+
+    Of several `runs`, those of a cross-validation's folds, the mean of the probabilities is exported, and verified on
+    the first one's test split.
 
     An export of the same run with the same options is not made again, unless to `overwrite` it: any export in `folder`
     stays until the new one is complete. `card` writes the model card from the run and
@@ -80,14 +83,18 @@ def export_run(
         ParityError: the exported model does not answer as PyTorch does; no model is left behind.
         GateError: an int8 or float16 model does not pass its gate; the others are there.
     """
-    origin = results.read(run / METRICS, MetricsFile)["model_sha256"]
+    models = [results.read(run / METRICS, MetricsFile)["model_sha256"] for run in runs]
+    origin = models[0] if len(models) == 1 else files.sha256_bytes("".join(models).encode())
     known = None if overwrite else _known(folder, origin, options, progress)
     if known is not None:
         if signer is None or known.get("signed_by") == signer.public:
             return known
         return write_certificate(folder, known, signer)
     with staging_folder(folder) as staging:
-        draft = Draft.begin(staging, Source.of(run, dataset, progress), options)
+        source = Source.of_all(runs, progress)
+        if source.members:
+            check_average(source, options)
+        draft = Draft.begin(staging, source, options)
         made = _float32_models(draft)
         variants, refused = _variants(draft)
         made |= variants
@@ -224,8 +231,13 @@ def _variants(draft: Draft) -> tuple[dict[str, Made], dict[str, GateError]]:
 def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[str, Json]) -> Evidence:
     """The part of the certificate that all models share: data, versions, and figures on the test split."""
     source, fitted, reference = draft.source, draft.fitted, draft.reference
-    answers, groups = source.answers("test", reference.logits), source.groups("test")
-    calibration = calibration_figures(source.answers("test", draft.uncalibrated), answers)
+    averaged = fitted.averaged
+    if averaged:
+        before, answers, groups = averaged.before, averaged.after, averaged.groups
+    else:
+        before, answers = (source.answers("test", each) for each in (draft.uncalibrated, reference.logits))
+        groups = source.groups("test")
+    calibration = calibration_figures(before, answers)
     evidence: Evidence = {
         "source_sha256": origin,
         "options": asked,
@@ -243,6 +255,8 @@ def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[s
         "validation_risk_coverage": fitted.risk_coverage,
         "warnings": warnings_about(fitted.temperature, reference, source.classes),
     }
+    if averaged:
+        evidence["averaged"] = averaged.entry
     if fitted.point:
         evidence["operating_point"] = evaluated(fitted.point, answers, groups)
     return evidence
@@ -264,7 +278,7 @@ def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, car
         **evidence,
         "models": models,
         "files": {PREDICTIONS: evidence["predictions_sha256"]},
-        "seen_images": _seen_images(draft.source.dataset),
+        "seen_images": _seen_images(draft.source),
     }
     if certificate["passed"]:
         _write_labels(draft, made)
@@ -274,10 +288,13 @@ def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, car
     return write_certificate(draft.staging, certificate)
 
 
-def _seen_images(dataset: Dataset) -> list[str]:
-    """The beginnings of the SHA-256 of all images but the test images: enough to know a copy of one elsewhere."""
-    tested = set(dataset.split.rows("test")["path"])
-    return sorted({short_digest(image.sha256) for image in dataset.listing.images if image.path not in tested})
+def _seen_images(source: Source) -> list[str]:
+    """The beginnings of the SHA-256 of all images but the test images: enough to know a copy of one elsewhere.
+
+    The models of an average have seen all images between them.
+    """
+    tested = set() if source.members else set(source.dataset.split.rows("test")["path"])
+    return sorted({short_digest(image.sha256) for image in source.dataset.listing.images if image.path not in tested})
 
 
 def _sealed(draft: Draft, name: str, model: Made, evidence: Evidence) -> ModelCertificate:

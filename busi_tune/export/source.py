@@ -1,6 +1,7 @@
 """The source of an export: a finished run with its data, and the values fitted on its validation split."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from busi_tune.export.parity import Logits, Reference, Shown, distance, few
 from busi_tune.images import Pixels
 from busi_tune.names import composed
 from busi_tune.progress import Progress
-from busi_tune.results import PREDICTIONS, BeforeAfter, RiskCoveragePoint
+from busi_tune.results import PREDICTIONS, AveragedEntry, BeforeAfter, RiskCoveragePoint
 from busi_tune.training import exportable
-from busi_tune.training.exportable import ExportableModel
+from busi_tune.training.exportable import Exportable, ExportableModel
 from busi_tune.training.run_folder import Identity, read_identity
 
 # Copies of the model whose weights are moved, and pictures that PyTorch answers in float32.
@@ -41,12 +42,20 @@ class Source:
     model: ExportableModel
     dataset: Dataset
     progress: Progress
+    # The runs of all folds, this one first, where their probabilities are averaged.
+    members: tuple["Source", ...] = ()
 
     @classmethod
     def of(cls, run: Path, dataset: Dataset, progress: Progress) -> "Source":
         """The finished run in a folder."""
         identity = read_identity(run)
         return cls(run, identity, exportable.exportable_model(run, identity), dataset, progress)
+
+    @classmethod
+    def of_all(cls, runs: Mapping[Path, Dataset], progress: Progress) -> "Source":
+        """One finished run with its data, or those of all folds; the data of these is that of the first."""
+        members = tuple(cls.of(run, dataset, progress) for run, dataset in runs.items())
+        return members[0] if len(members) == 1 else replace(members[0], members=members)
 
     @property
     def size(self) -> int:
@@ -122,9 +131,23 @@ class Fitted:
     calibration: BeforeAfter
     risk_coverage: list[RiskCoveragePoint]
     point: OperatingPoint | None
-    model: ExportableModel
+    model: Exportable
     network: bytes
     guard: Guard
+    averaged: "Averaged | None" = None
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The models of an average: each one's answers for its own fold, before and after its temperature, and their cost.
+
+    `groups` has the group of each image. No image is left that none of the models has been trained on.
+    """
+
+    before: Answers
+    after: Answers
+    groups: Labels
+    entry: AveragedEntry
 
 
 def fit(source: Source, sensitivity: float | None) -> Fitted:
@@ -163,7 +186,7 @@ def guard_of(network: bytes, source: Source, features: Floats | None = None) -> 
     return fit_guard(known, quantisation.outputs(network, some, "features")[0], new, features)
 
 
-def reference_of(model: ExportableModel, shown: Shown, labels: Labels) -> tuple[Reference, Logits]:
+def reference_of(model: Exportable, shown: Shown, labels: Labels) -> tuple[Reference, Logits]:
     """PyTorch's reference for a verification, and its float64 logits of the pictures before the temperature.
 
     float32's errors are those of a few pictures: half of them with the largest logits, the others drawn.
@@ -172,7 +195,7 @@ def reference_of(model: ExportableModel, shown: Shown, labels: Labels) -> tuple[
     _, exact_probe = exportable.logits_of(model, shown.probe_pixels, "float64")
     rows = few(SINGLE, -np.abs(exact).max(axis=1), np.random.default_rng(0).permutation(len(exact)))
 
-    def error(model: ExportableModel, pixels: Pixels, exact: Logits) -> float:
+    def error(model: Exportable, pixels: Pixels, exact: Logits) -> float:
         return distance(exportable.logits_of(model, pixels, "float32")[1], exact)
 
     pixels = shown.pixels[rows]

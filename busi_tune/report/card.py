@@ -47,6 +47,7 @@ def model_card(run: Path, certificate: VerificationFile) -> str:
         groups=split.groupby("split")["group"].nunique(),
         left_out=read_left_out(run / SPLIT)["reason"].value_counts(),
         verdict=results.read(verdict, VerdictFile) if run.name == "best" and verdict.exists() else None,
+        averaged=certificate.get("averaged"),
         certificate=certificate,
         worse=worsened(certificate["calibration"]["test"]),
         unsigned=UNSIGNED,

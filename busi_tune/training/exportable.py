@@ -3,8 +3,9 @@
 import contextlib
 import copy
 import io
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -65,6 +66,34 @@ class ExportableModel(nn.Module):
         return logits, features.mean(dim=(2, 3)) if features.dim() == 4 else features
 
 
+class AveragedModel(nn.Module):
+    """Several models as one, whose probabilities are the mean of theirs; its logits are the logarithms of that mean.
+
+    The features are those of the first model.
+    """
+
+    temperature: Tensor
+
+    def __init__(self, members: Sequence[ExportableModel]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.register_buffer("temperature", torch.tensor(1.0))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithms of the mean probabilities, and features."""
+        logits, features = self.uncalibrated(pixels)
+        return logits / self.temperature, features
+
+    def uncalibrated(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The same: the members have temperatures of their own."""
+        found = [member(pixels) for member in self.members]
+        logarithms = torch.stack([torch.log_softmax(logits, dim=1) for logits, _ in found])
+        return torch.logsumexp(logarithms, dim=0) - math.log(len(found)), found[0][1]
+
+
+Exportable = ExportableModel | AveragedModel
+
+
 def last_layer(model: nn.Module) -> nn.Module:
     """The layer that makes a torchvision classifier's logits: its last linear layer or convolution."""
     return [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
@@ -102,7 +131,7 @@ def exportable_model(folder: Path, identity: Identity) -> ExportableModel:
 
 
 @torch.inference_mode()
-def logits_of(model: ExportableModel, pixels: Pixels, precision: Precision) -> tuple[Array, Array]:
+def logits_of(model: Exportable, pixels: Pixels, precision: Precision) -> tuple[Array, Array]:
     """PyTorch's logits of `pixels` (n, size, size, 3) before and after the temperature, both float64 (n, classes).
 
     They are computed in `precision`: "float32" is the export's arithmetic, and "float64" is so exact that any
@@ -129,7 +158,7 @@ def logits_and_features(model: ExportableModel, pixels: Pixels) -> tuple[NDArray
 
 
 @torch.no_grad()
-def nudged(model: ExportableModel, seed: int) -> ExportableModel:
+def nudged(model: Exportable, seed: int) -> Exportable:
     """A copy whose every weight is moved by about a unit in its last place, up or down at random."""
     generator = torch.Generator().manual_seed(seed)
     moved = copy.deepcopy(model)
@@ -140,7 +169,7 @@ def nudged(model: ExportableModel, seed: int) -> ExportableModel:
     return moved
 
 
-def to_onnx(model: ExportableModel, size: int) -> bytes:
+def to_onnx(model: Exportable, size: int) -> bytes:
     """The model as a serialised ONNX graph with a free batch axis, its tensors inside by their names, bit for bit."""
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     # The exporter reports its steps on stdout, which belongs to results.
@@ -162,7 +191,7 @@ def to_onnx(model: ExportableModel, size: int) -> bytes:
     return bytes(program.model_proto.SerializeToString())
 
 
-def tensors(model: ExportableModel) -> dict[str, NDArray[np.generic]]:
+def tensors(model: Exportable) -> dict[str, NDArray[np.generic]]:
     """The tensors that the exported graph must hold, by name: all but the counters of training."""
     return {
         name: value.numpy() for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")

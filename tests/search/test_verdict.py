@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,32 @@ def test_the_baseline_itself_is_no_evidence() -> None:
     )
     assert found["mcnemar_p"] == found["grouped_p"] == 1
     assert all(entry["difference"] == 0 and entry["interval"] is None for entry in found["differences"].values())
+
+
+def test_no_evidence_ends_with_what_would_help() -> None:
+    one, other, groups = interval_coverage.draw_pair(np.random.default_rng(5), 80)
+    found = verdict.compare(one, other, groups)
+    smallest, gain = found["detectable_difference"], abs(found["differences"]["accuracy"]["difference"])
+    assert found["verdict"] == "no evidence"
+    assert smallest is not None
+    assert 0 < gain < smallest
+    told = verdict.with_advice(found, 4 * found["images"], "`busi-tune crossval`")
+    # Four times the images halve it.
+    needed = found["images"] * (smallest / gain) ** 2
+    said = re.fullmatch(
+        rf"{re.escape(found['sentence'])} To see the {100 * gain:.1f} points measured here would take about ([\d,]+) "
+        rf"images; `busi-tune crossval` answers all {4 * found['images']}, and would see about {50 * smallest:.1f} "
+        r"points\.",
+        told["sentence"],
+    )
+    assert said
+    assert needed <= int(said[1].replace(",", "")) <= 1.1 * needed
+    assert verdict.with_advice(found, found["images"], "it")["sentence"].endswith(f"about {said[1]} images.")
+    same = verdict.compare(one, one, groups)
+    assert verdict.with_advice(same, found["images"], "it") == same
+    labels = [0, 1] * 20
+    better = verdict.compare(answers(labels, [1, 0] * 20), answers(labels, labels), np.arange(40))
+    assert verdict.with_advice(better, 1000, "it") == better
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7])

@@ -17,6 +17,7 @@ from busi_tune.errors import BusiTuneError, RunError
 from busi_tune.evaluation.comparison import compare_folders
 from busi_tune.progress import Silent
 from busi_tune.results import CrossvalFile, CrossvalResult, MetricsFile
+from busi_tune.search_options import SearchOptions
 from result_files import tree
 
 
@@ -160,6 +161,34 @@ def test_what_was_not_made_alike_is_not_compared(study: Path, tmp_path: Path) ->
         compare_folders(study / "folds" / "1", study / "folds" / "2")
 
 
+@pytest.mark.usefixtures("result")
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("too many", r"^60 folds need as many groups of near-duplicates in every class, and .* has \d+; ask for fewer"),
+        ("one class in one fold", r"^Fold \d of 3 gets no image of class normal in its test part; "),
+        ("other data", r" is not what the split was made of: .*; restore the files"),
+        ("another number", r"^The file of folds has 3 folds, not 2; give --folds 3\.$"),
+    ],
+)
+def test_what_cannot_be_folded_is_refused_in_a_sentence_and_leaves_nothing(
+    change: str, problem: str, study: Path, phantoms: Path, config: Config, tmp_path: Path
+) -> None:
+    table = pd.read_csv(study / "folds.csv", keep_default_na=False)
+    shutil.copy(study / "folds.excluded.csv", tmp_path)
+    if change == "one class in one fold":
+        table.loc[table["class"] == "normal", "fold"] = 2
+    if change == "other data":
+        table.loc[3, "sha256"] = "0" * 64
+    table.to_csv(tmp_path / "folds.csv", index=False)
+    given = None if change == "too many" else tmp_path / "folds.csv"
+    options = CrossvalOptions(folds={"too many": 60, "another number": 2}.get(change, 3))
+    with pytest.raises(BusiTuneError, match=problem) as caught:
+        pipeline.crossval(phantoms, tmp_path / "study", config, options, Silent(), folds_file=given)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in (tmp_path / "study").rglob("*") if not path.name.endswith(".lock")]
+
+
 def test_folds_fit_images_whose_names_the_file_system_spells_otherwise(
     phantoms: Path, config: Config, tmp_path: Path
 ) -> None:
@@ -174,3 +203,19 @@ def test_folds_fit_images_whose_names_the_file_system_spells_otherwise(
     assert second["pooled"] == first["pooled"]
     assert folds.read_bytes() == (tmp_path / "second" / "folds.csv").read_bytes()
     assert unicodedata.normalize("NFC", f"é {image.name}") in folds.read_text()
+
+
+def test_images_are_decoded_once_for_all_folds_and_workers(
+    phantoms: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = CrossvalOptions(folds=2, workers=2)
+    pipeline.crossval(phantoms, tmp_path / "study", config.replace(epochs=1), options, Silent())
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    sizes = [path for path in kept if path.suffix == ".npy"]
+    # One file of images at the network's size, and one of thumbnails for the folds.
+    assert len(sizes) == 2, sorted(kept)
+    pipeline.search_folds(
+        phantoms, tmp_path / "nested", config.replace(epochs=1), SearchOptions(trials=1), Silent(), folds=2
+    )
+    assert {path: path.stat().st_mtime_ns for path in sizes} == {path: kept[path] for path in sizes}

@@ -12,6 +12,7 @@ PACKAGE = Path(busi_tune.__file__).parent
 LAYERS = (
     "cli",
     "pipeline",
+    "nested",
     "external",
     "crossval",
     "search",

@@ -68,6 +68,7 @@ SAMPLES = {
     "storage": '"postgresql+psycopg://user@host/db"',
     "ray": '"auto"',
     "folds": "3",
+    "fold": "2",
     "repeats": "2",
     "folds_file": '"folds.csv"',
     "int8": "true",
@@ -282,6 +283,9 @@ Usage: busi-tune export [OPTIONS] RUN
 
   Export the finished run RUN to ONNX, verified against PyTorch on its test split.
 
+  Of a cross-validation, one model is exported that averages the probabilities of its folds'
+  models.
+
 Data:
   --data DIR  Folder of the images that the run was trained on.  [default: the folder at the time
               of training]
@@ -298,6 +302,8 @@ Output:
   --sensitivity NUMBER      Sensitivity for the disease, as in 0.95; a threshold for it is fitted
                             on the validation split.  [above 0 and below 1]  [default: no
                             threshold]
+  --fold INTEGER            Fold of the cross-validation RUN whose model is exported.  [default:
+                            the mean of all]
   --json                    Print one JSON object instead of tables.
   --overwrite               Delete the result in the output folder and start anew.
 

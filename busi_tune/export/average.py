@@ -1,0 +1,112 @@
+"""The models of a cross-validation as one network: the mean of their probabilities, each at its own temperature."""
+
+from functools import partial
+
+import numpy as np
+
+from busi_tune.errors import ConfigError
+from busi_tune.evaluation.metrics import Answers, Labels, softmax, summarise
+from busi_tune.export import quantisation
+from busi_tune.export.calibration import calibration_figures, fit_temperature
+from busi_tune.export.gate import latency
+from busi_tune.export.graphs import folded
+from busi_tune.export.parity import Logits, distance
+from busi_tune.export.source import Averaged, Fitted, Source, at_temperature, guard_of
+from busi_tune.export_options import ExportOptions
+from busi_tune.results import AveragedEntry
+from busi_tune.training import exportable
+from busi_tune.training.exportable import AveragedModel
+
+REFUSED = ("int8", "float16", "sensitivity")
+
+
+def check_average(source: Source, options: ExportOptions) -> None:
+    """Refuse what has no meaning for an average: each image has trained all of its models but one.
+
+    Raises:
+        ConfigError: there is something of the kind.
+    """
+    asked = [name for name in REFUSED if getattr(options, name)]
+    if asked:
+        raise ConfigError(
+            f"{asked[0]} is fitted on images that no model was trained on, and the {len(source.members)} models of "
+            "this average leave none; export one of them with --fold."
+        )
+    if options.network_only != "none":
+        raise ConfigError(
+            f"network_only is of one network, and this export is the mean of {len(source.members)}; export one of them "
+            "with --fold."
+        )
+    sizes = sorted({member.size for member in source.members})
+    if len(sizes) > 1:
+        raise ConfigError(
+            f"image_size must be the same for all models of an average, not {', '.join(map(str, sizes))}; export one "
+            "of them with --fold."
+        )
+
+
+def fit_average(source: Source) -> Fitted:
+    """The average of the source's members, each with the temperature of its own validation images.
+
+    The guard is that of the first member, on whose split it is fitted, and the average has no operating point.
+
+    Raises:
+        RunError: a member does not answer its fold as its run has recorded.
+    """
+    validation = [_logits(member, "validation") for member in source.members]
+    temperatures = [
+        fit_temperature(logits, member.labels("validation"))
+        for logits, member in zip(validation, source.members, strict=True)
+    ]
+    test = [_checked(member) for member in source.members]
+    models = [at_temperature(member, each) for member, each in zip(source.members, temperatures, strict=True)]
+    model = AveragedModel(models).eval()
+    network, single = (folded(exportable.to_onnx(each, source.size)) for each in (model, models[0]))
+    groups = np.concatenate([member.groups("test") for member in source.members])
+    entry: AveragedEntry = {
+        "models": len(models),
+        "temperatures": temperatures,
+        "bytes": {"average": len(network), "single": len(single)},
+        "latency_ms": _latency(source, {"average": network, "single": single}),
+    }
+    averaged = Averaged(_pooled(source, "test", test), _pooled(source, "test", test, temperatures), groups, entry)
+    before, after = (_pooled(source, "validation", validation, each) for each in (None, temperatures))
+    figures = calibration_figures(before, after)
+    return Fitted(
+        temperature=1.0,
+        calibration=figures,
+        risk_coverage=summarise(after)["risk_coverage"],
+        point=None,
+        model=model,
+        network=network,
+        guard=guard_of(network, source),
+        averaged=averaged,
+    )
+
+
+def _logits(member: Source, part: str) -> Logits:
+    """A member's float64 logits of its own images, before the temperature."""
+    return exportable.logits_of(member.model, member.part(part).pixels(), "float64")[0]
+
+
+def _checked(member: Source) -> Logits:
+    """Its logits of its fold, which are those that its run has recorded."""
+    exact = _logits(member, "test")
+    rounded = exportable.logits_of(member.model, member.part("test").pixels(), "float32")[0]
+    member.check_answers(exact, distance(rounded, exact))
+    return exact
+
+
+def _pooled(source: Source, part: str, logits: list[Logits], temperatures: list[float] | None = None) -> Answers:
+    """The answers of all members for their own images."""
+    scales = temperatures or [1.0] * len(logits)
+    labels: Labels = np.concatenate([member.labels(part) for member in source.members])
+    probabilities = np.concatenate([softmax(each / scale) for each, scale in zip(logits, scales, strict=True)])
+    return Answers(labels, probabilities, source.classes, source.identity.config.positive)
+
+
+def _latency(source: Source, networks: dict[str, bytes]) -> dict[str, float]:
+    """Median milliseconds of one image, of each network in turn."""
+    (batch, *_) = quantisation.batches(source.part("test").pixels()[:1])
+    sessions = {name: quantisation.session(network) for name, network in networks.items()}
+    return latency({name: partial(session.run, ["logits"], batch) for name, session in sessions.items()})

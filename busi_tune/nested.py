@@ -1,0 +1,217 @@
+"""A nested search: in each outer fold a study of its own chooses, and its best answers that fold alone."""
+
+from pathlib import Path
+
+from busi_tune import files, locks, results
+from busi_tune.config import Config
+from busi_tune.crossval import cross_validate, pool
+from busi_tune.crossval_options import CrossvalOptions
+from busi_tune.data.folds import read_folds
+from busi_tune.errors import RunError
+from busi_tune.evaluation.verdict import answers_of, compare, with_advice
+from busi_tune.progress import Progress
+from busi_tune.report import plots
+from busi_tune.results import (
+    FOLDS,
+    NESTED,
+    NESTED_VERDICT,
+    POOLED,
+    SPLIT,
+    CrossvalFile,
+    CrossvalResult,
+    FoldChoice,
+    FoldFigures,
+    NestedFile,
+    NestedIdentityFile,
+    SearchResult,
+)
+from busi_tune.search import session
+from busi_tune.search.choices import agreement
+from busi_tune.search_options import SearchOptions
+from busi_tune.training import run_folder
+from busi_tune.training.epochs import Epoch
+
+# What a search that was killed in its cross-validation has left.
+FIRST_FILES = frozenset({"baseline", FOLDS, "folds.excluded.csv"})
+JUDGED = (
+    "This judges the procedure, search included: each fold's images were answered by what a study had chosen without "
+    "them. It is no figure of one configuration, for the folds may choose different ones."
+)
+
+
+def search_nested(
+    root: Path,
+    folder: Path,
+    config: Config,
+    options: SearchOptions,
+    progress: Progress,
+    *,
+    folds: int,
+    baseline: Path | None = None,
+    overwrite: bool = False,
+) -> NestedFile:
+    """Cross-validate `config`, then search anew in each fold without its images; the verdict on all answers.
+
+    The cross-validation stands in `baseline`, by default in `folder`; a finished one is taken as it is.
+
+    Raises:
+        BusiTuneError: see errors.py; every finished epoch is kept.
+    """
+    files.refuse_foreign(folder, "a nested search", NESTED, FIRST_FILES)
+    place = baseline or folder / "baseline"
+    with locks.only_writer(folder):
+        if overwrite:
+            files.clear_folder(folder, NESTED)
+        _refuse_other(folder, place, folds)
+        cost = _Cost(config, options, folds, progress)
+        done = run_folder.history(place / "folds" / "1")
+        if done and not overwrite:
+            cost.trained(done[0])
+        outer = CrossvalOptions(folds=folds, workers=options.workers, ray=options.ray)
+        anew = overwrite and baseline is None
+        first = cross_validate(root, place, config, outer, progress, overwrite=anew, trained=cost.trained)
+        _identify(folder, place, config)
+        found: dict[int, SearchResult] = {}
+        for fold in range(1, folds + 1):
+            study, run = _study(folder, fold), place / "folds" / str(fold)
+            progress.notice(f"Fold {fold} of {folds}: a study of its own, which does not see the fold, in {study}.")
+            found[fold] = session.search(
+                root,
+                study,
+                config,
+                options,
+                progress,
+                baseline_run=run,
+                split_file=run / SPLIT,
+                overwrite=False,
+            )
+        return _judge(folder, place, config, options, first=first, found=found)
+
+
+def _study(folder: Path, fold: int) -> Path:
+    return folder / "studies" / str(fold)
+
+
+def _refuse_other(folder: Path, place: Path, folds: int) -> None:
+    """Refuse a folder that was begun with other folds than those that are asked for, or those of `place`.
+
+    Raises:
+        RunError: it was.
+    """
+    if not (folder / NESTED).exists():
+        return
+    known = results.read(folder / NESTED, NestedIdentityFile)
+    if known["folds"] != folds:
+        raise RunError(
+            f"{folder} has {known['folds']} folds, not {folds}; give --folds {known['folds']}, or another --out."
+        )
+    if (place / FOLDS).exists() and read_folds(place / FOLDS).fingerprint() != known["folds_sha256"]:
+        raise RunError(f"{folder} was begun with other folds than those of {place}; name another --out or --baseline.")
+
+
+def _identify(folder: Path, place: Path, config: Config) -> None:
+    """Write what a new nested search is of, with the folds of the cross-validation in `place`."""
+    drawn = read_folds(place / FOLDS)
+    _refuse_other(folder, place, drawn.count)
+    if (folder / NESTED).exists():
+        return
+    drawn.write(folder / FOLDS)
+    document: NestedIdentityFile = {
+        "schema": results.SCHEMAS[NestedIdentityFile],
+        "config": config.to_dict(),
+        "folds": drawn.count,
+        "folds_sha256": drawn.fingerprint(),
+    }
+    results.write(folder / NESTED, document)
+
+
+class _Cost:
+    """Says what the whole will cost: before anything in epochs, and once, after the first epoch, in hours."""
+
+    def __init__(self, config: Config, options: SearchOptions, folds: int, progress: Progress) -> None:
+        self.workers, self.progress, self.told = options.workers, progress, False
+        trial = options.epochs_of_a_trial(config)
+        # The first trial is the baseline's run, and the best trial goes on from the trial's last epoch.
+        each = config.epochs + (options.trials - 1) * trial + (config.epochs - trial)
+        each += options.confirm * options.confirm_seeds * config.epochs + options.audit_pruned * trial
+        self.epochs = folds * each
+        progress.notice(
+            f"{folds} folds with a study of {options.trials} trials each: {folds * options.trials} trials and at most "
+            f"{self.epochs:,} epochs, the baseline's included; the first epoch tells how long they take."
+        )
+
+    def trained(self, epoch: Epoch) -> None:
+        """Tell the hours, from one epoch."""
+        if self.told:
+            return
+        self.told = True
+        hours = self.epochs * epoch.seconds / 3600 / self.workers
+        beside = f" with {self.workers} workers" if self.workers > 1 else ""
+        self.progress.notice(
+            f"The first epoch took {epoch.seconds:.1f} s, so all of them take at most about {hours:.2g} hours{beside}; "
+            "what is finished is not done again."
+        )
+
+
+def _judge(
+    folder: Path,
+    place: Path,
+    config: Config,
+    options: SearchOptions,
+    *,
+    first: CrossvalResult,
+    found: dict[int, SearchResult],
+) -> NestedFile:
+    """The verdict on the pooled answers, and the choices, which are written, too."""
+    drawn = read_folds(folder / FOLDS)
+    best = {fold: _study(folder, fold) / "best" for fold in found}
+    identity = run_folder.read_identity(best[1])
+    tuned = pool(folder, best, drawn, identity.classes, config.positive)
+    if not (folder / POOLED).exists() or results.read(folder / POOLED, CrossvalFile) != tuned:
+        results.write(folder / POOLED, tuned)
+        plots.plot_pooled(folder, tuned["pooled"])
+    rows = drawn.used
+    before, after = (answers_of(each, rows, identity.classes, config.positive) for each in (place, folder))
+    on_all = compare(
+        before,
+        after,
+        rows["group"].to_numpy(),
+        list(rows["path"]),
+        names=("that of the baseline", "accuracy of the search procedure"),
+    )
+    compared = with_advice(on_all, len(rows), "")
+    baseline: CrossvalFile = {
+        "schema": results.SCHEMAS[CrossvalFile],
+        "folds": first["folds"],
+        "spread": first["spread"],
+        "pooled": first["pooled"],
+    }
+    choices = [
+        _choice(found[one["fold"]], one, other) for one, other in zip(first["folds"], tuned["folds"], strict=True)
+    ]
+    space = session.dimensions_of(identity.config, options)
+    document: NestedFile = {
+        "schema": results.SCHEMAS[NestedFile],
+        **compared,
+        "metric": options.metric,
+        "baseline": baseline,
+        "tuned": tuned,
+        "choices": choices,
+        "agreement": agreement([choice["params"] for choice in choices], space),
+        "judged": JUDGED,
+    }
+    results.write(folder / NESTED_VERDICT, document)
+    return document
+
+
+def _choice(study: SearchResult, baseline: FoldFigures, tuned: FoldFigures) -> FoldChoice:
+    best = study["best"]
+    return {
+        "fold": tuned["fold"],
+        "trial": best["trial"],
+        "trials": len(study["trials"]),
+        "params": best["params"],
+        "value": best["value"],
+        "baseline_accuracy": baseline["test"]["accuracy"],
+        "tuned_accuracy": tuned["test"]["accuracy"],
+    }
