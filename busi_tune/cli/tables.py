@@ -35,8 +35,8 @@ REPORTED_WITHOUT_DISEASE: tuple[Name, ...] = (("macro_precision",), ("matthews_c
 # Class shares that differ by no more are equal.
 EQUAL = 0.02
 KEPT = (
-    "Each run keeps its epoch of highest validation accuracy; ties go to the lower validation loss. Scheduler and "
-    "early stopping follow the validation loss."
+    "Each run keeps its epoch of highest validation accuracy; ties go to the lower validation loss. "
+    "Scheduler and early stopping follow the validation loss."
 )
 
 
