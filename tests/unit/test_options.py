@@ -72,6 +72,8 @@ SAMPLES = {
     "folds_file": '"folds.csv"',
     "int8": "true",
     "float16": "true",
+    "network_only": '"static"',
+    "sign": '"key.pem"',
     "max_drop": "0.05",
     "sensitivity": "0.95",
     "data": '"some/data"',

@@ -48,6 +48,7 @@ DOCUMENTS = [
     ("pooled", "studies/crossval/pooled.json"),
     ("crossval-result", "outputs/crossval.json"),
     ("compare", "outputs/compare.json"),
+    ("labels", "exports/tuned/labels.json"),
     ("verification", "exports/tuned/verification.json"),
     ("baseline", "outputs/baseline.json"),
     ("metrics", "outputs/baseline.json"),
