@@ -284,17 +284,23 @@ Data:
               of training]
 
 Output:
-  --out DIR                 Folder of the export, as in exports/NAME.  [required]
-  --int8 / --no-int8        Also write model.int8.onnx, if it passes its gate on the validation
-                            split.  [default: off]
-  --float16 / --no-float16  Also write model.float16.onnx, if it passes its gate on the validation
-                            split.  [default: off]
-  --max-drop NUMBER         Validation accuracy and sensitivity for the disease that an int8 or
-                            float16 model may lose, as a share of 1.  [default: 0.01]
-  --sensitivity NUMBER      Sensitivity for the disease, as in 0.95, for which a threshold is
-                            fitted on the validation split.  [default: no threshold]
-  --json                    Print one JSON object instead of tables.
-  --overwrite               Delete the result in the output folder and start anew.
+  --out DIR                       Folder of the export, as in exports/NAME.  [required]
+  --int8 / --no-int8              Also write model.int8.onnx, if it passes its gate on the
+                                  validation split.  [default: off]
+  --float16 / --no-float16        Also write model.float16.onnx, if it passes its gate on the
+                                  validation split.  [default: off]
+  --network-only [none|dynamic|static]
+                                  Also write network.onnx, the bare network: normalised float32
+                                  pixels to logits, for a batch of any size (dynamic) or of one
+                                  image (static).  [default: none]
+  --max-drop NUMBER               Validation accuracy and sensitivity for the disease that an int8
+                                  or float16 model may lose, as a share of 1.  [default: 0.01]
+  --sensitivity NUMBER            Sensitivity for the disease, as in 0.95, for which a threshold
+                                  is fitted on the validation split.  [default: no threshold]
+  --sign KEY.pem                  Ed25519 private key that signs the certificate; needs the extra
+                                  sign.  [default: no signature]
+  --json                          Print one JSON object instead of tables.
+  --overwrite                     Delete the result in the output folder and start anew.
 
 Other:
   --config FILE.toml  TOML file of these options, dashes written as underscores; the command line

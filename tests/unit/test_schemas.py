@@ -72,6 +72,7 @@ FILES = {
     results.AUDIT: "audit",
     results.VERDICT: "verdict",
     "study.json": "study",
+    results.LABELS: "labels",
     VERIFICATION: "verification",
 }
 
