@@ -27,7 +27,6 @@ from busi_tune.export_options import ExportOptions
     epilog=examples(
         "busi-tune export studies/tuned/best --out exports/tuned",
         "busi-tune export studies/tuned/best --out exports/small --int8 --sensitivity 0.95",
-        "busi-tune export studies/tuned/best --out exports/tuned --sign key.pem",
     ),
 )
 @click.argument("run", type=PATH)
@@ -97,8 +96,7 @@ def default_folder(run: Path) -> Path:
     interrupted="The check is not complete: run the same command again.",
     epilog=examples(
         "busi-tune verify exports/tuned",
-        "busi-tune verify exports/tuned --data data/busi --json",
-        "busi-tune verify exports/tuned --key key.pub.pem",
+        "busi-tune verify exports/tuned --key key.pub.pem --data data/busi --json",
     ),
 )
 @click.argument("export_folder", type=PATH, metavar="EXPORT")

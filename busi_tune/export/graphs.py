@@ -100,7 +100,7 @@ def with_tensor(network: bytes, name: str, value: NDArray[np.float32]) -> bytes:
 
 def opset_of(*models: onnx.ModelProto) -> int:
     """The opset of ONNX's own operators that all of `models` can be run with."""
-    return max(entry.version for model in models for entry in model.opset_import if not entry.domain)
+    return int(max(entry.version for model in models for entry in model.opset_import if not entry.domain))
 
 
 def ir_version_of(opset: int) -> int:

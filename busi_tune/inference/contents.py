@@ -34,21 +34,23 @@ def read_contents(model: Path) -> Contents:
     Raises:
         FileError: it cannot be read, or is not ONNX.
     """
+    with mapped(model) as data, memoryview(data) as view:
+        return _gathered(data, view)
+
+
+def _gathered(data: mmap.mmap, view: memoryview) -> Contents:
     tensors: list[str] = []
     metadata: dict[str, str] = {}
     graph = hashlib.sha256()
-    with mapped(model) as data, memoryview(data) as view:
-        for kind, (number, wire, (first, last)) in _parts(data):
-            if kind == "graph" and number == TENSOR:
-                with view[first:last] as tensor:
-                    tensors.append(hashlib.sha256(tensor).hexdigest())
+    for kind, (number, wire, (first, last)) in _parts(data):
+        with view[first:last] as part:
+            if (kind, number) == ("graph", TENSOR):
+                tensors.append(hashlib.sha256(part).hexdigest())
                 continue
-            if kind == "model" and number == METADATA:
-                key, value = _entry(data, first, last)
-                metadata[key] = value
-                if key == CERTIFICATE:
-                    continue
-            graph.update(f"{kind} {number} {wire} {last - first}\n".encode() + data[first:last])
+            key, value = _entry(bytes(part)) if (kind, number) == ("model", METADATA) else ("", "")
+            metadata |= {key: value} if key else {}
+            if key != CERTIFICATE:
+                graph.update(f"{kind} {number} {wire} {last - first}\n".encode() + part)
     weights = hashlib.sha256("\n".join(sorted(tensors)).encode()).hexdigest()
     return Contents(weights, graph.hexdigest(), metadata)
 
@@ -62,10 +64,10 @@ def _parts(data: mmap.mmap) -> Iterator[tuple[str, Field]]:
             yield "model", field
 
 
-def _entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:
+def _entry(data: bytes) -> tuple[str, str]:
     """The key and the value of an entry of the metadata."""
-    texts = {number: data[first:last] for number, _, (first, last) in fields(data, start, end)}
+    texts = {number: data[first:last] for number, _, (first, last) in fields(data, 0, len(data))}
     try:
         return texts.get(KEY, b"").decode(), texts.get(VALUE, b"").decode()
     except UnicodeDecodeError:
-        raise MalformedError(f"metadata at byte {start} that are no text") from None
+        raise MalformedError("metadata that are no text") from None

@@ -98,7 +98,7 @@ def _refused(data: mmap.mmap) -> Iterator[str]:
                 messages.append((INSIDE[kind][number], first, last))
 
 
-def fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
+def fields(data: mmap.mmap | bytes, start: int, end: int) -> Iterator[Field]:
     """Number, wire type and place of the value of each field of a message."""
     while start < end:
         key, start = _varint(data, start, end)
@@ -118,7 +118,7 @@ def fields(data: mmap.mmap, start: int, end: int) -> Iterator[Field]:
         start = last
 
 
-def _varint(data: mmap.mmap, start: int, end: int) -> tuple[int, int]:
+def _varint(data: mmap.mmap | bytes, start: int, end: int) -> tuple[int, int]:
     """A number of up to ten bytes, seven bits in each, and where it ends."""
     value = 0
     for place in range(start, min(end, start + 10)):

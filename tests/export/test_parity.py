@@ -66,7 +66,7 @@ class Case:
         """The verdict on a model, run in one way."""
         path = model if isinstance(model, Path) else place / "model.onnx"
         if isinstance(model, onnx.ModelProto):
-            self.draft(place).write(path.name, model, self.draft(place).facts(self.fitted.guard, None))
+            self.draft(place).write(path.name, model, self.draft(place).facts(model, self.fitted.guard, None))
         return verify(path, self.shown, self.labels, self.reference, Silent(), how=ONE_WAY).result
 
 

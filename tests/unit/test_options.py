@@ -73,6 +73,8 @@ SAMPLES = {
     "folds_file": '"folds.csv"',
     "int8": "true",
     "float16": "true",
+    "network_only": '"static"',
+    "sign": '"key.pem"',
     "max_drop": "0.05",
     "sensitivity": "0.95",
     "data": '"some/data"',
@@ -291,25 +293,35 @@ Data:
               of training]
 
 Output:
-  --out DIR                 Folder of the export.  [default: exports/NAME of the run or study]
-  --int8 / --no-int8        Also write model.int8.onnx, if it passes its accuracy check on the
-                            validation split.  [default: off]
-  --float16 / --no-float16  Also write model.float16.onnx, if it passes its accuracy check on the
-                            validation split.  [default: off]
-  --max-drop NUMBER         Largest loss of accuracy, and of sensitivity for the disease, that an
-                            int8 or float16 model may have on the validation split; 0.01 is one
-                            percentage point.  [at least 0 and below 1]  [default: 0.01]
-  --sensitivity NUMBER      Sensitivity for the disease, as in 0.95; a threshold for it is fitted
-                            on the validation split.  [above 0 and below 1]  [default: no
-                            threshold]
-  --fold INTEGER            Fold of the cross-validation RUN whose model is exported.  [default:
-                            the mean of all]
-  --json                    Print one JSON object instead of tables.
-  --overwrite               Delete the result in the output folder and start anew.
+  --out DIR                       Folder of the export.  [default: exports/NAME of the run or
+                                  study]
+  --int8 / --no-int8              Also write model.int8.onnx, if it passes its accuracy check on
+                                  the validation split.  [default: off]
+  --float16 / --no-float16        Also write model.float16.onnx, if it passes its accuracy check
+                                  on the validation split.  [default: off]
+  --network-only [none|dynamic|static]
+                                  Also write network.onnx, the bare network: normalised float32
+                                  pixels to logits, for a batch of any size (dynamic) or of one
+                                  image (static).  [default: none]
+  --max-drop NUMBER               Largest loss of accuracy, and of sensitivity for the disease,
+                                  that an int8 or float16 model may have on the validation split;
+                                  0.01 is one percentage point.  [at least 0 and below 1]
+                                  [default: 0.01]
+  --sensitivity NUMBER            Sensitivity for the disease, as in 0.95; a threshold for it is
+                                  fitted on the validation split.  [above 0 and below 1]
+                                  [default: no threshold]
+  --sign KEY.pem                  Ed25519 private key that signs the certificate; needs the extra
+                                  sign.  [default: no signature]
+  --fold INTEGER                  Fold of the cross-validation RUN whose model is exported.  [at
+                                  least 1]  [default: the mean of all]
+  --json                          Print one JSON object instead of tables.
+  --overwrite                     Delete the result in the output folder and start anew.
 
 Other:
   --config FILE.toml  TOML file of these options, dashes written as underscores; the command line
                       wins over the file.
+  -q, --quiet         Print results and errors alone: no progress, no notices.
+  -v, --verbose       Also print what libraries log, and where in the code an error arose.
   -h, --help          Show this message and exit.
 
   Examples:

@@ -65,6 +65,7 @@ DOCUMENTS = [
     ("compare", "outputs/compare.json"),
     ("evaluation", "evaluation/evaluation.json"),
     ("evaluation", "outputs/evaluate.json"),
+    ("labels", "exports/tuned/labels.json"),
     ("verification", "exports/tuned/verification.json"),
     ("baseline", "outputs/baseline.json"),
     ("metrics", "outputs/baseline.json"),
@@ -92,6 +93,7 @@ FILES = {
     results.OUTCOME: "outcome",
     results.REPORT: "report",
     "study.json": "study",
+    results.LABELS: "labels",
     VERIFICATION: "verification",
     results.EVALUATION: "evaluation",
 }
