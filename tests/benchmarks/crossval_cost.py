@@ -11,10 +11,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from torch import nn
+
 from busi_tune import pipeline
 from busi_tune.config import Config
 from busi_tune.crossval_options import CrossvalOptions
-from busi_tune.data.dataset import open_dataset
+from busi_tune.data.dataset import Part, open_dataset
 from busi_tune.evaluation.metrics import Answers
 from busi_tune.progress import Silent
 from busi_tune.training import run_folder, runs
@@ -25,9 +27,9 @@ def measured(data: Path, config: Config, folds: int, place: Path) -> tuple[float
     answering: list[float] = []
     answer = runs._answers
 
-    def timed(*given: object) -> Answers:
+    def timed(run: runs.Run, model: nn.Module, part: Part) -> Answers:
         started = time.perf_counter()
-        found = answer(*given)  # type: ignore[arg-type]
+        found = answer(run, model, part)
         answering.append(time.perf_counter() - started)
         return found
 
