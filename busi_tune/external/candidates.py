@@ -139,13 +139,15 @@ def of_run(run: Path, dataset: Dataset, progress: Progress) -> Candidate:
     """The best model of a finished run, with the temperature and the guard that its export would have."""
     from busi_tune.export.guard import all_scores
     from busi_tune.export.source import Source, fit
-    from busi_tune.training.exportable import logits_and_features
+    from busi_tune.training.exportable import ExportableModel, logits_and_features
 
     source = Source.of(run, dataset, progress)
     fitted, positive = fit(source, None), source.identity.config.positive
+    model = fitted.model
+    assert isinstance(model, ExportableModel)
 
     def answered(pixels: images.Pixels) -> Answered:
-        logits, features = logits_and_features(fitted.model, pixels)
+        logits, features = logits_and_features(model, pixels)
         over = fitted.guard.warned(all_scores(fitted.guard, pixels, features))
         return Answered(softmax(logits), {s.name: over[:, k] for k, s in enumerate(fitted.guard.scores)})
 
