@@ -250,7 +250,7 @@ def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, car
     """Put its certificate into each model, and write the card and verification.json; the content of the latter."""
     models = {name: _sealed(draft, name, model, evidence) for name, model in made.items()}
     headline = models[MODEL]
-    certificate: VerificationFile = {
+    document = {
         "schema": results.SCHEMAS[VerificationFile],
         "passed": all(model["passed"] for model in models.values()),
         "reasons": headline["reasons"],
@@ -263,6 +263,7 @@ def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, car
         "models": models,
         "files": {PREDICTIONS: evidence["predictions_sha256"]},
     }
+    certificate = cast("VerificationFile", document)
     if certificate["passed"]:
         _write_labels(draft, made)
         certificate["files"][LABELS] = files.sha256(draft.staging / LABELS)

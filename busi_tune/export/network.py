@@ -40,7 +40,7 @@ def make_network(draft: Draft, *, static: bool) -> Made:
     path = draft.write(NETWORK, graph, facts)
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
     tensors = exportable.tensors(draft.fitted.model)
-    mean, deviation = tensors.pop("pixel_mean"), tensors.pop("pixel_deviation")
+    mean, deviation = (tensors.pop(name).astype(np.float32) for name in ("pixel_mean", "pixel_deviation"))
 
     def logits_of(pixels: Pixels) -> Logits:
         inputs = ((pixels.transpose(0, 3, 1, 2).astype(np.float32) - mean) / deviation).astype(np.float32)

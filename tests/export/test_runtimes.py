@@ -1,6 +1,7 @@
 """An exported model means the same to ONNX's own evaluator, and holds what other runtimes need."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -8,7 +9,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from busi_tune import pipeline, results
-from busi_tune.export.exporter import NETWORK
+from busi_tune.export.network import NETWORK
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference import Classifier
 from busi_tune.inference.certificate import check_folder
@@ -28,7 +29,7 @@ def test_the_reference_evaluator_gives_the_same_answers(name: str, exported: Exp
         picture = noise.integers(0, 256, (1, height, width, 3), dtype=np.uint8)
         names = ["probabilities", "pixels", "guard"]
         expected = classifier.session.run(names, {"images": picture})
-        found = evaluator.run(names, {"images": picture})
+        found: Any = evaluator.run(names, {"images": picture})
         np.testing.assert_allclose(found[0], expected[0], atol=1e-6)
         np.testing.assert_array_equal(found[1], expected[1])
         np.testing.assert_allclose(found[2], expected[2], rtol=1e-3, atol=1e-3)
@@ -68,6 +69,6 @@ def test_the_bare_network(batch: str, exported: Exported, tmp_path: Path) -> Non
     picture = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
     mean, deviation = (np.array(labels[key], np.float32).reshape(3, 1, 1) for key in ("mean", "std"))
     given = ((picture.transpose(0, 3, 1, 2) / 255 - mean) / deviation).astype(np.float32)
-    (found,) = ReferenceEvaluator(model).run(["logits"], {"input": given})
+    found: Any = ReferenceEvaluator(model).run(["logits"], {"input": given})
     expected = Classifier(tmp_path / "export" / "model.onnx").run(picture).logits
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
