@@ -266,7 +266,7 @@ def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, car
     """Put its certificate into each model, and write the card and verification.json; the content of the latter."""
     models = {name: _sealed(draft, name, model, evidence) for name, model in made.items()}
     headline = models[MODEL]
-    certificate: VerificationFile = {
+    document = {
         "schema": results.SCHEMAS[VerificationFile],
         "passed": all(model["passed"] for model in models.values()),
         "reasons": headline["reasons"],
@@ -280,6 +280,7 @@ def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, car
         "files": {PREDICTIONS: evidence["predictions_sha256"]},
         "seen_images": _seen_images(draft.source),
     }
+    certificate = cast("VerificationFile", document)
     if certificate["passed"]:
         _write_labels(draft, made)
         certificate["files"][LABELS] = files.sha256(draft.staging / LABELS)
