@@ -141,7 +141,7 @@ def _crossval(place: Path) -> Found:
     if (place / results.POOLED).exists():
         pooled = results.read(place / results.POOLED, CrossvalFile)["pooled"]
         return Found(True, f"{folds} folds", pooled, ["busi-tune", "compare", str(place), "OTHER"])
-    done = len(list(place.glob(f"*/{results.METRICS}")))
+    done = len(list(place.glob(f"folds/*/{results.METRICS}")))
     command = [*_again("crossval", place, identity["config"]), "--folds", str(folds)]
     return Found(False, f"{done} of {folds} folds", None, command)
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from axe_core_python.selenium import Axe
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -93,6 +94,12 @@ def is_wider_than_the_window(page: webdriver.Chrome) -> bool:
         "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
     )
     return found
+
+
+def violations(page: webdriver.Chrome) -> list[str]:
+    """What axe-core calls serious, or worse."""
+    found = Axe().run(page)["violations"]
+    return [f"{one['id']}: {one['help']}" for one in found if one["impact"] in {"serious", "critical"}]
 
 
 def test_dropped_pictures_are_answered_as_predict_does(
@@ -182,7 +189,9 @@ def test_it_fits(page: webdriver.Chrome, server: Served, width: int, dark: bool,
     page.find_element(By.CSS_SELECTOR, "summary").click()
     assert page.find_element(By.CSS_SELECTOR, "article table").is_displayed()
     assert not is_wider_than_the_window(page)
+    assert violations(page) == []
     background = page.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") is not dark
     page.get(f"{server.url}/docs")
     assert not is_wider_than_the_window(page)
+    assert violations(page) == []
