@@ -297,6 +297,8 @@ Output:
 Other:
   --config FILE.toml  TOML file of these options, dashes written as underscores; the command line
                       wins over the file.
+  -q, --quiet         Print results and errors alone: no progress, no notices.
+  -v, --verbose       Also print what libraries log, and where in the code an error arose.
   -h, --help          Show this message and exit.
 
   Examples:
