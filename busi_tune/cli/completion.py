@@ -12,17 +12,17 @@ VARIABLE = "_BUSI_TUNE_COMPLETE"
 
 @click.command(
     cls=Command,
-    epilog=examples(
-        "busi-tune completion bash >> ~/.bash_completion",
-        "busi-tune completion zsh > ~/.zfunc/_busi-tune",
-        "busi-tune completion fish > ~/.config/fish/completions/busi-tune.fish",
-    ),
+    epilog=examples("busi-tune completion bash", "busi-tune completion fish --json"),
 )
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 @json_option
 @click.pass_context
 def completion(context: click.Context, *, shell: str, as_json: bool) -> None:
-    """Print the script that makes SHELL complete commands, options, choices and files of busi-tune."""
+    """Print the script that makes SHELL complete commands, options, choices and files of busi-tune.
+
+    Write it to a file that the shell reads: append it to ~/.bash_completion, or write it to _busi-tune in a folder of
+    zsh's $fpath, or to ~/.config/fish/completions/busi-tune.fish.
+    """
     from busi_tune.cli.screen import print_json
 
     root = context.find_root()

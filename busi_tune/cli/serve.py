@@ -52,7 +52,8 @@ def serve(export: Path, *, host: str, port: int, threads: int, as_json: bool) ->
             click.echo(
                 "Warning: everybody who reaches this machine over the network can use the page and see the model card; "
                 "there is no password and no encryption.",
-                err=True,
+                # Also with -q.
+                file=sys.__stderr__,
             )
         if as_json:
             print_json({"url": url})

@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from busi_tune.errors import FileError, listed
 from busi_tune.inference import Prediction
 from busi_tune.serve.batching import Batching
-from busi_tune.serve.interface import Answers, Refusal, openapi
+from busi_tune.serve.interface import FormAnswers, Refusal, openapi
 from busi_tune.serve.pages import interface_page
 from busi_tune.serve.uploads import EXAMPLE, read_pictures
 
@@ -54,7 +54,7 @@ class Endpoints:
             return await asyncio.gather(*(self.batching.answer(name, data) for name, data in pictures))
 
     def _answers(self, found: Sequence[Prediction]) -> Response:
-        answers = Answers(predictions=[one.to_entry(self.batching.classifier.classes) for one in found])
+        answers = FormAnswers(predictions=[one.to_entry(self.batching.classifier.classes) for one in found])
         return JSONResponse(answers)
 
 

@@ -9,7 +9,7 @@ from busi_tune.results import PredictionEntry
 from busi_tune.serve.uploads import FORM, MEGABYTE, MOST_BYTES, MOST_FILES, SECONDS
 
 
-class Answers(TypedDict):
+class FormAnswers(TypedDict):
     """The answer to a form of pictures: a prediction for each file, in order."""
 
     predictions: list[PredictionEntry]
@@ -33,7 +33,7 @@ REFUSALS = {
 
 def openapi() -> dict[str, object]:
     """The document."""
-    _, schemas = msgspec.json.schema_components([Answers, Refusal], ref_template="#/components/schemas/{name}")
+    _, schemas = msgspec.json.schema_components([FormAnswers, Refusal], ref_template="#/components/schemas/{name}")
 
     def answer(text: str, schema: str) -> dict[str, object]:
         content = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
@@ -48,7 +48,7 @@ def openapi() -> dict[str, object]:
         "description": "The answers are those of busi-tune predict --json. A file that cannot be read has its error "
         "in its place; the others are answered. A field may have any name. Nothing is stored.",
         "requestBody": {"required": True, "content": {FORM: {"schema": form}}},
-        "responses": {"200": answer("A prediction for each file, in order.", "Answers"), **refusals},
+        "responses": {"200": answer("A prediction for each file, in order.", "FormAnswers"), **refusals},
     }
     return {
         "openapi": "3.1.0",
