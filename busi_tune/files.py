@@ -314,7 +314,7 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def disk_bytes(folder: Path) -> int:
-    """How much the files in `folder` take; a file with several names counts once."""
-    files = (path.lstat() for path in folder.rglob("*") if path.is_file())
+def disk_bytes(folder: Path, without: Collection[str] = ()) -> int:
+    """How much the files in `folder` take, but those `without`; a file with several names counts once."""
+    files = (path.lstat() for path in folder.rglob("*") if path.is_file() and path.name not in without)
     return sum({(entry.st_dev, entry.st_ino): entry.st_size for entry in files}.values())

@@ -134,7 +134,9 @@ def _inside(value: object, part: str | int) -> object:
 
 def _rounded(value: float, digits: int) -> str:
     """A float with so many digits after the point, or so many significant ones where it is small or large."""
-    return f"{value:.{digits}f}" if value == 0 or 10**-digits <= abs(value) < 10**5 else f"{value:.{digits - 1}g}"
+    return (
+        f"{value:.{digits}f}" if value == 0 or 10**-digits <= abs(value) < 10**5 else f"{value:.{max(1, digits - 1)}g}"
+    )
 
 
 def _metrics(document: ReportFile, prefix: Place) -> list[tuple[str, Place, Place | None]]:

@@ -3,11 +3,16 @@ const drawn = JSON.parse(document.getElementById("drawn").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const options = {displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: false, showTips: false};
 
-function draw(template) {
+// A browser that prints lays the page out after the charts are drawn: these widths fit A4 and US letter.
+const printed = {wide: 650, narrow: 315};
+
+function draw(template, printing = false) {
   for (const [name, figure] of Object.entries(drawn.charts)) {
     const place = document.getElementById("chart-" + name);
     if (!place.data) place.textContent = "";
-    Plotly.react(place, figure.data, {...figure.layout, template: template}, options);
+    const wide = place.parentElement.classList.contains("wide");
+    const size = printing ? {width: wide ? printed.wide : printed.narrow} : {autosize: true};
+    Plotly.react(place, figure.data, {...figure.layout, ...size, template: template}, options);
   }
 }
 
@@ -38,7 +43,7 @@ now();
 dark.addEventListener("change", now);
 addEventListener("beforeprint", () => {
   for (const one of document.querySelectorAll("details")) one.open = true;
-  draw(drawn.light);
+  draw(drawn.light, true);
 });
 addEventListener("afterprint", now);
 document.documentElement.dataset.ready = "yes";

@@ -173,7 +173,7 @@ def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
         "schema": results.SCHEMAS[SearchResult],
         "metric": session.plan.metric,
         "trials": trial_rows(finished(session.trials.all()), session.plan.space),
-        "disk_bytes": files.disk_bytes(session.folder),
+        "disk_bytes": files.disk_bytes(session.folder, without=(results.REPORT, results.REPORT_PAGE)),
         **outcome,
     }
 

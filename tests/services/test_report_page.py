@@ -112,15 +112,30 @@ def test_every_number_is_that_of_report_json(name: str, place: Path, browser: Br
 def test_a_page_fits_phones_and_screens_and_everybody_can_read_it(
     name: str, dark: bool, place: Path, browser: Browser
 ) -> None:
-    for width in (390, 1400):
+    for width in (1400, 390):
         browser.show(place / name / "report.html", width=width, dark=dark)
         browser.run("for (const one of document.querySelectorAll('details')) one.open = true")
         assert browser.run("return document.documentElement.scrollWidth") == width
-        assert browser.violations() == []
+    assert browser.violations() == []
     ground = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(23, 28, 33)" if dark else "rgb(255, 255, 255)")
     ink = browser.run("return getComputedStyle(document.querySelector('.plot .xtick text')).fill")
     assert ink == ("rgb(228, 232, 236)" if dark else "rgb(29, 35, 42)")
+
+
+@pytest.mark.slow
+def test_a_page_is_printed_light_with_charts_that_fit(place: Path, browser: Browser) -> None:
+    browser.show(place / "study" / "report.html", dark=True)
+    sizes = "return [...document.querySelectorAll('.plot')].map(one => one._fullLayout.width)"
+    ink = "return getComputedStyle(document.querySelector('.plot .xtick text')).fill"
+    screen = browser.run(sizes)
+    browser.run("dispatchEvent(new Event('beforeprint'))")
+    assert set(browser.run(sizes)) == {650, 315}
+    assert browser.run(ink) == "rgb(29, 35, 42)"
+    assert browser.run("return [...document.querySelectorAll('details')].every(one => one.open)")
+    browser.run("dispatchEvent(new Event('afterprint'))")
+    assert browser.run(sizes) == screen
+    assert browser.run(ink) == "rgb(228, 232, 236)"
 
 
 @pytest.mark.slow
