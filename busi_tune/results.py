@@ -1135,6 +1135,7 @@ SCHEMAS: Mapping[type, str] = {
     AuditFile: "busi-tune.audit/1",
     LabelsFile: "busi-tune.labels/1",
     VerificationFile: "busi-tune.verification/3",
+    PredictionEntry: PREDICTION,
     RunResult: "busi-tune.run/2",
     EvaluationFile: "busi-tune.evaluation/1",
     OutcomeFile: "busi-tune.outcome/1",

@@ -165,8 +165,8 @@ def test_predictions_and_their_errors_agree_with_their_schemas(place: Path) -> N
     lines = [json.loads(line) for line in (place / "outputs/predict.jsonl").read_text().splitlines()]
     assert lines == listed
     assert len(answers) > 20
-    assert {"class", "probabilities", "malignant", "refer"} <= set(answers[0])
-    assert set(broken) == {"path", "error"}
+    assert {"schema", "predicted", "probabilities", "malignant", "refer"} <= set(answers[0])
+    assert set(broken) == {"schema", "path", "error"}
     validator("predictions").validate(listed)
     for entry in lines:
         validator("prediction").validate(entry)
