@@ -3,9 +3,9 @@
     python tests/benchmarks/sensitivity_selection.py [--studies 4000]
 
 Equally good models predict the validation images. The model with the lowest loss is kept, and its threshold is set on
-the same images. Models share half of what makes an image hard. "Validation" is the promise that the threshold reaches
-the requested sensitivity, made as if these cases had not chosen the model, where there are enough of them for it.
-"Test" is the statement of an export: the same threshold, with a claim from as many test cases, which chose nothing.
+the same images. Models share half of the difficulty of an image. "Validation" is the promise that the threshold reaches
+the requested sensitivity. It ignores that these cases chose the model, and needs enough of them. "Test" is the
+statement of an export: the same threshold, with a claim from as many test cases, which chose nothing.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The driver on real studies of tiny networks: what it reports, prunes, keeps, confirms and audits."""
+"""The driver on real studies of tiny networks: reports, prunings, kept files, confirmations and audits."""
 
 import json
 import statistics

@@ -413,7 +413,7 @@ def test_two_writers_of_one_folder(here: Path, phantoms: Path, capsys: pytest.Ca
 
 
 def in_a_small_disk(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a shell script with a real file system of 6 MB mounted on `folder`, in a mount namespace of its own."""
+    """Runs a shell script with a real file system of 6 MB mounted on `folder`, in a mount namespace of its own."""
     mount = f"mount -t tmpfs -o size=6m tmpfs {folder}"
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(

@@ -187,7 +187,7 @@ def test_a_changed_file_is_hashed_anew(tmp_path: Path, change: Callable[[Path], 
 
 
 def test_only_a_file_that_was_left_alone_for_a_while_is_not_read_again(tmp_path: Path) -> None:
-    """A second change of a recent file may leave its time stamp as it is, so recent files are read again."""
+    """A second change may not change the time stamp of a recent file, so recent files are read again."""
     path, opened, listening = tmp_path / "x.png", [], True
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
