@@ -106,7 +106,7 @@ def main() -> None:
             (folder / "spoilt" / "model.onnx").write_bytes(data)
             return ["spoilt", "image.png"]
 
-        # One outcome of the images is the time of a whole folder of twenty.
+        # For images, the slowest time is that of a whole folder of twenty.
         well = [
             report("images", pictures(options.images, options.seed, folder)),
             report("models beside a certificate", models(options.models, options.seed, folder, originals, certified)),

@@ -70,7 +70,7 @@ class Killer(Recorder):
 
 
 def kill_the_actors() -> None:
-    """Kills each process that trains. At least one has epochs left, and must resume from its checkpoint."""
+    """Kills both training processes. At least one has an epoch left to train, so the kill interrupts a trial."""
     trainers: list[psutil.Process] = []
     # On a busy machine, an actor may start late.
     while len(trainers) < 2:

@@ -72,7 +72,7 @@ class Found:
 
 
 def make_place(place: Path, data: Path) -> None:
-    """Makes a finished run, a study that contains it, and an export of the study's best trial."""
+    """Makes a finished run, a study that adopts it, and an export of the study's best trial."""
     pipeline.baseline(data, place / RUN, CONFIG, Silent())
     pipeline.search(data, place / STUDY, CONFIG, SearchOptions(trials=2, trial_epochs=1), Silent())
     pipeline.export(place / STUDY / "best", place / EXPORT, data, Silent())

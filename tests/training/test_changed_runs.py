@@ -30,7 +30,7 @@ Damage = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def studies(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run and a study that contains it; tests must not change them."""
+    """A finished run and a study that adopts it; tests must not change them."""
     place = tmp_path_factory.mktemp("changed") / "studies"
     pipeline.baseline(phantoms, place / "baseline", SMALL, Recorder())
     pipeline.search(phantoms, place / "tuned", SMALL, OPTIONS, Recorder())
