@@ -1,4 +1,4 @@
-"""Shared parts of the tests: phantom data sets and a tiny configuration; all real, all small."""
+"""Fixtures for all tests: small phantom data sets, a tiny configuration and a PostgreSQL server."""
 
 import os
 from collections.abc import Generator, Iterator
@@ -12,13 +12,13 @@ from busi_tune.progress import Silent
 from image_folders import NO_REAL_IMAGES
 from postgres import Server, programs
 
-# Before PyTorch is imported: models this small only lose by a second thread, and worse where cores are shared.
+# Must precede the import of PyTorch. A second thread slows such small models down, above all on shared cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI a skipped test fails, for it has shown nothing; the real images alone may be missing there."""
+    """In CI a skipped test fails, because it has checked nothing. Only tests of the real images may be skipped."""
     report = yield
     if os.environ.get("CI") and report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2]
@@ -28,7 +28,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test below tests/services."""
+    """Adds the marker `services` to every test below tests/services."""
     services = Path(__file__).with_name("services")
     for item in items:
         if services in item.path.parents:
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Decoded arrays go into a folder of this session, not into the user's cache."""
+    """Puts decoded arrays into a temporary folder instead of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -45,7 +45,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of about 80 phantoms with masks, twins and a conflict; read-only by agreement."""
+    """A data set of about 80 phantoms with masks, twins and a label conflict; tests must not change it."""
     folder = tmp_path_factory.mktemp("phantoms") / "data"
     folder.mkdir()
     make_phantoms(folder, Silent(), {"benign": 26, "malignant": 22, "normal": 20}, seed=1)

@@ -1,4 +1,4 @@
-"""Writes options.md, the reference of all options, from the options that the code states; `make reference` runs it."""
+"""Generates options.md, the reference of all options, from their definitions in the code; run by `make reference`."""
 
 import sys
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ Every command also takes `-q` (results and errors alone), `-v` (also what librar
 
 
 def page() -> str:
-    """The whole page."""
+    """The text of the whole page."""
     stated = (
         (
             "The configuration",
@@ -71,7 +71,7 @@ def _row(one: Option) -> tuple[str, ...]:
 
 
 def _commands() -> Iterable[tuple[str, click.Command]]:
-    """All commands with their full names."""
+    """All commands by their full names."""
     for name, command in cli.commands.items():
         inner = command.commands if isinstance(command, click.Group) else {}
         yield from ((f"{name} {each}", inner[each]) for each in inner)

@@ -1,4 +1,4 @@
-"""The JSON Schemas in docs/reference/schemas, made from the types in busi_tune/results.py.
+"""Generates the JSON Schemas in docs/reference/schemas from the types in busi_tune/results.py.
 
 python docs/reference/schemas.py
 """
@@ -12,7 +12,7 @@ from busi_tune import results
 
 FOLDER = Path(__file__).with_name("schemas")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-# Outputs of `--json` that are not documents of their own.
+# Types of `--json` outputs that have no schema name of their own.
 OUTPUTS: dict[str, object] = {
     "baseline": results.BaselineResult,
     "list": list[results.ListEntry],
@@ -24,7 +24,7 @@ VERSIONS = {**results.SCHEMAS, results.BaselineResult: METRICS, results.BestTria
 
 
 def texts() -> dict[str, str]:
-    """The text of each schema, by the name of its document, as in `busi-tune.NAME/VERSION`."""
+    """The text of each schema by name; the document `busi-tune.NAME/VERSION` has the name NAME."""
     named = {schema.removeprefix("busi-tune.").partition("/")[0]: kind for kind, schema in results.SCHEMAS.items()}
     return {name: _text(kind) for name, kind in {**named, **OUTPUTS}.items()}
 

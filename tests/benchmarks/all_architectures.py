@@ -1,9 +1,10 @@
-"""Every classifier of torchvision goes the whole way: it is trained, resumed, exported, verified and asked.
+"""Trains, resumes, exports, verifies and uses every classifier of torchvision.
 
     python tests/benchmarks/all_architectures.py [--data DIR] [--arch NAME ...] [--seconds 3600]
 
-Each has a process of its own and its smallest workable size, two epochs from random weights. Families come first, each
-with its smallest member, then all others by their size. One row each: processor seconds of each step, or the error.
+Each architecture runs in a process of its own, at its smallest valid image size, for two epochs from random weights.
+The smallest member of each family comes first, then all others by size. Prints one row for each: the processor
+seconds of each step, or the error.
 """
 
 import argparse
@@ -27,7 +28,7 @@ STEPS = ("train", "resume", "export", "verify", "predict")
 
 
 def one(arch: str, data: Path) -> str:
-    """The row of one architecture."""
+    """The table row of one architecture."""
     size = smallest_size(arch)
     config = Config(
         arch=arch, weights="none", image_size=size, epochs=2, batch_size=8, device="cpu", precision="float32"
@@ -43,21 +44,21 @@ def one(arch: str, data: Path) -> str:
 
 
 def order() -> list[str]:
-    """One of each family first, then all others by their size."""
+    """The smallest member of each family first, then all others by size."""
     first = [arch for arch, _ in SMALLEST.values()]
     others = [arch for members in families().values() for arch in members if arch not in first]
     return first + sorted(others, key=parameters)
 
 
 def parameters(arch: str) -> int:
-    """How many numbers the ImageNet weights of an architecture hold."""
+    """The number of parameters of an architecture with its ImageNet head."""
     from torchvision.models import get_model_weights
 
     return int(get_model_weights(arch).DEFAULT.meta["num_params"])
 
 
 def main() -> None:
-    """Print the table."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--arch", nargs="+")

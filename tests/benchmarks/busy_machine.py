@@ -1,11 +1,11 @@
-"""How fast a small network trains beside another busy process, by threads and by how they wait for each other.
+"""Training speed of a small network next to a busy process, by number of threads and by their way of waiting.
 
     python tests/benchmarks/busy_machine.py --data FOLDER [--rounds 5] [--seconds 5] [--busy 1]
 
-A ResNet18 at 64 pixels, each way in a process of its own, in turn and round by round: first with the machine as it is,
-then with `--busy` processes that do nothing but compute. Each ratio is to the default in the same round, so that a
-machine whose load drifts is fair to all; their medians are printed, and the share of its processors that the process
-had (1: all of them, be it to compute or to spin).
+Trains a ResNet18 at 64 pixels. Each setting runs in a process of its own, and all settings take turns in each round:
+first on the machine as it is, then with `--busy` processes that compute without pause. A ratio compares a setting with
+the default in the same round, so a changing load affects both. Prints the median ratios, and the share of its threads'
+time in which the process had a processor (1: always, for computing or for spinning).
 """
 
 import argparse
@@ -29,7 +29,7 @@ WAYS: dict[str, dict[str, str]] = {
 
 
 def measure(data: Path, seconds: float) -> dict[str, float]:
-    """Images a second, and the share of its threads' time that the process had, of training for some seconds."""
+    """Trains for some seconds: images a second, and the share of time in which each thread had a processor."""
     import torch
 
     from busi_tune.config import Config
@@ -67,7 +67,7 @@ def measure(data: Path, seconds: float) -> dict[str, float]:
 
 @contextmanager
 def busy() -> Iterator[None]:
-    """A process that computes for as long as the block lasts."""
+    """A process that computes without pause until the block ends."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
@@ -77,7 +77,7 @@ def busy() -> Iterator[None]:
 
 
 def measured(options: argparse.Namespace, settings: dict[str, str]) -> dict[str, float]:
-    """As `measure`, in a process with these settings."""
+    """The result of `measure` in a process with these environment variables."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "KMP_", "GOMP_"))}
     command = [sys.executable, __file__, "--data", str(options.data), "--seconds", str(options.seconds), "--once"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=plain | settings)
@@ -86,7 +86,7 @@ def measured(options: argparse.Namespace, settings: dict[str, str]) -> dict[str,
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)

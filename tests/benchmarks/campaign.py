@@ -1,12 +1,12 @@
-"""Kills a search again and again at random moments, driver and workers, and says what was lost.
+"""Kills the driver and workers of a search at random moments, again and again, and reports what is lost.
 
     PYTHONPATH=tests/support python tests/benchmarks/campaign.py --kills 100 --workers 4 --database postgres
     PYTHONPATH=tests/support python tests/benchmarks/campaign.py --kills 100 --workers 2 --drivers 2 --database postgres
     PYTHONPATH=tests/support python tests/benchmarks/campaign.py --kills 100 --workers 1 --pruner hyperband
     PYTHONPATH=tests/support python tests/benchmarks/campaign.py --kills 10 --workers 2 --ray
 
-On Ray, nodes are killed, too, and others take their places.
-Each study runs until it has ended between the kills; then the next one begins, until there were enough kills.
+On Ray, nodes are killed, too, and replaced by new ones.
+Each study runs to its end between the kills. New studies start until there were enough kills.
 """
 
 import argparse
@@ -44,7 +44,7 @@ Row = dict[str, str]
 
 @dataclass
 class Report:
-    """What a campaign saw."""
+    """The counts and problems of a campaign."""
 
     kills: Counter[str] = field(default_factory=Counter)
     studies: int = 0
@@ -56,7 +56,7 @@ class Report:
 
 @dataclass
 class Campaign:
-    """Where it happens, and on what."""
+    """A campaign: its folder, database, workers and results so far."""
 
     folder: Path
     workers: int
@@ -70,25 +70,25 @@ class Campaign:
 
     @property
     def alone(self) -> bool:
-        """Whether one worker trains, so that all that is drawn and pruned is known beforehand."""
+        """Whether one worker trains, so that all draws and prunings can be predicted."""
         return self.workers * self.drivers == 1
 
     @property
     def trials(self) -> int:
-        """With several workers fewer than the sampler draws at random: those are the same, however many workers."""
+        """Trials of a study. With several workers all are random draws, which do not depend on the order of results."""
         return 14 if self.alone else 8
 
     def command(self, out: str) -> list[str]:
         epochs = ["--epochs", "8", "--trial-epochs", str(TRIAL_EPOCHS), "--trials", str(self.trials)]
         storage = ["--storage", self.server.url] if self.server else []
         ray = ["--ray", self.cluster.address] if self.cluster and out != REFERENCE else []
-        # Pruned early, the sooner the better: with several workers it would depend on who is first.
+        # Makes trials prune early. With several workers, pruning would depend on which trial ends first.
         early = ["--scheduler-patience", "0", "--space", "space.toml"] if self.alone else []
         own = ["--workers", str(self.workers if out != REFERENCE else 1), "--out", f"studies/{out}", *storage, *ray]
         return ["search", "--data", "data", *SMALL, *epochs, "--pruner", self.pruner, *early, *own]
 
     def run(self, kills: int) -> Report:
-        """Kill so many times."""
+        """Runs studies until there were `kills` kills, or until one has a problem."""
         make_phantoms(self.folder / "data", Silent(), {"benign": 26, "malignant": 22, "normal": 20}, seed=1)
         (self.folder / "space.toml").write_text(SPACE)
         assert crashes.run(self.command(REFERENCE), self.folder)[0] == 0
@@ -97,7 +97,7 @@ class Campaign:
             before = self.report.kills.total()
             self._one_study(out, kills)
             self._check(out, self.report.kills.total() - before)
-            # What went wrong is to be looked at.
+            # The folder of a study with a problem is kept.
             if self.report.problems:
                 break
             shutil.rmtree(self.folder / "studies" / out)
@@ -126,7 +126,7 @@ class Campaign:
                 driver.kill()
 
     def _wait(self, driver: BaseProcess, study: Path) -> None:
-        """Until a random moment: now and then of the driver's start, mostly after another epoch was trained."""
+        """Waits for a random moment: mostly after another epoch, sometimes during the driver's start."""
         if self.random.random() < 0.8:
             known = trained(study)
             while driver.is_alive() and trained(study) == known:
@@ -134,7 +134,7 @@ class Campaign:
         driver.join(self.random.uniform(0.0, self.longest))
 
     def _kill(self, driver: BaseProcess, study: Path) -> None:
-        """Kill something, and check that no committed epoch is gone, and no more than one that was reported."""
+        """Kills something. Checks that no committed epoch is lost, and at most one reported epoch of each trial."""
         before = epochs(study)
         kind = self._strike(driver)
         if kind is None:
@@ -155,7 +155,7 @@ class Campaign:
         return [trial for trial in stored(study, self.server) if not trial.state.is_finished()]
 
     def _strike(self, driver: BaseProcess) -> str | None:
-        """Kill the driver, one of its workers or, on Ray, an actor or a node; what it was."""
+        """Kills the driver, one of its workers or, on Ray, an actor or a node, and returns which."""
         assert driver.pid is not None
         if self.cluster and self.random.random() < 0.4:
             self.cluster.remove_node(next(iter(self.cluster.worker_nodes)), allow_graceful=False)
@@ -193,7 +193,7 @@ class Campaign:
 
 
 def epochs(study: Path) -> dict[str, list[Row]]:
-    """The committed epochs of each trial, with the seconds that each took: an epoch trained again has others."""
+    """The committed epochs of each trial with their seconds, which differ when an epoch is trained again."""
     found = {}
     for path in study.glob("trials/*/history.csv"):
         with path.open(newline="") as file:
@@ -202,31 +202,31 @@ def epochs(study: Path) -> dict[str, list[Row]]:
 
 
 def trained(study: Path) -> int:
-    """How many epochs of trials are committed."""
+    """The number of committed epochs of all trials."""
     return sum(len(rows) for rows in epochs(study).values())
 
 
 def trained_again(output: str) -> int:
-    """How many epochs of trials were trained more than once: each is said as soon as it is trained."""
+    """The number of epochs that were trained again, from the line printed after each training of an epoch."""
     said = Counter(re.findall(rf"^(trial \d+ \d+)/{TRIAL_EPOCHS}: ", output, re.MULTILINE))
     return said.total() - len(said)
 
 
 def told(study: Path) -> list[Row]:
-    """What a study says of its trials, without timings."""
+    """The rows of a study's trials.csv, without timings."""
     with (study / "trials.csv").open(newline="") as file:
         return [untimed(row) for row in csv.DictReader(file)]
 
 
 def untimed(row: Row) -> Row:
-    """A row without what a clock has measured."""
+    """A row without its timings."""
     return {key: value for key, value in row.items() if key not in ("seconds", "images_per_second")}
 
 
 def alike(study: Path, reference: Path) -> bool:
-    """Whether all trials have the same parameters, epochs and outcome, but for how early some were pruned.
+    """Whether all trials have equal parameters, epochs and outcomes, except for the epoch at which some were pruned.
 
-    With several workers that depends on which trials have completed by then.
+    With several workers, that epoch depends on the trials completed before.
     """
     outcome = ("state", "value", "epochs_run", "best_epoch", "stop_reason")
     for ours, theirs in zip(told(study), told(reference), strict=True):
@@ -242,14 +242,14 @@ def alike(study: Path, reference: Path) -> bool:
 
 
 def stored(folder: Path, server: Server | None) -> list[optuna.trial.FrozenTrial]:
-    """The trials, as Optuna alone reads them."""
+    """The trials, as read by Optuna directly."""
     url = server.url if server else f"sqlite:///{folder / 'study.db'}"
     name = json.loads((folder / "study.json").read_text()).get("study", "busi-tune")
     return optuna.load_study(study_name=name, storage=url).trials
 
 
 def three_nodes() -> Cluster:
-    """A Ray cluster on this host, with one node more than two workers need."""
+    """A Ray cluster on this host with one node more than two workers need."""
     head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):

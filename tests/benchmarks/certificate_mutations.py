@@ -1,4 +1,4 @@
-"""Every change of an export's folder, one at a time, and how many `verify` does not notice.
+"""Makes every change in an export's folder, one at a time, and counts those that `verify` does not notice.
 
 python tests/benchmarks/certificate_mutations.py EXPORT
 """
@@ -14,7 +14,7 @@ from mutations import applied, is_noticed, mutations_of
 
 
 def main() -> int:
-    """Print the number of changes of each file, and those that were not noticed."""
+    """Prints the number of changes in each file, and the unnoticed ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("export", type=Path)
     given = parser.parse_args()

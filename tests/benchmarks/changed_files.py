@@ -1,11 +1,11 @@
-"""Each file of a run, a study and an export is changed in many ways, and every command that reads it is run.
+"""Edits each file of a run, a study and an export in many ways, and runs every command that reads the file.
 
 python tests/benchmarks/changed_files.py [--every N] [--figures-every N] [--commands NAME ...]
 
-An edit is refused in one sentence, leads to a result that is made again with a notice, or is harmless: the answer
-is the same, and the reason is known. Anything else is printed as wrong: a traceback, another answer, no sentence.
-The table at the end counts the edits. The hundreds of figures in metrics.json, verification.json and verdict.json are
-guarded alike, and an edit of metrics.json costs an evaluation, so every N-th of their edits is made.
+There are three good outcomes: the command refuses in one sentence, it recreates a result with a notice, or the edit is
+harmless for a known reason and the output is the same. All else is printed as wrong: a traceback, another output, or
+no sentence. A table at the end counts the edits. metrics.json, verification.json and verdict.json hold hundreds of
+similar figures, and each edit of metrics.json costs an evaluation, so only every N-th edit of them is made.
 """
 
 import argparse
@@ -25,19 +25,19 @@ VERDICTS = ("refused", "made again", "harmless", "wrong")
 
 
 def kind(edit: Edit) -> str:
-    """The file of an edit, without numbers of epochs and trials."""
+    """The name of the edited file, without numbers of epochs and trials."""
     return Path(edit.path).name.rsplit("-0", 1)[0]
 
 
 def chosen(edits: list[Edit], every: int, figures_every: int) -> list[Edit]:
-    """Every so many of the edits, and of those of figures fewer; all that concern a file as a whole."""
+    """Every `every`-th edit, and of the edits of figures every `figures_every`-th one."""
     figures = [edit for edit in edits if edit.path.endswith(FIGURES)]
     others = [edit for edit in edits if not edit.path.endswith(FIGURES)]
     return others[::every] + figures[::figures_every]
 
 
 def show(command: str, counts: Counter[tuple[str, str, str]], reasons: list[tuple[str, str, str]]) -> None:
-    """Print a command's rows of the table, and why some edits are harmless to it."""
+    """Prints a command's rows of the table, and the reasons why some edits are harmless."""
     print("| command | file | edits | refused | made again | harmless | wrong |\n|---|---|---|---|---|---|---|")
     for name in dict.fromkeys(name for of, name, _ in counts if of == command):
         numbers = [counts[command, name, verdict] for verdict in VERDICTS]
@@ -49,7 +49,7 @@ def show(command: str, counts: Counter[tuple[str, str, str]], reasons: list[tupl
 
 
 def main() -> None:
-    """Make the place, run the edits, and print the table."""
+    """Makes the results, runs the edits, and prints the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--figures-every", type=int, default=20)

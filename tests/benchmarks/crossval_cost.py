@@ -1,8 +1,8 @@
-"""The bookkeeping of a cross-validation: its share of the time that is neither training nor answering.
+"""Overhead of a cross-validation: the share of its time outside training and prediction.
 
     python tests/benchmarks/crossval_cost.py --data DIR [--folds 5] [--epochs 5] [--image-size 64]
 
-Folds, checks, checkpoints, files, figures with their intervals, and pictures are bookkeeping. Images are decoded
+The overhead consists of folds, checks, checkpoints, files, metrics with intervals, and pictures. Images are decoded
 before.
 """
 
@@ -23,7 +23,7 @@ from busi_tune.training import run_folder, runs
 
 
 def measured(data: Path, config: Config, folds: int, place: Path) -> tuple[float, float, float]:
-    """The seconds of a cross-validation in all, of its epochs, and of its answers."""
+    """The seconds of a cross-validation: in total, in epochs, and in predictions."""
     answering: list[float] = []
     answer = runs._answers
 
@@ -45,7 +45,7 @@ def measured(data: Path, config: Config, folds: int, place: Path) -> tuple[float
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folds", type=int, default=5)

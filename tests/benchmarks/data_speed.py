@@ -1,9 +1,9 @@
-"""How long the data's own steps take: 780 images looked through, decoding included, and the intervals of all metrics.
+"""Time of the data steps: an audit of 780 images with decoding, and the intervals of all metrics.
 
     python tests/benchmarks/data_speed.py [--data DIR]
 
-Without DIR it draws 780 phantoms of BUSI's class sizes first. They should take less than 10 s on two cores, and the
-intervals of 780 test images less than 1 s.
+Without DIR it first draws 780 phantoms with BUSI's class sizes. The targets on two cores are 10 s for the images, and
+1 s for the intervals of 780 test images.
 """
 
 import argparse
@@ -30,7 +30,7 @@ COUNTS = {"benign": 437, "malignant": 210, "normal": 133}
 
 
 def look_through(root: Path) -> None:
-    """Time what `data audit` and what a split's search for near-duplicates do, from files and an empty cache."""
+    """Measures `data audit`, and a split's search for near-duplicates from files with an empty cache."""
     started = time.perf_counter()
     found = audit(read_folder(find_names(root), Silent()), Config().similarity)
     print(f"audit of {found['images']} images: {time.perf_counter() - started:.1f} s")
@@ -42,7 +42,7 @@ def look_through(root: Path) -> None:
 
 
 def find_intervals() -> None:
-    """Time the intervals of all metrics of a test split as large as BUSI's, and of one as large as BUSI."""
+    """Measures the intervals of all metrics, for the size of BUSI's test split and for the size of BUSI."""
     for count in (90, 600):
         answers, groups = draw(np.random.default_rng(0), count)
         started = time.perf_counter()
@@ -51,7 +51,7 @@ def find_intervals() -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     root = parser.parse_args().data

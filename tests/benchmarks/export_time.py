@@ -1,9 +1,9 @@
-"""Where the time of an export goes, part by part.
+"""Time of each part of an export.
 
     python tests/benchmarks/export_time.py --run RUN [--data DIR]
 
-The parts are those of `busi-tune export RUN`, in its order: nothing is written but a folder that is deleted. Wall time
-depends on what else the machine does; processor time, added up over the threads, hardly does.
+The parts are those of `busi-tune export RUN`, in the same order. All files go to a temporary folder. Wall time depends
+on the load of the machine; processor time, summed over the threads, hardly does.
 """
 
 import argparse
@@ -31,14 +31,14 @@ FIRST = dict([*WAYS.items()][:1])
 
 @contextmanager
 def part(name: str) -> Iterator[None]:
-    """Time a part and print its row."""
+    """Measures a part and prints its row."""
     wall, processor = time.perf_counter(), time.process_time()
     yield
     print(f"| {name} | {time.perf_counter() - wall:.1f} | {time.process_time() - processor:.1f} |", flush=True)
 
 
 def export(run: Path, data: Path | None, place: Path) -> None:
-    """The parts of an export."""
+    """Runs the parts of an export."""
     with part("reading the images and the run"):
         source = Source.of(run, pipeline.run_data(run, data, Silent()), Silent())
         test = source.pictures("test")
@@ -63,7 +63,7 @@ def export(run: Path, data: Path | None, place: Path) -> None:
 
 
 def main() -> None:
-    """Print the table."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--data", type=Path)

@@ -1,10 +1,10 @@
-"""What the input guard of a run catches, how often it is wrong, and what it costs.
+"""The input guard of a run: its detection rates, its false alarms and its cost.
 
     python tests/benchmarks/guard_rates.py --data DIR --run RUN [--halves 50]
 
-Fitted as an export fits it, to the training images with limits from the validation images; then asked about the test
-images, unchanged and altered, and about photographs. Validation and test images are also put together and parted anew,
-group by group, as often as `--halves` says: the limits come from one half, and the other half is asked.
+The guard is fitted like that of an export: to the training images, with limits from the validation images. Its inputs
+are then the test images, unchanged and altered, and photographs. In a second part, validation and test images are
+pooled and split by groups into random halves, `--halves` times: one half gives the limits, the other is the input.
 """
 
 import argparse
@@ -25,23 +25,23 @@ from busi_tune.training import exportable
 from busi_tune.training.run_folder import read_identity
 
 # isort: split
-# After busi_tune, which switches its reports off.
+# After busi_tune, which disables ONNX Runtime's telemetry.
 from onnxruntime import InferenceSession, SessionOptions
 
 
 def features(network: InferenceSession, pixels: Pixels) -> Floats:
-    """The network's features of images (n, size, size, 3)."""
+    """The network's features (n, features) of images (n, size, size, 3)."""
     batches = np.split(pixels, range(BATCH, len(pixels), BATCH))
     return np.concatenate([network.run(["features"], {"pixels": planes(batch)})[0] for batch in batches])
 
 
 def planes(pixels: Pixels) -> Pixels:
-    """(n, size, size, 3) to (n, 3, size, size)."""
+    """Transposes (n, size, size, 3) to (n, 3, size, size)."""
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 
 def warned(guard: Guard, pixels: Pixels, of_network: Floats) -> NDArray[np.bool_]:
-    """Which scores of which images exceed their limits."""
+    """Whether each score of each image exceeds its limit: (images, scores)."""
     session = InferenceSession(guard_graph(guard).SerializeToString())
     return guard.warned(session.run(["guard"], {"pixels": planes(pixels), "features": of_network})[0])
 
@@ -56,7 +56,7 @@ def with_guard(network: bytes, guard: Guard) -> bytes:
 
 
 def milliseconds(models: tuple[bytes, ...], pixels: Pixels, repetitions: int) -> list[float]:
-    """The median processor time of one batch on one thread, of models that take turns; other work hardly counts."""
+    """The median processor time of a batch on one thread, in milliseconds; the models take turns."""
     options = SessionOptions()
     options.intra_op_num_threads = 1
     sessions = [InferenceSession(model, options) for model in models]
@@ -71,7 +71,7 @@ def milliseconds(models: tuple[bytes, ...], pixels: Pixels, repetitions: int) ->
 
 
 def print_rates(guard: Guard, network: InferenceSession, test: Pixels) -> None:
-    """The table of the kinds: the share with a warning, of any score and of each."""
+    """Prints, for each kind of image, the share with any warning and with each warning."""
     print(f"\n{'':24}{'images':>8}{'any':>12}" + "".join(f"{score.name:>12}" for score in guard.scores))
     for kind, pixels in strange_images(test):
         each = warned(guard, pixels, features(network, pixels))
@@ -80,7 +80,7 @@ def print_rates(guard: Guard, network: InferenceSession, test: Pixels) -> None:
 
 
 def print_halves(data: Dataset, size: int, network: InferenceSession, repetitions: int) -> None:
-    """False alarms, and inverted and rotated images caught, over random halves of the images left out of training."""
+    """Prints false alarms and detection rates over random halves of the validation and test images."""
     train, *rest = (data.part(name, size, Silent()) for name in ("train", "validation", "test"))
     pixels = np.concatenate([part.pixels() for part in rest])
     groups = np.concatenate([data.split.rows(name)["group"].to_numpy() for name in ("validation", "test")])
@@ -102,7 +102,7 @@ def print_halves(data: Dataset, size: int, network: InferenceSession, repetition
 
 
 def main() -> None:
-    """Fit, ask and print."""
+    """Fits the guard, applies it and prints the rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)

@@ -1,10 +1,10 @@
-"""Many mutated models and images through `predict`: how many were answered or refused, the slowest, the largest.
+"""Many mutated models and images as inputs of `predict`: counts of outcomes, slowest case and largest memory.
 
 Seconds are of processor time.
 
     PYTHONPATH=tests/support python tests/benchmarks/hostile_input.py --models 1000 --images 1000 [EXPORT...]
 
-Without an EXPORT the tiny model of the tests is mutated; with several they take turns.
+Without an EXPORT, the tiny model of the tests is mutated. Several EXPORTs take turns.
 """
 
 import argparse
@@ -27,7 +27,7 @@ AT_ONCE = 20
 
 
 def report(what: str, outcomes: Iterator[commands.Outcome]) -> bool:
-    """Print what came of the commands; whether all is well."""
+    """Prints the outcomes of the commands; returns whether all are good."""
     verdicts: Counter[str] = Counter()
     slowest, largest = 0.0, 0
     for number, found in enumerate(outcomes):
@@ -43,7 +43,7 @@ def report(what: str, outcomes: Iterator[commands.Outcome]) -> bool:
 
 
 def run(arguments: list[str], folder: Path) -> commands.Outcome:
-    """One command; nothing in the folder may change but the output."""
+    """Runs one command, which must not change the folder."""
     before = snapshot(folder)
     found = commands.outcome(["predict", *arguments, "--jsonl"], folder, folder.parent / "report", patience=600)
     if snapshot(folder) != before:
@@ -52,21 +52,21 @@ def run(arguments: list[str], folder: Path) -> commands.Outcome:
 
 
 def snapshot(folder: Path) -> set[tuple[str, int, int]]:
-    """Name, size and time of each file."""
+    """Name, size and modification time of each file."""
     return {(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
 
 
 def models(
     count: int, seed: int, folder: Path, originals: list[bytes], write: Callable[[bytes], list[str]]
 ) -> Iterator[commands.Outcome]:
-    """Mutated models."""
+    """The outcomes of mutated models."""
     generator = np.random.default_rng(seed)
     for number in range(count):
         yield run(write(hostile.mutated_model(originals[number % len(originals)], generator)), folder)
 
 
 def pictures(count: int, seed: int, folder: Path) -> Iterator[commands.Outcome]:
-    """Mutated images, a folder of them at a time: an outcome for each row."""
+    """The outcomes of mutated images; one command reads a folder of them, and each row is an outcome."""
     generator, originals = np.random.default_rng(seed), hostile.seeds()
     (folder / "mutants").mkdir()
     for start in range(0, count, AT_ONCE):
@@ -84,7 +84,7 @@ def pictures(count: int, seed: int, folder: Path) -> Iterator[commands.Outcome]:
 
 
 def main() -> None:
-    """Run all, and say whether all is well."""
+    """Runs all, and exits with 1 if any outcome is bad."""
     parser = argparse.ArgumentParser()
     parser.add_argument("exports", nargs="*", type=Path)
     parser.add_argument("--models", type=int, default=1000)
@@ -106,7 +106,7 @@ def main() -> None:
             (folder / "spoilt" / "model.onnx").write_bytes(data)
             return ["spoilt", "image.png"]
 
-        # Of images the slowest are twenty.
+        # For images, the slowest time is that of a whole folder of twenty.
         well = [
             report("images", pictures(options.images, options.seed, folder)),
             report("models beside a certificate", models(options.models, options.seed, folder, originals, certified)),

@@ -1,4 +1,4 @@
-"""How often PED-ANOVA names the only parameter that matters, by the number of trials and the part called best.
+"""How often PED-ANOVA finds the only parameter with an effect, by number of trials and by the share called best.
 
 python tests/benchmarks/importance_power.py [--studies 40]
 """
@@ -22,7 +22,7 @@ SPACE: Space = {
 
 
 def draw(generator: np.random.Generator, count: int, effect: float = 0.3) -> list[FrozenTrial]:
-    """Trials whose value, to be minimised, depends on the learning rate alone, which is best at 10**-3.5."""
+    """Trials whose value (to be minimised) depends on the learning rate alone, with its optimum at 10**-3.5."""
     found = []
     for _ in range(count):
         params = {
@@ -36,7 +36,7 @@ def draw(generator: np.random.Generator, count: int, effect: float = 0.3) -> lis
 
 
 def main() -> None:
-    """Simulate and print."""
+    """Simulates and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=40)
     studies = parser.parse_args().studies

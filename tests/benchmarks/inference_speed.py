@@ -1,9 +1,9 @@
-"""How fast a network answers here: eager PyTorch beside ONNX Runtime in float32, int8 and float16.
+"""Speed of a network on this machine: eager PyTorch against ONNX Runtime in float32, int8 and float16.
 
     python tests/benchmarks/inference_speed.py [--arch resnet50] [--size 224] [--threads 2] [--rounds 15]
 
-All forms are measured in turn, round by round, in one process, so that a machine whose speed drifts is fair to all; a
-session's threads rest while another is measured. The weights are random, for the time does not depend on them.
+All forms run in one process and take turns in each round, so a changing load affects all of them. The threads of a
+session sleep while another one is measured. The weights are random, because the time does not depend on them.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from busi_tune.training.exportable import ExportableModel, to_onnx
 from busi_tune.training.model import untrained
 
 # isort: split
-# After busi_tune, which switches its reports off.
+# After busi_tune, which disables ONNX Runtime's telemetry.
 from onnxruntime import InferenceSession
 
 BATCHES = (1, 32)
@@ -34,25 +34,25 @@ Call = Callable[[torch.Tensor], object]
 
 
 class Eager:
-    """An exportable model as PyTorch runs it, in one memory format."""
+    """An exportable model in PyTorch, with one memory format."""
 
     def __init__(self, model: ExportableModel, memory_format: torch.memory_format) -> None:
         self.model, self.memory_format = model, memory_format
 
     @torch.inference_mode()
     def __call__(self, pixels: torch.Tensor) -> object:
-        """The answers to uint8 images (n, 3, size, size)."""
+        """The model's outputs for uint8 images (n, 3, size, size)."""
         return self.model(pixels.contiguous(memory_format=self.memory_format))
 
 
 def exportable(config: Config) -> ExportableModel:
-    """A model with the same random weights each time."""
+    """A model with the same random weights on each call."""
     torch.manual_seed(0)
     return ExportableModel(untrained(config, 3), config.mean, config.std).eval()
 
 
 def calls(config: Config, threads: int) -> dict[str, Call]:
-    """Each form of the network, as a function of uint8 images (n, 3, size, size)."""
+    """Each form of the network as a function of uint8 images (n, 3, size, size)."""
     size = config.image_size
     network = to_onnx(exportable(config), size)
     noise = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
@@ -70,12 +70,12 @@ def calls(config: Config, threads: int) -> dict[str, Call]:
 
 
 def answer(session: InferenceSession, pixels: torch.Tensor) -> object:
-    """The answers of ONNX Runtime to uint8 images (n, 3, size, size)."""
+    """ONNX Runtime's outputs for uint8 images (n, 3, size, size)."""
     return session.run(None, {"pixels": pixels.numpy()})
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet50")
     parser.add_argument("--size", type=int, default=224)

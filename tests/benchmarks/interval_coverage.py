@@ -1,10 +1,10 @@
-"""How often the 95 % intervals hold the truth, how wide they are, and how many are empty, on drawn answers.
+"""Coverage and width of the 95 % intervals, and the share of intervals of width 0, on simulated answers.
 
     python tests/benchmarks/interval_coverage.py [--images 15 40 114] [--repetitions 1000] [--before] [--differences]
 
-A group has one to four images of one class, as in BUSI (88 groups for 114 images). Images of a group share most of the
-causes of errors, and the model is surer than it should be. The truth of each metric is its value over 100,000 groups.
-`--before` measures the bootstrap that was used before, and `--differences` two models that share half of their errors.
+Groups have one to four images of one class, as in BUSI (88 groups for 114 images). Images of a group share most of
+the causes of errors, and the model is overconfident. The true value of each metric is its value over 100,000 groups.
+`--before` measures the earlier bootstrap, and `--differences` two models that share half of their errors.
 """
 
 import argparse
@@ -22,18 +22,18 @@ CLASSES = ("benign", "malignant", "normal")
 ACCURACIES = (0.6, 0.8, 0.9, 0.95, 0.99, 1.0)
 IMAGES = (15, 40, 114, 780)
 IMAGES_PER_GROUP = 1.3
-# The shares of a model's errors that images of a group have in common, and two models.
+# The shares of errors in common: between images of a group, and between two models.
 WITHIN, ALIKE = 0.6, 0.5
-# How much surer the answers are than they should be.
+# The factor by which the answers are overconfident.
 SHARPNESS = 1.5
-# Metrics that are others under a second name.
+# Metrics that equal others under a second name.
 SAME = [BALANCED, *(("malignant_vs_rest", metric) for metric in ("sensitivity", "roc_auc", "average_precision"))]
 Drawn = tuple[list[Answers], Labels]
 Found = dict[Name, tuple[float, float]]
 
 
 def draw_many(generator: np.random.Generator, groups: int, signals: list[float]) -> Drawn:
-    """Answers of models with these signals for the same images, and the images' groups."""
+    """Answers of models with these signals on the same images, and the group of each image."""
     size = generator.choice([1, 2, 3, 4], p=[0.78, 0.16, 0.04, 0.02], size=groups)
     group = np.repeat(np.arange(groups), size)
     label = generator.choice(3, p=[0.56, 0.27, 0.17], size=groups)[group]
@@ -51,7 +51,7 @@ def draw_many(generator: np.random.Generator, groups: int, signals: list[float])
 
 
 def draw(generator: np.random.Generator, groups: int, signal: float = 1.6) -> tuple[Answers, NDArray[np.int64]]:
-    """Answers, by default with an accuracy of 0.79, and the group of each image."""
+    """Answers of one model (accuracy 0.79 by default), and the group of each image."""
     (answers,), group = draw_many(generator, groups, [signal])
     return answers, group
 
@@ -64,14 +64,14 @@ def draw_pair(generator: np.random.Generator, groups: int) -> tuple[Answers, Ans
 
 @cache
 def accuracies() -> tuple[Floats, Floats]:
-    """Signals, and the accuracy of a model with each of them over so many images that chance plays no part."""
+    """Signals and the accuracy of a model with each, over so many images that chance is negligible."""
     signals = np.linspace(0, 8, 41)
     noise = np.random.default_rng(1).standard_normal((200_000, 3))
     return signals, np.array([((noise + signal * np.eye(3)[0]).argmax(axis=1) == 0).mean() for signal in signals])
 
 
 def signal_for(accuracy: float) -> float:
-    """The signal that gives an accuracy; the strongest for 1."""
+    """The signal of a model with this accuracy; the strongest signal for 1."""
     signals, reached = accuracies()
     return float(np.interp(accuracy, reached, signals)) if accuracy < 1 else float(signals[-1])
 
@@ -87,7 +87,7 @@ def single(drawn: Drawn, before: bool, seed: int) -> Found:
 
 
 def difference(drawn: Drawn, before: bool, seed: int) -> Found:
-    """The intervals of two models' differences."""
+    """The intervals of the differences between two models."""
     (first, second), groups = drawn
     return (
         resampled_intervals.paired(first, second, groups, 1000, seed)
@@ -97,7 +97,7 @@ def difference(drawn: Drawn, before: bool, seed: int) -> Found:
 
 
 def truth(signals: list[float], groups: int) -> dict[Name, float]:
-    """Each metric, or its difference, over so many groups that chance plays no part."""
+    """The true value of each metric, or of its difference, over so many groups that chance is negligible."""
     found, group = draw_many(np.random.default_rng(2), groups, signals)
     every = [scores(answers, np.ones((1, len(group)))) for answers in found]
     first = every[0]
@@ -107,7 +107,7 @@ def truth(signals: list[float], groups: int) -> dict[Name, float]:
 def coverage(
     signals: list[float], groups: int, repetitions: int, find: Callable[[Drawn, int], Found], many: int = 100_000
 ) -> dict[Name, tuple[float, float, float]]:
-    """For each metric the share of its intervals that hold the truth, their mean width, and the share without width."""
+    """For each metric: the coverage of its intervals, their mean width, and the share of width 0."""
     true = truth(signals, many)
     seen: dict[Name, list[tuple[float, float]]] = {}
     for number in range(repetitions):
@@ -116,14 +116,14 @@ def coverage(
     result = {}
     for name, pairs in seen.items():
         low, high = np.array(pairs).T
-        # The truth itself is known to nine digits.
+        # The true value is accurate to nine digits.
         held = (low <= true[name] + 1e-9) & (true[name] <= high + 1e-9)
         result[name] = float(held.mean()), float((high - low).mean()), float((high - low < 1e-9).mean())
     return result
 
 
 def show(sizes: Sequence[int], repetitions: int, *, before: bool, differences: bool) -> None:
-    """A table for each number of images: coverage and mean width, and the share of empty intervals where any are."""
+    """Prints a table for each number of images: coverage, mean width, and the share of width 0 if there is any."""
     find = partial(difference if differences else single, before=before)
     for images in sizes:
         groups = round(images / IMAGES_PER_GROUP)
@@ -149,7 +149,7 @@ def _cell(found: tuple[float, float, float] | None) -> str:
 
 
 def main() -> None:
-    """Simulate and print."""
+    """Simulates and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=1000)
     parser.add_argument("--images", type=int, nargs="+", default=IMAGES)

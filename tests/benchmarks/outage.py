@@ -1,9 +1,9 @@
-"""Takes the database server away from a running search for some seconds, and says what the search made of it.
+"""Stops the database server for some seconds while a search runs, and reports the search's reaction.
 
     PYTHONPATH=tests/support python tests/benchmarks/outage.py --seconds 30
     PYTHONPATH=tests/support python tests/benchmarks/outage.py --seconds 90
 
-The second is longer than a search waits; the same command, given again, then ends the study.
+The second outage is longer than a search waits. The same search command is then repeated and finishes the study.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from postgres import Server
 
 
 def main() -> None:
-    """Run the outage that the arguments ask for."""
+    """Runs an outage of the given length."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=30)
     seconds = parser.parse_args().seconds

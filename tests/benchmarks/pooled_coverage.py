@@ -1,11 +1,11 @@
-"""How often the intervals of a cross-validation's pooled answers hold the truth, with models that are really trained.
+"""Coverage of the intervals of pooled answers of a cross-validation, with trained models.
 
     python tests/benchmarks/pooled_coverage.py [--images 760] [--folds 5] [--repetitions 1000]
 
-A repetition draws images in groups of one to four that lie close together (three fifths of the noise is the group's),
-folds whole groups, trains a classifier (linear discriminant analysis) on the other folds, and pools the answers. Two
-truths are held against the intervals, both over 15,000 further groups: the figures of these models, each answering its
-share, and those of the procedure, the mean over all repetitions, which other training images change.
+A repetition draws images in groups of one to four similar ones (a group shares three fifths of the noise). It folds
+whole groups, trains a classifier (linear discriminant analysis) on the other folds, and pools the answers. The
+intervals are compared with two true values, both over 15,000 further groups: the metrics of these models, each on its
+share of the groups, and the metrics of the procedure, which are the mean over all repetitions and their training data.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from busi_tune.evaluation.metrics import BALANCED, Answers, Floats, Labels, Name
 CLASSES = ("benign", "malignant", "normal")
 FEATURES, SIGNAL, WITHIN, IMAGES_PER_GROUP = 20, 1.55, 0.6, 1.3
 MANY = 15_000
-# Metrics that are others under a second name.
+# Metrics that equal others under a second name.
 SAME = [BALANCED, *(("malignant_vs_rest", metric) for metric in ("sensitivity", "roc_auc", "average_precision"))]
 Drawn = tuple[Floats, Labels, Labels]
 Found = tuple[dict[Name, tuple[float, float]], Floats]
 
 
 def draw(generator: np.random.Generator, groups: int) -> Drawn:
-    """Features (images, `FEATURES`), labels and groups: each class has its mean along an axis of its own."""
+    """Features (images, `FEATURES`), labels and groups (images,); the mean of each class is on its own axis."""
     size = generator.choice([1, 2, 3, 4], p=[0.78, 0.16, 0.04, 0.02], size=groups)
     group = np.repeat(np.arange(groups), size)
     label = generator.choice(3, p=[0.56, 0.27, 0.17], size=groups)[group]
@@ -39,7 +39,7 @@ def draw(generator: np.random.Generator, groups: int) -> Drawn:
 
 
 def folds_of(drawn: Drawn, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """The fold of each image: the groups of each class are shuffled and dealt."""
+    """The fold of each image: the groups of each class are shuffled and dealt out."""
     _, label, group = drawn
     fold = np.zeros(int(group.max()) + 1, dtype=np.int64)
     for each in range(len(CLASSES)):
@@ -49,7 +49,7 @@ def folds_of(drawn: Drawn, count: int, generator: np.random.Generator) -> NDArra
 
 
 def answered(models: Sequence[LinearDiscriminantAnalysis], drawn: Drawn, fold: NDArray[np.int64]) -> Answers:
-    """The answers of each fold's model for its images."""
+    """The answers for all images, each by the model of its fold."""
     features, label, _ = drawn
     probabilities = np.empty((len(label), 3))
     for number, model in enumerate(models):
@@ -60,7 +60,7 @@ def answered(models: Sequence[LinearDiscriminantAnalysis], drawn: Drawn, fold: N
 def repetition(
     number: int, groups: int, count: int, population: Drawn
 ) -> tuple[dict[Name, tuple[float, float]], Floats]:
-    """The intervals of the pooled answers, and each metric of the same models over the population."""
+    """The intervals of the pooled answers, and the metrics of the same models over the population."""
     generator = np.random.default_rng((17, number))
     drawn = draw(generator, groups)
     fold = folds_of(drawn, count, generator)
@@ -72,7 +72,7 @@ def repetition(
 
 
 def show(images: int, count: int, repetitions: int) -> None:
-    """Print, for each metric, the coverage of both truths and the mean width."""
+    """Prints for each metric the coverage of both true values, and the mean width."""
     groups = round(images / IMAGES_PER_GROUP)
     population = draw(np.random.default_rng(3), MANY)
     found = [repetition(number, groups, count, population) for number in range(repetitions)]
@@ -95,7 +95,7 @@ def show(images: int, count: int, repetitions: int) -> None:
 
 
 def main() -> None:
-    """Simulate and print."""
+    """Simulates and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=760)
     parser.add_argument("--folds", type=int, default=5)

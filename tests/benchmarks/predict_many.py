@@ -1,8 +1,8 @@
-"""The memory that `predict` takes for few files and for many: in a folder, by a pattern, and listed on stdin.
+"""Peak memory of `predict` for few and for many files: in a folder, by a pattern, and listed on stdin.
 
     PYTHONPATH=tests/support python tests/benchmarks/predict_many.py --files 100000
 
-With the tiny model of the tests, so that what is measured is everything but the model.
+It uses the tiny model of the tests, so the memory is not that of the model.
 """
 
 import argparse
@@ -28,7 +28,7 @@ sys.exit(code)
 
 
 def peak(arguments: list[str], listed: Path) -> tuple[float, float]:
-    """Peak memory in MB, as Linux says it, and seconds."""
+    """Peak memory in MB, as Linux reports it, and seconds."""
     started = time.perf_counter()
     command = [sys.executable, "-c", PREDICT, *arguments]
     with listed.open() as given:
@@ -37,7 +37,7 @@ def peak(arguments: list[str], listed: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure all."""
+    """Measures all cases."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--files", type=int, default=100_000)
     options = parser.parse_args()
@@ -51,7 +51,7 @@ def main() -> None:
             for number in range(count):
                 path = folder / f"{number // 1000:03}" / f"{number:06}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # A file system has a most number of names for one file.
+                # Symbolic links, because file systems limit the number of hard links to a file.
                 path.symlink_to(image)
             listed = place / "list.txt"
             listed.write_text("".join(f"{path}\n" for path in sorted(folder.rglob("*.png"))))

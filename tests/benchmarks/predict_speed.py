@@ -1,8 +1,8 @@
-"""How long `predict` takes for one image, with what memory, and how much of the bare session's rate a folder gets.
+"""Time and memory of `predict` for one image, and its rate on a folder compared with a bare session.
 
     python tests/benchmarks/predict_speed.py EXPORT FOLDER [--images 200]
 
-The bare session is ONNX Runtime with its own defaults on the same images, decoded beforehand; the two take turns.
+The bare session is ONNX Runtime with default settings on the same images, decoded before. The two take turns.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from busi_tune.inference import open_export, predict_files
 from busi_tune.inference.inputs import image_paths
 
 # isort: split
-# After busi_tune, which switches its reports off.
+# After busi_tune, which disables ONNX Runtime's telemetry.
 import onnxruntime as ort
 
 FRESH = """
@@ -34,7 +34,7 @@ list(predict_files(open_export(Path(export), optimisation=level), map(Path, name
 
 
 def measured(command: list[str], repeats: int) -> str:
-    """Wall time and peak memory of a command, the median of several."""
+    """Wall time and peak memory of a command: medians of several runs."""
     seconds, memory = [], []
     unit = 1 if sys.platform == "darwin" else 1024
     for _ in range(repeats):
@@ -49,7 +49,7 @@ def measured(command: list[str], repeats: int) -> str:
 
 
 def cold(export: Path, paths: list[Path], repeats: int) -> None:
-    """Fresh processes for few images."""
+    """Measures new processes with few images."""
     command = [sys.executable, "-m", "busi_tune", "predict", str(export), "--jsonl"]
     print("predict, one image:", measured([*command, str(paths[0])], repeats), flush=True)
     for count in (1, 4, 8, 16, 32):
@@ -60,7 +60,7 @@ def cold(export: Path, paths: list[Path], repeats: int) -> None:
 
 
 def bare_rate(session: ort.InferenceSession, batches: list[np.ndarray]) -> float:
-    """Images a second of a session alone."""
+    """The rate of a bare session, in images a second."""
     started = time.perf_counter()
     for batch in batches:
         session.run(["logits", "probabilities"], {"images": batch})
@@ -68,7 +68,7 @@ def bare_rate(session: ort.InferenceSession, batches: list[np.ndarray]) -> float
 
 
 def folder_rates(export: Path, paths: list[Path], batch_size: int, repeats: int) -> None:
-    """Images a second of predict_files and of the session alone, in turns."""
+    """The rates of `predict_files` and of a bare session, in images a second; the two take turns."""
     classifier = open_export(export)
     session = ort.InferenceSession(str(classifier.path), providers=["CPUExecutionProvider"])
     pixels = [np.asarray(images.decode(path)) for path in paths]
@@ -90,7 +90,7 @@ def folder_rates(export: Path, paths: list[Path], batch_size: int, repeats: int)
 
 
 def main() -> None:
-    """Measure all."""
+    """Measures all cases."""
     parser = argparse.ArgumentParser()
     parser.add_argument("export", type=Path)
     parser.add_argument("folder")

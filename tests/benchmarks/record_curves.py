@@ -1,9 +1,10 @@
-"""Records full learning curves over a grid of configurations, for replaying studies on them; can be interrupted.
+"""Records full learning curves over a grid of configurations, for replays of studies.
 
     python tests/benchmarks/record_curves.py --data data/busi --arch resnet18 --out curves.csv
     python tests/benchmarks/record_curves.py --arch resnet18 --pack curves.csv
 
-It goes on from the packed table of the architecture where there is no `curves.csv` yet.
+An interrupted recording continues when it is started again. Without a `curves.csv`, it continues from the packed
+table of the architecture.
 """
 
 import argparse
@@ -31,13 +32,13 @@ RATES = [float(f"{rate:.4g}") for rate in np.geomspace(1e-5, 1e-2, 13)][2:]
 DECAYS = [1e-5, 1e-3, 1e-1]
 PATIENCES = [2, 6]
 BASE: dict[str, Any] = {"weights": "none", "image_size": 64, "epochs": 30, "device": "cpu"}
-# The configurations whose spread over seeds is recorded, too.
+# Configurations that are recorded with several seeds, for the spread over seeds.
 REPEATED = [(RATES[6], 1e-3, 6), (RATES[4], 1e-3, 2)]
 SEEDS = 6
 
 
 def jobs() -> list[tuple[float, float, int, int]]:
-    """Every configuration of the grid in random order, and then more seeds of some of them."""
+    """All configurations of the grid in random order, with further seeds of some of them after the first 20."""
     grid = [(*point, 0) for point in itertools.product(RATES, DECAYS, PATIENCES)]
     random.Random(0).shuffle(grid)
     repeats = [(*point, seed) for seed in range(1, SEEDS) for point in REPEATED]
@@ -45,12 +46,12 @@ def jobs() -> list[tuple[float, float, int, int]]:
 
 
 def packed(arch: str) -> Path:
-    """The table of an architecture that the repository keeps."""
+    """The path of an architecture's table in the repository."""
     return TABLES / f"learning_curves.{arch}.csv.gz"
 
 
 def record(data: Path, arch: str, out: Path) -> None:
-    """Train what `out` does not hold yet, and append its epochs."""
+    """Trains the configurations that `out` lacks, and appends their epochs."""
     torch.set_num_threads(1)
     keep_memory()
     base = Config(arch=arch, **BASE)
@@ -89,13 +90,13 @@ def record(data: Path, arch: str, out: Path) -> None:
 
 
 def test_accuracy(state: TrainingState, test: DeviceImages) -> float:
-    """The accuracy on the test split of the epoch that `state` stands at."""
+    """The accuracy on the test split at the current epoch of `state`."""
     predicted = logits_of(state.model, test, state.config.precision).argmax(dim=1).numpy()
     return float((predicted == test.host_labels).mean())
 
 
 def pack(arch: str, curves: Path) -> None:
-    """Write the table that the repository keeps; the same curves give the same bytes."""
+    """Writes the table in the repository; equal curves give equal bytes."""
     table = pd.read_csv(curves)
     table = table[table["learning_rate"].isin(RATES)].sort_values(
         ["learning_rate", "weight_decay", "scheduler_patience", "seed", "epoch"]
@@ -104,7 +105,7 @@ def pack(arch: str, curves: Path) -> None:
 
 
 def main() -> None:
-    """Record or pack."""
+    """Records or packs curves."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=Path("data/busi"))
     parser.add_argument("--arch", default="resnet18")

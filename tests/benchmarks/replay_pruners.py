@@ -1,10 +1,10 @@
-"""Replays studies on recorded learning curves: what each sampler and pruner spends, and what it finds.
+"""Replays studies on recorded learning curves: the epochs that samplers and pruners spend, and their results.
 
     python tests/benchmarks/replay_pruners.py --arch resnet18 --repetitions 1000 --plot FILE.png
 
-A trial is one of the recorded configurations, trained for at most `TRIAL_EPOCHS`; it reports, stops early and is
-pruned as the driver has it (busi_tune/search/driver.py). Each study is replayed with every strategy on the same seeds,
-so ratios are of pairs; their intervals resample the studies.
+A trial is one of the recorded configurations, trained for at most `TRIAL_EPOCHS`. It reports, stops early and is
+pruned in the same way as in the driver (busi_tune/search/driver.py). All strategies replay the same seeds, so ratios
+are of pairs of studies. The intervals of ratios resample the studies.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from busi_tune.search.pruner import StalledPruner
 TABLES = Path(__file__).parents[1] / "data"
 NAMES = ["learning_rate", "weight_decay", "scheduler_patience"]
 TRIAL_EPOCHS = 20
-# The trials of a study by default.
+# The default number of trials in a study.
 TRIALS = 20
-# A study that has not found it by then is counted with so many epochs.
+# A study without a good trial stops here, and counts with this many epochs.
 MOST_EPOCHS = 1500
 N_MIN_TRIALS = 3
 Point = tuple[int, ...]
@@ -38,10 +38,10 @@ Point = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Curves:
-    """A recorded grid: the values of each axis, and of each point the best loss so far, epoch by epoch.
+    """A recorded grid: the values of each axis, and for each point the lowest loss up to each epoch.
 
-    `test_accuracy` is that of the epoch which the full training keeps. A trial is good where its best loss is at most
-    `target`: within one seed's standard deviation of the best recorded one.
+    `test_accuracy` belongs to the epoch that a full training keeps. A trial is good if its lowest loss is at most
+    `target`: the lowest recorded loss plus the standard deviation over seeds.
     """
 
     axes: list[list[float]]
@@ -51,7 +51,7 @@ class Curves:
     deviation: float
 
     def part(self, points: set[Point]) -> "Curves":
-        """The same grid, in which only `points` can be drawn, with the target that belongs to them."""
+        """The same grid restricted to `points`, with their own target."""
         best = {point: losses for point, losses in self.best.items() if point in points}
         target = min(losses[-1] for losses in best.values()) + self.deviation
         return Curves(self.axes, best, self.test_accuracy, target, self.deviation)
@@ -59,7 +59,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Spent:
-    """The epochs of a study until it held a good trial, and those of its first `TRIALS` trials with what they found."""
+    """The epochs of a study up to its first good trial, and epochs and best results of its first `TRIALS` trials."""
 
     until_good: int
     by_trials: int
@@ -68,7 +68,7 @@ class Spent:
 
 
 def read(arch: str) -> Curves:
-    """The recorded curves of seed 0, cut to a trial's epochs, and what counts as good."""
+    """The recorded curves of seed 0, cut to a trial's epochs, with the target."""
     whole = pd.read_csv(TABLES / f"learning_curves.{arch}.csv.gz")
     table = whole[whole["epoch"] <= TRIAL_EPOCHS]
     first = table[table["seed"] == 0]
@@ -91,7 +91,7 @@ def read(arch: str) -> Curves:
 
 
 def replay(curves: Curves, sampler: BaseSampler, pruner: BasePruner, name: str) -> Spent:
-    """What a study spends, and finds."""
+    """Replays one study."""
     study = optuna.create_study(sampler=sampler, pruner=pruner, study_name=name)
     baseline = (1e-3, 1e-3, 6)
     nearest = tuple(
@@ -108,7 +108,7 @@ def replay(curves: Curves, sampler: BaseSampler, pruner: BasePruner, name: str) 
         trial = study.ask(space)
         point = tuple(trial.params[name] for name in NAMES)
         if point not in curves.best:
-            # Of another part of the grid: as if it could not be trained, which costs nothing.
+            # A point outside this part of the grid fails at no cost.
             study.tell(trial, state=TrialState.FAIL)
             continue
         losses = curves.best[point]
@@ -125,7 +125,7 @@ def replay(curves: Curves, sampler: BaseSampler, pruner: BasePruner, name: str) 
 
 
 def end(study: optuna.Study, trial: optuna.Trial, losses: list[float], *, pruned: bool) -> None:
-    """Tell the study how a trial ended."""
+    """Tells the study the end of a trial."""
     if pruned:
         study.tell(trial, state=TrialState.PRUNED)
         return
@@ -135,26 +135,26 @@ def end(study: optuna.Study, trial: optuna.Trial, losses: list[float], *, pruned
 
 
 def trained_epochs(study: optuna.Study, trial: optuna.Trial, losses: list[float], patience: float) -> tuple[int, bool]:
-    """The number of epochs that a trial is trained, and whether it is pruned then."""
+    """The number of trained epochs of a trial, and whether it is then pruned."""
     fewest = 0 if isinstance(study.pruner, StalledPruner) else N_MIN_TRIALS
     for epoch, loss in enumerate(losses, start=1):
         trial.report(loss, epoch)
         wanted = trial.should_prune()
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        # In its last epoch there is nothing left to save.
+        # Pruning in the last epoch would save nothing.
         if wanted and patience + 1 < epoch < len(losses) and len(complete) >= fewest:
             return epoch, True
     return len(losses), False
 
 
 class Oracle(BasePruner):
-    """Knows how each trial would end, and wants to prune all that would not be good: no pruner can do more."""
+    """Knows the end of each trial and prunes all that will not be good: the upper limit for any pruner."""
 
     def __init__(self, curves: Curves) -> None:
         self.curves = curves
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:  # noqa: ARG002
-        """Whether the trial would end above the target."""
+        """Whether the trial's final loss is above the target."""
         return self.curves.best[tuple(trial.params[name] for name in NAMES)][-1] > self.curves.target
 
 
@@ -174,21 +174,21 @@ def none(curves: Curves) -> BasePruner:  # noqa: ARG001
 
 
 def median(curves: Curves) -> BasePruner:  # noqa: ARG001
-    """Optuna's median pruner as `--pruner median` sets it."""
+    """Optuna's median pruner with the settings of `--pruner median`."""
     return MedianPruner(n_startup_trials=5, n_min_trials=N_MIN_TRIALS)
 
 
 def hyperband(curves: Curves) -> BasePruner:  # noqa: ARG001
-    """Optuna's Hyperband as `--pruner hyperband` sets it."""
+    """Optuna's Hyperband with the settings of `--pruner hyperband`."""
     return HyperbandPruner(2, TRIAL_EPOCHS)
 
 
 def stalled(patience: int) -> Callable[[Curves], BasePruner]:
-    """The pruner of this project."""
+    """This project's pruner."""
     return lambda _: StalledPruner(patience)
 
 
-# Each is compared with the named one: the pruner's share, or the sampler's.
+# By name: sampler, pruner, and the strategy to compare with (the one without a pruner).
 STRATEGIES: dict[str, tuple[Callable[[int], BaseSampler], Callable[[Curves], BasePruner], str]] = {
     "random": (random, none, "random"),
     "random, median": (random, median, "random"),
@@ -215,7 +215,7 @@ def interval(values: NDArray[np.float64], others: NDArray[np.float64], *, ratio:
 
 
 def show(curves: Curves, repetitions: int) -> dict[str, list[int]]:
-    """Replay every strategy and print its row; the epochs until each study held a good trial."""
+    """Replays all strategies and prints their rows; returns each study's epochs up to a good trial."""
     good = sum(losses[-1] <= curves.target for losses in curves.best.values())
     print(f"{len(curves.best)} configurations, {good} within one deviation ({curves.deviation:.4f}) of the best")
     print(
@@ -239,7 +239,7 @@ def show(curves: Curves, repetitions: int) -> dict[str, list[int]]:
 
 
 def draw(spent: dict[str, list[int]], path: Path) -> None:
-    """One box a strategy."""
+    """Draws one box for each strategy."""
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     axes.boxplot(list(spent.values()), orientation="horizontal", tick_labels=list(spent), showfliers=False)
     axes.invert_yaxis()
@@ -248,7 +248,7 @@ def draw(spent: dict[str, list[int]], path: Path) -> None:
 
 
 def main() -> None:
-    """Replay every strategy on all curves, or on each random half of them."""
+    """Replays all strategies on all curves, or on each random half of them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--arch", default="resnet18")
     parser.add_argument("--repetitions", type=int, default=200)

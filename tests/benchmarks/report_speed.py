@@ -1,7 +1,7 @@
-"""How long reports take: a run of 80 epochs on 780 images, and a study of 200 trials of 20 epochs.
+"""Time of reports: on a run of 80 epochs with 780 images, and on a study of 200 trials of 20 epochs.
 
-Both are made from a short study on phantoms, whose histories are continued at random. Prints a table of wall time and
-processor time of the whole command, and the size of the page.
+Both come from a short study on phantoms, whose histories are extended at random. Prints a table with the wall time and
+the processor time of the whole command, and the size of the page.
 
 python tests/benchmarks/report_speed.py --out /tmp/report-speed
 """
@@ -31,7 +31,7 @@ LIMITS = {"run": 10.0, "study": 20.0}
 
 
 def continued(folder: Path, epochs: int, generator: np.random.Generator) -> list[EpochRecord]:
-    """Make the history of a run `epochs` long."""
+    """Extends the history of a run to `epochs` epochs."""
     state = results.read(folder / results.STATE, StateFile)
     first = dict(state["history"][0])
     history = []
@@ -44,7 +44,7 @@ def continued(folder: Path, epochs: int, generator: np.random.Generator) -> list
 
 
 def make(folder: Path) -> None:
-    """The run and the study."""
+    """Makes the run and the study."""
     data = folder / "data"
     data.mkdir(parents=True)
     make_phantoms(data, Silent(), COUNTS, seed=0)
@@ -72,7 +72,7 @@ def make(folder: Path) -> None:
 
 
 def main() -> None:
-    """Make both where they are not there, and time their reports."""
+    """Makes the run and the study if they do not exist, and measures their reports."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, required=True)
     folder = parser.parse_args().out

@@ -1,4 +1,4 @@
-"""The intervals before: a bootstrap of groups, which has no width where a model makes no error.
+"""The intervals of earlier versions: a bootstrap of groups, which has width 0 for a model without errors.
 
 `interval_coverage.py --before` measures them.
 """
@@ -12,14 +12,14 @@ from busi_tune.evaluation.metrics import CALIBRATION_BINS, Answers, Floats, Labe
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-# Values held at once; a few blocks fit into the processor's cache.
+# The number of values in a block; a few blocks fit into the processor's cache.
 BLOCK = 2**18
 
 
 def group_weights(groups: Labels, resamples: int, seed: int) -> Iterator[Floats]:
-    """Blocks of rows (rows, images): how often each image is in a resample of as many groups as there are.
+    """Blocks of weights (rows, images): the count of each image in resamples with the original number of groups.
 
-    `groups` names the group of each image; all images of a group come and go together.
+    `groups` has the group of each image. The images of a group always have equal counts.
     """
     _, member = np.unique(groups, return_inverse=True)
     count = int(member.max()) + 1
@@ -35,10 +35,10 @@ def bootstrap(
 ) -> dict[Name, tuple[float, float]]:
     """The 95 % interval of each metric of `scores`, from its values over resamples of the groups.
 
-    It is the bias-corrected and accelerated interval (Efron, "Better bootstrap confidence intervals", 1987), widened
-    for few groups as Hesterberg does ("What teachers should know about the bootstrap", 2015); for the calibration
-    error see `_of_calibration`. A resample on which a metric is not defined does not count for it; without any
-    other, or with one group alone, there is no interval.
+    The interval is the bias-corrected and accelerated one (Efron, "Better bootstrap confidence intervals", 1987),
+    widened for few groups like that of Hesterberg ("What teachers should know about the bootstrap", 2015). The
+    calibration error has the interval of `_of_calibration`. Resamples that leave a metric undefined do not count for
+    it. Without other resamples, or with only one group, there is no interval.
     """
     count = len(np.unique(groups))
     if count < 2:
@@ -66,7 +66,7 @@ def bootstrap(
 
 
 def _without_each(groups: Labels) -> Iterator[Floats]:
-    """Blocks of rows (rows, images): ones, and zeros for one group after the other."""
+    """Blocks of weights (rows, images): each row is 0 for one group and 1 for the rest."""
     names = np.unique(groups)
     rows = max(1, BLOCK // len(groups))
     for start in range(0, len(names), rows):
@@ -74,7 +74,7 @@ def _without_each(groups: Labels) -> Iterator[Floats]:
 
 
 def _accelerated(values: Floats, point: float, without: Floats, tail: float) -> tuple[float, float]:
-    """The BCa interval: `values` over resamples, `without` with each group left out in turn."""
+    """The BCa interval from `values` over resamples, and from the values `without` each group in turn."""
     rank = (np.mean(values < point) + np.mean(values <= point)) / 2
     bias = stats.norm.ppf(np.clip(rank, 1 / len(values), 1 - 1 / len(values)))
     defined = without[~np.isnan(without)]
@@ -83,16 +83,16 @@ def _accelerated(values: Floats, point: float, without: Floats, tail: float) -> 
     acceleration = float((pull**3).sum()) / (6 * scale) if scale else 0.0
     edge = stats.norm.isf(tail)
     z = bias + np.array([-edge, edge])
-    # Far out the acceleration would turn around; there it means the last value.
+    # Far from the centre the acceleration would change sign; the clip gives the most extreme value instead.
     low, high = np.quantile(values, stats.norm.cdf(bias + z / np.maximum(1 - acceleration * z, 1e-9)))
     return float(low), float(high)
 
 
 def _of_calibration(values: Floats, point: float, calibrated: Floats, tail: float) -> tuple[float, float]:
-    """The interval of the calibration error, which chance makes larger: in the data once, in a resample once more.
+    """The interval of the calibration error, which chance increases: once in the data, and again in a resample.
 
-    It is the reflected ("basic") interval of Davison and Hinkley, 1997; from 0 on where a calibrated model could as
-    well have had `point`, judged by `calibrated`, the resamples' errors around what was observed.
+    The interval is the reflected ("basic") one of Davison and Hinkley, 1997. It begins at 0 if a calibrated model could
+    also have had the error `point`. For this test, `calibrated` has the errors of resamples relative to the data.
     """
     low, high = np.quantile(values, [tail, 1 - tail])
     possible = point <= np.quantile(calibrated, 1 - tail)
@@ -102,11 +102,11 @@ def _of_calibration(values: Floats, point: float, calibrated: Floats, tail: floa
 def paired(
     baseline: Answers, tuned: Answers, groups: Labels, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[Name, tuple[float, float]]:
-    """The 95 % interval of each metric's difference, `tuned` less `baseline`, on the same images.
+    """The 95 % interval of each metric's difference, `tuned` minus `baseline`, on the same images.
 
-    A resample is the same for both models, so that what is hard for both does not widen the interval. It is the
-    `reflected` one, as differences are hardly skewed; the calibration error's lies between the plain quantiles, for
-    chance makes both of its parts larger alike. With one group alone there is none.
+    Both models share each resample, so images that are hard for both do not widen the interval. The interval is the
+    `reflected` one, because differences are hardly skewed. For the calibration error it is between the plain quantiles,
+    because chance increases both terms alike. With only one group there is no interval.
     """
     count = len(np.unique(groups))
     if count < 2:
@@ -134,17 +134,17 @@ def paired(
 def reflected(values: Floats, point: float, tail: float) -> tuple[float, float]:
     """The reflected ("basic") bootstrap interval (Davison and Hinkley, 1997) from `values` over resamples."""
     low, high = np.quantile(values, [tail, 1 - tail])
-    # An end at zero must not lie a last bit above it.
+    # Rounding keeps an end that should be 0 from being slightly above it.
     return round(float(2 * point - high), 12), round(float(2 * point - low), 12)
 
 
 def _gaps(answers: Answers) -> Floats:
-    """Right or wrong less the confidence, in the column of the confidence's bin: (images, bins)."""
+    """Correctness (0 or 1) minus confidence of each image, in the column of its confidence bin: (images, bins)."""
     bins, confidence, right = calibration_bins(answers)
     return np.asarray(np.eye(CALIBRATION_BINS)[bins] * (right - confidence)[:, None])
 
 
 def expanded_tail(groups: int) -> float:
-    """The share of resamples beyond either end: 0.025 for many groups, less for few (at least two)."""
+    """The share of resamples beyond each end: 0.025 for many groups, less for few (at least two)."""
     spread = stats.t.ppf((1 + LEVEL) / 2, groups - 1) * np.sqrt(groups / (groups - 1))
     return float(stats.norm.sf(spread))

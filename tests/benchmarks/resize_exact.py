@@ -1,4 +1,4 @@
-"""Is the resize in the graph Pillow's, to the pixel, and what does it cost beside the network?
+"""Equality of the graph's resize with Pillow's, pixel by pixel, and its cost compared with the network.
 
 python tests/benchmarks/resize_exact.py --data DIR --sizes 2000
 python tests/benchmarks/resize_exact.py --cost EXPORT
@@ -16,7 +16,7 @@ from busi_tune.export import resize
 from busi_tune.images import Pixels
 
 # isort: split
-# After busi_tune, which switches its reports off.
+# After busi_tune, which disables ONNX Runtime's telemetry.
 import onnxruntime
 
 SIZE = 224
@@ -31,7 +31,7 @@ def session(model: bytes | str, threads: int = 2) -> onnxruntime.InferenceSessio
 
 
 def exactness(data: Path, sizes: int) -> None:
-    """Count pixels that differ: on every image of a folder, and on noise of random sizes up to 4,000 x 3,000."""
+    """Counts pixels that differ, on all images of a folder and on noise of random sizes up to 4,000 x 3,000."""
     running = session(resize.any_size(SIZE).SerializeToString())
 
     def differing(picture: Pixels) -> int:
@@ -43,7 +43,7 @@ def exactness(data: Path, sizes: int) -> None:
     generator = np.random.default_rng(0)
     wrong = total = 0
     for number in range(sizes):
-        # As many small ones as large ones: logarithms are uniform.
+        # The logarithms of the sizes are uniform, so small sizes are as frequent as large ones.
         width, height = (int(np.exp(generator.uniform(0, np.log(most + 1)))) for most in (4000, 3000))
         noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
         wrong += differing(noise if number % 2 else np.where(noise > 127, 255, 0).astype(np.uint8))
@@ -52,9 +52,10 @@ def exactness(data: Path, sizes: int) -> None:
 
 
 def cost(folder: Path, threads: int, rounds: int = 20) -> None:
-    """The share of the resize of a picture of 500 x 500 in the time of the model for ready images, in turn.
+    """Prints the time of resizing 500 x 500 pixels, as a share of the time of the model for resized images.
 
-    A session's threads spin for a while after a run and would take the other's cores: a few runs each, then a rest.
+    The threads of a session spin for a while after a run and would slow the other session. So each session runs a few
+    times, after a pause.
     """
     ready = next(folder.glob("model-*.onnx"))
     size = int(ready.stem.partition("-")[2])
@@ -76,7 +77,7 @@ def cost(folder: Path, threads: int, rounds: int = 20) -> None:
 
 
 def main() -> None:
-    """Measure what the arguments say."""
+    """Runs the measurements that the arguments select."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path)
     parser.add_argument("--sizes", type=int, default=2000)

@@ -1,11 +1,11 @@
-"""Which runtimes run an export, and how far their answers are from those of this ONNX Runtime.
+"""An export in other runtimes: which ones run it, and how far their answers differ from this ONNX Runtime's.
 
     python tests/benchmarks/runtimes.py EXPORT --prepare DIR
     OTHER_PYTHON tests/benchmarks/runtimes.py EXPORT --with DIR --runtime NAME
 
-The first command writes pictures and the reference answers. The second needs nothing but numpy and the runtime, and
-prints a row of the table for each model file. NAME is onnxruntime, openvino, openvino-f32, opencv, reference,
-onnxslim or onnxsim.
+The first command writes pictures and the reference answers. The second needs only numpy and the runtime, and prints a
+row of the table for each model file. NAME is onnxruntime, openvino, openvino-f32, opencv, reference, onnxslim or
+onnxsim.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
 Answers = dict[str, Array]
-# The runtime's name and version, and a function of a file that gives one of an input.
+# A runtime's name with its version, and its loader: from the path of a model to a function from input to outputs.
 Runtime = tuple[str, Callable[[str], Callable[[Array], Answers]]]
 NAMES = ("logits", "pixels")
 SIZES = ((64, 64), (101, 77), (300, 411), (37, 90), (500, 333), (256, 256))
 
 
 def onnxruntime_of(data: bytes | str) -> Callable[[Array], Answers]:
-    """A session on the CPU."""
+    """A function that runs the model in a session on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -34,7 +34,7 @@ def onnxruntime_of(data: bytes | str) -> Callable[[Array], Answers]:
 
 
 def runtime(name: str) -> Runtime:
-    """The runtime of this name, as it is installed here."""
+    """The installed runtime of this name."""
     if name == "onnxruntime":
         import onnxruntime
 
@@ -91,7 +91,7 @@ def runtime(name: str) -> Runtime:
 
 
 def prepare(export: Path, place: Path) -> None:
-    """Write inputs, and the answers of this ONNX Runtime, for each model file."""
+    """Writes inputs and the answers of this ONNX Runtime for each model file."""
     import onnxruntime
 
     noise = np.random.default_rng(0)
@@ -109,7 +109,7 @@ def prepare(export: Path, place: Path) -> None:
 
 
 def row(title: str, path: Path, place: Path, load: Callable[[str], Callable[[Array], Answers]]) -> str:
-    """A row: runtime, file, the largest difference of a logit, answers changed, pictures resized differently."""
+    """A table row: runtime, file, largest logit difference, changed answers, differently resized pictures."""
     worst, changed, pixels, count = 0.0, 0, 0, 0
     try:
         run = load(str(path))
@@ -128,7 +128,7 @@ def row(title: str, path: Path, place: Path, load: Callable[[str], Callable[[Arr
 
 
 def main() -> None:
-    """Prepare the inputs, or print the rows of one runtime."""
+    """Prepares the inputs, or prints the rows of one runtime."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("export", type=Path)
     parser.add_argument("--prepare", type=Path)

@@ -1,4 +1,4 @@
-"""What a study costs beside training: real driver, real processes, a real database, and epochs that sleep.
+"""Overhead of a study outside training: a real driver, processes and database, with sleep in place of training.
 
 python tests/benchmarks/search_overhead.py --workers 8 --trials 80 --seconds 3 --database sqlite
 python tests/benchmarks/search_overhead.py --trials 500 --seconds 0.5 --dashboard
@@ -52,7 +52,7 @@ SPACE = {
     "weight_decay": FloatDistribution(1e-5, 1e-1, log=True),
     "scheduler_patience": IntDistribution(2, 9),
 }
-# What a small network's checkpoint weighs; a large one's time to disk is training_speed.py's to measure.
+# The size of a small network's checkpoint; training_speed.py covers large ones.
 CHECKPOINT = b"\0" * 1_000_000
 
 
@@ -70,12 +70,12 @@ while not ended.is_set():
     reads += 1
 print(reads)
 """
-# When this process last awoke from training.
+# The time at which this process last ended a sleep.
 awoke: float | None = None
 
 
 def asleep(job: Job, _: Dataset, __: Progress) -> Events:
-    """What `work` does, with sleep for training: `job.config.min_learning_rate` says how long."""
+    """The events of `work`, with sleep in place of training; `job.config.min_learning_rate` sets the duration."""
     with locks.only_writer(job.folder, wait=True):
         files.write_json(job.folder / results.IDENTITY, job.config.to_dict())
         records: list[Epoch] = []
@@ -87,10 +87,10 @@ def asleep(job: Job, _: Dataset, __: Progress) -> Events:
 
 
 def _epochs(job: Job) -> Iterator[Saved]:
-    """Epochs that sleep.
+    """Yields the saved epochs of a job, each after a sleep.
 
-    A record's `seconds` says by how much the time since the last epoch, be it another trial's, was longer than that; it
-    is below 0 where there was none.
+    A record's `seconds` is the time since the process's last epoch, of any trial, minus the sleep. It is negative for
+    the first epoch of a process.
     """
     global awoke
     seconds = job.config.min_learning_rate * 1e3
@@ -99,7 +99,7 @@ def _epochs(job: Job) -> Iterator[Saved]:
     for number in range(1, job.until + 1):
         time.sleep(seconds)
         before, awoke = awoke, time.monotonic()
-        # All trials are equally good, so that none is pruned and each takes all of its time.
+        # All trials are equal, so that none is pruned and all run to their end.
         record = Epoch(number, 1 / number, 1 / number, 0.5, 0.5, 0.1, awoke - before - seconds if before else -1.0, 1.0)
         best = CHECKPOINT if watcher.see(record) else None
         history = [*history, cast("EpochRecord", vars(record))]
@@ -115,7 +115,7 @@ def _epochs(job: Job) -> Iterator[Saved]:
 
 @contextmanager
 def database(kind: str) -> Iterator[str | None]:
-    """The URL of a database of its own, or None for a file in the study's folder."""
+    """The URL of a new PostgreSQL database, or None for a file in the study's folder."""
     if kind == "sqlite":
         yield None
         return
@@ -128,9 +128,10 @@ def database(kind: str) -> Iterator[str | None]:
 
 @dataclass(frozen=True)
 class Measured:
-    """The cost of a study of sleeping trials: the share of the workers' time that was not sleep, and seconds.
+    """The overhead of a study with sleep in place of training.
 
-    `driver` is the processor time of all drivers for a trial.
+    `wall` is in seconds, `overhead` the share of extra time to sleep, `a_trial` the extra seconds of a trial, and
+    `driver` the processor seconds of all drivers for a trial. `reads` counts the dashboard's reads.
     """
 
     trials: int
@@ -143,7 +144,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Load:
-    """A study of sleeping trials: `workers` are those of each driver, `trials` come on top of `known` ones."""
+    """The size of a study: `workers` for each driver, and `trials` in addition to `known` finished ones."""
 
     workers: int
     trials: int
@@ -159,7 +160,7 @@ class Load:
 
 
 def drive(load: Load, folder: Path, url: str | None) -> float:
-    """Run one driver with its workers; its processor time in seconds."""
+    """Runs one driver with its workers, and returns its processor time in seconds."""
     empty = Dataset(Listing(Path(), (), (), 0), Split(pd.DataFrame(), pd.DataFrame()))
     trials = Trials(Database.of(folder, url, Silent()), NAME, load.plan)
     crew = Processes(load.workers, empty, Silent(), asleep)
@@ -173,10 +174,10 @@ def drive(load: Load, folder: Path, url: str | None) -> float:
 
 
 def measure(load: Load, *, watched: bool = False) -> Measured:
-    """Run a study of sleeping trials, beside a dashboard if `watched`.
+    """Runs a study with sleep in place of training; `watched` adds a dashboard.
 
-    The time that counts is that of each worker from its first epoch to its last: neither the start of its process nor
-    the end of the study, when there is no trial left for some.
+    The time of each worker counts from its first epoch to its last. The start of its process does not count, nor does
+    the end of the study, when some workers have no trial left.
     """
     with tempfile.TemporaryDirectory() as name, database(load.kind) as url:
         folder = Path(name)
@@ -205,10 +206,10 @@ def measure(load: Load, *, watched: bool = False) -> Measured:
 
 @contextmanager
 def dashboard(url: str) -> Iterator[list[int]]:
-    """Another process that reads all trials again and again, as a dashboard does; how often, once it has ended.
+    """A process that reads all trials again and again, like a dashboard; at its end it appends the number of reads.
 
     Raises:
-        RuntimeError: it met an error, a locked database above all.
+        RuntimeError: the process failed, for example because of a locked database.
     """
     watcher = subprocess.Popen(
         [sys.executable, "-c", WATCH, url, NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -227,7 +228,7 @@ def dashboard(url: str) -> Iterator[list[int]]:
 
 
 def fill(place: Database, load: Load) -> Trials:
-    """A new study of ended trials."""
+    """A new study with `known` finished trials."""
     generator = np.random.default_rng(0)
     trials = Trials(place, NAME, load.plan)
     trials.study.add_trials([_ended(generator) for _ in range(load.known)])
@@ -235,7 +236,7 @@ def fill(place: Database, load: Load) -> Trials:
 
 
 def asks(kind: str) -> None:
-    """How the driver's work for one trial grows with the number of trials: to ask for it, and all that follows."""
+    """Prints how the driver's time for one trial grows with the number of trials: for the ask, and for the rest."""
     for count in (100, 300, 1_000, 3_000):
         load = Load(1, 0, 3.0, kind, known=count)
         with tempfile.TemporaryDirectory() as name, database(kind) as url:
@@ -262,7 +263,7 @@ def asks(kind: str) -> None:
 
 @contextmanager
 def timed(found: list[tuple[float, float]]) -> Iterator[None]:
-    """Note the seconds that pass, and those of this process's processor time."""
+    """Appends the wall seconds and the processor seconds of the block."""
     started = time.perf_counter(), time.process_time()
     yield
     found.append((time.perf_counter() - started[0], time.process_time() - started[1]))
@@ -283,7 +284,7 @@ def _ended(generator: np.random.Generator) -> optuna.trial.FrozenTrial:
 
 
 def main() -> None:
-    """Measure what the arguments say."""
+    """Runs the measurements that the arguments select."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--trials", type=int, default=80)

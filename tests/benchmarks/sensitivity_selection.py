@@ -1,11 +1,11 @@
-"""How often a promised sensitivity is not kept, where the model was chosen on the images that its threshold comes from.
+"""How often a promised sensitivity is not reached if the model was chosen on the images that set its threshold.
 
     python tests/benchmarks/sensitivity_selection.py [--studies 4000]
 
-Models that are equally good answer the validation images; the one with the lowest loss there is kept, and its threshold
-found there. Models share half of what makes an image hard. "Validation" is the promise that the threshold reaches the
-sensitivity asked for, as if these cases had chosen nothing; it is made where they would be enough for that. "Test" is
-what an export says: the same threshold, and a claim from as many test cases, which chose nothing.
+Equally good models predict the validation images. The model with the lowest loss is kept, and its threshold is set on
+the same images. Models share half of the difficulty of an image. "Validation" is the promise that the threshold reaches
+the requested sensitivity. It ignores that these cases chose the model, and needs enough of them. "Test" is the
+statement of an export: the same threshold, with a claim from as many test cases, which chose nothing.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from busi_tune.export.calibration import CONFIDENCE, allowed_misses, claim
 
 Floats = NDArray[np.float64]
 ALIKE = 0.5
-# Malignant scores are normal around this, others around its negative; as in BUSI there are 2.8 of them for each.
+# Malignant scores are normal around SIGNAL, other scores around -SIGNAL. BUSI has 2.8 others for each malignant one.
 SIGNAL = 1.0
 OTHERS = 2.8
 CHOICES = (1, 20, 200)
@@ -27,7 +27,7 @@ SENSITIVITIES = (0.8, 0.9, 0.95)
 
 
 def chosen_scores(generator: np.random.Generator, cases: int, choices: int) -> tuple[Floats, Floats]:
-    """The chosen model's scores of malignant images: the validation images, sorted, and as many test images."""
+    """The chosen model's scores of malignant images: sorted validation scores (cases,), and test scores (cases,)."""
     images = cases + round(OTHERS * cases)
     signs = np.where(np.arange(images) < cases, 1, -1)
     common = np.sqrt(ALIKE) * generator.standard_normal(images)
@@ -37,8 +37,8 @@ def chosen_scores(generator: np.random.Generator, cases: int, choices: int) -> t
 
 
 def study(number: int, cases: int, choices: int) -> dict[float, tuple[bool, bool, bool]]:
-    """For each sensitivity whether the validation split's promise is broken, whether the test split's claim is, and
-    whether that claim supports the sensitivity.
+    """For each sensitivity: whether the promise from validation is broken, whether the claim from test images is, and
+    whether the claim supports the sensitivity.
     """
     validation, test = chosen_scores(np.random.default_rng((17, number)), cases, choices)
     found = {}
@@ -51,7 +51,7 @@ def study(number: int, cases: int, choices: int) -> dict[float, tuple[bool, bool
 
 
 def main() -> None:
-    """Simulate and print."""
+    """Simulates and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=4000)
     studies = parser.parse_args().studies
@@ -62,7 +62,7 @@ def main() -> None:
             every = [study(number, cases, choices) for number in range(studies)]
             for sensitivity in SENSITIVITIES:
                 before, after, supported = np.mean([found[sensitivity] for found in every], axis=0)
-                # Too few cases to make the promise.
+                # With fewer cases, even a threshold without misses would prove too little.
                 said = f"{before:.3f}" if sensitivity**cases <= 1 - CONFIDENCE else "no promise"
                 print(f"| {cases} | {choices} | {sensitivity} | {said} | {after:.3f} | {supported:.3f} |", flush=True)
     print("validation cases that a promise corrected for the choices (by a union bound) would need:")

@@ -1,10 +1,10 @@
-"""Measures `busi-tune serve` under load: many clients at once against `predict` on the same files, and its memory.
+"""`busi-tune serve` under load: the rate of many clients at once against that of `predict`, and its memory.
 
 PYTHONPATH=.:tests/support python tests/benchmarks/serve_load.py exports/tuned data/busi --requests 10000
 
-Server and clients share the machine; each request carries one picture. Times leave out the start of Python and the
-loading of the model. Seconds of processor time are those of the server alone, or of `predict`: another load on the
-machine changes them less.
+Server and clients share the machine, and each request has one picture. Times leave out the start of Python and the
+loading of the model. Processor seconds are those of the server alone, or of `predict`; other load on the machine
+affects them less.
 """
 
 import argparse
@@ -34,14 +34,14 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 class Rate(NamedTuple):
-    """Pictures a second, and seconds of processor time a thousand pictures."""
+    """Pictures a second, and processor seconds for a thousand pictures."""
 
     pictures: float
     processor: float
 
 
 def rate_of_predict(export: Path, data: Path, pictures: int) -> Rate:
-    """The rate of `predict` in a process of its own."""
+    """The rate of `predict` in a new process."""
     command = [sys.executable, __file__, str(export), str(data), "--predict", "--pictures", str(pictures)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return Rate(*json.loads(done.stdout))
@@ -58,7 +58,7 @@ def predicted(export: Path, paths: list[Path]) -> Rate:
 
 
 def load(url: str, process: psutil.Process, bodies: Iterator[bytes]) -> tuple[Rate, Counter[object]]:
-    """Send all bodies by CLIENTS clients; the rate, and how often each status or error came."""
+    """Sends all bodies from CLIENTS clients; returns the rate, and the number of each status or error."""
     found: Counter[object] = Counter()
     lock = threading.Lock()
     place = urlsplit(url)
@@ -97,7 +97,7 @@ def load(url: str, process: psutil.Process, bodies: Iterator[bytes]) -> tuple[Ra
 
 
 def main() -> None:
-    """Print rates, their ratio, statuses and memory."""
+    """Prints rates, their ratio, statuses and memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("export", type=Path)
     parser.add_argument("data", type=Path)

@@ -1,11 +1,12 @@
-"""Correct exports pass and wrong ones fail: 200 of each, of small networks that are plain, tiny, huge or degenerate.
+"""Verification of 200 correct and 200 wrong exports of small networks: plain, tiny, huge and degenerate ones.
 
     python tests/benchmarks/tolerance.py [--arch NAME ...]
 
-Each architecture is trained for 0 to 3 epochs on phantoms, and each of the four states has five heads: as trained; with
-logits of 1e-6, and of 1e4; with answers that are nearly constant; with answers that are constant. Each of these 20
-exports is verified, those as trained in all ways, and so is one mutant of each. The graph is exported once. Its weights
-are then replaced, which gives the file that an export would: it is compared with one for each architecture.
+Each architecture is trained on phantoms for 0, 1, 2 and 3 epochs. Each of the four states has five heads: as trained;
+with logits of 1e-6, and of 1e4; with nearly constant answers; with constant answers. Each of these 20 exports is
+verified (those as trained in all ways), and so is one mutant of each. Correct exports must pass, and mutants fail. The
+graph is exported once, and its weights are then replaced; for each architecture, one such file is compared with a new
+export.
 """
 
 import argparse
@@ -63,7 +64,7 @@ HEADS: dict[str, Callable[[torch.Tensor, torch.Tensor], object]] = {
 
 @dataclass(frozen=True)
 class Data:
-    """The phantoms at the network's size, and a part of them as test pictures."""
+    """Phantoms at the network's size, and a part of them as test pictures."""
 
     train: Part
     shown: Shown
@@ -72,7 +73,7 @@ class Data:
 
 @dataclass
 class Count:
-    """What was found of correct exports and of mutants."""
+    """The verification results of correct exports, or of one kind of mutant."""
 
     passed: int = 0
     failed: int = 0
@@ -80,7 +81,7 @@ class Count:
     ratios: list[float] = field(default_factory=list)
 
     def add(self, passed: bool, found: Verification) -> None:
-        """Count one."""
+        """Adds one result."""
         self.passed, self.failed = self.passed + passed, self.failed + (not passed)
         self.beyond_own += found.max_error > FACTOR * found.pytorch_float32_error
         self.ratios.append(found.max_error / found.tolerance if found.tolerance else 0.0)
@@ -105,7 +106,7 @@ def data_in(folder: Path) -> Data:
 
 
 def trained(arch: str, data: Data) -> Iterator[tuple[int, ExportableModel]]:
-    """An architecture after 0 to `EPOCHS` epochs; the model is the same object each time."""
+    """An architecture after 0 to `EPOCHS` epochs; all states are the same model object."""
     config = Config(arch=arch, weights="none", image_size=SIZE, batch_size=12, device="cpu", precision="float32")
     state = TrainingState.start(config, 3)
     given = to_device(data.train, "cpu", mean=config.mean, std=config.std)
@@ -127,13 +128,13 @@ def replaced(graph: onnx.ModelProto, values: dict[str, NDArray[np.generic]]) -> 
 
 
 def moved(graph: onnx.ModelProto, model: ExportableModel, number: int) -> onnx.ModelProto:
-    """One weight of one layer, moved by a thousandth of the layer's scale."""
+    """Changes one weight of one layer by a thousandth of the layer's standard deviation."""
     values = {name: value for name, value in tensors(model).items() if value.dtype == np.float32 and value.ndim}
     name = [*values][number * 7919 % len(values)]
     value = values[name].astype(np.float32)
     scale = float(value.std() or np.abs(value).max() or 1.0)
     place = np.random.default_rng(number).integers(value.size)
-    # At least by a bit: a thousandth of nearly equal numbers' spread may be less.
+    # At least to the next float: for nearly equal weights, a thousandth of their deviation may be less.
     value.flat[place] = max(
         value.flat[place] + np.float32(1e-3 * scale), np.nextafter(value.flat[place], np.float32(np.inf))
     )
@@ -141,7 +142,7 @@ def moved(graph: onnx.ModelProto, model: ExportableModel, number: int) -> onnx.M
 
 
 def bgr(graph: onnx.ModelProto, _model: ExportableModel, _number: int) -> onnx.ModelProto:
-    """The channels in the wrong order, behind the resize."""
+    """The channels are in the wrong order after the resize."""
     made = onnx.ModelProto()
     made.CopyFrom(graph)
     readers = [node for node in made.graph.node if "pixels" in node.input and node.output[0] != "pixels"]
@@ -154,17 +155,17 @@ def bgr(graph: onnx.ModelProto, _model: ExportableModel, _number: int) -> onnx.M
 
 
 def without_mean(graph: onnx.ModelProto, model: ExportableModel, _number: int) -> onnx.ModelProto:
-    """The mean forgotten."""
+    """The mean is missing."""
     return replaced(graph, {"pixel_mean": np.zeros_like(model.pixel_mean.numpy())})
 
 
 def without_temperature(graph: onnx.ModelProto, _model: ExportableModel, _number: int) -> onnx.ModelProto:
-    """The temperature left out."""
+    """The temperature is missing."""
     return replaced(graph, {"temperature": np.array(1, dtype=np.float32)})
 
 
 def rescaled(graph: onnx.ModelProto, _model: ExportableModel, _number: int) -> onnx.ModelProto:
-    """The logits of another head: all tensors are there, and the answer is multiplied by 0.999."""
+    """The logits are multiplied by 0.999, although all tensors are correct."""
     made = onnx.ModelProto()
     made.CopyFrom(graph)
     last = next(node for node in made.graph.node if node.output[0] == "logits")
@@ -180,7 +181,7 @@ MUTANTS: tuple[Mutant, ...] = (moved, moved, bgr, without_mean, without_temperat
 
 
 def mutant_of(number: int, name: str) -> Mutant:
-    """The mutant of a case. Where pictures hardly move the logits, float32 cannot tell the order of the channels."""
+    """The mutant of a case. Constant models get no BGR mutant, because float32 cannot show their channel order."""
     chosen = MUTANTS[number % len(MUTANTS)]
     return moved if chosen is bgr and name.endswith("constant") else chosen
 
@@ -192,7 +193,7 @@ def head_tensors(model: ExportableModel) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def assembled(model: ExportableModel, data: Data) -> onnx.ModelProto:
-    """The graph of a model, with a guard of random features."""
+    """The graph of a model, with a guard on random features."""
     width = head_tensors(model)[0].shape[1]
     noise = np.random.default_rng(0).normal(size=(len(data.train.images), width)).astype(np.float32)
     guard = guard_graph(fit_guard(data.train.images, noise, data.train.images, noise))
@@ -201,7 +202,7 @@ def assembled(model: ExportableModel, data: Data) -> onnx.ModelProto:
 
 @contextmanager
 def head_of(model: ExportableModel, head: str) -> Iterator[None]:
-    """The model with another head."""
+    """Gives the model another head until the block ends."""
     weight, bias = head_tensors(model)
     kept = weight.clone(), bias.clone()
     with torch.no_grad():
@@ -212,7 +213,7 @@ def head_of(model: ExportableModel, head: str) -> Iterator[None]:
 
 
 def examine(arch: str, data: Data, place: Path, counts: dict[str, Count]) -> None:
-    """All exports and mutants of one architecture."""
+    """Verifies all exports and mutants of one architecture."""
     base: onnx.ModelProto | None = None
     cases = ((epoch, model, head) for epoch, model in trained(arch, data) for head in HEADS)
     for number, (epoch, model, head) in enumerate(cases):
@@ -232,7 +233,7 @@ def one_case(
     counts: dict[str, Count],
     case: tuple[int, str],
 ) -> None:
-    """A correct export in all ways, and a mutant of it in one."""
+    """Verifies a correct export, and a mutant of it in one way."""
     (data, place), (number, name) = given, case
     reference, _ = reference_of(model, data.shown, data.labels)
 
@@ -255,7 +256,7 @@ def one_case(
 
 
 def main() -> None:
-    """Print what passed and what failed."""
+    """Prints the counts of passed and failed exports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=ARCHITECTURES)
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
-"""How fast ResNet50 trains here: beside the usual notebook loop, and beside the machine's matrix rate.
+"""Training speed of ResNet50: compared with a usual notebook loop, and with the machine's matrix products.
 
     python tests/benchmarks/training_speed.py --data FOLDER [--rounds 3]
 
-The three are measured in turn, round by round, so that a machine whose speed drifts is fair to all; each loop lives in
-a process of its own. The ratios of each round are printed, and their medians.
+The three measurements take turns in each round, so a changing load affects all of them. Each loop has a process of its
+own. Prints the ratios of each round, and their medians.
 """
 
 import argparse
@@ -35,7 +35,7 @@ BATCHES = 6
 
 
 def matrix_rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of a product of two 4096 x 4096 matrices."""
+    """The rate of a product of two 4096 x 4096 matrices, in GFLOP/s."""
     left, right = torch.randn(4096, 4096).to(dtype), torch.randn(4096, 4096).to(dtype)
     left @ right
     started = time.perf_counter()
@@ -45,7 +45,7 @@ def matrix_rate(dtype: torch.dtype) -> float:
 
 
 class UsualLoop:
-    """ImageFolder, DataLoader with two workers, float32, NCHW: what a notebook does."""
+    """The loop of a usual notebook: ImageFolder, DataLoader with two workers, float32, NCHW."""
 
     def __init__(self, data: Path) -> None:
         steps = [
@@ -64,7 +64,7 @@ class UsualLoop:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=1e-2)
 
     def images_per_second(self) -> float:
-        """Over some batches, the first (workers starting) left out."""
+        """The rate over some batches, without the first, in which workers start."""
         self.model.train()
         started, count = 0.0, 0
         for number, (images, labels) in enumerate(self.loader):
@@ -82,7 +82,7 @@ class UsualLoop:
 
 
 class OurLoop:
-    """The training step of busi-tune, as `baseline` runs it."""
+    """The training step of busi-tune, with the settings of `baseline`."""
 
     def __init__(self, data: Path) -> None:
         keep_memory()
@@ -97,7 +97,7 @@ class OurLoop:
         return training_batches(self.images, 1, batch_size=self.state.config.batch_size, balanced=True, flip=0.5)
 
     def images_per_second(self) -> float:
-        """Over some batches, the first left out."""
+        """The rate over some batches, without the first."""
         self.state.model.train()
         started, count = 0.0, 0
         for number, (images, labels) in enumerate(self._batches()):
@@ -111,7 +111,7 @@ class OurLoop:
 
 
 def serve(kind: str, data: Path, pipe: Any) -> None:
-    """A process that measures whenever it is asked; the last answer is its peak memory in GB."""
+    """A process that measures on each request; its last answer is its peak memory in GB."""
     loop = UsualLoop(data) if kind == "usual" else OurLoop(data)
     while pipe.recv():
         pipe.send(loop.images_per_second())
@@ -119,7 +119,7 @@ def serve(kind: str, data: Path, pipe: Any) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,9 +1,10 @@
-"""How long the search for near-duplicates takes among many images, and how much memory.
+"""Time and memory of the search for near-duplicates among many images.
 
     python tests/benchmarks/twins_growth.py [--images 100000]
 
-The thumbnails are random fields over one common profile, so that any two of them are about as similar as two images
-of BUSI are (the quantiles are printed; BUSI's are 0.51, 0.72 and 0.82). One in a hundred is a twin of another.
+The thumbnails are random fields plus a common profile, so that any two of them are about as similar as two images of
+BUSI. The quantiles of the similarity are printed; BUSI's are 0.51, 0.72 and 0.82. One thumbnail in a hundred is a
+twin of another.
 """
 
 import argparse
@@ -19,12 +20,12 @@ from scipy.fft import idctn
 from busi_tune.data.twins import BLOCK, find_twins, signatures
 
 SIDE = 64
-# The ratio of the common profile to the random part, and how fast the spectrum falls: chosen for BUSI's quantiles.
+# The ratio of the common profile to the random part, and the slope of the spectrum: fitted to BUSI's quantiles.
 COMMON, SLOPE = 1.5, 2.0
 
 
 def draw(path: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Thumbnails (count, 64, 64, 3) in a memory map, and for the last hundredth the image that each is a twin of."""
+    """Thumbnails (count, 64, 64, 3) in a memory map, the last hundredth twins; and the originals of the twins."""
     generator = np.random.default_rng(0)
     images = np.memmap(path, dtype=np.uint8, mode="w+", shape=(count, SIDE, SIDE, 3))
     frequency = np.add.outer(np.arange(SIDE), np.arange(SIDE)) + 1.0
@@ -45,7 +46,7 @@ def draw(path: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     count = parser.parse_args().images

@@ -1,10 +1,10 @@
-"""How often the verdict is wrong on studies whose truth is known, and how often it sees a planted gain.
+"""How often the verdict is wrong on studies with known truth, and how often it finds a planted gain.
 
     python tests/benchmarks/verdict_null.py [--studies 100]
 
-A study: models that differ in their seed alone answer the validation images, the best of them is chosen, and it and
-the first one (the baseline) answer the test images. Images stand in groups of one to four, as in BUSI, and a group is
-hard or easy for all models in part, for one model in part. The planted gain is one of the chosen model alone.
+In a study, models that differ in their seed alone predict the validation images. The best of them and the first one
+(the baseline) then predict the test images. Groups have one to four images, as in BUSI. The difficulty of a group is
+partly common to all models and partly that of one model. A planted gain belongs to the chosen model alone.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def draw_groups(generator: np.random.Generator, images: int) -> NDArray[np.int64
 
 
 class World:
-    """Images with a class and a difficulty; models answer them, `alike` saying how much they share of their errors."""
+    """Images with a class and a difficulty; `alike` is the share of errors that models have in common."""
 
     def __init__(self, generator: np.random.Generator, images: int, alike: float) -> None:
         self.generator, self.alike = generator, alike
@@ -37,35 +37,35 @@ class World:
         self.common = self.noise()
 
     def noise(self) -> NDArray[np.float64]:
-        """Normal noise (images, 3), of which images of a group share three fifths."""
+        """Normal noise (images, 3), three fifths of which are common to the images of a group."""
         shared, own = self.generator.standard_normal((2, len(self.groups), 3))
         return np.asarray(np.sqrt(0.6) * shared[self.groups] + np.sqrt(0.4) * own)
 
     def right(self, signal: float) -> Booleans:
-        """Which images a new model has right."""
+        """Whether a new model is right on each image."""
         noise = np.sqrt(self.alike) * self.common + np.sqrt(1 - self.alike) * self.noise()
         return np.asarray((signal * np.eye(3)[self.labels] + noise).argmax(axis=1) == self.labels)
 
 
 @cache
 def accuracies() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Signals, and the accuracy of a model with each of them over so many images that chance plays no part."""
+    """Signals and the accuracy of a model with each, over so many images that chance is negligible."""
     signals = np.linspace(0, 8, 41)
     world = World(np.random.default_rng(1), 200_000, 1.0)
     return signals, np.array([world.right(signal).mean() for signal in signals])
 
 
 def signal_for(accuracy: float) -> float:
-    """The signal that gives an accuracy."""
+    """The signal of a model with this accuracy."""
     signals, reached = accuracies()
     return float(np.interp(accuracy, reached, signals))
 
 
 def study(number: int, *, images: int, alike: float, signal: float, gain: float = 0.0, spread: float = 0.0) -> Test:
-    """What baseline and chosen model have right on the test images, and the images' groups.
+    """Whether baseline and chosen model are right on each test image, and the group of each image.
 
-    `spread` is the standard deviation of the trials' signals, which differ by their seeds; the choice then finds a
-    model that is truly a little better. Trial 0 is the baseline and is never chosen, or the test would be too easy.
+    `spread` is the standard deviation of the trials' signals. With a spread, the chosen model is truly a little better.
+    Trial 0 is the baseline and is never chosen, because a difference of 0 would make the test too easy.
     """
     generator = np.random.default_rng((11, number))
     signals = signal + spread * generator.standard_normal(TRIALS)
@@ -76,28 +76,28 @@ def study(number: int, *, images: int, alike: float, signal: float, gain: float 
 
 
 def verdicts(studies: int, **world: Any) -> list[Decision]:
-    """The decision on each of so many studies."""
+    """The decisions on so many studies."""
     return [decide(*study(number, **world)) for number in range(studies)]
 
 
 def count(found: list[Decision], verdict: str = "better") -> int:
-    """How often a verdict was given."""
+    """The number of decisions with this verdict."""
     return sum(each["verdict"] == verdict for each in found)
 
 
 def by_interval(each: Decision) -> bool:
-    """Whether the bootstrap alone would say "better"."""
+    """Whether the interval alone would give "better"."""
     interval = each["accuracy"]["interval"]
     return interval is not None and interval[0] > 0
 
 
 def by_test(each: Decision) -> bool:
-    """Whether the exact test alone would say "better"."""
+    """Whether the exact test alone would give "better"."""
     return bool(each["grouped_p"] < SIGNIFICANCE and each["accuracy"]["difference"] > 0)
 
 
 def show_null(studies: int) -> None:
-    """How often "better" is said where nothing is better, and by which part of the rule it would be."""
+    """Prints how often "better" is a false alarm: for the interval, the exact test, and both."""
     print(f"no gain, {studies} studies: how often the interval, the exact test, and both (the verdict) say better")
     for images in (117, 1000):
         for accuracy in (0.8, 0.9, 0.97):
@@ -114,14 +114,14 @@ def show_null(studies: int) -> None:
 
 
 def show_power(studies: int) -> None:
-    """How often a planted gain is seen, one of 8 points and one of just the detectable difference."""
+    """Prints how often a planted gain is found: one of 8 points, and one of the detectable difference."""
     for images in (117, 1000):
         for accuracy in (0.8, 0.9):
             signal = signal_for(accuracy)
             quiet = verdicts(studies, images=images, alike=0.5, signal=signal)
             smallest = float(np.median([each["detectable_difference"] for each in quiet]))
             seen = {}
-            # A gain that leads beyond 1 cannot be planted.
+            # A gain above an accuracy of 1 is impossible.
             for gain in (each for each in (0.08, smallest) if accuracy + each < 1):
                 higher = signal_for(accuracy + gain)
                 found = verdicts(studies, images=images, alike=0.5, signal=signal, gain=higher - signal)
@@ -131,7 +131,7 @@ def show_power(studies: int) -> None:
 
 
 def show_optimism(studies: int) -> None:
-    """The best of 20 on the validation images: how much better it looks than it is, simulated and computed."""
+    """Prints by how much the best of 20 on the validation images looks better than it is: simulated and computed."""
     for accuracy in (0.8, 0.9):
         signal = signal_for(accuracy)
         for alike in (0.0, 0.5, 0.9):
@@ -151,7 +151,7 @@ def show_optimism(studies: int) -> None:
 
 
 def main() -> None:
-    """Simulate and print."""
+    """Simulates and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=100)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Every family of torchvision's classifiers is exported with its own weights, the small ones the whole way."""
+"""Exports of every family of torchvision's classifiers; small families are also trained, verified and used."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ from busi_tune.training.exportable import ExportableModel, nudged
 from busi_tune.training.model import check_model, untrained
 from busi_tune.training.run_folder import read_identity
 
-# Too large to be trained, exported and verified in every run of the tests: all_architectures.py does that.
+# Families too slow for every test run; all_architectures.py trains, exports and verifies them.
 LARGE = ("alexnet", "convnext", "densenet", "inception", "maxvit", "swin_transformer", "vgg", "vision_transformer")
 
 
@@ -44,7 +44,7 @@ def test_every_family_has_a_representative() -> None:
 
 
 def moved(graph: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """The graph with one number of a tensor moved by a thousandth of the tensor's scale."""
+    """The graph with one number of a tensor changed by a thousandth of the tensor's standard deviation."""
     made = onnx.ModelProto()
     made.CopyFrom(graph)
     (tensor,) = (entry for entry in made.graph.initializer if entry.name == name)
@@ -55,7 +55,10 @@ def moved(graph: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def check_tensors(graph: onnx.ModelProto, expected: Mapping[str, NDArray[np.generic]]) -> None:
-    """The tensors are the expected ones, and the largest, one that exporters like to transpose, cannot be moved."""
+    """Checks that the tensors are the expected ones, and that a change in the largest one is noticed.
+
+    Exporters often transpose the largest tensor.
+    """
     assert assembly.foreign_tensors(graph, expected) == []
     largest = max(expected, key=lambda name: expected[name].size)
     assert assembly.foreign_tensors(moved(graph, largest), expected) == [largest]
@@ -93,7 +96,7 @@ def test_a_tensor_beside_the_graph_is_foreign(few: Path, tmp_path: Path, tiny: C
     name = "model.classifier.1.weight"
     expected = {name: exportable.tensors(model)[name]}
     assert assembly.foreign_tensors(graph, expected) == []
-    # The right tensor stays in the file, and the network computes with another.
+    # The right tensor stays in the file, but the network computes with another one.
     graph.graph.initializer.append(
         numpy_helper.from_array(expected[name].astype(np.float32) * np.float32(1.001), "other")
     )

@@ -1,4 +1,4 @@
-"""The export of a cross-validation: the mean of its models' probabilities, verified, and said to be untested."""
+"""The export of a cross-validation: the verified mean of the folds' probabilities, marked as untested."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def test_its_figures_are_those_of_single_models_and_its_card_says_so(
     certificate: VerificationFile, study: Path, place: Path
 ) -> None:
     pooled = results.read(study / "pooled.json", CrossvalFile)["pooled"]
-    # A temperature changes no answer.
+    # A temperature changes no predicted class.
     assert certificate["test"]["accuracy"] == pooled["accuracy"]
     assert certificate["test"]["images"] == pooled["images"]
     assert certificate["test"]["intervals"]["accuracy"] == pooled["intervals"]["accuracy"]

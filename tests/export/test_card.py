@@ -1,4 +1,4 @@
-"""What the model card says is what was measured, and it reads well."""
+"""The model card: its values equal the measured ones, and its text is well-formed."""
 
 import csv
 import json
@@ -35,9 +35,9 @@ def card(exported: Exported) -> str:
 
 
 def sections(card: str) -> dict[str, tuple[str, Tables]]:
-    """What stands under each heading of the second level, as a renderer of Markdown sees it: its text, and its tables.
+    """The text and the tables under each second-level heading, from a Markdown parser.
 
-    A table is its rows, with that of the head first.
+    A table is a list of rows, the header row first.
     """
     found: dict[str, tuple[str, Tables]] = {}
     heading, inside, tables = "", "", Tables()
@@ -75,7 +75,7 @@ def test_what_the_card_says_of_the_test_split(exported: Exported, card: str) -> 
     text, (metrics, confusion) = sections(card)["Figures"]
     figures = results.read(exported.run / "metrics.json", MetricsFile)["test"]
     said = {row[0]: row[1:] for row in metrics}
-    # What the temperature leaves as it is was measured twice: after training, and for the certificate.
+    # Metrics independent of the temperature are in two files: those of the run, and those of the certificate.
     for test in (figures, exported.certificate["test"]):
         spread = test["intervals"]
         assert said["accuracy"] == [figure(test["accuracy"]), interval(spread["accuracy"])]
@@ -84,9 +84,9 @@ def test_what_the_card_says_of_the_test_split(exported: Exported, card: str) -> 
             recall = test["per_class"][name]["recall"], spread["per_class"][name]["recall"]
             assert said[f"{name} recall"] == [figure(recall[0]), interval(recall[1])]
         assert [[int(cell) for cell in row[1:]] for row in confusion[1:]] == test["confusion_matrix"]
-    # And what it does not is the exported model's.
+    # Metrics that depend on the temperature are those of the exported model.
     assert said["Brier score"][0] == figure(exported.certificate["calibration"]["test"]["after"]["brier"])
-    # Balanced accuracy is macro recall.
+    # Balanced accuracy has no row of its own, because it equals macro recall.
     assert len(metrics) == len(numbers(test))
     assert "No interval of log loss: it has no upper bound" in text
     assert f"On the {figures['images']} test images, which are {figures['groups']} groups" in text
@@ -140,7 +140,7 @@ def test_the_card_reads_well(card: str) -> None:
     assert not [line for line in card.splitlines() if len(line) > 120 and not line.startswith("|")]
     assert "\n\n\n" not in card
     assert card.endswith(".\n")
-    # A space too many or too few, where the template was not minded.
+    # Typical errors of a template: a missing or an extra space.
     assert not re.findall(r"[^|]  |\w [.,;:]\s|[a-z][.,;][A-Za-z ]{0}[A-Z]", prose)
     for text, tables in sections(card).values():
         assert text
@@ -209,7 +209,7 @@ def test_a_split_that_leaks(exported: Exported, tiny: Config, tmp_path: Path) ->
 
 
 def test_names_from_outside_are_text_in_the_card(exported: Exported, tmp_path: Path) -> None:
-    """A browser that shows the card must not obey the name of a class."""
+    """A class name must not act as HTML in a browser that shows the card."""
     name = "<img src=x onerror=alert(1)>"
     run = linked(exported.run, tmp_path / "run")
     identity = json.loads((run / "config.json").read_text())

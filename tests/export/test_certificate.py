@@ -1,4 +1,4 @@
-"""verification.json has one reader and one writer, and a folder passes only if nothing in it was changed."""
+"""verification.json: one reader, one writer, and a check that any change in the folder fails."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from small_export import COMMON, SIZE, rewrite, small_model, write_export
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An export of two models that passed."""
+    """An export of two verified models."""
     return write_export(
         tmp_path / "export", {"model.onnx": small_model(), f"model-{SIZE}.onnx": small_model(side=SIZE)}
     )
@@ -49,7 +49,7 @@ def test_a_sound_folder_passes(folder: Path, capsys: pytest.CaptureFixture[str])
 
 
 def model_says(key: str, value: object) -> Callable[[Path], None]:
-    """Another value in the certificate inside the model; None takes the certificate away."""
+    """Changes a value in the certificate inside the model; None removes the certificate."""
 
     def change(folder: Path) -> None:
         path = folder / "model.onnx"
@@ -67,26 +67,26 @@ def model_says(key: str, value: object) -> Callable[[Path], None]:
 
 
 def certificate_says(key: str, value: object, name: str | None = None) -> Callable[[Path], None]:
-    """Another value in verification.json, at its top or in the entry of a model."""
+    """Changes a value in verification.json, at the top level or in a model's entry."""
     return lambda folder: rewrite(
         folder, lambda content: (content if name is None else content["models"][name]).update({key: value})
     )
 
 
 def blank(folder: Path) -> None:
-    """A blank more in verification.json."""
+    """Adds a space to verification.json."""
     path = folder / "verification.json"
     path.write_bytes(path.read_bytes().replace(b": ", b":  ", 1))
 
 
 def windows_lines(folder: Path) -> None:
-    """Other ends of lines in verification.json."""
+    """Changes the line ends in verification.json."""
     path = folder / "verification.json"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
 
 
 def other_model(folder: Path) -> None:
-    """The models in each other's place."""
+    """Replaces one model by the other."""
     (folder / "model.onnx").write_bytes((folder / f"model-{SIZE}.onnx").read_bytes())
 
 

@@ -1,4 +1,4 @@
-"""A run and its export judged on labelled images from elsewhere: equal figures, twins left out, refusals."""
+"""Evaluation on external labelled images: a run and its export agree, twins are left out, and errors are refused."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ FILES = {".lock", "evaluation.json", "predictions.csv", "confusion_matrix.png", 
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Other phantoms, in folders of other names; read-only by agreement."""
+    """Other phantoms, with other class folder names; tests must not change them."""
     folder = tmp_path_factory.mktemp("elsewhere") / "clinic"
     folder.mkdir()
     make_phantoms(folder, Silent(), {"benign": 14, "malignant": 12, "normal": 8}, seed=7)
@@ -48,7 +48,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(coloured: Path, tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A run of `tiny` and its export with an operating point, in the place of the shared one without."""
+    """A run of `tiny` and its export with an operating point; replaces the shared fixture, which has none."""
     place = tmp_path_factory.mktemp("pointed")
     pipeline.baseline(coloured, place / "run", tiny, Silent())
     options = ExportOptions(sensitivity=0.8)
@@ -64,7 +64,7 @@ def export(exported: Exported) -> Path:
 
 @pytest.fixture(scope="module")
 def judged(exported: Exported, export: Path, elsewhere: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The evaluations of the run, and of the export with and without the training data."""
+    """Evaluations of the run, and of the export with and without the training data."""
     place = tmp_path_factory.mktemp("judged")
     there = Elsewhere(elsewhere, MAP)
     pipeline.evaluate(exported.run, there, place / "run", Silent())
@@ -78,7 +78,7 @@ def read(folder: Path) -> EvaluationFile:
 
 
 def flat(value: object, name: str = "") -> dict[str, object]:
-    """The leaves of a document by their names."""
+    """The leaves of a document by their paths."""
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if entries is None:
         return {name: value}
@@ -110,7 +110,7 @@ def test_the_run_and_its_export_have_the_same_figures(judged: Path) -> None:
 def test_on_its_own_images_only_the_test_images_are_judged_and_have_their_figures(
     exported: Exported, export: Path, tmp_path: Path
 ) -> None:
-    """All others were seen in training, or stand in a group of two labels."""
+    """All other images were used in training, or are in a group with two labels."""
     there = Elsewhere(exported.data, leave_out_conflicts=True)
     test = {row["path"] for row in rows(exported.run / "split.csv") if row["split"] == "test"}
     for model in (exported.run, export):
@@ -184,7 +184,10 @@ def test_the_confidence_comes_from_the_validation_images(judged: Path, export: P
 
 
 def with_twins(exported: Exported, elsewhere: Path, folder: Path, label: str) -> dict[str, str]:
-    """Copies of malignant training images in `folder`, as they are, mirrored and cropped; the twin of each."""
+    """Adds copies of malignant training images to `folder`: unchanged, mirrored and cropped.
+
+    Returns the training image of each copy.
+    """
     linked(elsewhere, folder)
     trained = [
         r["path"] for r in rows(exported.run / "split.csv") if (r["split"], r["class"]) == ("train", "malignant")
@@ -214,9 +217,9 @@ def test_twins_of_training_images_are_named_and_left_out(
         assert left[name]["reason"] == "a twin is in the training data"
         assert left[name].get("twin_class") == left[name]["class"] == "malignant"
     assert left["M/copy0.png"].get("twin") == copies["M/copy0.png"]
-    # The others' figures do not change.
+    # The metrics of the other images stay the same.
     assert found["external"] == read(judged / "export")["external"]
-    # Without the training images the export knows equal files alone.
+    # Without the training images, the export recognises identical files only.
     unchecked = pipeline.evaluate(export, there, tmp_path / "unchecked", Silent())
     assert {image["path"]: image["reason"] for image in unchecked["left_out"] if image["path"] in copies} == {
         "M/copy0.png": "the same file is in the training data"
@@ -259,7 +262,7 @@ def test_a_class_that_is_absent_is_named_and_the_binary_metrics_are_given(
     assert None not in external.get("benign_vs_malignant", {None: None}).values()
     assert not [name for name in found["differences"] if name.startswith(("macro", "per_class.normal"))]
     assert "malignant_vs_rest.sensitivity" in found["differences"]
-    # One class alone has a sensitivity still.
+    # With images of one class only, sensitivity still exists.
     shutil.rmtree(tmp_path / "data/B")
     found = pipeline.evaluate(export, Elsewhere(tmp_path / "data", "malignant=M"), tmp_path / "out", Silent())
     assert found["absent_classes"] == ["benign", "normal"]
@@ -274,7 +277,7 @@ def write_table(path: Path, lines: list[tuple[str, str]], columns: tuple[str, st
 
 
 def test_a_table_is_taken_as_folders_are(export: Path, elsewhere: Path, judged: Path, tmp_path: Path) -> None:
-    """Some of its paths are absolute, and some lead out of its folder; its order does not count."""
+    """The table has absolute paths and paths outside its folder, in another order than the folders."""
     paths = [path for path in images.walk(elsewhere) if not images.is_mask(path)]
     lines = [
         (str(path) if number % 2 else os.path.relpath(path, tmp_path), f" {path.parent.name}")
@@ -294,7 +297,7 @@ def test_groups_of_patients_are_kept_together(export: Path, elsewhere: Path, jud
     table = rows(judged / "unchecked/predictions.csv")
     lines = [(row["path"], f"patient {number // 4}") for number, row in enumerate(table)]
     file = write_table(tmp_path / "patients.csv", lines, ("path", "group"))
-    # An image that cannot be read takes its group's others apart from nobody.
+    # An unreadable image in a group does not split the rest of the group.
     linked(elsewhere, tmp_path / "data")
     (tmp_path / "data" / table[0]["path"]).unlink()
     (tmp_path / "data" / table[0]["path"]).write_bytes(b"no image")
@@ -449,7 +452,7 @@ sys.exit(exit_code(sys.argv[1:]))
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    # Its pictures may differ from those of another process.
+    # The pictures may differ between processes.
     assert {**json.loads(done.stdout), "files": {}} == {**read(judged / "export"), "files": {}} | {
         "schema": results.SCHEMAS[EvaluationFile]
     }
@@ -513,7 +516,7 @@ def test_a_confidence_that_is_no_share_is_refused(value: str, export: Path, caps
 def test_runs_and_certificates_of_earlier_versions_are_read_as_they_are(
     exported: Exported, export: Path, tiny: Config, tmp_path: Path
 ) -> None:
-    """They lack the area and the curves."""
+    """Earlier versions wrote neither the area under the risk-coverage curve nor the curves."""
     run = linked(exported.run, tmp_path / "run")
     document = json.loads((run / "metrics.json").read_text())
     for part in ("validation", "test"):

@@ -1,4 +1,4 @@
-"""What an export holds, that it is made once, and that its check can be repeated anywhere."""
+"""The content of an export, its single writing, and verification on other machines and folders."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ pytest_plugins = ["exported"]
 
 
 def without_last_digits(certificate: Mapping[str, object]) -> dict[str, object]:
-    """A certificate but for the measured errors, whose last digits may depend on what else the machine does."""
+    """A certificate without the measured errors, whose last digits may vary with the load of the machine."""
     models = certificate.get("models", {})
     assert isinstance(models, dict)
     measured = ("errors", "max_error", "probe_error", "models")
@@ -125,7 +125,7 @@ def test_no_path_of_this_machine_is_inside(model: onnx.ModelProto) -> None:
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     for tensor in bare.graph.initializer:
-        # Any three bytes occur somewhere in millions of weights.
+        # Among millions of weights, any three bytes occur somewhere.
         tensor.ClearField("raw_data")
     text = bare.SerializeToString()
     found = [word for word in ("/work", "/tmp", "site-packages", ".py", str(Path.home())) if word.encode() in text]  # noqa: S108
@@ -143,7 +143,7 @@ def test_predictions_hold_pytorchs_answers(exported: Exported) -> None:
     assert list(table["predicted"]) == list(of_run["predicted"])
     assert list(of_run.columns) == list(table.columns)[: len(of_run.columns)]
     columns = [name for name in of_run.columns if name.startswith("p_")]
-    # The run's probabilities are those before calibration.
+    # The run's own probabilities are uncalibrated.
     powers = of_run[columns].to_numpy() ** (1 / exported.certificate["temperature"])
     np.testing.assert_allclose(table[columns], powers / powers.sum(axis=1, keepdims=True), atol=1e-4)
 
@@ -181,7 +181,7 @@ def test_another_run_needs_overwrite(exported: Exported, tiny: Config, tmp_path:
 
 
 class Checking(Silent):
-    """Checks an export whenever something is heard of the one that shall take its place."""
+    """Checks the old export at each progress step of the new one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.checked = folder, 0
@@ -192,7 +192,7 @@ class Checking(Silent):
 
 
 def test_an_export_stays_until_its_successor_is_complete(exported: Exported, tmp_path: Path) -> None:
-    """All the time that `--overwrite` takes, `predict` goes on with the old one."""
+    """While `--overwrite` runs, `predict` still works with the old export."""
     folder = linked(exported.folder, tmp_path / "export")
     seen = Checking(folder)
     options = ExportOptions(sensitivity=0.9)
@@ -237,39 +237,39 @@ def test_images_beyond_the_test_split_may_go(exported: Exported, tmp_path: Path)
 
 
 def flip(name: str) -> Callable[[Path, Path], None]:
-    """One bit of a file."""
+    """Flips one bit of a file."""
     return lambda folder, _: flip_a_bit(folder / name)
 
 
 def drop_model(folder: Path, _: Path) -> None:
-    """No model."""
+    """Deletes the model."""
     (folder / "model.onnx").unlink()
 
 
 def change_predictions(folder: Path, _: Path) -> None:
-    """Another answer of PyTorch's."""
+    """Changes one of PyTorch's answers."""
     path = folder / "predictions.csv"
     replace(path, path.read_bytes().replace(b"benign", b"normal", 1))
 
 
 def first_image(folder: Path, root: Path) -> Path:
-    """The first image of the test split."""
+    """The path of the first test image."""
     return root / str(pd.read_csv(folder / "predictions.csv")["path"].iloc[0])
 
 
 def change_image(folder: Path, root: Path) -> None:
-    """Another picture under the name of a test image."""
+    """Replaces a test image by another picture."""
     other = pd.read_csv(folder / "predictions.csv")["path"].iloc[1]
     replace(first_image(folder, root), (root / other).read_bytes())
 
 
 def drop_image(folder: Path, root: Path) -> None:
-    """A test image less."""
+    """Deletes a test image."""
     first_image(folder, root).unlink()
 
 
 def other_model(folder: Path, model: onnx.ModelProto, inside: dict[str, Any], beside: dict[str, Any]) -> None:
-    """Put another model, with other values in the certificate inside it, and in its entry in verification.json."""
+    """Writes another model and its hash; `inside` changes its inner certificate, `beside` its outer entry."""
     facts = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, facts | {"certificate": json.dumps(json.loads(facts["certificate"]) | inside)})
     path = folder / "model.onnx"
@@ -281,7 +281,7 @@ def other_model(folder: Path, model: onnx.ModelProto, inside: dict[str, Any], be
 
 
 def multiplied(folder: Path) -> onnx.ModelProto:
-    """The model with a last layer that answers otherwise."""
+    """The model with a rescaled weight of the last layer."""
     model = onnx.load(folder / "model.onnx")
     tensor = next(entry for entry in model.graph.initializer if entry.name == "model.fc.weight")
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.001), tensor.name))
@@ -289,7 +289,7 @@ def multiplied(folder: Path) -> onnx.ModelProto:
 
 
 def forge(folder: Path, _: Path) -> None:
-    """Another model, with a certificate that names it: only running it shows that it answers otherwise."""
+    """Replaces the model, with consistent certificates: only running the model shows other answers."""
     model = multiplied(folder)
     replace(folder / "model.onnx", model.SerializeToString())
     parts = {"weights_sha256": read_contents(folder / "model.onnx").weights_sha256}
@@ -297,17 +297,17 @@ def forge(folder: Path, _: Path) -> None:
 
 
 def forge_the_hash(folder: Path, _: Path) -> None:
-    """Another model, of which the certificate has the file's hash, and not that of its tensors."""
+    """Replaces the model and the hash of its file, but not the hash of its tensors."""
     other_model(folder, multiplied(folder), {}, {})
 
 
 def another_certificate(folder: Path, _: Path) -> None:
-    """A model whose inner certificate is of another split than the one beside it."""
+    """Puts another split into the model's inner certificate only."""
     other_model(folder, onnx.load(folder / "model.onnx"), {"split": "another"}, {})
 
 
 def loose_certificate(folder: Path, _: Path) -> None:
-    """A certificate with a blank more."""
+    """Adds a space to verification.json."""
     path = folder / "verification.json"
     replace(path, path.read_bytes().replace(b": ", b":  ", 1))
 

@@ -1,4 +1,4 @@
-"""The input guard: what it catches, how often it is wrong, and that the graph computes what is meant."""
+"""The input guard: detection rates, false alarms, and agreement of the graph with a plain computation."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ MIXING = np.random.default_rng(99).normal(size=(3 * 36, WIDTH)) / 10
 
 
 def layered(count: int, seed: int, size: int = SIZE) -> Pixels:
-    """Grey images of bright and dark layers under speckle, darker with depth; (count, size, size, 3)."""
+    """Grey images (count, size, size, 3) of bright and dark layers with speckle, darker with depth."""
     generator = np.random.default_rng(seed)
     depth = np.linspace(0, 1, size)[None, :, None]
     waves = generator.uniform(0.02, 0.06, (count, 1, 1)) * np.sin(
@@ -47,7 +47,7 @@ def layered(count: int, seed: int, size: int = SIZE) -> Pixels:
 
 
 def features_of(pixels: Pixels) -> Floats:
-    """What stands for a network: a rectified projection of a 6 x 6 thumbnail."""
+    """Features in place of a network's: a rectified projection of a 6 x 6 thumbnail."""
     side = pixels.shape[1] // 6
     tiles = pixels[:, : 6 * side, : 6 * side].reshape(len(pixels), 6, side, 6, side, 3).mean(axis=(2, 4))
     projected: NDArray[np.float64] = tiles.reshape(len(pixels), -1) / 255 @ MIXING
@@ -55,7 +55,7 @@ def features_of(pixels: Pixels) -> Floats:
 
 
 def scores(guard: Guard, pixels: Pixels, features: Floats | None = None) -> Floats:
-    """The guard's output."""
+    """The guard's scores: (images, scores)."""
     session = InferenceSession(guard_graph(guard).SerializeToString(), providers=["CPUExecutionProvider"])
     given = {"pixels": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))}
     (values,) = session.run(["guard"], given | {"features": features_of(pixels) if features is None else features})
@@ -63,13 +63,13 @@ def scores(guard: Guard, pixels: Pixels, features: Floats | None = None) -> Floa
 
 
 def fitted(train: Pixels, held_out: Pixels) -> Guard:
-    """The guard of the stand-in network."""
+    """A guard fitted to the features of `features_of`."""
     return fit_guard(train, features_of(train), held_out, features_of(held_out))
 
 
 @pytest.fixture(scope="module")
 def guard() -> Guard:
-    """Fitted to 200 layered images, with 100 held out."""
+    """A guard fitted to 200 layered images, with 100 held out."""
     return fitted(layered(200, 1), layered(100, 2))
 
 
@@ -107,7 +107,7 @@ def test_features_far_away_are_caught(guard: Guard) -> None:
 
 
 def test_false_alarms_are_as_rare_as_the_limits_say() -> None:
-    """Over several training sets, of images that none of them has seen."""
+    """Averages over several training sets; each is tested on new images."""
     expected, shares = [], []
     for seed in range(20):
         guard = fitted(layered(120, 1000 + seed, 32), layered(60, 2000 + seed, 32))
@@ -133,12 +133,15 @@ def test_limits_are_conformal(count: int, rate: float, rank: int) -> None:
     limit, false_alarms = _conformal(values, rate)
     assert limit == rank
     assert false_alarms == pytest.approx((count + 1 - rank) / (count + 1))
-    # Where there are enough images, the promise holds; where not, the most that they can give is given and said.
+    # With enough images the rate holds. Otherwise the limit is the largest value, and the reached rate is returned.
     assert false_alarms <= rate or rank == count
 
 
 def test_the_distance_of_a_training_image_is_as_if_it_were_new() -> None:
-    """Few images of many statistics: those inside the fit look nearer than new ones, those left out do not."""
+    """With few images and many statistics, images in the fit have smaller distances than new images.
+
+    Distances from a fit without the image agree with those of new images.
+    """
     generator = np.random.default_rng(0)
     mixing = generator.normal(size=(24, 24))
     train, new = generator.normal(size=(80, 24)) @ mixing, generator.normal(size=(4000, 24)) @ mixing
@@ -149,14 +152,14 @@ def test_the_distance_of_a_training_image_is_as_if_it_were_new() -> None:
 
 
 def pooled(image: NDArray[np.float64], side: int) -> NDArray[np.float64]:
-    """Means of tiles; what does not fill a tile is left out."""
+    """The means of tiles; incomplete tiles at the edges are dropped."""
     rows, columns = (length // side for length in image.shape)
     tiles = image[: rows * side, : columns * side].reshape(rows, side, columns, side)
     return np.asarray(tiles.mean(axis=(1, 3)))
 
 
 def expected_statistics(image: Pixels) -> NDArray[np.float64]:
-    """The statistics of one image (size, size, 3), written plainly."""
+    """The statistics of one image (size, size, 3), computed in plain NumPy."""
     step = max(1, len(image) // 64)
     grey = image[::step, ::step].astype(np.float64).mean(axis=-1) / 255
     shares = [np.sqrt((grey > level).mean()) for level in (0.04, 0.08, 0.16, 0.32, 0.48, 0.64, 0.8)]
@@ -199,7 +202,7 @@ def test_the_graph_computes_the_formula(size: int) -> None:
         axis=1,
     )
     np.testing.assert_allclose(scores(guard, new, features), expected, rtol=2e-3)
-    # Each image has its own scores, whatever the batch.
+    # The scores of an image do not depend on its batch.
     alone = np.concatenate([scores(guard, new[[i]], features[[i]]) for i in range(7)])
     np.testing.assert_allclose(alone, scores(guard, new, features), rtol=1e-5)
 

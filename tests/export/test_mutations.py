@@ -1,4 +1,4 @@
-"""Whatever is changed in an export, `verify` notices it; and with a key whatever a forger does."""
+"""`verify` notices every change in an export, and with a public key also every forgery."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ SWAPPED = json.dumps(["malignant", "benign", "normal"])
 
 
 def write_keys(place: Path, name: str = "key") -> tuple[Path, Path]:
-    """A private and a public key, as openssl writes them."""
+    """Writes a private and a public key in the formats of openssl."""
     key = Ed25519PrivateKey.generate()
     private, public = place / f"{name}.pem", place / f"{name}.pub.pem"
     private.write_bytes(key.private_bytes(PEM, PKCS8, OPEN))
@@ -59,7 +59,7 @@ def test_every_change_is_noticed(signed: Path) -> None:
             if edit.path.endswith(("model.onnx", "verification.json")) and "with its SHA-256" not in edit.what:
                 assert is_refused_by_predict(signed / "model.onnx"), edit
     assert not is_noticed(signed)
-    # Each of the values in several ways.
+    # The file has fewer values; each of them is changed in several ways.
     assert kinds["verification.json"] > 500
     assert {"model.onnx", f"model-{SIZE}.onnx", "predictions.csv", "model2.onnx", ".hidden"} <= set(kinds)
 
@@ -77,7 +77,7 @@ def test_a_forged_model_is_noticed_unless_its_whole_certificate_is_forged(
         assert is_noticed(changed), depth
         assert is_refused_by_predict(changed / name) == (depth < 3)
         assert is_refused_by_predict(changed / name, public)
-        # Without its signature.
+        # The forger also removes the signature.
         (changed / "verification.json.sig").unlink()
         rewrite(changed, lambda content: content.pop("signed_by"))
         assert is_noticed(changed) == (depth < 3)

@@ -1,4 +1,4 @@
-"""Only a certified model is used; one from elsewhere on request, if it is of our form and survives a trial."""
+"""Opening a model: certified models, and on request others that have our form and survive a trial run."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ UNVERIFIED = "or use it as it is with --allow-unverified"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An export with two models, of which one did not pass."""
+    """An export with three models, one of which did not pass."""
     models: dict[str, onnx.ModelProto | bytes] = {"model.onnx": small_model(), "model.int8.onnx": b"int8"}
     models[f"model-{SIZE}.onnx"] = small_model(side=SIZE)
     return write_export(tmp_path / "export", models, failed=["model.int8.onnx"])
@@ -52,14 +52,14 @@ def test_every_optimisation_gives_the_same_answers(folder: Path) -> None:
 
 
 def change_a_bit(folder: Path) -> None:
-    """One bit of the model."""
+    """Flips one bit of the model."""
     data = bytearray((folder / "model.onnx").read_bytes())
     data[len(data) // 2] ^= 1
     (folder / "model.onnx").write_bytes(data)
 
 
 def change_a_weight(folder: Path) -> None:
-    """One weight of the model."""
+    """Changes one weight of the model."""
     model = onnx.load(folder / "model.onnx")
     weight = numpy_helper.to_array(model.graph.initializer[0]).copy()
     weight.flat[0] += 1e-3
@@ -68,40 +68,40 @@ def change_a_weight(folder: Path) -> None:
 
 
 def drop_model(folder: Path) -> None:
-    """No model."""
+    """Deletes the model."""
     (folder / "model.onnx").unlink()
 
 
 def drop_certificate(folder: Path) -> None:
-    """No certificate."""
+    """Deletes the certificate."""
     (folder / "verification.json").unlink()
 
 
 def break_certificate(folder: Path) -> None:
-    """Half a certificate."""
+    """Cuts the certificate off."""
     path = folder / "verification.json"
     path.write_bytes(path.read_bytes()[:100])
 
 
 def change_certificate(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """Another content of verification.json."""
+    """Applies `change` to the content of verification.json."""
 
     return partial(rewrite, change=change)
 
 
 def entry_of(content: dict[str, Any]) -> dict[str, Any]:
-    """The entry of model.onnx."""
+    """The entry of model.onnx in verification.json."""
     entry: dict[str, Any] = content["models"]["model.onnx"]
     return entry
 
 
 def list_for_certificate(folder: Path) -> None:
-    """A list in the place of the certificate."""
+    """Writes a list in place of the certificate."""
     (folder / "verification.json").write_text("[]")
 
 
 def move_model(folder: Path) -> None:
-    """The model of another entry."""
+    """Moves another entry's model to model.onnx."""
     (folder / f"model-{SIZE}.onnx").replace(folder / "model.onnx")
 
 
@@ -151,7 +151,7 @@ def test_each_model_has_a_certificate_of_its_own(folder: Path) -> None:
 
 
 def as_file(tmp_path: Path, model: onnx.ModelProto | bytes) -> Path:
-    """A model without a certificate."""
+    """Writes a model to a file without a certificate."""
     path = tmp_path / "elsewhere.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     return path
@@ -169,7 +169,7 @@ def test_a_model_from_elsewhere_is_used_on_request(missing: tuple[str, ...], sid
 
 
 def renamed(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
-    """Another name for a value of the graph."""
+    """The model with another name for one value of the graph."""
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = [new if name == old else name for name in names]
@@ -179,12 +179,12 @@ def renamed(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
 
 
 def facts(**changed: object) -> onnx.ModelProto:
-    """The model with other metadata."""
+    """The model with changed metadata."""
     return small_model(FACTS | {name: v if isinstance(v, str) else json.dumps(v) for name, v in changed.items()})
 
 
 def not_a_number() -> onnx.ModelProto:
-    """A model whose answers are no numbers."""
+    """A model whose logits are NaN."""
     model = small_model()
     nan = numpy_helper.from_array(np.full((3, 4), np.nan, np.float32), "fc.weight")
     model.graph.initializer[2].CopyFrom(nan)
@@ -192,7 +192,7 @@ def not_a_number() -> onnx.ModelProto:
 
 
 def one_answer() -> onnx.ModelProto:
-    """A model that gives one answer for all images."""
+    """A model that gives one answer for a whole batch."""
     model = small_model()
     model.graph.node.append(helper.make_node("ReduceMean", ["logits_of_each"], ["logits"], keepdims=1))
     for node in model.graph.node[:-1]:
@@ -202,7 +202,7 @@ def one_answer() -> onnx.ModelProto:
 
 
 def no_guard() -> onnx.ModelProto:
-    """A model that promises a guard and has none."""
+    """A model with a guard in its metadata but not in its graph."""
     model = small_model()
     del model.graph.output[3]
     return model
@@ -259,12 +259,12 @@ def test_a_model_that_is_not_of_our_form_is_refused(
     assert reason in str(refusal.value)
     assert str(refusal.value).startswith(f"{path} ")
     assert len(str(refusal.value).splitlines()) == 1
-    # ONNX Runtime has words of its own for some of these.
+    # ONNX Runtime itself would print messages for some of these models.
     assert capfd.readouterr() == ("", "")
 
 
 def beside(nodes: list[onnx.NodeProto], shape: list[int]) -> onnx.ModelProto:
-    """The model with more to compute: a number made from a tensor of `shape`, which is added to its logits."""
+    """The model with further nodes, which make one number from a tensor of `shape` and add it to the logits."""
     model = small_model()
     model.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), "many"))
     for node in model.graph.node:

@@ -1,4 +1,4 @@
-"""Verification tells a correct export from every kind of wrong one; each wrong one is really built."""
+"""Verification of exports: correct ones pass, and wrong ones of every kind, built for real, fail."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ ONE_WAY = dict(list(WAYS.items())[:1])
 
 @dataclass(frozen=True)
 class Case:
-    """What verification starts from: an export, its run, the test pictures, and what PyTorch answers on them."""
+    """The inputs of verification: an export, its run, the test pictures, and PyTorch's answers on them."""
 
     exported: Exported
     source: Source
@@ -47,23 +47,23 @@ class Case:
     reference: Reference
 
     def model(self) -> ExportableModel:
-        """The trained model, loaded anew."""
+        """The trained model, loaded again."""
         fresh = exportable.exportable_model(self.exported.run, self.source.identity)
         return at_temperature(dataclasses.replace(self.source, model=fresh), self.fitted.temperature)
 
     def export(self, model: ExportableModel, front: onnx.ModelProto | None = None) -> onnx.ModelProto:
-        """The graph of `model`, made as every export is."""
+        """The graph of `model`, built in the same way as a real export."""
         network = folded(exportable.to_onnx(model, self.source.size))
         front = front or resize.any_size(self.source.size)
         return assembly.assemble(front, network, guard_graph(self.fitted.guard))
 
     def draft(self, place: Path) -> Draft:
-        """The export in the making, staged in `place`."""
+        """A draft of the export, staged in `place`."""
         given = (self.fitted, self.shown, self.reference, self.reference.logits * self.fitted.temperature)
         return Draft(place, self.source, ExportOptions(), *given)
 
     def verify(self, model: onnx.ModelProto | Path, place: Path) -> Verification:
-        """The verdict on a model, run in one way."""
+        """The verification result of a model, with one way of running it."""
         path = model if isinstance(model, Path) else place / "model.onnx"
         if isinstance(model, onnx.ModelProto):
             self.draft(place).write(path.name, model, self.draft(place).facts(model, self.fitted.guard, None))
@@ -72,7 +72,7 @@ class Case:
 
 @pytest.fixture(scope="module")
 def case(exported: Exported) -> Case:
-    """The shared export, and its reference computed anew."""
+    """The shared export with a newly computed reference."""
     source = Source.of(exported.run, pipeline.run_data(exported.run, exported.data, Silent()), Silent())
     fitted = fit(source, None)
     shown = Shown.of(source.pictures("test"), source.size)
@@ -115,44 +115,44 @@ def test_ready_images_are_answered_alike(case: Case) -> None:
 
 
 class Swapped(ExportableModel):
-    """A consumer that reads BGR: what comes in as RGB is taken for BGR."""
+    """A network that takes RGB input as BGR."""
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and features."""
+        """Logits (n, classes) and features (n, features)."""
         return super().forward(pixels.flip(1))
 
 
 def normalised(
     case: Case, mean: tuple[float, ...], std: tuple[float, ...], kind: type[ExportableModel] = ExportableModel
 ) -> onnx.ModelProto:
-    """The trained network behind another normalisation, or with its channels swapped."""
+    """The trained network with another normalisation, or with swapped channels."""
     return case.export(kind(case.model().model, mean, std, case.fitted.temperature).eval())
 
 
 def bgr(case: Case) -> onnx.ModelProto:
-    """The channels in the wrong order."""
+    """The channels are in the wrong order."""
     config = case.source.identity.config
     return normalised(case, config.mean, config.std, Swapped)
 
 
 def unnormalised(case: Case) -> onnx.ModelProto:
-    """Pixels in 0..1, mean and deviation forgotten."""
+    """Pixels from 0 to 1, without mean and standard deviation."""
     return normalised(case, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def raw_pixels(case: Case) -> onnx.ModelProto:
-    """Pixels in 0..255, nothing done to them."""
+    """Pixels from 0 to 255, without normalisation."""
     return normalised(case, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
 
 
 def without_temperature(case: Case) -> onnx.ModelProto:
-    """The temperature left out."""
+    """The temperature is missing."""
     assert case.fitted.temperature != 1
     return case.export(case.source.model)
 
 
 def batch_statistics(case: Case) -> onnx.ModelProto:
-    """Batch norm as in training: with the statistics of the batch that it is given."""
+    """Batch norm uses the statistics of the current batch, as in training."""
     model = case.model()
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -162,14 +162,14 @@ def batch_statistics(case: Case) -> onnx.ModelProto:
 
 
 def int8(case: Case) -> onnx.ModelProto:
-    """An int8 network where the certificate is a float32 one's."""
+    """An int8 network with the certificate of a float32 one."""
     network = exportable.to_onnx(case.model(), case.source.size)
     small = quantisation.int8(network, case.source.part("train").pixels())
     return assembly.assemble(resize.any_size(case.source.size), small, guard_graph(case.fitted.guard))
 
 
 def with_weight(case: Case, name: str, change: Callable[[NDArray[np.float32]], float]) -> onnx.ModelProto:
-    """The export with one number changed: the largest weight of one layer."""
+    """The export with a changed value in place of the largest weight of one layer."""
     graph = onnx.load(case.exported.folder / "model.onnx")
     tensor = next(entry for entry in graph.graph.initializer if entry.name == name)
     weights = numpy_helper.to_array(tensor).copy()
@@ -180,21 +180,21 @@ def with_weight(case: Case, name: str, change: Callable[[NDArray[np.float32]], f
 
 
 def first_weight(case: Case) -> onnx.ModelProto:
-    """One weight of the first convolution, off by the layer's standard deviation."""
+    """One weight of the first convolution, changed by the layer's standard deviation."""
     return with_weight(
         case, "model.conv1.weight", lambda weights: float(weights.flat[np.abs(weights).argmax()] + weights.std())
     )
 
 
 def last_weight(case: Case) -> onnx.ModelProto:
-    """One weight of the last layer, off by a thousandth."""
+    """One weight of the last layer, changed by a thousandth of its value."""
     return with_weight(
         case, "model.fc.weight", lambda weights: float(weights.flat[np.abs(weights).argmax()] * (1 + 1e-3))
     )
 
 
 def not_a_number(case: Case) -> onnx.ModelProto:
-    """One weight of the last layer that is NaN."""
+    """One weight of the last layer is NaN."""
     return with_weight(case, "model.fc.weight", lambda _: float("nan"))
 
 
@@ -222,7 +222,7 @@ def test_one_weight_moved_by_a_thousandth_of_its_layers_scale_fails(layer: str, 
 
 
 def height_first(size: int) -> onnx.ModelProto:
-    """A front whose two passes come in the other order: a picture turned, resized and turned back."""
+    """A resize with height before width: the picture is transposed, resized and transposed back."""
     front = resize.any_size(size)
     for node in front.graph.node:
         for names_ in (node.input, node.output):
@@ -234,7 +234,7 @@ def height_first(size: int) -> onnx.ModelProto:
 
 
 def resized_by_onnx(size: int, mode: str, antialias: int) -> onnx.ModelProto:
-    """A front that leaves the resize to ONNX's own operator."""
+    """A resize with ONNX's own operator."""
     model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["": 20]>
     front (uint8[batch, height, width, 3] images) => (uint8[batch, 3, {size}, {size}] pixels)
     <int64[2] wanted = {{{size}, {size}}}, float least = {{0}}, float most = {{255}}> {{
@@ -283,13 +283,13 @@ def test_a_model_left_in_training_mode_fails(case: Case, tmp_path: Path) -> None
 
 
 def resized(case: Case, resample: Image.Resampling) -> list[Pixels]:
-    """The test pictures resized with some filter."""
+    """The test pictures, resized with another filter."""
     size = (case.source.size, case.source.size)
     return [np.asarray(Image.fromarray(picture).resize(size, resample)) for picture in case.shown.pictures]
 
 
 def squeezed(case: Case) -> list[Pixels]:
-    """Bilinear without the widening of the filter that a reduction needs: what OpenCV and most GPU code do."""
+    """Bilinear without antialiasing, as in OpenCV and most GPU code."""
     found = []
     size = case.source.size
     for picture in case.shown.pictures:
@@ -319,7 +319,7 @@ def test_wrong_pictures_fail(wrong: Callable[[Case], list[Pixels]], case: Case) 
 
 
 def test_an_answer_that_flips_within_rounding_is_counted_but_passes(case: Case, tmp_path: Path) -> None:
-    # Two classes whose logits PyTorch holds apart by less than its own error: either answer is right.
+    # The two largest logits differ by less than PyTorch's own error, so either answer is correct.
     given = case.reference.logits.copy()
     first, second = np.argsort(given[0])[-2:][::-1]
     given[0, [first, second]] = given[0, [first, second]].mean() + np.array([-1e-9, 1e-9])
@@ -352,7 +352,7 @@ def test_a_lucky_own_error_of_pytorch_fails_no_correct_export(case: Case, tmp_pa
 
 
 def nan_for_batches_of_seven(case: Case, column: int) -> bytes:
-    """The export with one logit NaN whenever seven images come at once."""
+    """The export, changed so that one logit is NaN in every batch of seven."""
     model = onnx.load(case.exported.folder / "model.onnx")
     graph = model.graph
     last = next(node for node in graph.node if node.output[0] == "logits")

@@ -1,4 +1,4 @@
-"""`busi-tune predict`: an answer for each file, in order, in every form; a bad file is a row, and the rest goes on."""
+"""`busi-tune predict`: one answer for each file, in order and in every format; a bad file does not stop the rest."""
 
 import codecs
 import csv
@@ -36,7 +36,7 @@ GREY, COLOUR, LARGE, OTHER = "grey.png", "colour.png", "large.png", "other.png"
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of three models: for images of any size, for ready ones, and one without guard and operating point."""
+    """An export of three models: for images of any size, for one size, and one without guard and operating point."""
     models = {
         "model.onnx": small_model(),
         f"model-{SIZE}.onnx": small_model(side=SIZE),
@@ -47,7 +47,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of images, of three sizes, with two that are none among them, a mask, and a folder within."""
+    """A folder with images of three sizes, two files that are not images, a mask and a subfolder."""
     folder = tmp_path_factory.mktemp("pictures")
     generator = np.random.default_rng(0)
 
@@ -68,7 +68,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predict_json(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> list[dict[str, Any]]:
-    """What `predict --json` prints."""
+    """The parsed output of `predict --json`."""
     assert exit_code(["predict", *arguments, "--json"]) == code
     answers = json.loads(capsys.readouterr().out)
     assert isinstance(answers, list)
@@ -130,7 +130,7 @@ def test_paths_are_taken_as_predictions_are_asked_for(export: Path, pictures: Pa
     predictions = iter(predict(export, waiting, batch_size=2))
     assert length_hint(waiting) == 100 - 9
     assert len(list(islice(predictions, 50))) == 50
-    # Two batches of two are decoded ahead.
+    # Two batches of two images each are decoded in advance.
     assert 40 < length_hint(waiting) < 50
 
 
@@ -231,7 +231,7 @@ def test_a_name_cannot_command_the_terminal(
     assert entry["path"] == str(path)
     assert exit_code(["predict", str(export), str(path), "--jsonl"]) == 0
     assert capsys.readouterr().out.rstrip("\n").isprintable()
-    # The sentence of an error, too.
+    # The error message is printable, too.
     assert exit_code(["predict", str(path), str(path)]) == 1
     assert capsys.readouterr().err.rstrip("\n").isprintable()
 
@@ -270,7 +270,7 @@ def test_a_list_with_nul_keeps_names_as_they_are(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_long_list_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names that lie across the parts, and a stream that is no list."""
+    """Covers names across the borders of parts, and input without line ends."""
     names = [f"{'x' * (number % 100)}{number}.png" for number in range(5000)]
     give_stdin("\n".join(names), monkeypatch)
     assert list(image_paths(["-"])) == [Path(name) for name in names]
@@ -282,7 +282,7 @@ def test_a_long_list_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_argument_that_is_no_image_is_a_row(
     export: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As it is on stdin; a pipe, which may never end, is not opened."""
+    """On stdin such a path is a row, too. A pipe is never opened, because it may never end."""
     os.mkfifo(tmp_path / "pipe.png")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket.png"))
@@ -306,7 +306,7 @@ def test_an_argument_that_is_no_image_is_a_row(
 
 
 def test_a_csv_goes_straight_into_a_pipe(export: Path, pictures: Path, tmp_path: Path) -> None:
-    """As `--csv >(command)` gives one."""
+    """The shell form `--csv >(command)` gives such a pipe."""
     pipe, target = tmp_path / "pipe.csv", tmp_path / "answers.csv"
     os.mkfifo(pipe)
     with ThreadPoolExecutor() as pool:
@@ -362,7 +362,7 @@ def test_a_csv_through_a_link_and_over_one_that_a_spreadsheet_saved(
 
 
 def test_two_commands_and_one_csv(export: Path, pictures: Path, tmp_path: Path) -> None:
-    """The second is refused while the first writes; what is there in the end is the first's, whole."""
+    """The second command is refused while the first writes. The final file is complete and from the first."""
     target = tmp_path / "answers.csv"
     names = [str(pictures / "below")] * 20
     read, write = os.pipe()
@@ -392,7 +392,7 @@ def answered(table: Path) -> list[str]:
 def test_an_interrupted_table_is_kept_and_resumed(
     end: signal.Signals, export: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever ends the command, the resumed one ends with the bytes of one that was not interrupted."""
+    """Whatever ends a command, the resumed command gives the same bytes as one without interruption."""
     target, partial = tmp_path / "answers.csv", tmp_path / "answers.csv.partial"
     names = "".join(f"{path}\n" for path in [*image_paths([str(pictures)]), pictures / "no\rimage.png"] * 20)
     listed = tmp_path / "names.txt"
@@ -400,7 +400,7 @@ def test_an_interrupted_table_is_kept_and_resumed(
     options = ["--list", str(listed), "--csv", str(target)]
     whole = ["predict", str(export), "--list", str(listed), "--csv", str(tmp_path / "whole.csv")]
     assert exit_code(whole) == 1
-    # The child of a shell's background job would ignore Ctrl-C.
+    # In a shell's background job, a child process would ignore Ctrl-C.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from busi_tune.__main__ import main"
     )
@@ -411,7 +411,7 @@ def test_an_interrupted_table_is_kept_and_resumed(
         stderr=subprocess.PIPE,
     ) as first:
         assert first.stdin is not None
-        # The list has no end yet, so that the command cannot end by itself.
+        # The list is incomplete, so that the command cannot end by itself.
         first.stdin.write(names.encode()[: len(names) // 2])
         first.stdin.flush()
         while not partial.exists() or len(partial.read_bytes().splitlines()) < 20:
@@ -424,7 +424,7 @@ def test_an_interrupted_table_is_kept_and_resumed(
             assert b"keeps them in FILE.csv.partial, and --resume goes on after them" in first.stderr.read()
     assert not target.exists()
     with partial.open("ab") as file:
-        # A row that was cut, within a name in quotes.
+        # A row that was cut off within a quoted name.
         file.write(b'"/a\r\nb')
     capsys.readouterr()
     assert exit_code(["predict", str(export), *options]) == 1
@@ -469,7 +469,7 @@ def test_a_table_is_replaced_or_added_to_on_request(
     assert exit_code(["predict", str(export), colour, *csv_of]) == 1
     assert f"{target} exists; add --overwrite to replace it, --append to add to it" in capsys.readouterr().err
     assert target.read_text() == first
-    # As somebody's editor leaves it.
+    # Some editors save the file without the last line end.
     target.write_text(first.rstrip("\n"))
     assert exit_code(["predict", str(export), colour, *csv_of, "--append"]) == 0
     assert answered(target) == [grey, colour]
@@ -495,7 +495,7 @@ def test_a_list_by_name_and_names_with_line_ends(export: Path, pictures: Path, t
 
 @pytest.mark.parametrize("form", [[], ["--jsonl"], ["--csv", "-"], ["--csv", "/dev/stdout"]])
 def test_a_closed_pipe_ends_the_command_quietly(form: list[str], export: Path, pictures: Path) -> None:
-    """With the code that a shell gives for a program that SIGPIPE ended."""
+    """The exit code is that of a program that SIGPIPE ended, as a shell reports it."""
     names = "\n".join([str(pictures / GREY)] * 5000)
     with subprocess.Popen(
         [sys.executable, "-m", "busi_tune", "predict", str(export), "-", *form],
@@ -652,7 +652,7 @@ sys.exit(f"loaded {heavy}" if heavy else code)
 
 
 def in_a_fresh_interpreter(arguments: list[str], given: str = "") -> tuple[list[str], int]:
-    """The lines that predict prints, and its peak memory in kB where Linux says it; it must load nothing heavy."""
+    """The output lines of predict, and its peak memory in kB (0 outside Linux). No training package may be loaded."""
     command = [sys.executable, "-c", PREDICT, *arguments]
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -680,7 +680,7 @@ def test_memory_does_not_grow_with_the_number_of_files(export: Path, pictures: P
 def test_an_export_is_found_under_any_name_in_any_locale(
     name: bytes, export: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    """The folder's name as bytes: in the locale C, Python reads neither as UTF-8."""
+    """The name is given as bytes, because Python in the C locale does not decode it as UTF-8."""
     place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     shutil.copytree(export, place)
     own = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -690,7 +690,7 @@ def test_an_export_is_found_under_any_name_in_any_locale(
         capture_output=True,
         check=False,
     )
-    # Two of the pictures are none.
+    # Two of the files are not images.
     assert told.returncode == 1, told.stderr.decode(errors="replace")
     answers = json.loads(told.stdout)
     assert sum("predicted" in answer for answer in answers) == 12

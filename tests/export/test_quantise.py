@@ -1,4 +1,4 @@
-"""Smaller forms of a network: what int8 and float16 hold, what the gate says, and which layers go back to float32."""
+"""Smaller forms of a network: int8 and float16, the accuracy gate, and layers that stay in float32."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ HOSTILE = "model.layer2.0"
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network, the images that calibrate it, those that judge it, and its answers to these."""
+    """A trained network, its calibration images, its evaluation images with labels, and its logits on the latter."""
 
     network: bytes
     calibration: Pixels
@@ -38,13 +38,13 @@ class Trained:
     exact: NDArray[np.float64]
 
     def gate(self, candidate: bytes) -> Gate:
-        """What a form of the network loses."""
+        """The accuracy loss of a smaller form of the network."""
         return compare(self.exact, quantisation.logits(candidate, self.pixels), self.labels, CLASSES)
 
 
 @pytest.fixture(scope="module")
 def trained(phantoms: Path, tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A ResNet18 that has learnt to tell the phantoms apart, judged by more of them than its validation split has."""
+    """A ResNet18 that separates the phantoms, judged on training images, too, as the validation split is small."""
     run = tmp_path_factory.mktemp("int8") / "run"
     pipeline.baseline(phantoms, run, replace(tiny, epochs=40, early_stopping_patience=40), Silent())
     data = pipeline.run_data(run, phantoms, Silent())
@@ -62,7 +62,7 @@ def int8(trained: Trained) -> bytes:
 
 
 def hostile(network: bytes) -> bytes:
-    """The same function; between two layers one channel is 10,000 times as large: no byte holds it and the rest."""
+    """The same function with one channel scaled up by 10,000 between two layers, beyond the range of one int8 scale."""
     model = onnx.load_from_string(network)
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor).copy()
@@ -76,13 +76,13 @@ def hostile(network: bytes) -> bytes:
 
 
 def layer_with(network: bytes, weight: str) -> str:
-    """The name of the layer that has a weight."""
+    """The name of the layer with this weight."""
     name: str = next(node.name for node in onnx.load_from_string(network).graph.node if weight in node.input[1:])
     return name
 
 
 def kernels(network: bytes, folder: Path) -> Counter[str]:
-    """What ONNX Runtime makes of a network's operators."""
+    """The operators of ONNX Runtime's optimised graph, counted by type."""
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.log_severity_level = 3
@@ -114,7 +114,7 @@ def test_int8_quantises_activations_unsigned_and_weights_signed_by_channel(int8:
 def test_int8_runs_in_integer_kernels_from_the_first_convolution_to_the_last_sum(int8: bytes, tmp_path: Path) -> None:
     found = kernels(int8, tmp_path)
     assert (found["QLinearConv"], found["QLinearAdd"], found["Conv"], found["Add"]) == (20, 8, 0, 0)
-    # In at the first convolution, out at the pooling that makes the features.
+    # Quantised before the first convolution, dequantised before the pooling.
     assert (found["QuantizeLinear"], found["DequantizeLinear"]) == (1, 1)
 
 
@@ -183,13 +183,13 @@ def test_a_gate_that_nothing_passes_says_by_how_much_it_fails(trained: Trained) 
         through_gate(trained.network, trained.calibration, judge)
 
 
-# 100 images: 50 benign, 30 malignant, 20 normal; float32 has 2 benign and 2 malignant ones wrong.
+# 100 images: 50 benign, 30 malignant, 20 normal. float32 is wrong on 2 benign and 2 malignant ones.
 TRUTH = np.repeat([0, 1, 2], [50, 30, 20])
 WRONG = {0: 1, 1: 2, 50: 0, 51: 0}
 
 
 def answers(changes: dict[int, int]) -> NDArray[np.float64]:
-    """Logits that give the true class but for some images."""
+    """Logits for the true class, except for the images in `changes`."""
     given = TRUTH.copy()
     given[list(changes)] = list(changes.values())
     return np.asarray(np.eye(3)[given])

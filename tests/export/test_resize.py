@@ -1,4 +1,4 @@
-"""The resize inside the graph is Pillow's, bit for bit, whatever the sizes."""
+"""The resize inside the graph equals Pillow's, bit for bit, at any size."""
 
 import numpy as np
 import onnx
@@ -29,13 +29,13 @@ SESSIONS = {size: session(size) for size in SIZES}
 
 
 def in_graph(pictures: Pixels, size: int) -> Pixels:
-    """Pictures (n, height, width, 3) as the graph resizes them: (n, size, size, 3)."""
+    """Pictures (n, height, width, 3), resized by the graph to (n, size, size, 3)."""
     found: Pixels = SESSIONS[size].run(["pixels"], {"images": pictures})[0]
     return found.transpose(0, 2, 3, 1)
 
 
 def picture(kind: str, height: int, width: int, seed: int = 0) -> Pixels:
-    """Noise; black and white alone, where rounding has most to do; a ramp; or one level."""
+    """A picture of noise, of black and white only (the hardest case for rounding), of a ramp, or of one level."""
     generator = np.random.default_rng(seed)
     noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
     if kind == "noise":
@@ -91,8 +91,8 @@ def test_real_images() -> None:
         np.testing.assert_array_equal(in_graph(found[None], 224)[0], images.read(path, 224))
 
 
-# Of `picture("noise", height, width)` at 37 pixels: three pixels, and the sum of all. Whatever becomes of Pillow and
-# of ONNX Runtime, these stay.
+# For `picture("noise", height, width)` resized to 37 pixels: three pixels, and the sum of all values. These are
+# fixed, whatever later versions of Pillow and ONNX Runtime compute.
 GOLDEN = {
     (500, 400): [[123, 122, 126], [129, 126, 124], [125, 127, 136], 522697],
     (61, 97): [[128, 150, 154], [180, 185, 137], [150, 130, 85], 524033],
@@ -111,7 +111,7 @@ def test_golden_pixels(shape: tuple[int, int]) -> None:
 
 
 def plainly(levels: Pixels, size: int) -> NDArray[np.int64]:
-    """Pillow's weights along one axis, written down as its C code has them, applied to (width,) levels."""
+    """Resizes (width,) levels with Pillow's weights along one axis, following its C code."""
     width = len(levels)
     scale = width / size
     support = max(scale, 1.0)
@@ -134,7 +134,7 @@ def test_the_weights_are_those_of_pillows_source(width: int) -> None:
 
 
 def test_the_order_of_the_passes_is_told_apart() -> None:
-    # Otherwise nothing here would notice which one comes first.
+    # Shows that the order of the passes matters, so that other tests can detect a wrong order.
     given_ = picture("black and white", 300, 90)
     turned = Image.fromarray(given_).resize((90, 37), Image.Resampling.BILINEAR)
     other = np.asarray(turned.resize((37, 37), Image.Resampling.BILINEAR))

@@ -1,4 +1,4 @@
-"""An exported model means the same to ONNX's own evaluator, and holds what other runtimes need."""
+"""Exported models in ONNX's reference evaluator, and the properties that other runtimes need."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`busi-tune serve`: what it answers, what it refuses, and what it leaves behind."""
+"""`busi-tune serve`: answers, refusals and leftovers."""
 
 import json
 import signal
@@ -40,7 +40,7 @@ def server(export: Path, temporary: Path) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Noise of several sizes and formats; the last file is cut off."""
+    """Noise of several sizes and formats; the last file is truncated."""
     generator = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("pictures")
     for number, suffix in enumerate(("png", "jpg", "tif", "bmp", "webp", "png", "png")):
@@ -116,7 +116,7 @@ def test_what_is_refused_gets_a_sentence(server: Served, pictures: list[Path]) -
         found, _, answer = ask(server.url, path=path)
         assert found == (405 if path == "/predict" else 404)
         assert path.partition("/..")[0] in answer["error"]
-    # It goes on.
+    # The server still answers.
     assert ask(server.url, whole)[0] == 200
 
 

@@ -1,4 +1,4 @@
-"""An export is published whole: killed at any moment, a folder holds no model that did not pass."""
+"""Publication of an export: after a kill at any moment, the folder holds no model that did not pass."""
 
 import json
 import os
@@ -32,7 +32,7 @@ OLD, NEW = (
 
 
 def write_files(folder: Path, models: dict[str, bytes], *, passed: bool) -> None:
-    """The files of an export, with a verification.json that has the hashes of its models."""
+    """Writes the files of an export; verification.json has the hashes of its models."""
     certificate = {name: {"passed": passed, "model_sha256": files.sha256_bytes(data)} for name, data in models.items()}
     for name, data in {name: name.encode() for name in DOCUMENTS}.items() | models.items():
         (folder / name).write_bytes(data)
@@ -40,7 +40,7 @@ def write_files(folder: Path, models: dict[str, bytes], *, passed: bool) -> None
 
 
 def vouched(folder: Path) -> dict[str, bytes]:
-    """The models in a folder that its verification.json vouches for."""
+    """The models that passed and match their hash in the folder's verification.json."""
     known = json.loads((folder / "verification.json").read_text())["models"]
     found = {path.name: path.read_bytes() for path in folder.glob("*.onnx")}
     return {
@@ -51,7 +51,7 @@ def vouched(folder: Path) -> dict[str, bytes]:
 
 
 def killed_at(moment: int, action: Callable[[], None]) -> bool:
-    """Whether a child process that does `action` is killed at its n-th change of the file system, or ends before."""
+    """Whether a child process is killed at its n-th change of the file system; False if `action` ends first."""
     child = os.fork()
     if child == 0:
         left = [moment]

@@ -1,4 +1,4 @@
-"""The int8 and float16 models of an export, its operating point, and what happens where a model is refused."""
+"""The int8 and float16 models of an export, the operating point, and refused models."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ ALL = ExportOptions(int8=True, float16=True, sensitivity=0.9, max_drop=0.2)
 
 @pytest.fixture(scope="module")
 def everything(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The run exported with all there is."""
+    """The run exported with all options."""
     folder = tmp_path_factory.mktemp("everything") / "export"
     certificate = pipeline.export(exported.run, folder, exported.data, Silent(), options=ALL)
     return Exported(exported.data, exported.run, folder, certificate)

@@ -1,4 +1,4 @@
-"""The recorded learning curves are whole, and a replay of studies on them gives the same figures twice."""
+"""The recorded learning curves are complete, and repeated replays of studies give equal results."""
 
 import optuna
 import pandas as pd
@@ -46,7 +46,7 @@ def test_a_replay_gives_the_same_figure_twice() -> None:
     for name in ("random", "TPE, stalled 3"):
         sampler, pruner, _ = STRATEGIES[name]
         spent = [replay(curves, sampler(3), pruner(curves), "replay") for _ in range(2)]
-        # Without recorded test figures both have a NaN.
+        # The comparison is of texts because both values are NaN without recorded test accuracies.
         assert str(spent[0]) == str(spent[1])
         assert 0 < spent[0].until_good <= MOST_EPOCHS
 

@@ -1,4 +1,4 @@
-"""A study on SQLite beside a process that reads along: nobody meets a locked database, and no trial is missing."""
+"""A study on SQLite during reads by another process: no read fails on a lock, and no trial is missing."""
 
 from search_overhead import Load, measure
 

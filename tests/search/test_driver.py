@@ -1,4 +1,4 @@
-"""What the driver reports, prunes, keeps, confirms and audits: real studies of tiny networks."""
+"""The driver on real studies of tiny networks: reports, prunings, kept files, confirmations and audits."""
 
 import json
 import statistics
@@ -155,7 +155,7 @@ def test_an_audited_trial_is_trained_again_to_the_bit_and_then_on(
         trial = trials[entry["trial"]]
         history = [float(row["val_loss"]) for row in rows(study / f"trials/{trial.number:04d}/history.csv")]
         pruned_at = trial.user_attrs["epochs_run"]
-        # Its checkpoint was given up, so all epochs were trained anew; they are what the study was told.
+        # The audit had no checkpoint and trained all epochs again; the first ones equal the reported ones.
         assert min(history[:pruned_at]) == trial.value == entry["value_then"]
         assert len(history) > pruned_at
         assert entry["value_at_end"] == min(history[:TRIAL_EPOCHS])
@@ -213,7 +213,7 @@ def test_other_pruners(
 
 
 class OtherDriver(Recorder):
-    """Another driver that takes the lock on a trial when the first two trials have ended, and keeps it."""
+    """Another driver: it takes the lock of a trial after the first two trials and keeps it."""
 
     def __init__(self, study: Path, number: int) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ def test_no_checkpoint_is_deleted_while_another_driver_may_need_it(
     seen = OtherDriver(study, number)
     result = pipeline.search(phantoms, study, config, few, seen)
     assert seen.lock is not None
-    # Trial 0 is compared with the best one, so a driver that holds it is at the end of the study.
+    # Trial 0 takes part in the final comparison, so its lock delays the end of the study. Other locks do not.
     assert ("best" in result) == (number != 0)
     assert any("Another driver is still at work" in text for text in seen.notices) == (number == 0)
     best = min(result["trials"], key=lambda row: (float(str(row["value"])), row["number"]))["number"]
@@ -253,7 +253,7 @@ def test_no_checkpoint_is_deleted_while_another_driver_may_need_it(
 def test_a_best_trial_that_cannot_be_trained_to_its_end_gives_way_to_the_next(
     phantoms: Path, config: Config, tmp_path: Path
 ) -> None:
-    """All trials answer alike after two epochs, so the first is the best; it is on its way to infinity."""
+    """All trials are equal after two epochs, so the first is the best, but its further training diverges."""
     space = tmp_path / "space.toml"
     space.write_text("learning_rate = {choices = [0.22, 1e-8, 1e-7, 1e-6]}\n")
     hard = config.replace(
@@ -272,7 +272,7 @@ def test_a_best_trial_that_cannot_be_trained_to_its_end_gives_way_to_the_next(
 
 
 def test_the_decision_on_an_epoch_that_a_kill_lost_is_taken_when_it_is_trained_again(tmp_path: Path) -> None:
-    """The killed driver had reported two epochs; one of them was saved, and its decision was lost."""
+    """The killed driver had reported two epochs. Only the first was saved, and the decision on the second was lost."""
     plan = Plan(
         config=Config(scheduler_patience=0),
         space={"learning_rate": FloatDistribution(1e-5, 1e-2, log=True)},

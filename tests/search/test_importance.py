@@ -1,4 +1,4 @@
-"""Importance: what mattered, how sure that is, and what never acted."""
+"""Importance of parameters: values, intervals, and options without effect."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ SPACE: Space = {**importance_power.SPACE, "class_weights": CategoricalDistributi
 
 
 def trials(count: int, effect: float = 0.3, sign: int = 1) -> list[FrozenTrial]:
-    """Trials of which the learning rate alone decides, and a parameter that cannot vary."""
+    """Trials whose value depends on the learning rate alone, plus one parameter that never varies."""
     return [
         create_trial(
             params={**trial.params, "class_weights": True}, distributions=SPACE, value=sign * (trial.value or 0.0)
@@ -34,7 +34,7 @@ def test_the_only_parameter_that_matters_comes_first_and_apart(direction: StudyD
     found = importances(trials(60, sign=sign), SPACE, direction, seed=0)
     assert found
     assert next(iter(found)) == "learning_rate"
-    # What cannot vary has no importance.
+    # A parameter that never varies has no importance.
     assert set(found) == {"learning_rate", "weight_decay", "scheduler_patience"}
     assert sum(each["importance"] for each in found.values()) == pytest.approx(1)
     assert found["learning_rate"]["low"] > max(found[name]["high"] for name in list(found)[1:])
@@ -70,7 +70,7 @@ def test_too_few_completed_trials_have_no_importance() -> None:
 
 
 def history(rates: list[float], losses: list[float] | None = None) -> list[Epoch]:
-    """One record an epoch; the validation loss falls where nothing else is said."""
+    """One record for each rate; without `losses`, the validation loss falls in every epoch."""
     fallen = losses or [1 / number for number in range(1, len(rates) + 1)]
     return [
         Epoch(number, 1.0, loss, 0.5, 0.5, rate, 1.0, 1.0)

@@ -1,4 +1,4 @@
-"""A nested search: each fold is answered by what was chosen and trained without it; the verdict is on all answers."""
+"""A nested search: each fold is predicted by a model chosen and trained without it, and the verdict uses all folds."""
 
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def test_the_choices_and_their_agreement_are_shown(result: NestedFile) -> None:
 def test_the_cost_is_said_first(result: NestedFile, told: Recorder) -> None:
     assert result["choices"]
     first, *rest = told.notices
-    # For each fold: two epochs of the baseline, one of the second trial, and one more of the best.
+    # Each fold takes two epochs of the baseline, one of the second trial, and one more of the best trial.
     assert first.startswith("2 folds with a study of 2 trials each: 4 trials and at most 8 epochs, ")
     hours = [text for text in rest if text.startswith("The first epoch took ")]
     assert len(hours) == 1
@@ -129,11 +129,11 @@ def test_a_cross_validation_that_there_is_becomes_the_baseline(
 
 
 class Stop(Exception):
-    """Ends a command from inside, as a kill would."""
+    """Ends a command from inside, in place of a kill."""
 
 
 class Killer(Silent):
-    """Progress that stops the command at its n-th step."""
+    """A progress display that stops the command at its n-th step."""
 
     def __init__(self, at: int) -> None:
         self.left = at
@@ -162,7 +162,10 @@ def test_stopped_again_and_again_it_ends_with_the_same_bytes(
 
 
 def memory_images(folder: Path, groups: int) -> None:
-    """Blobs at random with a class at random, two alike of each group: only who has seen a group can answer it."""
+    """Random blobs with random classes, in groups of two similar images.
+
+    Only a model that has seen one image of a group can predict the other.
+    """
     generator = np.random.default_rng(0)
     labels = generator.permutation(["benign", "malignant"] * (groups // 2))
     for number, label in enumerate(labels):
@@ -175,7 +178,7 @@ def memory_images(folder: Path, groups: int) -> None:
 
 
 class Leaking(Dataset):
-    """A data set whose training has the outer fold's images, too, and whose validation images are those."""
+    """A data set with a planted leak: the outer fold's images are in training and are also the validation images."""
 
     def part(self, name: str, size: int, progress: Progress) -> Part:
         outer = super().part("test", size, progress)
@@ -188,14 +191,14 @@ class Leaking(Dataset):
 
 @pytest.fixture(scope="module")
 def memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images whose class only memory can tell."""
+    """Images whose class a model can only memorise."""
     data = tmp_path_factory.mktemp("memory") / "data"
     memory_images(data, 24)
     return data
 
 
 def chance(memory: Path, folder: Path, tiny: Config) -> float:
-    """The probability that chance alone answers as many outer images as a nested search did, or more."""
+    """The probability that random answers are right on at least as many outer images as the nested search was."""
     config = tiny.replace(epochs=10, batch_size=4, positive="malignant")
     space = memory.parent / "space.toml"
     space.write_text("[learning_rate]\nlow = 0.001\nhigh = 0.002\n")
@@ -203,7 +206,7 @@ def chance(memory: Path, folder: Path, tiny: Config) -> float:
     found = pipeline.search_folds(memory, folder, config, options, Silent(), folds=2, baseline_run=baseline)
     table = pd.read_csv(folder / "predictions.csv", keep_default_na=False)
     assert found["images"] == len(table) == 48
-    # The two images of a group are answered alike: one of them counts.
+    # The two images of a group get the same answer, so one of them counts.
     table = table[~table["path"].str.contains("again")]
     hits = int((table["class"] == table["predicted"]).sum())
     return float(stats.binomtest(hits, len(table), 0.5, alternative="greater").pvalue)

@@ -1,4 +1,4 @@
-"""The default pruner: a trial that stalled behind the best completed one is pruned, any other goes on."""
+"""The default pruner: it prunes a trial without improvement that is behind the best completed trial."""
 
 from typing import Literal
 
@@ -10,12 +10,12 @@ from busi_tune.search.pruner import StalledPruner
 
 
 def asked(direction: Literal["minimize", "maximize"], complete: list[float], values: list[float]) -> bool:
-    """Whether a trial that reported `values` is pruned beside complete trials."""
+    """Whether a trial with reported `values` is pruned, given the values of completed trials."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction=direction, pruner=StalledPruner(3))
     for value in complete:
         study.add_trial(optuna.trial.create_trial(value=value, intermediate_values={5: value}))
-    # It was not trained.
+    # The next trial reported no epochs, so it was not trained.
     study.add_trial(optuna.trial.create_trial(value=-9.0 if direction == "minimize" else 9.0))
     study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.0}))
     trial = study.ask()
@@ -29,12 +29,12 @@ def asked(direction: Literal["minimize", "maximize"], complete: list[float], val
     [
         ([0.5], [0.9, 0.8, 0.8, 0.8, 0.8], True),
         ([0.5, 0.9], [0.9, 0.8, 0.8, 0.8, 0.8], True),
-        # It improved three epochs ago, or is the best, or ties with it.
+        # It improved within the last three epochs, or it is the best, or it ties with the best.
         ([0.5], [0.9, 0.8, 0.8, 0.8], False),
         ([0.5], [0.9, 0.8, 0.8, 0.8, 0.79], False),
         ([0.5], [0.9, 0.4, 0.4, 0.4, 0.4], False),
         ([0.5], [0.9, 0.5, 0.5, 0.5, 0.5], False),
-        # There is nothing to be behind of.
+        # No completed trial to compare with, or too few epochs.
         ([], [0.9, 0.8, 0.8, 0.8, 0.8], False),
         ([0.5], [], False),
         ([0.5], [0.8], False),

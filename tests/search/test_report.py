@@ -1,4 +1,4 @@
-"""What a report says of results that are whole, unfinished, failed or changed, without a browser."""
+"""The content of reports on complete, unfinished, failed and changed results, without a browser."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ pytest_plugins = ["exported"]
 
 @pytest.fixture
 def run(exported: Exported, tmp_path: Path) -> Path:
-    """A finished run that may be changed."""
+    """A finished run that tests may change."""
     return linked(exported.run, tmp_path / "studies" / "run")
 
 

@@ -1,4 +1,4 @@
-"""The study: what it adopts, what it never trains twice, what it keeps, and how it fails."""
+"""The study: adopted runs, trials that are trained once only, kept files, and failures."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def config() -> Config:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, phantoms: Path, config: Config) -> Path:
-    """studies/ with a baseline and a study of four trials around it."""
+    """The folder studies/ with a baseline and a study of four trials that adopts it."""
     studies = tmp_path_factory.mktemp("search") / "studies"
     pipeline.baseline(phantoms, studies / "baseline", config, Silent())
     pipeline.search(phantoms, studies / "tuned", config, OPTIONS, Silent())
@@ -34,7 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, phantoms: Path, config: C
 
 
 def test_a_trial_that_was_added_is_never_the_best(finished: Path, phantoms: Path, config: Config) -> None:
-    """Whoever calls `study.add_trial` has trained nothing; a search says so and goes on."""
+    """A trial from `study.add_trial` was never trained; the search prints a notice and continues."""
     folder = shutil.copytree(finished, finished.parent / "added") / "tuned"
     study = optuna.load_study(study_name="busi-tune", storage=f"sqlite:///{folder}/study.db")
     first = study.trials[0]
@@ -199,7 +199,7 @@ def test_a_damaged_database_is_one_sentence(finished: Path, phantoms: Path, conf
 
 
 class Orphan(Recorder):
-    """A worker whose driver was killed: it holds its trial until it is waited for."""
+    """A worker of a killed driver: it keeps the lock on its trial until the search waits for it."""
 
     def __init__(self, trial: Path) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The search space: what is searched by default, and what a space file may and may not say."""
+"""The search space: its default, and the content that a space file may have."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def read(folder: Path, text: str, **changed: Any) -> Space:
 
 
 def problems(folder: Path, text: str, **changed: Any) -> str:
-    """What a space file is refused for, without the sentence around it."""
+    """The reasons for which a space file is refused, without the rest of the sentence."""
     with pytest.raises(ConfigError) as error:
         read(folder, text, **changed)
     start, end = f"The search space in {folder / 'space.toml'} cannot be used: ", "."

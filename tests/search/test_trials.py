@@ -1,4 +1,4 @@
-"""The trials in Optuna: drawn by seed and number, half-asked ones completed, decisions of the pruner kept."""
+"""Trials in Optuna: draws by seed and number, recovery of interrupted asks, and stored pruner decisions."""
 
 import math
 import re
@@ -28,7 +28,7 @@ SPACE: Space = {
     "weight_decay": FloatDistribution(1e-5, 1e-1, log=True),
     "scheduler_patience": IntDistribution(2, 9),
 }
-# What is told of a trial that was trained.
+# The attributes that are stored when a trained trial ends.
 FACTS: dict[str, Json] = {"epochs_run": 1}
 PLAN = Plan(config=Config(), space=SPACE, metric="val_loss", trial_epochs=20, split="")
 
@@ -50,22 +50,22 @@ def end(trials: Trials, trial: OpenTrial, *values: float, state: TrialState = Tr
 
 
 def loss_of(params: dict[str, float]) -> float:
-    """A smooth function with its minimum inside the space."""
+    """A smooth function of the parameters with its minimum inside the space."""
     return (math.log10(params["learning_rate"]) + 3) ** 2 + (math.log10(params["weight_decay"]) + 2) ** 2
 
 
 def same(trial: FrozenTrial) -> dict[str, object]:
-    """All of a trial but its id and its times."""
+    """All properties of a trial except its ID and its times."""
     names = ("number", "state", "value", "params", "distributions", "user_attrs", "system_attrs", "intermediate_values")
     return {name: getattr(trial, name) for name in names}
 
 
 class KilledError(Exception):
-    """Stands for a kill between two commits of the database."""
+    """Raised in place of a kill between two commits of the database."""
 
 
 class Kill:
-    """Raises at the n-th commit from now on, before it happens."""
+    """Raises an error before the n-th commit from now on."""
 
     def __init__(self, at: int) -> None:
         self.at, self.commits = at, 0
@@ -89,7 +89,7 @@ def test_the_first_trial_is_the_baseline(tmp_path: Path) -> None:
 
 
 def test_a_draw_depends_on_seed_number_and_ended_trials_alone(tmp_path: Path) -> None:
-    """14 trials: the first ones drawn at random, the rest by TPE; in one go, and by a new process for each trial."""
+    """14 trials, the first ones random and the rest from TPE: asked by one process, and by a new process each."""
     folders = [tmp_path / name for name in ("whole", "parts", "other")]
     for folder in folders:
         folder.mkdir()
@@ -102,7 +102,7 @@ def test_a_draw_depends_on_seed_number_and_ended_trials_alone(tmp_path: Path) ->
     assert drawn == again
     assert drawn[0] == else_drawn[0]
     assert all(one != two for one, two in zip(drawn[1:], else_drawn[1:], strict=True))
-    # TPE has learnt by then: the last draws are nearer to the minimum than random ones are.
+    # By then TPE has learnt: its last draws are nearer to the minimum than the random ones.
     assert np.mean([loss_of(params) for params in drawn[11:]]) < np.mean([loss_of(params) for params in drawn[1:10]])
 
 
@@ -110,7 +110,7 @@ def test_a_draw_depends_on_seed_number_and_ended_trials_alone(tmp_path: Path) ->
 def test_a_trial_that_was_killed_while_it_was_asked_for_is_completed_as_it_would_have_been(
     ended: int, tmp_path: Path
 ) -> None:
-    """A kill before each commit of an ask, one after the other."""
+    """Covers a kill before each commit of an ask."""
     plain = tmp_path / "plain"
     plain.mkdir()
     trials = opened(plain)
@@ -146,7 +146,7 @@ def test_drivers_see_each_others_trials_and_go_on_with_them(tmp_path: Path) -> N
     end(one, first, 0.5)
     assert other.resume(0) is None
     other.report(second, 1, 0.25)
-    # `other` is gone, and `one` goes on with its trial.
+    # `other` no longer exists, and `one` resumes its trial.
     taken = one.resume(1)
     assert taken is not None
     assert taken.reported == 1
@@ -236,9 +236,9 @@ HYPERBAND = replace(HYPERBAND, config=Config(scheduler_patience=0))
 
 
 def run_hyperband(folder: Path, kill_at: int) -> tuple[list[tuple[TrialState, float | None, int | None]], int]:
-    """Trials under Hyperband, in which decisions are killed before the `kill_at`-th commit, again and again.
+    """Runs trials under Hyperband, with repeated kills before the `kill_at`-th commit of a decision.
 
-    What became of each trial, and the number of kills.
+    Returns the state, value and last step of each trial, and the number of kills.
     """
     folder.mkdir()
     trials, kills = opened(folder, HYPERBAND), 0
@@ -265,7 +265,7 @@ def run_hyperband(folder: Path, kill_at: int) -> tuple[list[tuple[TrialState, fl
 
 
 def test_hyperbands_decisions_stay_as_they_were_over_kills(tmp_path: Path) -> None:
-    """It learns by being asked: of the same epoch twice, it would answer otherwise the second time."""
+    """Hyperband's decisions change its own state, so a second decision on the same epoch could differ."""
     whole, none = run_hyperband(tmp_path / "whole", kill_at=0)
     assert none == 0
     assert {state for state, *_ in whole} == {TrialState.COMPLETE, TrialState.PRUNED}
@@ -276,7 +276,7 @@ def test_hyperbands_decisions_stay_as_they_were_over_kills(tmp_path: Path) -> No
 
 
 def test_an_undecided_comparison_is_made_again_as_it_was(tmp_path: Path) -> None:
-    """Without what the first answer had left, Hyperband would let every trial go on."""
+    """Without the records of the first decision, Hyperband would not prune any trial."""
     trials, answers = opened(tmp_path, HYPERBAND), []
     for number in range(10):
         trial = asked(trials)

@@ -1,4 +1,4 @@
-"""The verdict: paired, by groups, exact where few images change, and hardly ever fooled by luck."""
+"""The verdict: paired, by groups, exact for few changed images, and rarely "better" by chance."""
 
 import itertools
 import json
@@ -27,13 +27,13 @@ def answers(labels: list[int], predicted: list[int]) -> Answers:
 
 
 def edges_of(found: Difference) -> list[float]:
-    """The interval of a difference that has one."""
+    """The interval of a difference; it must exist."""
     assert found["interval"] is not None
     return found["interval"]
 
 
 def test_in_100_studies_without_a_gain_better_is_said_in_at_most_5() -> None:
-    """More regimes, and more studies, are printed by tests/benchmarks/verdict_null.py."""
+    """The benchmark tests/benchmarks/verdict_null.py covers more cases and more studies."""
     signal = verdict_null.signal_for(0.8)
     for images in (117, 1000):
         found = verdict_null.verdicts(100, images=images, alike=0.5, signal=signal)
@@ -64,7 +64,7 @@ def test_the_interval_of_the_difference_holds_the_truth() -> None:
 
 
 def test_by_hand() -> None:
-    """Seven of twenty images change to right and none to wrong: 2 * 0.5**7 = 0.015625."""
+    """Seven of twenty images become right and none becomes wrong, so p is 2 * 0.5**7 = 0.015625."""
     labels = [0, 1] * 10
     before, after = labels.copy(), labels.copy()
     for place in range(7):
@@ -107,14 +107,14 @@ def test_every_metric_has_a_difference_and_the_whole_is_json() -> None:
 
 @pytest.mark.parametrize(("gained", "lost", "p"), [(8, 2, 0.109375), (2, 8, 0.109375), (6, 0, 0.03125), (0, 0, 1.0)])
 def test_mcnemar_by_hand(gained: int, lost: int, p: float) -> None:
-    """8 against 2 is 2 * (1 + 10 + 45) / 1024."""
+    """For 8 gained and 2 lost images, p is 2 * (1 + 10 + 45) / 1024."""
     assert verdict.mcnemar(gained, lost) == pytest.approx(p)
     alone = np.array([1] * gained + [-1] * lost + [0] * 5)
     assert verdict.grouped_p(alone) == pytest.approx(p)
 
 
 def test_groups_in_mcnemars_place_are_all_exchanges_of_signs() -> None:
-    """Of 2, 1 and -1 (sum 2), six of the eight sums are 2 or more from zero."""
+    """For gains 2, 1 and -1 (sum 2), six of the eight sums are at least 2 away from zero."""
     assert verdict.grouped_p(np.array([2, 1, -1])) == 0.75
     generator = np.random.default_rng(0)
     for _ in range(20):
@@ -151,7 +151,7 @@ def test_the_interval_of_the_verdict_is_the_paired_one() -> None:
 
 
 def test_models_that_differ_in_few_images_have_a_wide_enough_interval() -> None:
-    """Neither errs: the bootstrap said 0 to 0."""
+    """Neither model makes an error; the earlier bootstrap gave an interval from 0 to 0."""
     labels = [0, 1] * 57
     first, second = answers(labels, labels), answers(labels, labels)
     second = Answers(second.labels, second.probabilities * 0.9 + 0.1 / 3, CLASSES)
@@ -183,7 +183,7 @@ def test_no_evidence_ends_with_what_would_help() -> None:
     assert smallest is not None
     assert 0 < gain < smallest
     told = verdict.with_advice(found, 4 * found["images"], "`busi-tune crossval`")
-    # Four times the images halve it.
+    # Four times as many images halve the detectable difference.
     needed = found["images"] * (smallest / gain) ** 2
     said = re.fullmatch(
         rf"{re.escape(found['sentence'])} To see the {100 * gain:.1f} points measured here would take about ([\d,]+) "
@@ -217,7 +217,7 @@ def test_few_groups_see_nothing_and_say_so(count: int) -> None:
     [(1, 117, 0.85, 0.0), (2, 1, 0.5, 0.25), (20, 117, 1.0, 0.0), (20, 117, 0.9, 0.0482), (20, 117, 0.8, 0.0664)],
 )
 def test_optimism_by_hand(trials: int, images: int, accuracy: float, expected: float) -> None:
-    """Of two throws of a coin the better one is heads with 0.75."""
+    """The better of two coin throws is heads with probability 0.75."""
     assert verdict.selection_optimism(trials, images, accuracy) == pytest.approx(expected, abs=5e-5)
 
 
@@ -228,7 +228,7 @@ def test_optimism_is_what_simulation_finds() -> None:
 
 
 def metrics_file(summary: Summary) -> MetricsFile:
-    """metrics.json of a run that has these figures on both splits."""
+    """The metrics.json of a run with the same metrics on both splits."""
     return {
         "schema": SCHEMAS[MetricsFile],
         "validation": summary,
@@ -245,7 +245,7 @@ def metrics_file(summary: Summary) -> MetricsFile:
 
 
 def make_runs(folder: Path) -> Split:
-    """Two finished runs, as their folders remain, on the same split."""
+    """The files of two finished runs on the same split."""
     one, two, groups = interval_coverage.draw_pair(np.random.default_rng(6), 90)
     paths = [f"{CLASSES[label]}/{place}.png" for place, label in enumerate(one.labels)]
     used = pd.DataFrame({"path": paths, "class": [CLASSES[label] for label in one.labels], "group": groups})
@@ -277,7 +277,7 @@ def test_two_run_folders_are_compared_as_their_answers_are(tmp_path: Path) -> No
 
 
 def test_a_class_without_test_images_may_still_be_answered(tmp_path: Path) -> None:
-    """Its images are taken out of the test split; what is left is answered as before, wrongly as normal too."""
+    """The class has no test images, but some images of other classes are still predicted as it."""
     split = make_runs(tmp_path)
     normal = split.used["class"] == "normal"
     kept = Split(split.used.assign(split=np.where(normal, "train", "test")), split.left_out)
@@ -331,7 +331,7 @@ def test_runs_that_cannot_be_compared_are_refused(
 
 
 def test_the_detectable_difference_is_no_less_than_the_exact_test_needs() -> None:
-    """With 92 groups, eight changed ones; with much noise, some 2.8 standard errors, as in the textbook.
+    """Of 92 groups, eight must change. With much noise, the value is about 2.8 standard errors, the textbook value.
 
     The variance of a difference of paired proportions is (b + c - (b - c)^2 / n) / n^2 (Agresti, 2013).
     """

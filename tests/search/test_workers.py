@@ -1,4 +1,4 @@
-"""Workers: processes that are killed, starved or refused, and what the driver makes of it."""
+"""Worker processes that are killed, starved or refused, and the driver's reaction."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def epoch(number: int) -> Epoch:
 
 
 def task(job: Job, _: Dataset, progress: Progress) -> Events:
-    """Counts epochs in a file, and does what the job's name says in its third one."""
+    """A job that counts its epochs in a file; the job's name selects what happens in the third epoch."""
     state = job.folder / job.name.replace(" ", "_")
     records = [epoch(1)] * (len(state.read_text()) if state.exists() else 0)
     yield Trained(job, records)
@@ -53,7 +53,7 @@ def task(job: Job, _: Dataset, progress: Progress) -> Events:
 
 
 class Heard(Silent):
-    """Remembers the notices, and the jobs of which a part of an epoch was reported."""
+    """Records the notices, and the jobs that reported progress within an epoch."""
 
     def __init__(self) -> None:
         self.notices: list[str] = []
@@ -83,7 +83,7 @@ def crew(heard: Heard) -> Iterator[Processes]:
 def outcome(
     crew: Processes, heard: Heard, folder: Path, *names: str, stop_at: int = 99
 ) -> dict[str, str | BusiTuneError]:
-    """What became of jobs of five epochs with these names."""
+    """Runs jobs of five epochs with these names, and returns the end of each: a reason or an error."""
     jobs = iter([Job(name, folder, Config(), 5) for name in names])
     ends: dict[str, str | BusiTuneError] = {}
 
@@ -179,7 +179,7 @@ GUARD
 
 @pytest.mark.parametrize("guard", ["work()", 'if __name__ == "__main__":\n    work()'], ids=["without", "with"])
 def test_a_script_without_a_main_guard_is_told_to_have_one(guard: str, tmp_path: Path) -> None:
-    """Its workers stop before they do its work again, and it stops before a job is given out."""
+    """Without the guard, workers stop before they repeat the script's work, and the script before the first job."""
     (tmp_path / "script.py").write_text(UNGUARDED.replace("GUARD", guard))
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (tmp_path / "study/begun").read_text() == "x"
@@ -210,7 +210,7 @@ if sys.argv[1] == "kill":
 def test_what_a_killed_driver_left_goes_with_the_next_one_of_its_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing else: not the folder of a living driver, nor that of another study."""
+    """Other folders stay: those of a running driver and of another study."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def driver(*arguments: str) -> subprocess.Popen[str]:

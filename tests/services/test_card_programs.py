@@ -1,4 +1,4 @@
-"""The programs of the model card give the answers of `predict`, where there is neither PyTorch nor anything of ours."""
+"""The programs of the model card: without PyTorch and without this package, they predict like `predict`."""
 
 import csv
 import os
@@ -31,7 +31,7 @@ def install(command: Sequence[str | Path], folder: Path) -> None:
 
 
 def named(card: str, installer: str) -> list[str]:
-    """The packages that the card says to install."""
+    """The packages that the card's install command names."""
     found = re.search(rf"`{installer} install ([^`]+)`", card)
     assert found
     return found[1].split()
@@ -45,7 +45,7 @@ def program(card: str, language: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the export that programs are put into."""
+    """A copy of the export for the programs."""
     return linked(exported.folder, tmp_path_factory.mktemp("card") / "export")
 
 
@@ -56,7 +56,7 @@ def card(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def python(card: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python that has what the card says to install, and nothing else."""
+    """A Python environment with the packages from the card only."""
     place = tmp_path_factory.mktemp("python")
     venv.create(place, with_pip=True, symlinks=True)
     program = place / "bin" / "python"
@@ -66,11 +66,11 @@ def python(card: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def node(card: str, folder: Path) -> Path:
-    """Node.js, with what the card says to install in the folder of the export."""
+    """Node.js, with the packages from the card installed in the folder of the export."""
     found, npm = shutil.which("node"), shutil.which("npm")
     if found is None or npm is None:
         pytest.skip("Node.js and npm are not both installed; install Node.js 20.9 or newer")
-    # Without a package.json npm goes looking for one in the folders above.
+    # Without a package.json, npm searches the parent folders for one.
     (folder / "package.json").write_text("{}")
     options = [
         "--ignore-scripts",
@@ -85,7 +85,7 @@ def node(card: str, folder: Path) -> Path:
 
 
 def red_is_blue() -> bytes:
-    """A colour profile that a program must not apply: sRGB with two of its colours exchanged."""
+    """A colour profile that programs must ignore: sRGB with red and blue exchanged."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     red, blue = profile.find(b"rXYZ"), profile.find(b"bXYZ")
     profile[red : red + 4], profile[blue : blue + 4] = b"bXYZ", b"rXYZ"
@@ -94,7 +94,7 @@ def red_is_blue() -> bytes:
 
 @pytest.fixture(scope="module")
 def pictures(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Images of the export, and more of them in the kinds and sizes that image files come in."""
+    """Images of the data set, and images of other kinds and sizes."""
     place = tmp_path_factory.mktemp("pictures")
     with (exported.folder / "predictions.csv").open() as file:
         own = [exported.data / row["path"] for row in csv.DictReader(file)]
@@ -107,7 +107,7 @@ def pictures(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> li
     colour.save(place / "colour.png")
     colour.resize((90, 333)).save(place / "tall picture.png")
     colour.resize((1, 1)).save(place / "dot.png")
-    # Larger than `predict` gives to the graph as it is.
+    # Too large for the graph: `predict` resizes it first.
     colour.resize((1300, 700)).save(place / "large.png")
     grey.save(place / "grey.png")
     grey.save(place / "100%d.png", transparency=90)
@@ -138,7 +138,7 @@ def expected(exported: Exported, pictures: list[Path]) -> list[Prediction]:
 
 @pytest.fixture(scope="module")
 def grey_of_16_bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that `predict` reads and image decoders make different things of."""
+    """A file that `predict` reads, but that image decoders read in different ways."""
     path = tmp_path_factory.mktemp("refused") / "grey.png"
     Image.fromarray(np.full((40, 50), 40_000, dtype=np.uint16)).save(path)
     return path
@@ -146,7 +146,7 @@ def grey_of_16_bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def colours_of_16_bits(grey_of_16_bits: Path) -> Path:
-    """A file whose low bytes Pillow drops without a word."""
+    """A file whose low bytes Pillow drops without notice."""
     path = grey_of_16_bits.with_name("colours.png")
     path.write_bytes(png(np.full((40, 50, 3), 4000, dtype=np.uint16), 2))
     return path
@@ -160,7 +160,10 @@ def same_answers(printed: str, expected: Sequence[Prediction]) -> None:
 
 
 def run(command: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program as a user does, without the variables that silence ONNX Runtime; it leaves nothing in the home."""
+    """Runs a program like a user, without the variables that disable ONNX Runtime's telemetry.
+
+    The program must not write to the home folder.
+    """
     with tempfile.TemporaryDirectory() as home:
         environment = {"PATH": os.environ["PATH"], "HOME": home}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Installed without what training needs, the package predicts; any other command says what to install."""
+"""A plain installation without the training packages: it predicts, and other commands name the packages they need."""
 
 import json
 import os
@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command `busi-tune` in an environment of its own, installed with pip and without extras."""
+    """The command `busi-tune` in a new environment, installed with pip and without extras."""
     place = tmp_path_factory.mktemp("installed")
     source, environment = place / "source", place / "environment"
     source.mkdir()
-    # A copy, because a build leaves files behind.
+    # A copy, because a build writes files into the source folder.
     shutil.copytree(ROOT / "busi_tune", source / "busi_tune", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
@@ -39,7 +39,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: Path, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the installed command, out of sight of this checkout."""
+    """Runs the installed command without this checkout on the import path."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         [str(command), *arguments], capture_output=True, text=True, check=False, cwd=folder, env=environment

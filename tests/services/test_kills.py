@@ -1,4 +1,4 @@
-"""The short form of campaign.py: random kills over driver and workers, on a real PostgreSQL."""
+"""A short run of campaign.py: random kills of drivers and workers, on a real PostgreSQL."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Nothing leaves the machine: commands leave no file of another's in an empty home, and ask for no name."""
+"""No network access: commands look up no host names, and write only our own cache to an empty home folder."""
 
 import os
 import shutil
@@ -20,20 +20,20 @@ from small_export import small_model, write_export
 pytest_plugins = ["exported"]
 
 ROOT = Path(__file__).resolve().parents[2]
-# ONNX Runtime's first upload comes 2 s after the import (1.32, unless it is told not to).
+# ONNX Runtime 1.32 first uploads telemetry 2 s after the import, unless telemetry is disabled.
 PATIENCE = 5
 
 
 @dataclass(frozen=True)
 class Alone:
-    """A program with an empty home, and without the variables that silence ONNX Runtime (CI is one)."""
+    """A program with an empty home folder, and without variables that stop ONNX Runtime's telemetry, such as CI."""
 
     home: Path
     asked: Path
     resolver: Path
 
     def run(self, *command: str | Path) -> str:
-        """Run it to its end, and return its output."""
+        """Runs the command to its end and returns its output."""
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
@@ -49,7 +49,7 @@ class Alone:
         return done.stdout
 
     def found(self) -> tuple[list[str], list[str]]:
-        """The names and connections asked for, and the files in the home outside our own cache."""
+        """The host names and connections requested, and the files in the home folder outside our cache."""
         asked = self.asked.read_text().splitlines() if self.asked.exists() else []
         files = (path.relative_to(self.home) for path in self.home.rglob("*") if path.is_file())
         return asked, sorted(str(path) for path in files if path.parts[:2] != (".cache", "busi-tune"))
@@ -57,7 +57,7 @@ class Alone:
 
 @pytest.fixture(scope="session")
 def resolver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library that writes down each name that a process asks for."""
+    """A library that records each host name a process looks up."""
     compiler = shutil.which("cc")
     if sys.platform != "linux" or compiler is None:
         pytest.skip("the resolver that is put before a program's own needs Linux and a C compiler (cc)")
@@ -69,7 +69,7 @@ def resolver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def alone(resolver: Path, tmp_path: Path) -> Alone:
-    """A home of its own for the programs of a test."""
+    """An empty home folder for the programs of a test."""
     (tmp_path / "home").mkdir()
     return Alone(tmp_path / "home", tmp_path / "asked", resolver)
 
@@ -88,14 +88,14 @@ def test_export_verification_and_prediction_send_nothing(alone: Alone, exported:
     alone.run(*busi_tune("export", exported.run, "--data", exported.data, "--out", again))
     alone.run(*busi_tune("verify", again, "--data", exported.data))
     alone.run(*busi_tune("predict", again, picture))
-    # Tried in a child process first.
+    # A model without a certificate is first tried in a child process.
     (again / "verification.json").unlink()
     alone.run(*busi_tune("predict", again, picture, "--allow-unverified"))
     assert alone.found() == ([], [])
 
 
 def test_a_program_that_stays_and_its_child_send_nothing(alone: Alone, tmp_path: Path) -> None:
-    """ONNX Runtime sends what it has gathered while the program runs, and not at its end."""
+    """ONNX Runtime sends telemetry while the program runs, not at its end."""
     export = write_export(tmp_path / "export", {"model.onnx": small_model()})
     Image.fromarray(np.full((30, 40), 99, np.uint8)).save(tmp_path / "image.png")
     program = tmp_path / "program.py"

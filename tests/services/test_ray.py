@@ -1,4 +1,4 @@
-"""A study on a real Ray cluster of two nodes on this host: the same trials, whoever dies."""
+"""A study on a real Ray cluster of two nodes on this host: the trials stay the same whatever is killed."""
 
 import csv
 import time
@@ -48,14 +48,14 @@ def told(study: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> Path:
-    """The study that a single process makes."""
+    """The study as a single process runs it."""
     study = tmp_path_factory.mktemp("local") / "study"
     pipeline.search(phantoms, study, TINY, options(None), Silent())
     return study
 
 
 class Killer(Recorder):
-    """Does something once, when trial 1 has its second epoch."""
+    """Calls `deed` once, when trial 1 has finished its second epoch."""
 
     def __init__(self, deed: object) -> None:
         super().__init__()
@@ -70,9 +70,9 @@ class Killer(Recorder):
 
 
 def kill_the_actors() -> None:
-    """A SIGKILL for each process that trains: one of them has an epoch to train next, which cannot be begun anew."""
+    """Kills both training processes. At least one has an epoch left to train, so the kill interrupts a trial."""
     trainers: list[psutil.Process] = []
-    # On a busy machine one of them may take its time to come up.
+    # On a busy machine, an actor may start late.
     while len(trainers) < 2:
         time.sleep(0.1)
         running = psutil.process_iter(["cmdline"])

@@ -1,4 +1,4 @@
-"""Reports in a real browser: every number is that of report.json, nothing is loaded, and everybody can read them."""
+"""Reports in a real browser: numbers equal report.json, nothing is loaded from outside, and pages are accessible."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def config(tiny: Config) -> Config:
 
 @pytest.fixture(scope="module")
 def place(phantoms: Path, config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of each kind, with its report; the run is a study's best trial."""
+    """One result folder of each kind with its report; the run is the best trial of the study."""
     folder = tmp_path_factory.mktemp("reports")
     options = SearchOptions(trials=2, trial_epochs=1, metric="val_accuracy", confirm=1, confirm_seeds=2)
     pipeline.search(phantoms, folder / "study", config, options, Silent())
@@ -62,7 +62,7 @@ def test_a_page_has_its_sections_and_asks_nobody_for_anything(name: str, place: 
 
 
 def leaves(value: object) -> Iterator[float]:
-    """Every number in a JSON value."""
+    """All numbers in a JSON value."""
     if isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
             yield from leaves(each)
@@ -71,7 +71,7 @@ def leaves(value: object) -> Iterator[float]:
 
 
 def same(text: str, value: float) -> bool:
-    """Whether a text is a number to the last digit that it shows."""
+    """Whether the text shows this number, up to rounding of the text's last digit."""
     plain = text.replace(",", "").removesuffix("%")
     digits, _, power = plain.partition("e")
     last = 10.0 ** (int(power or 0) - len(digits.partition(".")[2]))
@@ -101,7 +101,7 @@ def test_every_number_is_that_of_report_json(name: str, place: Path, browser: Br
     )
     assert len(charts) > 5
     known_numbers = set(leaves(document))
-    # Whole numbers are those of epochs and trials.
+    # Whole numbers are numbers of epochs and trials.
     strange = [n for n in leaves(charts) if n not in known_numbers and n != int(n)]
     assert strange == []
 

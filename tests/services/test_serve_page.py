@@ -1,4 +1,4 @@
-"""The page of `busi-tune serve` in a real browser: pictures are dropped in, and answered as `predict` answers them."""
+"""The page of `busi-tune serve` in a real browser: dropped pictures get the answers of `predict`."""
 
 import csv
 import time
@@ -50,7 +50,7 @@ def browser(place: Path) -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture
 def page(browser: webdriver.Chrome, server: Served) -> Iterator[webdriver.Chrome]:
-    """The page, opened anew. Whatever a test did to it, its console stays empty, and no other host is asked."""
+    """The page, newly loaded. After the test, its console must be empty and it must have contacted no other host."""
     resize(browser, 1400, 900)
     browser.get(server.url)
     yield browser
@@ -66,7 +66,7 @@ def draw(path: Path, seed: int, *, side: int = 48) -> Path:
 
 
 def drop(page: webdriver.Chrome, paths: list[Path]) -> None:
-    """Drop files on the field, as a hand does."""
+    """Drops files on the field like a user."""
     where = page.execute_script(
         "const box = document.getElementById('drop').getBoundingClientRect();"
         "return [Math.round(box.x + box.width / 2), Math.round(box.y + box.height / 2)]"
@@ -78,7 +78,7 @@ def drop(page: webdriver.Chrome, paths: list[Path]) -> None:
 
 
 def answers(page: webdriver.Chrome, count: int) -> list[dict[str, str]]:
-    """The rows of the table, once all of `count` are answered: the text of each cell, and exact probabilities."""
+    """The text of each cell and the exact probabilities by row of the table, once all `count` pictures are answered."""
     state = page.find_element(By.ID, "state")
     WebDriverWait(page, PATIENCE).until(lambda _: state.text.startswith(f"{count} of {count} answered"))
     rows: list[dict[str, str]] = page.execute_script(

@@ -35,7 +35,7 @@ def test_fish_completes(environment: dict[str, str], capsys: pytest.CaptureFixtu
 
 
 def test_zsh_completes(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    # What zsh has while it completes, and in no script: the words of the line, and the builtins that show an answer.
+    # Parts of zsh that exist only during completion: the words of the line, and the builtins that show answers.
     asked = """
     compdef() { registered=$2 }
     _describe() { print -rl -- "${(@P)3}" }

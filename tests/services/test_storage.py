@@ -1,4 +1,4 @@
-"""A study on a real PostgreSQL: shared by drivers, waited for while it is away, its password nowhere to be seen."""
+"""A study on a real PostgreSQL: several drivers, an outage of the server, and a password that stays hidden."""
 
 import csv
 import json
@@ -81,7 +81,7 @@ def test_two_drivers_share_one_study_and_its_trials(postgres: Server, phantoms: 
     assert [driver.wait(timeout=300) for driver in drivers] == [0, 0]
     again = pipeline.search(phantoms, tmp_path / "shared", TINY, options(postgres, trials=6), Silent())
     assert [row["number"] for row in again["trials"]] == list(range(6))
-    # The first ten trials are drawn at random, each from a seed of its own, whoever asks.
+    # The first ten trials are random, each with a seed of its own, so the driver that asks does not matter.
     drawn = [{key: row[key] for key in ("learning_rate", "value")} for row in again["trials"]]
     assert drawn == [{key: row[key] for key in ("learning_rate", "value")} for row in alone["trials"]]
     assert (tmp_path / "shared/best/metrics.json").read_bytes() == (tmp_path / "alone/best/metrics.json").read_bytes()
@@ -155,7 +155,7 @@ def test_the_process_list_shows_no_password(postgres: Server, phantoms: Path, tm
     said = driver.stderr.readline()
     process = psutil.Process(driver.pid)
     title = process.cmdline()
-    # Two workers, the server that forks them, and Python's tracker of what they share.
+    # Two workers, the server process that forks them, and Python's resource tracker.
     while driver.poll() is None and len(process.children(recursive=True)) < 4:
         time.sleep(0.05)
     others = [child.cmdline() for child in process.children(recursive=True)]

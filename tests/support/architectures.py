@@ -1,4 +1,4 @@
-"""The whole way of one architecture: training, resuming, exporting, verifying and predicting."""
+"""All steps for one architecture: training, resuming, exporting, verifying and predicting."""
 
 import contextlib
 import time
@@ -19,7 +19,7 @@ from busi_tune.results import ModelCertificate
 from busi_tune.training import runs
 from busi_tune.training.model import ARCHITECTURES, check_model, untrained
 
-# One member of each family, at its smallest workable size.
+# One member of each family, at its smallest valid image size.
 SMALLEST = {
     "alexnet": ("alexnet", 64),
     "convnext": ("convnext_tiny", 32),
@@ -42,7 +42,7 @@ SMALLEST = {
 
 
 def family(arch: str) -> str:
-    """torchvision's module of an architecture."""
+    """The name of torchvision's module that defines an architecture."""
     return str(models.get_model_builder(arch).__module__.rpartition(".")[2])
 
 
@@ -50,7 +50,7 @@ SIZES = (32, 64, 96, 128, 160, 192, 224)
 
 
 def smallest_size(arch: str) -> int:
-    """The smallest of `SIZES` that an architecture takes, without its memory where that can be."""
+    """The smallest of `SIZES` that an architecture accepts; the model is built without memory where possible."""
     for size in SIZES:
         with contextlib.suppress(ConfigError), torch.device("cpu" if arch.startswith("regnet") else "meta"):
             untrained(Config(arch=arch, weights="none", image_size=size), 2)
@@ -68,21 +68,21 @@ def families() -> dict[str, list[str]]:
 
 @dataclass
 class Way:
-    """Processor seconds of each step, and the certificate of the exported model."""
+    """Processor seconds by step, and the certificate of the exported model."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     certificate: ModelCertificate | None = None
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time a step."""
+        """Measures the processor time of a step."""
         started = time.process_time()
         yield
         self.seconds[name] = time.process_time() - started
 
 
 def whole_way(data: Path, place: Path, config: Config) -> Way:
-    """Train for an epoch, resume for the rest, export, verify and predict.
+    """Trains for one epoch, resumes for the rest, exports, verifies and predicts.
 
     Raises:
         BusiTuneError: a step refuses.

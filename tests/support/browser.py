@@ -1,4 +1,4 @@
-"""A headless Chromium that keeps what a page logs and asks the network for; a plugin of tests. PYTEST_DONT_REWRITE"""
+"""Pytest fixture: a headless Chromium that records console messages and network requests. PYTEST_DONT_REWRITE"""
 
 import json
 import shutil
@@ -19,18 +19,18 @@ FLAGS = (
     "--enable-unsafe-swiftshader",
 )
 
-# Seconds that a page may take.
+# Limit for loading a page or running a script, in seconds.
 PATIENCE = 300
 
 
 @dataclass(frozen=True)
 class Browser:
-    """One window."""
+    """One browser window."""
 
     driver: webdriver.Chrome
 
     def show(self, page: Path, *, width: int = 1400, dark: bool = False) -> None:
-        """Open a page of the file system in a window of this width, and forget what was logged before."""
+        """Opens a local page in a window of this width, and clears the logs."""
         theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": theme})
@@ -40,21 +40,21 @@ class Browser:
         self.driver.get(page.resolve().as_uri())
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript function's body."""
+        """Runs the body of a JavaScript function and returns its value."""
         return self.driver.execute_script(script)
 
     def logged(self) -> list[str]:
-        """What the page wrote to the console, and every error, but not a software renderer's words on its speed."""
+        """Console messages and errors, without warnings of the software renderer about its speed."""
         entries = self.driver.get_log("browser")
         return [str(e["message"]) for e in entries if e["level"] == "SEVERE" or e["source"] != "rendering"]
 
     def requests(self) -> list[str]:
-        """The addresses that the page asked for, whether of a network or not."""
+        """The addresses that the page requested, local ones included."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
 
     def violations(self) -> list[str]:
-        """What axe-core calls serious or critical; the inside of a chart, which is one picture, is left out."""
+        """Serious and critical findings of axe-core; the inside of a chart counts as one image and is not checked."""
         outside = {"exclude": [[".plot > *"]]}
         found = Axe().run(self.driver, outside, {"resultTypes": ["violations"]})["violations"]
         return [
@@ -66,7 +66,7 @@ class Browser:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Chromium from the system's packages."""
+    """Chromium from the system's packages; without it the test is skipped."""
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in programs:
         pytest.skip("Chromium and its driver are not installed; apt-get install chromium chromium-driver")
@@ -76,7 +76,7 @@ def browser() -> Iterator[Browser]:
     options.binary_location = str(programs[0])
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(programs[1])))
-    # A busy machine takes its time.
+    # Loading can be slow on a busy machine.
     driver.set_script_timeout(PATIENCE)
     driver.set_page_load_timeout(PATIENCE)
     yield Browser(driver)

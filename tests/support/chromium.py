@@ -1,4 +1,4 @@
-"""A real Chromium without a window: what a page shows, asks for and complains of."""
+"""A real headless Chromium: rendered pages, requests and console messages."""
 
 import json
 import shutil
@@ -13,13 +13,13 @@ from selenium.webdriver.chrome.service import Service
 
 @contextmanager
 def chromium(downloads: Path) -> Iterator[webdriver.Chrome]:
-    """A browser that saves downloads to a folder; tests are skipped where it is not installed."""
+    """A browser that saves downloads to `downloads`; without Chromium the test is skipped."""
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or driver is None:
         pytest.skip("Chromium or its driver is not installed; apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    # In a container its sandbox and its shared memory are not to be had.
+    # Chromium's sandbox and shared memory do not work in a container.
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
@@ -37,13 +37,13 @@ def complaints(browser: webdriver.Chrome) -> list[str]:
 
 
 def requested(browser: webdriver.Chrome) -> list[str]:
-    """The URLs that pages have asked for since the last call."""
+    """The URLs requested by pages since the last call."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
 
 
 def resize(browser: webdriver.Chrome, width: int, height: int, *, dark: bool = False) -> None:
-    """Give the page a size in CSS pixels, which may be smaller than the smallest window, and a colour scheme."""
+    """Sets the page's size in CSS pixels and its colour scheme; the size may be below that of the smallest window."""
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},

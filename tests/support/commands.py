@@ -1,4 +1,4 @@
-"""Commands of busi-tune in processes of their own, which may end in any way: what each did, and how to judge it."""
+"""Commands of busi-tune in child processes: any kind of end is recorded and judged."""
 
 import json
 import multiprocessing
@@ -9,13 +9,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-# The library behind Pillow names on stderr itself what it does not like: `ZIPDecode: Decoding error at scanline 0.`
+# libtiff prints its own messages to stderr: `ZIPDecode: Decoding error at scanline 0.`
 LIBTIFF = re.compile(r"[\w.]+: ")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did: its exit code (below 0: the signal that ended it), what it printed, and what it took."""
+    """The result of a command: exit code (below 0: minus the signal), output, processor seconds and peak memory."""
 
     code: int | None
     out: str
@@ -25,7 +25,7 @@ class Outcome:
 
 
 def _command(arguments: list[str], folder: str, report: str) -> None:
-    """In a process of its own: run a command in `folder`, its output going to files beside `report`."""
+    """Runs a command in this process, in `folder`; output and measurements go to `report` and files next to it."""
     for number, name in ((1, ".out"), (2, ".error")):
         os.dup2(os.open(report + name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     os.chdir(folder)
@@ -35,16 +35,16 @@ def _command(arguments: list[str], folder: str, report: str) -> None:
     sys.stdout.flush()
     unit = 1 if sys.platform == "darwin" else 1024
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    # Processor time, so that a busy machine cannot make it look like a hang.
+    # Processor time, because wall time on a busy machine could look like a hang.
     facts = [sum(who.ru_utime + who.ru_stime for who in used), max(who.ru_maxrss for who in used) * unit]
     Path(report).write_text(json.dumps(facts))
     sys.exit(code)
 
 
 def outcome(arguments: list[str], folder: Path, report: Path, patience: float) -> Outcome:
-    """Run a command in a process of its own; `code` is None where it did not end within `patience` seconds."""
+    """Runs a command in a child process; `code` is None if it takes longer than `patience` seconds."""
     context = multiprocessing.get_context("forkserver")
-    # Imported once: what is to be judged takes less time than the imports.
+    # The imports take longer than a command, so the server process imports once.
     context.set_forkserver_preload(
         ["__main__", "commands", "busi_tune.inference.inputs", "busi_tune.cli.prediction_formats"]
     )
@@ -61,7 +61,10 @@ def outcome(arguments: list[str], folder: Path, report: Path, patience: float) -
 
 
 def judge(found: Outcome) -> str:
-    """In a word what came of it: an answer, a row with an error, a refusal; or in a sentence what must not be."""
+    """The kind of outcome in a word or two: an answer, a row with an error, or a refusal.
+
+    Any other outcome is an error, described in full.
+    """
     lines = [line for line in found.error.splitlines() if not LIBTIFF.match(line)]
     if found.code == 0 and not lines and "class" in json.loads(found.out):
         return "answer"

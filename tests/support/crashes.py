@@ -1,9 +1,9 @@
-"""Run a command in a process that is killed at a chosen moment; real processes, real SIGKILL.
+"""Commands in processes that are killed at a chosen moment, with a real SIGKILL.
 
-Processes are forked from a server that has imported PyTorch once, so that a kill costs a second and not ten.
-A moment is the n-th time that the process is about to rename a file, delete one, make a folder, or commit to the
-study's database: between two of these nothing on disk changes what a restart sees, but for a file that is half written,
-which `Crash.at_bytes` makes.
+Processes are forked from a server that has imported PyTorch, so that a kill costs one second instead of ten.
+A moment is just before the n-th operation that renames or deletes a file, makes a folder, or commits to the study's
+database. Between two moments, no change on disk matters to a restart, except for partly written files:
+`Crash.at_bytes` makes those.
 """
 
 import multiprocessing
@@ -28,21 +28,21 @@ MOMENTS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"
 
 @dataclass(frozen=True)
 class Crash:
-    """When to die: at the n-th moment, or while a file grows beyond some bytes; 0 is never."""
+    """The time of the kill: at the n-th moment, or when a file exceeds some bytes; 0 means never."""
 
     at_moment: int = 0
     at_bytes: int = 0
 
 
 def server() -> ForkServerContext:
-    """The context that forks from a warm interpreter."""
+    """The context that forks from a process with finished imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchvision", "optuna", "busi_tune.pipeline", "busi_tune.cli"])
     return context
 
 
 def run(arguments: list[str], folder: Path, crash: Crash = Crash()) -> tuple[int, int]:
-    """Run busi-tune in `folder`; its exit code (-9 when it was killed) and how many moments it came by."""
+    """Runs busi-tune in `folder`; returns its exit code (-9 when killed) and the number of moments that passed."""
     context = server()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(arguments, str(folder), crash, sender))
@@ -59,7 +59,7 @@ def run(arguments: list[str], folder: Path, crash: Crash = Crash()) -> tuple[int
 
 
 def begin(arguments: list[str], folder: Path) -> BaseProcess:
-    """Start busi-tune in `folder`, to be killed from outside at any time."""
+    """Starts busi-tune in `folder`, so that the caller can kill it at any time."""
     process = server().Process(target=_child, args=(arguments, str(folder), Crash(), None))
     process.start()
     return process

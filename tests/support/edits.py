@@ -1,4 +1,4 @@
-"""Edits of the files of results, one at a time: a run, a study and an export that somebody or something has changed."""
+"""Edits of result files, one at a time, in a folder with a run, a study and an export."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ from busi_tune.search_options import SearchOptions
 SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--batch-size", "16", "--device", "cpu"]
 CONFIG = Config(arch="squeezenet1_1", weights="none", image_size=32, batch_size=16, epochs=2, device="cpu")
 RUN, STUDY, EXPORT = "studies/baseline", "studies/tuned", "exports/tuned"
-# The commands, and the folders of results that each reads.
+# The commands, and the result folders that each reads.
 COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "baseline": (["baseline", "--data", "DATA", "--epochs", "2", *SMALL, "--json"], (RUN,)),
     "search": (
@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "verify": (["verify", EXPORT, "--json"], (EXPORT,)),
     "predict": (["predict", EXPORT, "DATA/normal/normal (2).png", "--json"], (EXPORT,)),
 }
-# Why a command may answer as before, by the command and a part of the file's name.
+# The reason why a command may give the same answer after an edit, by command and part of the file name.
 HARMLESS = {
     ("baseline", "last-"): "only training on reads it, and checks its hash",
     ("baseline", "data.json"): "--data names the folder of the images",
@@ -56,7 +56,7 @@ HARMLESS = {
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit: the file in the place, what is done, and the new content, or None for a file that is removed."""
+    """One edit: a file, a description of the change, and the new content (None if the file is removed)."""
 
     path: str
     what: str
@@ -65,21 +65,21 @@ class Edit:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of a command after an edit: "refused", "made again", "harmless", or a sentence on what went wrong."""
+    """The outcome of a command after an edit: "refused", "made again", "harmless", or a description of the error."""
 
     verdict: str
     detail: str = ""
 
 
 def make_place(place: Path, data: Path) -> None:
-    """A finished run, a study around it and an export of its best trial."""
+    """Makes a finished run, a study that adopts it, and an export of the study's best trial."""
     pipeline.baseline(data, place / RUN, CONFIG, Silent())
     pipeline.search(data, place / STUDY, CONFIG, SearchOptions(trials=2, trial_epochs=1), Silent())
     pipeline.export(place / STUDY / "best", place / EXPORT, data, Silent())
 
 
 def copied(place: Path, target: Path) -> None:
-    """Make `target` a copy of a place; files share storage but for the database, which is changed in place."""
+    """Copies a place to `target`. Files are hard links, except for the database and locks, which change in place."""
     shutil.rmtree(target, ignore_errors=True)
 
     def link(source: str, to: str) -> None:
@@ -92,7 +92,7 @@ def copied(place: Path, target: Path) -> None:
 
 
 def edits_of(place: Path, folder: str) -> Iterator[Edit]:
-    """All edits of the files in a folder of results."""
+    """All edits of the files in a result folder."""
     for path in sorted(place.joinpath(folder).rglob("*")):
         name = path.relative_to(place).as_posix()
         if not path.is_file() or name.endswith(".lock"):
@@ -135,7 +135,7 @@ def _json_edits(name: str, content: bytes) -> Iterator[Edit]:
 
 
 def _places(value: object, keys: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
-    """The keys to each value in a document; of a list its first two entries."""
+    """The keys of each value in a document; lists contribute their first two entries only."""
     entries: list[tuple[str | int, object]] = []
     if isinstance(value, dict):
         entries = list(value.items())
@@ -163,7 +163,7 @@ def _with(document: object, keys: tuple[str | int, ...], value: object, *, remov
 
 
 def _others(value: Any) -> list[tuple[str, object]]:
-    """Another value, values of other types, and NaN."""
+    """Descriptions and replacements of a value: another value, values of other types, and NaN."""
     nan = ("NaN", float("nan"))
     match value:
         case bool():
@@ -181,7 +181,7 @@ def _others(value: Any) -> list[tuple[str, object]]:
 
 
 def rehashed(edit: Edit) -> Edit | None:
-    """The same edit of a JSON file with the SHA-256 of its new content, as a forger would write it."""
+    """The same edit with the SHA-256 of the new content, as a forger would write it; None if not possible."""
     try:
         document = json.loads(edit.content or b"")
         if "sha256" not in document:
@@ -194,7 +194,7 @@ def rehashed(edit: Edit) -> Edit | None:
 
 
 def forged(edit: Edit) -> Edit | None:
-    """The same edit of a JSON file without the SHA-256 of its content, as an earlier version would have written it."""
+    """The same edit without the SHA-256 of the content, as in files of earlier versions; None if not possible."""
     try:
         document = json.loads(edit.content or b"")
         del document["sha256"]
@@ -204,7 +204,7 @@ def forged(edit: Edit) -> Edit | None:
 
 
 def _database_edits(name: str, path: Path) -> Iterator[Edit]:
-    """Each table emptied or dropped, and each of its columns without a value, with a text or another number."""
+    """Empties and drops each table, and sets each column to null, to a text and to another number."""
     with contextlib.closing(sqlite3.connect(path)) as database:
         tables = [row[0] for row in database.execute("select name from sqlite_master where type = 'table'")]
         columns = {table: [row[1] for row in database.execute(f"pragma table_info({table})")] for table in tables}
@@ -236,7 +236,7 @@ def _sql(name: str, path: Path, *words: str) -> Edit:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command answered: its exit code, its output, its lines on stderr, or the traceback that ended it."""
+    """The result of a command: exit code, output, stderr lines, or the traceback that ended it."""
 
     code: int
     out: str
@@ -245,7 +245,7 @@ class Answer:
 
 
 def answer(command: str, place: Path, data: Path) -> Answer:
-    """Run a command of `COMMANDS` in a place, in this process."""
+    """Runs a command of `COMMANDS` in a place, in the current process."""
     arguments = [part.replace("DATA", str(data)) for part in COMMANDS[command][0]]
     out, error = io.StringIO(), io.StringIO()
     before = Path.cwd()
@@ -261,7 +261,7 @@ def answer(command: str, place: Path, data: Path) -> Answer:
 
 
 def content(out: str) -> object:
-    """The content of an output, without what is measured anew."""
+    """The parsed output without values that are measured on each call."""
     found = json.loads(out)
     if isinstance(found, dict):
         found.pop("disk_bytes", None)
@@ -269,7 +269,7 @@ def content(out: str) -> object:
 
 
 def tried(edit: Edit, command: str, whole: Path, place: Path, data: Path, expected: Answer) -> Found:
-    """Run a command after an edit, in a copy of the whole place, and judge what came of it."""
+    """Runs a command after an edit, in a copy of the place, and judges the result against `expected`."""
     copied(whole, place)
     path = place / edit.path
     path.unlink()
@@ -291,12 +291,12 @@ def tried(edit: Edit, command: str, whole: Path, place: Path, data: Path, expect
 
 
 def is_wrong(found: Found) -> bool:
-    """Whether an edit led to anything but a refusal, results that were made again, or a harmless answer."""
+    """Whether the outcome is an error: not a refusal, not recreated results, and not a harmless edit with a reason."""
     return found.verdict not in ("refused", "made again") and not (found.verdict == "harmless" and found.detail)
 
 
 def reason(edit: Edit, command: str) -> str:
-    """Why an edit may go unnoticed by a command, or "" where it may not."""
+    """The reason why a command may ignore an edit, or "" if it must not."""
     if edit.what.startswith("sha256 "):
         return "the document is as it was, and only its own SHA-256 is gone" if "removed" in edit.what else ""
     if edit.path.endswith("metrics.json") and edit.what == "removed":

@@ -1,4 +1,4 @@
-"""One run on coloured phantoms and its export, made once a session; a plugin of tests. PYTEST_DONT_REWRITE"""
+"""Pytest fixtures: one run on coloured phantoms and its export, made once a session. PYTEST_DONT_REWRITE"""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ EXPORT_FILES = MODELS | {".lock", "README.md", "labels.json", "predictions.csv",
 
 @dataclass(frozen=True)
 class Exported:
-    """The folders of the data, the finished run and its export, with the certificate; read-only by agreement."""
+    """The folders of the data, the finished run and its export, and the certificate; tests must not change them."""
 
     data: Path
     run: Path
@@ -30,7 +30,7 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def coloured(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The phantoms, each with a tint of its own: on grey images nobody can tell BGR from RGB."""
+    """Phantoms, each with its own tint, because on grey images BGR and RGB are the same."""
     folder = tmp_path_factory.mktemp("coloured") / "data"
     shutil.copytree(phantoms, folder)
     generator = np.random.default_rng(0)
@@ -52,24 +52,24 @@ def exported(coloured: Path, tiny: Config, tmp_path_factory: pytest.TempPathFact
 
 
 def linked(source: Path, target: Path) -> Path:
-    """A copy of a folder that costs no disk; replace its files, never write into them."""
+    """Copies a folder with hard links. Replace the files of the copy; never write into them."""
     shutil.copytree(source, target, copy_function=os.link)
     return target
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put another file with `data` at `path`."""
+    """Replaces the file at `path` by a new file with `data`."""
     path.unlink()
     path.write_bytes(data)
 
 
 def flip_a_bit(path: Path) -> None:
-    """Change one bit in the middle of a file."""
+    """Flips one bit in the middle of a file."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     replace(path, bytes(data))
 
 
 def names(folder: Path) -> set[str]:
-    """What a folder holds."""
+    """The names of a folder's entries."""
     return {entry.name for entry in folder.iterdir()}

@@ -17,7 +17,7 @@ EXTREMES = [-(2**63), -(2**31), -1, 0, 1, 2, 7, 65536, 2**31 - 1, 2**31, 2**40, 
 
 
 def seeds() -> list[bytes]:
-    """Images of all kinds."""
+    """Images in all kinds of files, as a start for mutations."""
     generator = np.random.default_rng(0)
     colour = Image.fromarray(generator.integers(0, 256, (40, 50, 3), dtype=np.uint8))
     deep = Image.fromarray(generator.integers(0, 65536, (40, 50), dtype=np.uint16))
@@ -46,7 +46,7 @@ def seeds() -> list[bytes]:
 
 
 def mutated(data: bytes, generator: Generator) -> bytes:
-    """One to four changes: bytes, 32-bit numbers at a border, pieces cut out or doubled, the end cut off."""
+    """Makes one to four changes: bytes, extreme 32-bit numbers, and pieces removed, doubled or cut off at the end."""
     content = bytearray(data)
     for _ in range(generator.integers(1, 5)):
         place = int(generator.integers(0, min(len(content), generator.choice([40, 400, 10**6]))))
@@ -65,7 +65,7 @@ def mutated(data: bytes, generator: Generator) -> bytes:
 
 
 def mended(data: bytes) -> bytes:
-    """A PNG with the checksums of its chunks made right, so that what is inside them is reached."""
+    """A PNG with corrected checksums of its chunks, so that decoders read their content."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
     content, place = bytearray(data), 8
@@ -80,7 +80,7 @@ def mended(data: bytes) -> bytes:
 
 
 def mutated_model(data: bytes, generator: Generator) -> bytes:
-    """A model with one to three changes in its bytes, outside of its large weights, or in what they mean."""
+    """A model with one to three changes: in its bytes, or in its nodes, tensors and metadata."""
     if generator.random() < 0.4:
         return mutated_bytes(data, generator)
     model = onnx.load_from_string(data)
@@ -92,7 +92,7 @@ def mutated_model(data: bytes, generator: Generator) -> bytes:
 
 
 def mutated_bytes(data: bytes, generator: Generator) -> bytes:
-    """Bytes changed, doubled or cut out."""
+    """Changes, doubles or removes bytes; large weights are mostly spared, because changes there are harmless."""
     large = [t.raw_data for t in onnx.load_from_string(data).graph.initializer if len(t.raw_data) > 1000]
     weights = [(data.find(raw), data.find(raw) + len(raw)) for raw in large]
     content = bytearray(data)
@@ -125,19 +125,19 @@ def _value(model: onnx.ModelProto, generator: Generator) -> str:
 
 
 def other_operator(model: onnx.ModelProto, generator: Generator) -> None:
-    """Another operator with the same inputs."""
+    """Changes the operator of a node."""
     _node(model, generator).op_type = str(generator.choice(OPERATORS))
 
 
 def other_edge(model: onnx.ModelProto, generator: Generator) -> None:
-    """An input or output with another name; a circle, perhaps."""
+    """Renames an input or output of a node, which may create a cycle."""
     node = _node(model, generator)
     names = node.input if generator.random() < 0.7 else node.output
     names[int(generator.integers(0, len(names)))] = _value(model, generator)
 
 
 def other_attribute(model: onnx.ModelProto, generator: Generator) -> None:
-    """Numbers of an attribute at a border, or one too few or many."""
+    """Removes an attribute, or changes its type, its number of values, or its values to extreme ones."""
     nodes = [node for node in model.graph.node if node.attribute]
     node = nodes[int(generator.integers(0, len(nodes)))]
     attribute = node.attribute[int(generator.integers(0, len(node.attribute)))]
@@ -155,7 +155,7 @@ def other_attribute(model: onnx.ModelProto, generator: Generator) -> None:
 
 
 def other_tensor(model: onnx.ModelProto, generator: Generator) -> None:
-    """A tensor of another shape or type, with other or fewer data."""
+    """Changes the shape, the type or the data of a tensor."""
     tensors = [*model.graph.initializer, *(a.t for n in model.graph.node for a in n.attribute if a.HasField("t"))]
     tensor = tensors[int(generator.integers(0, len(tensors)))]
     kind = generator.integers(0, 4)
@@ -173,7 +173,7 @@ def other_tensor(model: onnx.ModelProto, generator: Generator) -> None:
 
 
 def other_nodes(model: onnx.ModelProto, generator: Generator) -> None:
-    """A node less, or twice, or at another place."""
+    """Removes, doubles or moves a node."""
     node, kind = _node(model, generator), generator.integers(0, 3)
     copy = onnx.NodeProto.FromString(node.SerializeToString())
     if kind != 1:
@@ -183,7 +183,7 @@ def other_nodes(model: onnx.ModelProto, generator: Generator) -> None:
 
 
 def other_metadata(model: onnx.ModelProto, generator: Generator) -> None:
-    """What the model says of itself, cut, changed or put under another key."""
+    """Changes a metadata entry: its value is cut or changed, or its key replaced."""
     props = model.metadata_props
     entry = props[int(generator.integers(0, len(props)))]
     place = int(generator.integers(0, max(1, len(entry.value))))
@@ -194,7 +194,7 @@ def other_metadata(model: onnx.ModelProto, generator: Generator) -> None:
 
 
 def other_signature(model: onnx.ModelProto, generator: Generator) -> None:
-    """An input or output of another type, shape or name; another version."""
+    """Changes the type, shape or name of an input or output, or the version of the file."""
     values = [*model.graph.input, *model.graph.output]
     value = values[int(generator.integers(0, len(values)))]
     kind = generator.integers(0, 5)

@@ -1,4 +1,4 @@
-"""Folders of pictures for tests, and the folder of the real images."""
+"""Folders of test pictures, and the path of the real images."""
 
 import io
 from pathlib import Path
@@ -9,20 +9,20 @@ import pytest
 from PIL import Image
 
 BUSI = Path(__file__).resolve().parents[3] / "shared" / "busi-256"
-# The images are no part of the repository.
+# The repository does not contain the images.
 NO_REAL_IMAGES = f"the real images are not in {BUSI}"
 needs_busi = pytest.mark.skipif(not BUSI.exists(), reason=NO_REAL_IMAGES)
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    """An image as a file of one of Pillow's formats."""
+    """The bytes of an image file in one of Pillow's formats."""
     data = io.BytesIO()
     image.save(data, form, **options)
     return data.getvalue()
 
 
 def picture(seed: int, side: int = 24) -> Image.Image:
-    """A grey picture, another one for every seed."""
+    """A noise picture that depends on the seed."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)).convert("RGB")
 
 

@@ -1,4 +1,4 @@
-"""Everything that can be changed in an export's folder, one change at a time, and whether `verify` notices it."""
+"""All possible changes in an export's folder, one at a time, and checks whether `verify` notices them."""
 
 import json
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ ADDED = ("model2.onnx", ".hidden", ".hidden.onnx", "notes.txt", "verification.js
 
 
 def mutations_of(folder: Path) -> Iterator[Edit]:
-    """Each file of an export removed and edited, each value of its JSON files changed, and files added.
+    """Every file removed and edited, every value of the JSON files changed, and files added.
 
-    JSON files are also changed as a forger would: without the SHA-256 of their content, and with the new one.
+    JSON files are also changed as by a forger: without the SHA-256 of their content, and with the new one.
     """
     for edit in edits_of(folder.parent, folder.name):
         tries = [edit, forged(edit), rehashed(edit)] if edit.path.endswith(".json") else [edit]
@@ -33,7 +33,7 @@ def mutations_of(folder: Path) -> Iterator[Edit]:
 
 
 def is_noticed(folder: Path, key: str = "") -> bool:
-    """Whether `verify` refuses a folder, or names a file in it that is not certified."""
+    """Whether `verify` refuses a folder or reports an uncertified file in it."""
     try:
         certificate = check_folder(folder, key)
     except BusiTuneError:
@@ -52,7 +52,7 @@ def is_refused_by_predict(model: Path, key: str = "") -> bool:
 
 @contextmanager
 def applied(edit: Edit, place: Path) -> Iterator[None]:
-    """The edit, until the block has ended."""
+    """Applies the edit for the length of the block."""
     path = place / edit.path
     before = path.read_bytes() if path.exists() else None
     path.unlink(missing_ok=True)
@@ -68,10 +68,11 @@ def applied(edit: Edit, place: Path) -> Iterator[None]:
 
 
 def forge_model(folder: Path, name: str, *, tensor: str = "", facts: dict[str, str] | None = None, depth: int) -> None:
-    """Exchange the first two rows of a tensor of a model, or replace entries of its metadata, and hide it.
+    """Exchanges two rows of a tensor or replaces metadata in a model, and hides the change.
 
-    Depth 0 changes the model alone, 1 also the file's hash in verification.json, 2 also the hashes of the model's parts
-    there, and 3 also those in the certificate inside the model, which makes a whole certificate of its own.
+    `depth` says which hashes are renewed, each step including the last:
+    0: none; 1: the file's hash in verification.json; 2: the hashes of the model's parts there; 3: those in the model's
+    inner certificate, which makes all certificates consistent.
     """
     path = folder / name
     model = onnx.load(path)

@@ -1,4 +1,4 @@
-"""A study on a database server that goes away."""
+"""A study whose database server is stopped while it runs."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ def options(server: Server, trials: int = 3) -> SearchOptions:
 
 
 class Saboteur(Silent):
-    """Stops the server when the second trial begins, and starts it again after some seconds."""
+    """Stops the server at the start of the second trial, and starts it again after `seconds` (None: never)."""
 
     def __init__(self, server: Server, seconds: float | None) -> None:
         self.server, self.seconds = server, seconds

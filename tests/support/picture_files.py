@@ -1,4 +1,4 @@
-"""PNG and TIFF files that Pillow does not write: of 16 bits, packed, inverted, with any chunk or tag."""
+"""PNG and TIFF files that Pillow cannot write: 16-bit, packed, inverted, and with any chunk or tag."""
 
 import struct
 import zlib
@@ -12,7 +12,7 @@ SHORT, LONG = 3, 4
 
 
 def png(values: NDArray[Any], colour_type: int, depth: int = 16, more: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
-    """A PNG of values (height, width, channels) of 8 or 16 bits, with further chunks before its pixels."""
+    """A PNG of values (height, width, channels) of up to 16 bits; `more` are chunks before the pixels."""
     height, width = values.shape[:2]
     kind = ">u2" if depth == 16 else "u1"
     rows = b"".join(b"\0" + row.astype(kind).tobytes() for row in values)
@@ -26,7 +26,7 @@ def png(values: NDArray[Any], colour_type: int, depth: int = 16, more: Sequence[
 
 
 def pack(row: NDArray[Any], depth: int) -> bytes:
-    """The values of a row side by side, with so many bits each."""
+    """The values of a row, packed with `depth` bits each."""
     bits = (row.ravel()[:, None] >> np.arange(depth)[::-1]) & 1
     return np.packbits(bits.astype(np.uint8).ravel()).tobytes()
 
@@ -34,7 +34,7 @@ def pack(row: NDArray[Any], depth: int) -> bytes:
 def tiff(
     values: NDArray[Any], photometric: int, order: Literal["<", ">"] = "<", packed: int = 0, **tags: Sequence[int]
 ) -> bytes:
-    """An uncompressed TIFF of values (height, width, channels); with `packed` of that many bits side by side."""
+    """An uncompressed TIFF of values (height, width, channels); `packed` is the number of bits of a packed value."""
     height, width, channels = values.shape
     data = values.astype(values.dtype.newbyteorder(order)).tobytes()
     if packed:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: started from the installed programs, on a free port of 127.0.0.1."""
+"""A PostgreSQL server for tests: started from the installed programs, on a free port of 127.0.0.1."""
 
 import os
 import secrets
@@ -12,7 +12,7 @@ USER = "busi"
 
 
 def programs() -> Path | None:
-    """The folder of PostgreSQL's server programs, or None where they are not installed."""
+    """The folder of PostgreSQL's server programs, or None if they are not installed."""
     found = shutil.which("initdb")
     if found:
         return Path(found).parent
@@ -20,7 +20,7 @@ def programs() -> Path | None:
 
 
 class Server:
-    """A server with one empty database, which can be stopped and started again."""
+    """A server with one empty database; it can be stopped and started again."""
 
     def __init__(self) -> None:
         found = programs()
@@ -34,7 +34,7 @@ class Server:
         words = self.folder / "password"
         words.write_text(self.password)
         if os.getuid() == 0:
-            # PostgreSQL refuses to run as root.
+            # PostgreSQL refuses to run as root, so its files belong to the user postgres.
             for path in (self.folder, words):
                 shutil.chown(path, "postgres", "postgres")
         self._run("initdb", "-D", str(self.data), "-U", USER, "--auth=scram-sha-256", f"--pwfile={words}", "--no-sync")

@@ -1,10 +1,10 @@
-"""A progress display that remembers."""
+"""A progress display that records everything."""
 
 from busi_tune.progress import Silent
 
 
 class Recorder(Silent):
-    """Remembers the notices and the steps of a command."""
+    """Records the notices and the steps of a command."""
 
     def __init__(self) -> None:
         self.notices: list[str] = []

@@ -1,4 +1,4 @@
-"""Result files of runs and studies, as tests compare them."""
+"""Result files of runs and studies in a form that tests can compare."""
 
 import csv
 import json
@@ -13,13 +13,13 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def content(path: Path) -> object:
-    """A file's bytes, or where it holds timings, its values without them."""
+    """The bytes of a file; of a file with timings, its values without them."""
     if path.suffix == ".csv":
         with path.open(newline="") as file:
             return [{k: v for k, v in row.items() if k not in CLOCKS} for row in csv.DictReader(file)]
     if path.name == "state.json":
         state = json.loads(path.read_text())
-        # It is that of a content with timings.
+        # This hash covers the timings.
         del state["sha256"]
         state["history"] = [{k: v for k, v in row.items() if k not in CLOCKS} for row in state["history"]]
         return state
@@ -27,11 +27,11 @@ def content(path: Path) -> object:
 
 
 def tree(folder: Path) -> dict[str, object]:
-    """Every file of a result folder but the database, with its content."""
+    """All files of a result folder with their content, except for the database, locks and data.json."""
     paths = (
         path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix != ".lock" and path.name not in ("study.db", ".lock", "data.json")
     )
-    # The learning curves are drawn from history.csv; the picture is compared, too.
+    # learning_curves.png is compared, too: it is drawn from history.csv and shows no timings.
     return {path.relative_to(folder).as_posix(): content(path) for path in paths}

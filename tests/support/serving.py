@@ -1,4 +1,4 @@
-"""A real `busi-tune serve` in a process of its own, and forms as browsers send them."""
+"""A real `busi-tune serve` in a child process, and forms like those of browsers."""
 
 import http.client
 import json
@@ -18,7 +18,7 @@ BOUNDARY = "a-boundary-of-the-tests"
 
 @dataclass(frozen=True)
 class Served:
-    """A server that runs: its process, and the URL that it printed."""
+    """A running server: its process, and the URL that it printed."""
 
     process: "subprocess.Popen[str]"
     url: str
@@ -26,10 +26,10 @@ class Served:
 
 @contextmanager
 def served(export: Path, *options: str, temporary: Path | None = None) -> Iterator[Served]:
-    """A server of `export` on a free port; it keeps temporary files in `temporary` where that is given."""
+    """Starts a server of `export` on a free port; `temporary` is its folder for temporary files."""
     command = [sys.executable, "-m", "busi_tune", "serve", str(export), "--port", "0", "--json", *options]
     environment = os.environ | ({"TMPDIR": str(temporary)} if temporary else {})
-    # Ctrl-C of a terminal goes to the tests, not to it.
+    # Ctrl-C in the terminal must stop the tests only.
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -53,7 +53,7 @@ def served(export: Path, *options: str, temporary: Path | None = None) -> Iterat
 
 
 def form(files: Sequence[tuple[str, bytes]], field: str = "files") -> bytes:
-    """A form that holds these files, by name and content."""
+    """A multipart form with these files, given as names and contents."""
     parts = [
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'.encode()
         + data
@@ -66,7 +66,7 @@ def form(files: Sequence[tuple[str, bytes]], field: str = "files") -> bytes:
 def ask(
     url: str, body: bytes | None = None, path: str = "/predict", **headers: str
 ) -> tuple[int, http.client.HTTPMessage, Any]:
-    """Status, headers and content of an answer; a `body` is posted, as a form unless `headers` say otherwise."""
+    """Status, headers and content of a response; `body` is posted, as a form unless `headers` differ."""
     place = urlsplit(url)
     assert place.hostname
     connection = http.client.HTTPConnection(place.hostname, place.port, timeout=60)

@@ -1,4 +1,4 @@
-"""A tiny model in the form that exports have, made without PyTorch: a convolution, its mean, a linear layer."""
+"""A tiny model in the form of an export, made without PyTorch: a convolution, a mean and a linear layer."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ FACTS = {
 
 
 def small_model(facts: dict[str, str] | None = None, *, side: int | None = None, seed: int = 0) -> onnx.ModelProto:
-    """The model; with `side` for ready images of that size, otherwise for images of any."""
+    """A model for images of any size, or with `side` for resized images of that size."""
     generator = np.random.default_rng(seed)
 
     def tensor(name: str, value: Any, kind: Any = np.float32) -> onnx.TensorProto:
@@ -84,7 +84,7 @@ def small_model(facts: dict[str, str] | None = None, *, side: int | None = None,
 
 
 def without(*names: str) -> dict[str, str]:
-    """The metadata but these."""
+    """The metadata without these entries."""
     return {name: value for name, value in FACTS.items() if name not in names}
 
 
@@ -112,7 +112,7 @@ SUMMARY = {
 }
 PERFECT = {"brier": 0.0, "log_loss": 0.0, "calibration_error": 0.0}
 CALIBRATION = {"before": PERFECT, "after": PERFECT}
-# All models of an export share these.
+# Equal in all models of an export.
 COMMON: dict[str, Any] = {
     "source_sha256": "5" * 64,
     "options": {"int8": False, "float16": False, "max_drop": 0.01, "sensitivity": 0.95},
@@ -139,7 +139,7 @@ ENTRY: dict[str, Any] = {
 
 
 def write_export(folder: Path, models: Mapping[str, onnx.ModelProto | bytes], failed: Sequence[str] = ()) -> Path:
-    """An export folder that holds these models, each with its certificate inside, a table, and verification.json."""
+    """Writes an export folder: these models with inner certificates, predictions.csv and verification.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "predictions.csv").write_text("path,class\na.png,benign\nb.png,normal\n")
     common = COMMON | {"predictions_sha256": sha256(folder / "predictions.csv")}
@@ -159,18 +159,18 @@ def write_export(folder: Path, models: Mapping[str, onnx.ModelProto | bytes], fa
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the content of verification.json, and give it the SHA-256 of the new content, as a forger would."""
+    """Changes the content of verification.json and renews its SHA-256, as a forger would."""
     path = folder / "verification.json"
     content: dict[str, Any] = json.loads(path.read_text())
     del content["sha256"]
     change(content)
-    # The file may share its storage with the export that it is a copy of.
+    # The file may be a hard link to the file of another export.
     path.unlink()
     write(path, content)
 
 
 def parts(model: Path) -> dict[str, str]:
-    """The hashes of a model's parts; of a file that is no ONNX, none."""
+    """The hashes of a model's parts; empty for a file that is not ONNX."""
     try:
         contents = read_contents(model)
     except FileError:

@@ -1,4 +1,4 @@
-"""A pseudo-terminal of a given width to run a command in, and what remains on its screen."""
+"""A pseudo-terminal of a given width for a command, and the text on its screen at the end."""
 
 import os
 import re
@@ -9,8 +9,8 @@ PIECE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\r|\n|[^\x1b\r\n]+")
 
 
 def in_a_terminal(command: list[str], folder: Path, columns: int) -> tuple[int, str]:
-    """Run a command in `folder`, in a terminal of so many columns; its exit code and all that it wrote."""
-    # Neither exists on Windows.
+    """Runs a command in `folder`, in a terminal of `columns` columns; returns its exit code and all its output."""
+    # These modules do not exist on Windows.
     import fcntl
     import pty
     import termios
@@ -27,7 +27,7 @@ def in_a_terminal(command: list[str], folder: Path, columns: int) -> tuple[int, 
         try:
             data = os.read(terminal, 65536)
         except OSError:
-            # Linux's end of a terminal whose program has ended.
+            # Linux raises this error when the program in the terminal has ended.
             break
         if not data:
             break
@@ -38,7 +38,7 @@ def in_a_terminal(command: list[str], folder: Path, columns: int) -> tuple[int, 
 
 
 def shown(written: str) -> list[str]:
-    """The lines that a terminal shows in the end: returns, and the movements and deletions of bars, are obeyed."""
+    """The lines on the screen at the end, after carriage returns, cursor movements and deletions."""
     rows, row, column = [""], 0, 0
     for piece in PIECE.finditer(written):
         text = piece[0]

@@ -1,4 +1,4 @@
-"""A sample of the edits of tests/benchmarks/changed_files.py: none ends in a traceback or passes as right."""
+"""A sample of the edits of tests/benchmarks/changed_files.py; none gives a traceback or goes unnoticed."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ import pytest
 
 from edits import COMMANDS, Edit, answer, copied, edits_of, forged, is_wrong, make_place, reason, tried
 
-# So many edits of each command's files, spread evenly; search takes longest.
+# The number of edits for each command, spread evenly. search has few because it is the slowest.
 SAMPLE = {"baseline": 14, "search": 8, "export": 4, "verify": 10, "predict": 10}
 
 
 @pytest.fixture(scope="module")
 def whole(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, a study and an export; never changed."""
+    """A finished run, a study and an export; tests must not change them."""
     place = tmp_path_factory.mktemp("whole")
     make_place(place, phantoms)
     return place
@@ -24,7 +24,7 @@ def test_no_edit_of_a_file_passes_as_right(command: str, whole: Path, phantoms: 
     expected = answer(command, tmp_path / "place", phantoms)
     assert (expected.code, expected.crash) == (0, "")
     edits = [edit for part in COMMANDS[command][1] for edit in edits_of(whole, part)]
-    # Each new evaluation takes seconds, and test_changed_runs.py has several.
+    # Each new evaluation takes seconds, and test_changed_runs.py covers metrics.json.
     quick = [edit for edit in edits if not edit.path.endswith("metrics.json")]
     step = len(quick) // SAMPLE[command]
     for edit in quick[step // 2 :: step]:

@@ -1,4 +1,4 @@
-"""A run or study whose files were changed: made again from the checkpoint with a notice, or refused by name."""
+"""Runs and studies with changed files: results are recreated with a notice, or the file is refused by name."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ Damage = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def studies(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run and a study around it; read-only by agreement."""
+    """A finished run and a study that adopts it; tests must not change them."""
     place = tmp_path_factory.mktemp("changed") / "studies"
     pipeline.baseline(phantoms, place / "baseline", SMALL, Recorder())
     pipeline.search(phantoms, place / "tuned", SMALL, OPTIONS, Recorder())
@@ -39,20 +39,20 @@ def studies(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(studies: Path, tmp_path: Path) -> Path:
-    """A copy of the run, to be changed."""
+    """A copy of the run that tests may change."""
     return linked(studies / "baseline", tmp_path / "baseline")
 
 
 @pytest.fixture
 def study(studies: Path, tmp_path: Path) -> Path:
-    """A copy of the study, to be changed."""
+    """A copy of the study that tests may change."""
     target = linked(studies / "tuned", tmp_path / "tuned")
     replace(target / "study.db", (target / "study.db").read_bytes())
     return target
 
 
 def refused(work: Callable[[], object], kind: type[BusiTuneError] = FileError) -> str:
-    """The one sentence that some work ends with."""
+    """The one-sentence error of `work`."""
     with pytest.raises(kind) as caught:
         work()
     text = str(caught.value)
@@ -62,7 +62,7 @@ def refused(work: Callable[[], object], kind: type[BusiTuneError] = FileError) -
 
 
 def moved_to_test(run: Path) -> None:
-    """Ten rows of the training split in the test split."""
+    """Moves ten rows from the training split to the test split."""
     lines = (run / "split.csv").read_text().splitlines(keepends=True)
     trained = [number for number, line in enumerate(lines) if ",train," in line][:10]
     changed = [line.replace(",train,", ",test,") if n in trained else line for n, line in enumerate(lines)]
@@ -70,7 +70,7 @@ def moved_to_test(run: Path) -> None:
 
 
 def other_groups(run: Path) -> None:
-    """Every image in a group of its own."""
+    """Puts every image in a group of its own."""
     with (run / "split.csv").open(newline="") as file:
         rows = [dict(row, group=str(number)) for number, row in enumerate(csv.DictReader(file))]
     (run / "split.csv").unlink()
@@ -78,7 +78,7 @@ def other_groups(run: Path) -> None:
 
 
 def no_exclusions(run: Path) -> None:
-    """No file of the images that were left out."""
+    """Deletes the table of left-out images."""
     (run / "split.excluded.csv").unlink()
 
 
@@ -104,7 +104,10 @@ def test_every_command_that_reads_a_run_compares_its_split(
 
 
 def changed(path: Path, change: Callable[[Any], object], *, forged: bool = True) -> None:
-    """Change a JSON file, as an earlier version would have written it (`forged`), or by hand."""
+    """Changes a JSON file without renewing its SHA-256, as a user would.
+
+    With `forged`, the SHA-256 is removed, so the file resembles one of an earlier version.
+    """
     document = json.loads(path.read_text())
     change(document)
     if forged:
@@ -231,7 +234,7 @@ def test_what_cannot_be_made_again_is_refused_by_name(damage: Damage, name: str,
 
 
 def named(sha256: str, state: Any) -> None:
-    """Another hash of the best checkpoint."""
+    """Puts another SHA-256 of the best checkpoint into the state."""
     state["checkpoints"]["best"]["sha256"] = sha256
 
 
@@ -283,7 +286,7 @@ def test_more_epochs_need_the_last_checkpoint(run: Path, studies: Path, phantoms
     last.unlink()
     more = SMALL.replace(epochs=3)
     assert str(last) in refused(lambda: pipeline.baseline(phantoms, run, more, Recorder()))
-    # The run is still the finished one that it was, and needs it for nothing else.
+    # The finished run itself is still valid and does not need the checkpoint.
     assert pipeline.baseline(phantoms, run, SMALL, Recorder())["epochs_run"] == 2
     assert tree(run).keys() == tree(studies / "baseline").keys() - {f"checkpoints/{last.name}"}
 
@@ -292,7 +295,7 @@ def test_more_epochs_after_early_stopping_change_nothing(phantoms: Path, tmp_pat
     config = SMALL.replace(epochs=30, early_stopping_patience=1, learning_rate=0.05, scheduler_patience=0)
     first = pipeline.baseline(phantoms, tmp_path / "run", config, Recorder())
     assert first["stop_reason"] == "early stopping"
-    # It never goes on, so the larger checkpoint is not kept.
+    # Training cannot continue, so the larger checkpoint is deleted.
     assert {path.name.partition("-")[0] for path in (tmp_path / "run/checkpoints").iterdir()} == {"best"}
     said = Recorder()
     more = pipeline.baseline(phantoms, tmp_path / "run", config.replace(epochs=40), said)
@@ -375,7 +378,7 @@ def test_a_refused_first_command_leaves_no_folder(phantoms: Path, tmp_path: Path
     refused(lambda: pipeline.audit_data(tmp_path / "nothing", tmp_path / "audit", SMALL, Recorder()), BusiTuneError)
     refused(lambda: pipeline.export(tmp_path / "run", tmp_path / "export", phantoms, Recorder()), RunError)
     assert [entry.name for entry in tmp_path.iterdir()] == ["nothing"]
-    # A folder of the user's own stays.
+    # An existing folder of the user is kept.
     (tmp_path / "own").mkdir()
     refused(lambda: pipeline.baseline(tmp_path / "nothing", tmp_path / "own", SMALL, Recorder()), BusiTuneError)
     assert (tmp_path / "own").exists()
@@ -387,7 +390,7 @@ def test_a_copy_that_fails_says_why_in_words_and_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    # Only the system's own calls are replaced: another file system that is full.
+    # Only system calls are replaced: they report another file system that is full.
     monkeypatch.setattr("os.link", full)
     monkeypatch.setattr(shutil, "copy2", full)
     text = refused(lambda: copy_run(run, tmp_path / "copy"))

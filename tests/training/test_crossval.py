@@ -1,4 +1,4 @@
-"""A cross-validation: each image is answered once by a model that has not seen it, whoever trains the folds."""
+"""A cross-validation: each image is predicted once, by a model trained without it, with any kind of worker."""
 
 import json
 import shutil
@@ -213,7 +213,7 @@ def test_images_are_decoded_once_for_all_folds_and_workers(
     pipeline.crossval(phantoms, tmp_path / "study", config.replace(epochs=1), options, Silent())
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
     sizes = [path for path in kept if path.suffix == ".npy"]
-    # One file of images at the network's size, and one of thumbnails for the folds.
+    # One file of images at the network's size, and one of thumbnails for finding groups.
     assert len(sizes) == 2, sorted(kept)
     pipeline.search_folds(
         phantoms, tmp_path / "nested", config.replace(epochs=1), SearchOptions(trials=1), Silent(), folds=2

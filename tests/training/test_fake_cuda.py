@@ -1,7 +1,7 @@
-"""The CUDA branches on fake tensors: every tensor is on the device, and nothing waits for it.
+"""The CUDA branches on fake tensors: all tensors are on the device, and no step waits for the device.
 
-PyTorch's fake tensors know shapes, types and devices, and hold no values. A value that is read, or an operation on two
-devices, raises. They carry batches, the forward pass, the loss and the evaluation in float32.
+PyTorch's fake tensors have shapes, types and devices, but no values. Reading a value, or an operation on two
+devices, raises an error. They support batches, the forward pass, the loss and the evaluation in float32.
 Autocast to bfloat16, the backward pass, the optimiser and checkpoints need a real GPU.
 """
 
@@ -31,7 +31,7 @@ def fake() -> Iterator[FakeTensorMode]:
 
 
 def images() -> DeviceImages:
-    """Images on the GPU that is not there, as a run puts them there."""
+    """Images on the fake GPU, moved there in the same way as in a run."""
     labels = np.arange(COUNT, dtype=np.int64) % CLASSES
     pixels = np.zeros((COUNT, SIZE, SIZE, 3), np.uint8)
     part = Part(images=pixels, rows=np.arange(COUNT), labels=labels, paths=tuple(f"{row}.png" for row in labels))
@@ -39,7 +39,7 @@ def images() -> DeviceImages:
 
 
 def model_there() -> torch.nn.Module:
-    """A model made on the GPU: moving it there would replace the storage of its parameters, which fakes lack."""
+    """A model created on the fake GPU. A model cannot be moved there, because fake parameters have no storage."""
     with CUDA:
         return untrained(CONFIG, CLASSES)
 
@@ -80,7 +80,7 @@ def test_the_evaluation_stays_on_the_device() -> None:
 
 @pytest.mark.usefixtures("fake")
 def test_what_waits_for_the_device_raises_here() -> None:
-    """The tests above would fail if the code read a value."""
+    """A read of a value raises an error, so the tests above can fail."""
     with pytest.raises(DataDependentOutputException):
         images().mean.sum().item()
 

@@ -1,4 +1,4 @@
-"""`busi-tune list`: what lies below a folder, its state, and commands that can be typed."""
+"""`busi-tune list`: the results below a folder, their states, and their next commands."""
 
 import json
 import shlex
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The entries of a folder by their paths below it."""
+    """The listed entries by their paths relative to the folder."""
     assert exit_code(["list", str(folder), "--json"]) == 0
     return {Path(entry["path"]).relative_to(folder).as_posix(): entry for entry in json.loads(capsys.readouterr().out)}
 
@@ -38,7 +38,7 @@ def test_all_kinds_and_states(
     shutil.copytree(exported.folder, tmp_path / "export")
     (tmp_path / "runs" / "cut" / "metrics.json").unlink()
     (tmp_path / "runs" / "bad" / "state.json").write_text("{")
-    # Another program's.
+    # The file of another program.
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"schema": 1}')
     (tmp_path / "broken").mkdir()
@@ -72,7 +72,7 @@ def test_all_kinds_and_states(
         ["busi-tune", "export", str(tmp_path / "runs" / "run"), "--out", "exports/run"]
     )
 
-    # The command of an unfinished run finishes it; nothing is trained again.
+    # The listed command finishes the unfinished run without training again.
     command = shlex.split(found["runs/cut"]["next"])
     assert command[:2] == ["busi-tune", "baseline"]
     assert exit_code(command[1:]) == 0

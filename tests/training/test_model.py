@@ -1,4 +1,4 @@
-"""Any architecture gets three outputs and trains; weights come whole and from where they were asked for, or not."""
+"""Models and weights: every architecture trains with three outputs, and weights are complete or refused."""
 
 import hashlib
 import io
@@ -41,7 +41,7 @@ def noise(size: int) -> Part:
 
 
 def one_sentence(error: BusiTuneError) -> str:
-    """The error's text, which must be one line that ends as a sentence does."""
+    """The error's text; it must be one line that ends with a full stop."""
     text = str(error)
     assert "\n" not in text
     assert text.endswith(".")
@@ -79,7 +79,7 @@ def test_an_architecture_gets_three_outputs_and_trains(arch: str, size: int, tin
 
 
 def frozen(state: TrainingState) -> set[str]:
-    """Parameters that this batch gives no gradient: AdamW moves them only by its weight decay, zeros not at all."""
+    """Parameters without a gradient from this batch: AdamW changes them by weight decay only, and zeros not at all."""
     return {name for name, value in state.model.named_parameters() if value.grad is None or not value.grad.any()}
 
 
@@ -133,7 +133,7 @@ def test_a_size_that_the_architecture_does_not_take(arch: str, size: int, tiny: 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
-    """A file as torchvision publishes them, for 1000 classes, and its tensors."""
+    """A file in the form of torchvision's published weights for 1000 classes, and its tensors."""
     torch.manual_seed(7)
     state = get_model("resnet18", weights=None).state_dict()
     path = tmp_path_factory.mktemp("weights") / "resnet18-published.pth"
@@ -196,7 +196,7 @@ def test_weights_of_another_architecture_are_refused(
 
 
 def saved(value: object, *, zipped: bool = True) -> bytes:
-    """What `torch.save` writes."""
+    """The bytes that `torch.save` writes for a value."""
     data = io.BytesIO()
     torch.save(value, data, _use_new_zipfile_serialization=zipped)
     return data.getvalue()
@@ -239,7 +239,7 @@ def test_a_file_that_is_not_there(tmp_path: Path, tiny: Config) -> None:
 
 
 class Trap:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -261,7 +261,7 @@ def test_code_in_a_file_of_weights_is_not_run(form: str, tmp_path: Path, tiny: C
 
 
 def choices(port: int, digest: str) -> type[WeightsEnum]:
-    """Weights as torchvision describes them, but published on this machine."""
+    """An enum of weights like torchvision's, with a URL on this machine."""
     published = Weights(url=f"http://127.0.0.1:{port}/resnet18-{digest[:8]}.pth", transforms=nn.Identity, meta={})
     made: type[WeightsEnum] = WeightsEnum("LocalWeights", {"IMAGENET1K_V2": published, "DEFAULT": published})
     return made
@@ -269,7 +269,7 @@ def choices(port: int, digest: str) -> type[WeightsEnum]:
 
 @contextmanager
 def served(content: bytes, *, cut: int | None = None, status: int = 200) -> Iterator[int]:
-    """A server on the port that this yields; it breaks off after `cut` bytes of the content."""
+    """Serves `content` on the port that it yields, and closes the connection after `cut` bytes."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -293,7 +293,7 @@ def served(content: bytes, *, cut: int | None = None, status: int = 200) -> Iter
 
 @contextmanager
 def answering(reply: bytes | None) -> Iterator[int]:
-    """A port where something takes a request and answers `reply`, or (None) says nothing until the end."""
+    """Yields a port that answers one request with `reply`, or never answers (None)."""
     done = threading.Event()
 
     def answer(listener: socket.socket) -> None:
@@ -323,12 +323,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def kept(hub: Path) -> list[str]:
-    """The files that a download left."""
+    """The files that exist after a download."""
     return [path.name for path in hub.rglob("*") if path.is_file()]
 
 
 def refused(port: int, digest: str) -> str:
-    """The sentence when weights cannot be had."""
+    """The one-sentence error when weights cannot be downloaded."""
     with pytest.raises(WeightsError) as caught:
         imagenet_state(choices(port, digest), "resnet18")
     text = one_sentence(caught.value)
@@ -344,7 +344,7 @@ DIGEST = hashlib.sha256(GOOD).hexdigest()
 def test_a_download_with_the_right_hash(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with served(GOOD) as port:
         state = imagenet_state(choices(port, DIGEST), "resnet18")
-    # The second time nobody serves: the file is in the cache.
+    # The server has stopped, so the second call reads the cached file.
     again = imagenet_state(choices(port, DIGEST), "resnet18")
     for given in (state, again):
         assert given.keys() == STATE.keys()

@@ -1,4 +1,4 @@
-"""The whole pipeline: on phantoms, and on a sample of the real images where they are at hand."""
+"""The whole pipeline on phantoms, and on a sample of the real images where these are available."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ SHORT = ["--epochs", "3", "--trials", "3", "--trial-epochs", "2", "--json"]
 
 
 def run(data: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
-    """`busi-tune run` on `data` in the working folder; its JSON."""
+    """The JSON of `busi-tune run` on `data` in the working folder."""
     code = exit_code(["run", "--data", str(data), *OPTIONS, *SHORT])
     output = capsys.readouterr()
     assert code == 0, output.err
@@ -26,7 +26,7 @@ def run(data: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, o
 
 
 def check(result: dict[str, dict[str, object]], here: Path) -> None:
-    """What `run` promises: verified, in its places, and predicting as the best run does."""
+    """Checks the results of `run`: a verified export, complete folders and six predictions."""
     assert result["export"]["passed"] is True
     assert result["export"]["answers_changed"] == 0
     for place in ("studies/baseline", "studies/tuned/best"):
@@ -48,7 +48,7 @@ def test_run_on_phantoms_and_again(
     check(first, tmp_path)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert run(phantoms, capsys) == first
-    # It hands on the options of the export, and refuses others before it trains anything.
+    # `run` passes its export options on, and refuses changed ones before it trains.
     more = ["--sensitivity", "0.9", "--int8", "--epochs", "4"]
     assert exit_code(["run", "--data", str(phantoms), *OPTIONS, *SHORT, *more]) == 1
     said = capsys.readouterr().err
@@ -80,7 +80,7 @@ def test_run_looks_at_the_search_before_it_trains_the_baseline(
 
 
 def test_a_baseline_on_the_demos_phantoms_clearly_beats_chance(phantoms: Path, tmp_path: Path, tiny: Config) -> None:
-    """By the interval of the mean of the classes' recalls, a third by chance; the demo draws three times as many."""
+    """The interval of balanced accuracy is above chance, 1/3. The demo has three times as many phantoms."""
     config = tiny.replace(epochs=20, fractions=(0.5, 0.2, 0.3))
     figures = pipeline.baseline(phantoms, tmp_path / "run", config, Silent())
     assert figures["test"]["intervals"]["balanced_accuracy"][0] > 1 / 3

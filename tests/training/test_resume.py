@@ -1,4 +1,4 @@
-"""Killed anywhere and run again, every command ends with the bytes of a run that was never killed."""
+"""Kills and resumes: a command that is killed anywhere and repeated ends with the same bytes as without a kill."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "
 
 
 def workplace(tmp_path: Path, name: str, phantoms: Path) -> Path:
-    """A folder to run in, with the data beside it."""
+    """An empty working folder, with a copy of the data next to it."""
     folder = tmp_path / name
     folder.mkdir()
     if not (tmp_path / "data").exists():
@@ -22,7 +22,7 @@ def workplace(tmp_path: Path, name: str, phantoms: Path) -> Path:
 
 
 def moments(total: int, kills: int) -> list[int]:
-    """So many of 1..total, spread evenly, the first and the last among them."""
+    """`kills` moments spread evenly over 1..total, including both ends."""
     return sorted({1 + (total - 1) * number // (kills - 1) for number in range(kills)})
 
 
@@ -53,12 +53,12 @@ def test_a_kill_at_any_moment_costs_no_byte(command: list[str], kills: int, tmp_
 
 
 def test_many_kills_in_a_row_cost_no_byte(tmp_path: Path, phantoms: Path) -> None:
-    """Each start gets a little further than the last, and is killed again."""
+    """Each start runs a little longer than the last before it is killed."""
     whole = workplace(tmp_path, "whole", phantoms)
     assert crashes.run(SEARCH, whole)[0] == 0
     killed = workplace(tmp_path, "killed", phantoms)
     kills = 0
-    # Ever later, or a step that takes as many moments would be begun again and again.
+    # The moment grows, because a step longer than a fixed number of moments would never finish.
     while crashes.run(SEARCH, killed, Crash(at_moment=40 + kills))[0] == -9:
         kills += 1
         assert kills < 20
@@ -73,7 +73,7 @@ def test_a_kill_in_the_middle_of_a_checkpoint_costs_no_byte(share: float, tmp_pa
     largest = max(path.stat().st_size for path in (whole / "studies").rglob("*.safetensors"))
     killed = workplace(tmp_path, "killed", phantoms)
     code, _ = crashes.run(BASELINE, killed, Crash(at_bytes=int(largest * share)))
-    assert code == -25  # SIGXFSZ: the kernel stops it at exactly that byte of the file
+    assert code == -25  # SIGXFSZ: the kernel ends the process at this byte of the file.
     [half] = (killed / "studies").rglob("*.tmp")
     assert half.stat().st_size == int(largest * share)
     assert crashes.run(BASELINE, killed)[0] == 0

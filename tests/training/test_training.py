@@ -1,4 +1,4 @@
-"""The training loop: its pieces against PyTorch's and scikit-learn's own, and early stopping against plain training."""
+"""The training loop, compared with PyTorch, scikit-learn and plain training without early stopping."""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from busi_tune.training.state import TrainingState
 
 
 def part(count: int, seed: int, size: int = 32) -> Part:
-    """Images whose brightness tells the class, with noise."""
+    """Noisy images whose brightness depends on the class."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     level = 60 + 60 * labels[:, None, None, None]
@@ -39,7 +39,7 @@ def on_device(given: Part, config: Config) -> DeviceImages:
 
 
 def batches(data: DeviceImages, config: Config, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The batches that training with this configuration has in an epoch."""
+    """The training batches of an epoch with this configuration."""
     return training_batches(
         data,
         mixed_seed(config.seed, epoch),
@@ -137,7 +137,7 @@ def test_no_batch_of_one(count: int, sizes: list[int], tiny: Config) -> None:
 
 
 def test_figures_of_two_leaked_groups_and_of_the_rest() -> None:
-    """One of the leaked ones has two images, and none is of class normal: what needs that class has no figure."""
+    """One leaked group has two images, and no leaked image is normal, so metrics that need that class are empty."""
     group = [0, 0, 1, *range(10, 22)]
     labels = np.array([0, 0, 1] + [0, 1, 2] * 4)
     names = ("benign", "malignant", "normal")
@@ -150,7 +150,7 @@ def test_figures_of_two_leaked_groups_and_of_the_rest() -> None:
     assert leaked["accuracy"] == pytest.approx(2 / 3)
     low, high = leaked["intervals"]["accuracy"]
     assert 0 <= low < 2 / 3 < high <= 1
-    # Two of its three images are one case.
+    # Two of the three images are one group, so the interval is wider than that of three independent images.
     assert high - low > exact(2 / 3, 3)[1] - exact(2 / 3, 3)[0]
     assert leaked["per_class"]["normal"] == dict.fromkeys(
         ("precision", "recall", "f1", "roc_auc", "average_precision")
@@ -169,7 +169,7 @@ def test_the_loss_of_an_epoch_is_the_weighted_mean_over_all_images(tiny: Config)
     single = cross_entropy(logits.double(), labels, reduction="none")
     expected = (weights[labels] * single).sum() / weights[labels].sum()
     torch.testing.assert_close(weighted_loss(logits, labels, weights), expected)
-    # With a learning rate near zero, training reports what an evaluation in training mode would.
+    # With a learning rate near zero, the training loss equals that of an evaluation in training mode.
     config = tiny.replace(
         learning_rate=1e-8, weight_decay=0.0, weighted_sampler=False, horizontal_flip=0.0, arch="alexnet"
     )
@@ -239,7 +239,7 @@ def test_a_loss_that_is_not_finite_stops_training(tiny: Config) -> None:
     ids=["others are busy", "it has enough", "one thread waits for none", "a small network on an idle machine"],
 )
 def test_whether_threads_wait_for_processors(had: float, count: int, load: float, expected: bool) -> None:
-    """The load is a multiple of the machine's cores."""
+    """`load` is a multiple of the number of cores."""
     assert hardware.contended(had, count, load * (os.cpu_count() or 1)) == expected
 
 

@@ -1,4 +1,4 @@
-"""A file of weights is the architecture's own, whole and plain, wrapped or not; runs know it by its content."""
+"""Files of weights: the whole state of the architecture, plain or wrapped; runs identify a file by its content."""
 
 import argparse
 import json
@@ -23,14 +23,14 @@ from recorder import Recorder
 
 
 def outline(arch: str, **options: Any) -> dict[str, Tensor]:
-    """The state dict of torchvision's own model, whose tensors hold one value each and so take no room."""
+    """The state dict of torchvision's model with tensors of one stored value, to save memory."""
     with torch.device("cpu" if arch.startswith("regnet") else "meta"):
         state = get_model(arch, weights=None, **options).state_dict()
     return {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in state.items()}
 
 
 def refused(config: Config) -> str:
-    """The one sentence with which the check before training refuses the weights."""
+    """The one-sentence error of the check of weights before training."""
     with pytest.raises(WeightsError) as caught:
         check_model(config, Recorder())
     text = str(caught.value)
@@ -77,13 +77,13 @@ def test_heads_for_training_alone_may_be_left(arch: str, tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def network() -> dict[str, Tensor]:
-    """torchvision's ResNet18 of 1000 classes."""
+    """The state dict of torchvision's ResNet18 with 1000 classes."""
     torch.manual_seed(3)
     return dict(get_model("resnet18", weights=None).state_dict())
 
 
 def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The state with longer names."""
+    """The state with a prefix on each name."""
     return {prefix + name: value for name, value in state.items()}
 
 
@@ -220,7 +220,7 @@ def small() -> Config:
 
 
 def squeezenet(path: Path, seed: int) -> Path:
-    """A file of SqueezeNet's weights."""
+    """Writes a file of SqueezeNet weights."""
     torch.manual_seed(seed)
     state = get_model("squeezenet1_1", weights=None).state_dict()
     save_file(dict(state), path)
@@ -247,7 +247,7 @@ def test_a_run_knows_its_weights_by_their_content(phantoms: Path, tmp_path: Path
     said = Recorder()
     check_model(small.replace(weights=str(last)), said)
     assert "the prefix model.; tensors beside them are not used (optimizer." in said.notices[0]
-    # It can no longer be said that the result is of this file.
+    # Without the file, its hash cannot be compared with the run's.
     path.unlink()
     with pytest.raises(WeightsError, match="could not be read"):
         pipeline.baseline(phantoms, run, config, Recorder())
@@ -281,7 +281,7 @@ def test_a_study_knows_its_weights_by_their_content(phantoms: Path, tmp_path: Pa
     pipeline.baseline(phantoms, baseline, small.replace(weights=str(path)), Recorder())
     by_path, by_copy = (small.replace(weights=str(file)) for file in (path, moved))
     first = pipeline.search(phantoms, study, by_path, options, Recorder(), baseline_run=baseline)
-    # A study and its trials, and a baseline of it, go by another path.
+    # The study, its trials and its baseline accept the same file at another path.
     again = pipeline.search(phantoms, study, by_copy, options.replace(trials=3), Recorder())
     assert again["trials"][:2] == first["trials"]
     other = pipeline.search(phantoms, tmp_path / "other", by_copy, options, Recorder(), baseline_run=baseline)
@@ -296,7 +296,7 @@ def test_a_study_knows_its_weights_by_their_content(phantoms: Path, tmp_path: Pa
     with pytest.raises(RunError, match=r"cannot be the study's first trial: its configuration differs \(weights: "):
         pipeline.search(phantoms, tmp_path / "third", by_path, options, Recorder(), baseline_run=baseline)
 
-    # An earlier version wrote no hash into study.json: the path decides, and each trial by its own hash.
+    # Earlier versions wrote no hash into study.json: the study compares paths, and each trial its own hash.
     del known["weights"], known["sha256"]
     (study / "study.json").write_text(json.dumps(known))
     with pytest.raises(RunError, match="weights: "):

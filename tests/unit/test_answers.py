@@ -1,4 +1,4 @@
-"""What predict answers with a run's export is what the run answered itself."""
+"""The exported model's predictions equal the run's own predictions."""
 
 import json
 
@@ -14,7 +14,7 @@ pytest_plugins = ["exported"]
 
 @pytest.mark.parametrize("batch_size", [1, 5, 32])
 def test_answers_are_those_of_the_run(batch_size: int, exported: Exported) -> None:
-    # Backwards, so that an answer that goes with the sorted files shows.
+    # Reversed, so that a prediction in sorted file order fails the test.
     expected = pd.read_csv(exported.run / "predictions.csv")[::-1]
     classifier = open_export(exported.folder)
     given = list(predict_files(classifier, [exported.data / path for path in expected["path"]], batch_size))

@@ -1,4 +1,4 @@
-"""data audit, data split and data demo: what is in a folder, and what a person gets to see of it."""
+"""The commands data audit, data split and data demo: their results and their pages."""
 
 import codecs
 import csv
@@ -28,7 +28,7 @@ from image_folders import BUSI, needs_busi
 
 @pytest.fixture
 def messy(tmp_path: Path) -> Path:
-    """Phantoms, and all that an audit should find beside what is planted in them."""
+    """Phantoms, plus one example of each problem that an audit reports."""
     root = tmp_path / "data"
     make_phantoms(root, Silent(), {"benign": 12, "malignant": 12, "normal": 12}, seed=4)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)).save(root / "normal/c.jpg")
@@ -77,7 +77,7 @@ def test_an_audit_finds_it_all(messy: Path) -> None:
 def test_blank_pictures_are_named_with_their_labels(
     messy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are like nothing, so no two of them are near-duplicates, whatever the labels."""
+    """Uniform images are similar to no image, so no two of them are near-duplicates, whatever their labels."""
     blank = []
     for number in range(8):
         for label in ("benign", "malignant"):
@@ -94,7 +94,7 @@ def test_blank_pictures_are_named_with_their_labels(
 
 
 def test_the_leak_of_a_folder_that_is_split(tmp_path: Path) -> None:
-    """Two of four test images are in training too; the nearest neighbour knows them, and not the others."""
+    """Two of the four test images are also training images, so their nearest neighbour gives the right label."""
     for split, names in (("train", "abcd"), ("val", "ef"), ("test", "abgh")):
         for number, name in enumerate(names):
             label = "ab"[number % 2]
@@ -125,7 +125,7 @@ def test_the_leak_of_busi_is_as_measured() -> None:
 
 
 class Page(HTMLParser):
-    """Collects what a page would load, and how many pictures it carries itself."""
+    """Records the addresses that a page would load, and counts its embedded images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +181,10 @@ def test_strict_fails_on_conflicts_and_unreadable_files(
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes no such names")
 def test_names_that_are_not_utf_8_end_in_no_traceback(tmp_path: Path) -> None:
-    """As arguments, of folders inside, and of files that are only counted; in a process of its own, which prints."""
+    """Covers names in arguments, in subfolders and among files that are only counted.
+
+    Each command runs in a child process, because it must also print these names.
+    """
     for number, name in enumerate(["a/0.png", "a/1.png", "b/0.png", "b/1.png"]):
         noise(tmp_path / "good" / name, number)
         noise(tmp_path / "inner" / name, number)
@@ -257,7 +260,7 @@ def test_the_demo_does_not_draw_over_anything(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_an_audit_looks_at_where_it_writes_before_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The image that cannot be read would be told, had it been read."""
+    """The data hold an unreadable image. A message about it would show that the audit read images first."""
     for name in ("a/0.png", "b/0.png"):
         (tmp_path / "data" / name).parent.mkdir(parents=True)
         (tmp_path / "data" / name).touch()
@@ -344,7 +347,7 @@ def test_data_split_tells_who_is_where(phantoms: Path, tmp_path: Path, capsys: p
 def test_tables_with_other_separators_are_refused_by_their_name(
     separator: str, name: str, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As spreadsheets save them; a byte order mark alone does no harm."""
+    """Spreadsheet programs save files like these. A byte order mark alone is accepted."""
     split, patients = tmp_path / "split.csv", tmp_path / "patients.csv"
     command = ["data", "split", "--data", str(phantoms), "--out"]
     patients.write_text("path,group\n")
@@ -376,7 +379,10 @@ def test_patients_stay_together(phantoms: Path, tmp_path: Path) -> None:
 
 
 def test_patients_join_with_the_twins_that_are_found(phantoms: Path, tmp_path: Path) -> None:
-    """Of two planted pairs, one patient has an image of each: all four stay together, as nobody alone says."""
+    """A patient has one image of each of two planted pairs, so all four images form one group.
+
+    Neither the twins nor the patient table alone gives that group.
+    """
     out, patients = tmp_path / "s.csv", tmp_path / "patients.csv"
     assert exit_code(["data", "split", "--data", str(phantoms), "--out", str(out)]) == 0
     used = read_split(out).used.set_index("path")

@@ -1,4 +1,4 @@
-"""Temperature and operating point: fitted on validation, right on data whose truth is known."""
+"""Temperature and operating point, fitted on validation data and checked on data with known truth."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ Logits = NDArray[np.float64]
 
 
 def calibrated(count: int, seed: int = 0) -> tuple[Logits, NDArray[np.int64]]:
-    """Logits whose softmax is the truth, and labels drawn from it."""
+    """Logits (count, 3) whose softmax is the true distribution, and labels (count,) drawn from it."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(scale=2.0, size=(count, 3))
     draws = generator.random(count)[:, None]
@@ -79,7 +79,7 @@ def test_figures_fall_and_no_answer_changes() -> None:
 
 
 def answers(malignant: NDArray[np.float64], others: NDArray[np.float64]) -> Answers:
-    """Images with these probabilities of malignant."""
+    """Answers with these probabilities of malignant; the other two classes share the rest equally."""
     probability = np.concatenate([malignant, others])
     labels = np.array([1] * len(malignant) + [0] * len(others))
     rest = (1 - probability) / 2
@@ -95,7 +95,7 @@ def test_operating_points(cases: int, sensitivity: float, missed: int) -> None:
     point = operating_point(shown, np.arange(cases + 1), sensitivity)
     assert (point.cases, point.missed) == (cases, missed)
     assert (np.linspace(0.05, 0.95, cases) < point.threshold).sum() == missed
-    # One more miss would be no rarity where the true sensitivity is lower.
+    # With one more miss, the sample would not be unusual for a lower true sensitivity.
     assert stats.binom.cdf(missed + 1, cases, 1 - sensitivity) > 0.05
     assert point.entry()["sentence"].endswith(
         f"{missed} of {cases} malignant cases lie below it on the validation images that chose the checkpoint, which "
@@ -103,7 +103,7 @@ def test_operating_points(cases: int, sensitivity: float, missed: int) -> None:
     )
 
 
-# A busy machine is no failure.
+# The check for slow generation is off, because it fails on a busy machine.
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 2), st.integers(0, 9)), min_size=1, max_size=40),
@@ -120,7 +120,7 @@ def test_the_threshold_never_rises_with_the_sensitivity(
 
 
 def test_more_sensitivity_never_allows_more_misses() -> None:
-    """30 cases: 0.9 was supported, and more careful than 0.95, which was not."""
+    """With 30 cases, a past version allowed fewer misses for 0.9 (supported) than for 0.95 (not supported)."""
     for cases in (1, 15, 30, 58, 59, 90, 300):
         allowed = [allowed_misses(cases, sensitivity) for sensitivity in np.linspace(0.01, 0.99, 99)]
         assert allowed == sorted(allowed, reverse=True)
@@ -158,7 +158,7 @@ def test_without_a_malignant_test_image_nothing_is_claimed() -> None:
 
 
 def test_a_claim_holds_for_new_cases_though_the_model_was_chosen() -> None:
-    """More sizes, and more studies, are printed by tests/benchmarks/sensitivity_selection.py."""
+    """The benchmark tests/benchmarks/sensitivity_selection.py covers more sizes and more studies."""
     found = [sensitivity_selection.study(number, cases=30, choices=20)[0.9] for number in range(300)]
     of_validation, of_test, _ = np.mean(found, axis=0)
     assert of_validation > 0.08

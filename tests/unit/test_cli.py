@@ -1,4 +1,4 @@
-"""The command line: help, exit codes, one sentence for every mistake, nothing half-written."""
+"""The command line: help, exit codes, one-sentence errors, and no partly written results."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Exit code and the last line on stderr of a command that must fail without a traceback or a result."""
+    """Exit code and last stderr line of a command that must fail without a traceback and without output."""
     code = exit_code(arguments)
     output = capsys.readouterr()
     assert output.out == ""
@@ -114,7 +114,7 @@ def test_wrong_options(
 def test_options_are_refused_before_the_data_is_read(
     options: list[str], code: int, words: str, overwrite: list[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The data folder, which does not exist, would be refused otherwise; and no earlier run is deleted."""
+    """The data folder does not exist, so this refusal must come before the data check. No earlier run is deleted."""
     run = here / "studies/baseline"
     run.mkdir(parents=True)
     for name in ("config.json", "split.csv"):
@@ -164,7 +164,7 @@ def test_a_search_is_refused_before_the_data_is_read(
 def test_data_commands_look_at_their_files_before_the_images(
     arguments: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The images, which cannot be read, and the data folder that does not exist would be refused otherwise."""
+    """The images are unreadable or their folder is missing, so this refusal must come before either check."""
     for name in ("a/0.png", "b/0.png"):
         (here / "data" / name).parent.mkdir(parents=True)
         (here / "data" / name).touch()
@@ -301,14 +301,14 @@ def test_a_diverging_baseline_stops_with_its_reason(
 
 
 def command_line(*arguments: str) -> list[str]:
-    """The installed program, as a process of its own."""
+    """The installed program, as the command line of a child process."""
     return [str(Path(sys.executable).with_name("busi-tune")), *arguments]
 
 
 def test_ctrl_c_says_how_to_go_on(here: Path, phantoms: Path) -> None:
     command = command_line("baseline", "--data", str(phantoms), *SMALL, "--epochs", "5000")
     environment = {**os.environ, "XDG_CACHE_HOME": str(here / "cache")}
-    # A shell's background job, and so a test run in one, ignores SIGINT and would hand that on.
+    # A background job of a shell ignores SIGINT, and its child processes inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     signal.signal(signal.SIGINT, before)
@@ -344,7 +344,7 @@ ANEW = "Nothing is half-written: run the same command again to start anew."
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
 def test_ctrl_c_at_the_start(command: list[str], says: str, here: Path, phantoms: Path) -> None:
-    """At no moment a traceback. What comes later, when libraries are loaded, is as it would be at that moment."""
+    """Ctrl-C never gives a traceback: neither during the imports nor once the command runs."""
     shutil.copytree(phantoms, "data")
     environment = {**os.environ, "XDG_CACHE_HOME": str(here / "cache")}
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -368,7 +368,7 @@ def test_ctrl_c_at_the_start(command: list[str], says: str, here: Path, phantoms
         out, errors = process.communicate(timeout=60)
         text = errors.decode()
         assert "Traceback" not in text
-        # A command that had failed by then says so; Python may have been ending, in which Ctrl-C kills it.
+        # A command that has already failed prints its error. While Python shuts down, Ctrl-C kills the process.
         if "busi-tune: " in text:
             assert process.returncode in {1, -signal.SIGINT}
         else:
@@ -413,7 +413,7 @@ def test_two_writers_of_one_folder(here: Path, phantoms: Path, capsys: pytest.Ca
 
 
 def in_a_small_disk(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a shell script with a real file system of 6 MB mounted on `folder`, in a mount namespace of its own."""
+    """Runs a shell script with a real file system of 6 MB mounted on `folder`, in a mount namespace of its own."""
     mount = f"mount -t tmpfs -o size=6m tmpfs {folder}"
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(
@@ -450,14 +450,14 @@ def test_a_full_disk_and_a_read_only_one(here: Path, phantoms: Path) -> None:
 def test_a_finished_run_in_a_folder_that_cannot_be_written(
     here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is shown as ever; with --overwrite the folder's own error is."""
+    """A finished run on a read-only disk is shown as usual. With --overwrite, the folder's error is reported."""
     Path("disk").mkdir()
     command = ["baseline", "--data", str(phantoms), "--out", "run", "--epochs", "1", *SMALL]
     assert exit_code(command) == 0
     shown = capsys.readouterr().out
     again = f"busi-tune baseline --data '{phantoms}' --out run --epochs 1 {' '.join(SMALL)}"
     script = f"mount --bind run disk && mount -o remount,bind,ro disk && mount --move disk run && {again}"
-    # The lock would have to be created.
+    # The run has no lock file, so a lock would have to be created.
     assert not Path("run/.lock").exists()
     done = in_a_small_disk(f"umount {here}/disk; {script}; echo code $?; {again} --overwrite", here / "disk")
     assert done.stdout == f"{shown}code 0\n", done.stderr
@@ -467,7 +467,7 @@ def test_a_finished_run_in_a_folder_that_cannot_be_written(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="user namespaces are Linux's")
 def test_a_user_without_a_home_folder_is_told_what_to_set(here: Path, phantoms: Path) -> None:
-    """As in a container that runs with a number of no user."""
+    """The user ID belongs to no user, as in some containers."""
     environment = {name: value for name, value in os.environ.items() if name not in {"HOME", "XDG_CACHE_HOME"}}
     command = [sys.executable, "-m", "busi_tune", "data", "split", "--data", str(phantoms), "--out", "split.csv"]
     prefix = ["unshare", "--map-user=54321", "--map-group=54321"]

@@ -1,4 +1,4 @@
-"""The three classes of options: their defaults, their rules, and one sentence for all that breaks them."""
+"""The three classes of options: defaults, rules, and one sentence that lists all violations."""
 
 import dataclasses
 import pydoc

@@ -1,4 +1,4 @@
-"""A data folder: what is found in it, the array it becomes, and the twins in it."""
+"""A data folder: its images, their array, and the near-duplicates among them."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ from image_folders import BUSI, needs_busi
 
 
 def paint(path: Path, seed: int) -> None:
-    """A small picture, another one for every seed."""
+    """Writes a small noise picture that depends on the seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
 
@@ -90,7 +90,7 @@ def test_a_folder_that_is_split_is_taken_as_it_is(tmp_path: Path, names: tuple[s
 
 
 def leave(*names: str) -> Callable[[Path], None]:
-    """Make a folder of these entries: a name that ends in `/` is an empty folder."""
+    """Returns a function that makes a folder with these entries; a name that ends in `/` is an empty folder."""
 
     def make(root: Path) -> None:
         for name in names:

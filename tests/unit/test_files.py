@@ -1,4 +1,4 @@
-"""Files: whole or not there, whatever happens while they are written; and one writer a folder."""
+"""Files that are written whole or not at all, and folders with one writer at a time."""
 
 import csv
 import hashlib
@@ -24,7 +24,10 @@ REFUSED = 42
 
 
 def in_child(action: Callable[[], None]) -> int:
-    """Run `action` in a forked process; its exit code, `REFUSED` for one of our errors, or minus the signal."""
+    """Runs `action` in a forked process and returns its exit code.
+
+    The code is `REFUSED` for one of our errors, and minus the signal's number for a killed process.
+    """
     child = os.fork()
     if child == 0:
         code = 1
@@ -39,7 +42,7 @@ def in_child(action: Callable[[], None]) -> int:
 
 
 def with_little_room(path: Path, on_full: signal.Handlers) -> Callable[[], None]:
-    """A write of `NEW` in a process that may write files of `ROOM` bytes only."""
+    """Writes `NEW` in a process whose files may not exceed `ROOM` bytes."""
 
     def action() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -56,7 +59,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("old", [OLD, None])
 def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file(tmp_path: Path, old: bytes | None) -> None:
-    """What the killed process leaves beside it is gone when the next writer comes."""
+    """The next writer deletes the temporary file of the killed process."""
     path = tmp_path / "last.safetensors"
     if old is not None:
         path.write_bytes(old)
@@ -89,7 +92,7 @@ def test_bytes_replace_bytes(tmp_path: Path) -> None:
 
 
 def test_the_next_write_of_a_file_removes_what_killed_writers_left(tmp_path: Path) -> None:
-    """Where nobody holds a lock on the folder, as on that of a `predict --csv`."""
+    """Covers folders without a lock, such as the folder of a `predict --csv` file."""
     path = tmp_path / "answers [1].csv"
     for _ in range(2):
         assert in_child(with_little_room(path, signal.SIG_DFL)) == -signal.SIGXFSZ
@@ -100,7 +103,7 @@ def test_the_next_write_of_a_file_removes_what_killed_writers_left(tmp_path: Pat
 
 
 def test_of_two_writers_the_last_whole_one_wins(tmp_path: Path) -> None:
-    """The second begins and ends while the first is in the middle; a third clears the folder of leftovers meanwhile."""
+    """The second writer begins and ends during the first write. A third clears the folder's leftovers meanwhile."""
     path = tmp_path / "answers.json"
 
     def second() -> None:
@@ -132,7 +135,7 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_line_of_a_csv_is_one_line_to_every_reader(tmp_path: Path) -> None:
-    """Python's own writer leaves a carriage return unquoted, at which other readers begin a new line."""
+    """Python's csv writer does not quote a carriage return, and other readers take it for the end of the row."""
     odd = ["a\rb.png", "c\r\n.png", "=1+1", '"', ",", "\x1b[2J", "plain"]
     path = tmp_path / "table.csv"
     files.write_csv(path, [{"path": name, "n": number} for number, name in enumerate(odd)])
@@ -246,7 +249,7 @@ def test_a_result_folder_is_cleared_but_for_its_lock(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", range(1, 5))
 def test_a_clearing_that_is_killed_can_be_done_again(tmp_path: Path, moment: int) -> None:
-    """The folder is still known for what it is, so that the next command clears the rest."""
+    """The folder keeps its marker until the end, so the next command can clear the rest."""
     fill(tmp_path)
 
     def clear() -> None:
@@ -312,7 +315,7 @@ def test_a_killed_writer_gives_the_folder_back(tmp_path: Path) -> None:
 
 
 def test_writers_that_wait_for_each_other_are_never_two(tmp_path: Path) -> None:
-    """Each deletes the lock file that the others wait with; what they count in turn is never counted at once."""
+    """Each writer deletes the lock file that the others wait for. Two writers never hold the lock at once."""
     counter, folder = tmp_path / "counter", tmp_path / "run"
     counter.write_text("0")
     children = []

@@ -1,4 +1,4 @@
-"""Folders as people have them: masks, class names, wrapped folders, system files, patients, and Unicode forms."""
+"""Folders as users have them: masks, class names, nested folders, system files, patients and Unicode forms."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ IMAGES = [
 
 
 def mask(side: int = SIDE, values: tuple[int, int] = (0, 255)) -> Image.Image:
-    """A square of one value on another."""
+    """A mask: a square of the second value on a background of the first."""
     pixels = np.full((side, side), values[0], dtype=np.uint8)
     pixels[side // 4 : side // 2, side // 4 : side // 2] = values[1]
     return Image.fromarray(pixels)
@@ -67,7 +67,7 @@ def paths_of(listing: Listing) -> set[str]:
 
 
 def refusal(root: Path) -> str:
-    """The sentence that refuses a folder of images."""
+    """The one-sentence error for a folder of images."""
     with pytest.raises(DataError) as error:
         find_images(root)
     text = str(error.value)
@@ -95,11 +95,11 @@ def test_masks_are_known_by_their_pixels_beside_their_image(tmp_path: Path) -> N
     save(picture(9, 160), root / "a/w.png")
     save(mask(160), root / wanted[5])
     images = [
-        ("a/x_crop.png", picture(7)),  # not of two values
-        ("a/y_roi.png", mask(SIDE + 1)),  # of another size
-        ("a/lonely.png", mask()),  # without an image of its name
+        ("a/x_crop.png", picture(7)),  # more than two values
+        ("a/y_roi.png", mask(SIDE + 1)),  # another size than its image
+        ("a/lonely.png", mask()),  # no image of this name
         ("a/x_2.png", mask()),  # another image of a series
-        ("b/x.png", mask()),  # of another class
+        ("b/x.png", mask()),  # an image of another class
     ]
     for name, image in images:
         save(image, root / name)
@@ -250,7 +250,7 @@ def test_similar_classes_are_asked_about_and_stated_ones_are_compared(tmp_path: 
     )
     dataset = open_dataset(root, Config(classes="Normal, benign,bening"), Silent())
     assert dataset.classes == labels
-    # A split that was made before has been answered for.
+    # An existing split is accepted: its classes were checked when it was made.
     assert open_dataset(root, Config(), Silent(), saved=dataset.split).classes == labels
     found = find_classes(root)
     with pytest.raises(DataError, match="has a folder for bening, and --classes states benign,normal; mend"):
@@ -348,7 +348,7 @@ def test_groups_of_a_split_file_are_compared_in_the_same_way(tmp_path: Path) -> 
     for name in ("case", "zeros"):
         with pytest.raises(BusiTuneError, match="in its column group, which differ only by case, blanks or leading"):
             read_split(tmp_path / f"{name}.csv")
-    # Groups that are numbers are compared as they are written.
+    # Group names that look like numbers are compared as text.
     numbers = ["01", "1", *range(2, len(table))]
     table.assign(group=numbers).to_csv(tmp_path / "numbers.csv", index=False)
     with pytest.raises(BusiTuneError, match="has '01' and '1' in its column group"):
@@ -357,7 +357,7 @@ def test_groups_of_a_split_file_are_compared_in_the_same_way(tmp_path: Path) -> 
 
 def test_a_split_does_not_depend_on_the_unicode_form_of_names(tmp_path: Path) -> None:
     labels = ("gutartig", "bösartig")
-    # Composed, é stands behind f; decomposed, before it.
+    # Composed é sorts after f; decomposed é sorts before it.
     names = [f"{label}/{'éfez'[k % 4]}{k}.png" for label in labels for k in range(14)]
     listings, splits = {}, {}
     for form in ("NFC", "NFD"):
@@ -376,7 +376,7 @@ def test_a_split_does_not_depend_on_the_unicode_form_of_names(tmp_path: Path) ->
     assert [i.sha256 for i in listings["NFC"].images] == [i.sha256 for i in listings["NFD"].images]
     assert splits["NFC"].fingerprint() == splits["NFD"].fingerprint()
     assert (tmp_path / "NFC-split.csv").read_bytes() == (tmp_path / "NFD-split.csv").read_bytes()
-    # A file that was written by hand, in the other form, fits as well.
+    # A hand-written file in the other form is accepted, too.
     text = (tmp_path / "NFC-split.csv").read_text()
     (tmp_path / "hand.csv").write_text(unicodedata.normalize("NFD", text))
     for form in ("NFC", "NFD"):

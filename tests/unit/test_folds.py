@@ -1,4 +1,4 @@
-"""Folds hold whole groups, are stratified, travel as a file, and refuse what cannot be folded."""
+"""Cross-validation folds: whole groups, stratified classes, a file format, and refusals."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def split_of(labels: list[str], groups: list[int]) -> Split:
 
 
 def random_split(seed: int, images: int = 240) -> Split:
-    """Images of three classes in groups of one to six, each of one class, as near-duplicates are."""
+    """Images of three classes in one-class groups of one to six, like near-duplicates."""
     generator = np.random.default_rng(seed)
     labels: list[str] = []
     groups: list[int] = []
@@ -49,7 +49,7 @@ def busi() -> Split:
 
 
 def check(folds: Folds, split: Split, within: float) -> None:
-    """No group crosses folds, every image is in one, and class shares are near those of all."""
+    """Checks that groups are whole, each image is in one fold, and class shares differ by `within` at most."""
     used = folds.used
     assert list(used["path"]) == list(split.used["path"])
     assert (used.groupby("group")["fold"].nunique() == 1).all()

@@ -1,4 +1,4 @@
-"""Mutated files: through `images` an image or a reason, through `predict` an answer or a sentence, and no crash."""
+"""Mutated files: every one gives a result or a one-sentence refusal, and none a crash."""
 
 import multiprocessing
 import resource
@@ -26,7 +26,7 @@ MOST_BYTES = 500_000_000
 
 
 class TooLong(BaseException):
-    """Nothing in between can take it for an unreadable image."""
+    """Not an Exception, so that no handler mistakes it for an unreadable image."""
 
 
 def too_long(*_: object) -> NoReturn:
@@ -38,7 +38,7 @@ def as_an_audit_reads(path: Path, size: int) -> images.Pixels:
 
 
 def read_all(folder: str, results: "Queue[tuple[int, int, list[str]]]") -> None:
-    """In a process of its own: how many were read, how many refused, and what else happened."""
+    """Runs in a child process: counts images read and refused, and lists all other outcomes."""
     read, refused, odd = 0, 0, []
     signal.signal(signal.SIGPROF, too_long)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -47,7 +47,7 @@ def read_all(folder: str, results: "Queue[tuple[int, int, list[str]]]") -> None:
         path.write_bytes(mutated(originals[number % len(originals)], generator))
         answers: list[bytes | str] = []
         for way in (images.read, as_an_audit_reads):
-            # Processor time, so that a busy machine cannot fail the test.
+            # Processor time, so that the test passes on a busy machine.
             signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
             try:
                 answers.append(way(path, 64).tobytes())
@@ -94,14 +94,14 @@ def test_the_unchanged_files_are_read(tmp_path: Path) -> None:
 
 @dataclass
 class Place:
-    """A folder with a certified export, where commands are run, and one for their output."""
+    """A folder with a certified export in which commands run, and a folder for their output."""
 
     folder: Path
     export: Path
     report: Path
 
     def predict(self, *arguments: str) -> str:
-        """What came of a command; it must leave nothing behind but its output."""
+        """The outcome of a command, which must write nothing but its output."""
         before = contents(self.folder)
         found = judge(outcome(["predict", *arguments, "--jsonl"], self.folder, self.report, patience=500))
         assert contents(self.folder) == before

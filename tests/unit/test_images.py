@@ -1,4 +1,4 @@
-"""Reading an image: every mode and format, Pillow's own resize, and a reason for what is refused."""
+"""Reading images: all modes and formats, Pillow's resize, and a reason for each refusal."""
 
 import os
 import struct
@@ -35,13 +35,13 @@ def on_black(colours: NDArray[np.uint8], opacity: NDArray[np.uint8]) -> NDArray[
 
 
 def scan(height: int, width: int, seed: int = 0) -> Image.Image:
-    """A smooth picture with edges, as scans are."""
+    """A smooth picture with edges, similar to a scan."""
     small = Image.fromarray(noise(7, 9, 3, seed=seed))
     return small.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises `width` x `height` grey pixels and holds none."""
+    """A PNG whose header states `width` x `height` grey pixels, without any pixel data."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")]
     parts = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
@@ -166,7 +166,7 @@ def test_a_jpeg_in_printers_ink(tmp_path: Path, ink: tuple[int, ...], colour: tu
 @pytest.mark.parametrize(("height", "width"), [(470, 560), (224, 300), (97, 641), (20, 31), (1, 1), (300, 3)])
 @pytest.mark.parametrize("size", [64, 224])
 def test_the_resize_is_pillows_bilinear_one(tmp_path: Path, mode: str, height: int, width: int, size: int) -> None:
-    """Width first, then height, exactly; and within rounding what one call of Pillow gives, whatever its order."""
+    """The result equals resizing by width and then by height. It differs from one call of Pillow by rounding only."""
     path = tmp_path / "scan.png"
     scan(height, width).convert(mode).save(path)
     with Image.open(path) as image:
@@ -203,7 +203,7 @@ def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
 
 
 def spoiled(form: str, place: int) -> bytes:
-    """A picture with a 0 in place of one byte."""
+    """A picture whose byte at `place` is set to 0."""
     content = bytearray(encoded(scan(30, 30), form))
     content[place] = 0
     return bytes(content)
@@ -279,7 +279,7 @@ def sources() -> dict[str, bytes]:
 
 
 SOURCES = sources()
-# Headers are where most goes wrong.
+# Half of the positions are in the header, where changes cause the most kinds of errors.
 PLACES = st.one_of(st.integers(0, 60), st.integers(0, 2000))
 
 
@@ -385,7 +385,7 @@ def test_walk_follows_links_to_folders_and_files(tmp_path: Path) -> None:
 
 
 def test_walk_follows_the_first_of_several_ways_to_a_folder(tmp_path: Path) -> None:
-    """Links into each other's folders are no loop as long as none leads back to where it is."""
+    """Links between folders are a loop only if a link leads back to a folder that contains it."""
     for name in ("data/b/1.png", "data/b/in/2.png", "data/e/3.png", "elsewhere/4.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""Intervals: they hold the truth as often as they say, none has width 0, and groups are less than their images."""
+"""Intervals: their coverage, their width, and the effective number of images in groups."""
 
 import json
 
@@ -17,9 +17,9 @@ CLASSES = ("benign", "malignant", "normal")
 
 @pytest.mark.parametrize("accuracy", [0.8, 0.95, 1.0])
 def test_intervals_hold_the_truth_and_have_a_width(accuracy: float) -> None:
-    """More sizes and accuracies, and more repetitions, are printed by tests/benchmarks/interval_coverage.py.
+    """The benchmark tests/benchmarks/interval_coverage.py covers more sizes, accuracies and repetitions.
 
-    Of 120 repetitions 106 or more hold the truth with 95 % probability where the true share is 0.93.
+    At a true coverage of 0.93, at least 106 of 120 repetitions hold the truth with 95 % probability.
     """
     found = interval_coverage.coverage(
         [interval_coverage.signal_for(accuracy)],
@@ -36,7 +36,7 @@ def test_intervals_hold_the_truth_and_have_a_width(accuracy: float) -> None:
 
 
 def test_the_bootstrap_before_lost_the_truth_where_a_model_is_good() -> None:
-    """The test above could fail: this one fails it."""
+    """The earlier bootstrap fails the test above, so that test can detect a failure."""
     found = interval_coverage.coverage(
         [interval_coverage.signal_for(0.99)],
         groups=31,
@@ -80,7 +80,7 @@ def test_without_groups_it_is_clopper_and_pearsons() -> None:
 
 
 def test_images_without_an_error_count_as_their_groups_would() -> None:
-    """Nothing tells how alike the images of a group are; 10 groups of 3 images are then as many as 10 images."""
+    """Without an error, nothing shows how similar a group's images are, so 10 groups of 3 count as 10 images."""
     assert intervals.effective_number(np.ones(30), np.arange(10).repeat(3)) == pytest.approx(10)
     assert intervals.effective_number(np.ones(30), np.arange(30)) == 30
     apart = np.tile([1.0, 0.0, 1.0], 500)
@@ -88,7 +88,7 @@ def test_images_without_an_error_count_as_their_groups_would() -> None:
 
 
 def test_square_and_add_by_hand() -> None:
-    """Newcombe, 1998, table II, example (a): 56/70 against 48/80, Wilson's intervals, gives 0.0524 to 0.3339."""
+    """Table II, example (a), of Newcombe, 1998: 56/70 against 48/80 with Wilson intervals gives 0.0524 to 0.3339."""
     edges = [tuple(stats.binomtest(*counts).proportion_ci(0.95, method="wilson")) for counts in ((56, 70), (48, 80))]
     parts = [(1.0, 56 / 70, edges[0]), (-1.0, 48 / 80, edges[1])]
     assert intervals.combined(parts, np.eye(2)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
@@ -146,7 +146,7 @@ def test_a_calibrated_model_may_have_no_calibration_error() -> None:
     assert 0 < low < 1 - (sure.predicted == labels).mean() < high
 
 
-# A busy machine is no failure.
+# The check for slow generation is off, because it fails on a busy machine.
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 5)), min_size=2, max_size=25),

@@ -1,4 +1,4 @@
-"""The house: imports go down only, and each library has its room."""
+"""Import rules: imports go down the layers only, and each library is imported in its own parts only."""
 
 import ast
 from pathlib import Path
@@ -68,18 +68,18 @@ ROOMS = {
     "uvicorn": {"serve"},
     "markdown_it": {"serve"},
     "onnxruntime": {"inference", "export"},
-    # The phantoms write images; everything else only reads them.
+    # `data` needs Pillow to write phantoms; it reads images through `images` only.
     "PIL": {"images", "decoding", "data"},
 }
 
 
 def room(path: Path) -> str:
-    """The top-level room of a source file."""
+    """The top-level package or module of a source file."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported(path: Path) -> set[str]:
-    """All absolute module names that a file imports anywhere in it."""
+    """All absolute module names that a file imports at any level."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -112,7 +112,7 @@ def test_every_room_is_known() -> None:
 
 
 def test_what_inference_needs_is_installed_always_and_the_rest_is_named_when_it_is_missing() -> None:
-    # rich brings markdown_it.
+    # rich depends on markdown_it.
     plain = {"click", "filelock", "msgspec", "rich", "markdown_it", "numpy", "PIL", "onnxruntime"}
     assert set(ROOMS) - plain - {"cryptography", "ray", "sqlalchemy"} <= set(EXTRAS)
     assert not set(EXTRAS) & plain

@@ -1,4 +1,4 @@
-"""The documents' metrics agree with scikit-learn's."""
+"""Our metrics compared with scikit-learn's."""
 
 import json
 
@@ -26,7 +26,7 @@ def drawn(seed: int, truths: list[int], answers: list[int]) -> tuple[NDArray[np.
         ([0, 1, 2], [0, 1, 2]),
         ([0, 1, 2], [0, 2]),  # a class never predicted
         ([0, 1], [0, 1, 2]),  # a class without images
-        ([0, 1], [0, 1]),  # a class that does not occur at all
+        ([0, 1], [0, 1]),  # a class with neither images nor predictions
         ([0, 1], [2]),  # all wrong
         ([1], [1]),  # all right
     ],
@@ -55,7 +55,7 @@ def test_figures_are_scikit_learns(seed: int, truths: list[int], answers: list[i
 
 
 def answers_of(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> metrics.Answers:
-    """Answers that are sure of what they predict."""
+    """Answers with probability 1 for the predicted class."""
     return metrics.Answers(truth, np.eye(3)[predicted], CLASSES)
 
 

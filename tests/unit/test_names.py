@@ -1,4 +1,4 @@
-"""The rules for names and shapes of code that hold for every module of the package."""
+"""Rules for names and shapes of code in all modules of the package."""
 
 import ast
 import io
@@ -18,7 +18,7 @@ each_module = pytest.mark.parametrize("name", MODULES)
 
 MOST_POSITIONAL = 5
 DEEPEST = 3
-# Lines with `Any` must be fewer.
+# The number of lines with `Any` must stay below this.
 ANY_LINES = 30
 COMPOUND = (ast.If, ast.For, ast.While, ast.AsyncFor, ast.With, ast.AsyncWith, ast.Try)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -29,7 +29,7 @@ def functions(module: ast.Module) -> Iterator[Function]:
 
 
 def depth(node: ast.AST, above: int = 0) -> int:
-    """The most compound statements inside each other in a function; `elif` is no deeper than its `if`."""
+    """The deepest nesting of compound statements in a function; `elif` counts at the depth of its `if`."""
     deepest = above
     for child in ast.iter_child_nodes(node):
         if isinstance(child, Function | ast.ClassDef):
@@ -40,13 +40,13 @@ def depth(node: ast.AST, above: int = 0) -> int:
 
 
 def positional(function: Function) -> list[str]:
-    """The parameters that can be given by position, without `self` and `cls`."""
+    """Parameters that accept positional arguments, without `self` and `cls`."""
     names = [one.arg for one in (*function.args.posonlyargs, *function.args.args)]
     return names[1:] if names[:1] in (["self"], ["cls"]) else names
 
 
 def renamed(module: ast.Module) -> list[str]:
-    """The imports from the package under another name."""
+    """Imports from the package that use another name (`import ... as`)."""
     found = []
     for node in ast.walk(module):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -60,7 +60,7 @@ def renamed(module: ast.Module) -> list[str]:
 
 
 def any_lines(source: str) -> int:
-    """How many lines hold the name `Any`; the word in a comment or a text does not count."""
+    """The number of code lines with the name `Any`; comments and strings do not count."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return len({token.start[0] for token in tokens if token.type == tokenize.NAME and token.string == "Any"})
 

@@ -1,4 +1,4 @@
-"""How options reach a command: from the command line, from a file, and as help and the reference page show them."""
+"""Options of commands: the command line, TOML files, help texts and the reference page."""
 
 import json
 import re
@@ -25,7 +25,7 @@ CLASSES: dict[type[Options], tuple[str, ...]] = {
     SearchOptions: ("run", "search"),
     ExportOptions: ("run", "export"),
 }
-# For each key of a file a value that is not the default, as TOML spells it.
+# For each key, a TOML value that differs from the default.
 SAMPLES = {
     "strategy": '"random"',
     "fractions": "[0.5, 0.25, 0.25]",
@@ -120,7 +120,7 @@ def settings(name: str) -> dict[str, Setting]:
 
 
 def parsed(name: str, arguments: list[str]) -> dict[str, object]:
-    """What a command would be called with."""
+    """The parameters that the command function would receive."""
     parent = click.Context(cli, info_name="busi-tune", **cli.context_settings)
     with COMMANDS[name].make_context(name, arguments, parent=parent) as context:
         return dict(context.params)
@@ -134,7 +134,7 @@ def test_every_option_can_stand_in_a_file(name: str, key: str, tmp_path: Path) -
     file = tmp_path / "options.toml"
     file.write_text(f"{key} = {SAMPLES[key]}\n")
     one = settings(name)[key]
-    # The command line would win over the file.
+    # The command line takes precedence, so the option is removed from it.
     rest = " ".join(REQUIRED[name]).replace(f"--{key} {key[0]}", "").split()
     found = parsed(name, [*rest, "--config", str(file)])[str(one.name)]
     value: object = json.loads(SAMPLES[key])
@@ -251,7 +251,7 @@ def test_the_environment_names_the_storage(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def sections(text: str) -> dict[str, str]:
-    """The sections of a help text by their heading, without spaces, because lines end anywhere."""
+    """The sections of a help text by heading, without whitespace, because line breaks vary."""
     parts = re.split(r"^ *(\w+):\n", text, flags=re.MULTILINE)
     return {heading: "".join(body.split()) for heading, body in zip(parts[1::2], parts[2::2], strict=True)}
 
@@ -331,7 +331,7 @@ Other:
 
 
 def written_commands() -> list[str]:
-    """The commands that help texts, the README and the pages show."""
+    """The commands shown in help texts, the README and the pages."""
     shown = [str(command.epilog) for command in (*COMMANDS.values(), cli, cli.commands["data"])]
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     shown += [line for page in pages for line in re.findall(r"^\$ (busi-tune .*)", page.read_text(), re.MULTILINE)]

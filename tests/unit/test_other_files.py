@@ -1,4 +1,4 @@
-"""Files in class folders that are not read, or read with a change: named before training, in the audit, by predict."""
+"""Files in class folders that are ignored or changed on reading, as training, audit and predict report them."""
 
 import json
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def test_every_suffix_of_a_format_is_listed_whatever_the_content(data: Path, suf
 
 
 def changed(data: Path) -> dict[str, list[str]]:
-    """Images that are read with a change, put into `data`."""
+    """Adds images to `data` that are changed on reading; returns their paths by the note on the change."""
     deep = np.asarray(drawn(40)).astype(np.uint16)[:, :, None]
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -92,7 +92,7 @@ def changed(data: Path) -> dict[str, list[str]]:
 
 def test_images_read_with_a_change_are_told_before_training(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = [f"Images read with a change ({text}): 1, {path}." for text, [path] in changed(data).items()]
-    # The second time they come from the cache.
+    # The second command reads these images from the cache.
     for out in ("first.csv", "second.csv"):
         assert exit_code(["data", "split", "--data", str(data), "--out", str(data.with_name(out))]) == 0
         assert [line for line in capsys.readouterr().err.splitlines() if "change" in line] == told

@@ -1,4 +1,4 @@
-"""The pages, and the paths that pages and code name: each leads to a file. `make docs` checks the pages' anchors."""
+"""Paths in pages and source files: each leads to a file. `make docs` checks the anchors of the pages."""
 
 import re
 import tomllib
@@ -16,7 +16,7 @@ NAMED = re.compile(r"(?<![\w/.-])(?:docs|tests|busi_tune)/[\w./-]*\w\.(?:py|md|c
 
 
 def named(text: str) -> set[str]:
-    """The paths in the repository that a text names."""
+    """The repository paths in a text."""
     return set(NAMED.findall(text))
 
 
@@ -38,7 +38,7 @@ def test_the_readme_fits_150_lines() -> None:
 
 
 def test_pip_is_told_the_path_of_the_source() -> None:
-    """The package is on no index, so `pip install busi-tune` would install something else or nothing."""
+    """The package is on no package index, so `pip install busi-tune` would fail or install another project."""
     texts = [path.read_text() for path in (*PAGES, *SOURCES) if path != Path(__file__)]
     installs = {line for text in texts for line in re.findall(r"pip install [^`\"\n]*busi-tune[^`\"\n;]*", text)}
     assert installs

@@ -1,4 +1,4 @@
-"""Each kind of picture has its right values or is refused in a sentence, as docs/explanation/pictures.md says."""
+"""Kinds of image files: each gives the values or the refusal that docs/explanation/pictures.md states."""
 
 import io
 import struct
@@ -20,14 +20,14 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "pictures.
 
 
 def values(most: int, *channels: int) -> NDArray[np.uint16]:
-    """Values up to `most`, which occurs."""
+    """Random values from 0 to `most`, with `most` at one position: (11, 14, channels)."""
     found = np.random.default_rng(0).integers(0, most, (11, 14, *(channels or (1,))), endpoint=True)
     found[0, 0] = most
     return found.astype(np.uint16)
 
 
 def level(found: NDArray[Any], most: int) -> NDArray[np.uint8]:
-    """The 8-bit picture of values from 0 to `most`."""
+    """Values from 0 to `most`, scaled to an 8-bit picture."""
     grey = np.rint(found.astype(float) * 255 / most).astype(np.uint8)
     return np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey
 
@@ -50,7 +50,10 @@ def oriented(form: str, orientation: int = 6, **options: Any) -> bytes:
 
 
 def palette(opacity: bytes | int) -> tuple[bytes, NDArray[np.uint8]]:
-    """A PNG of four colours with these opacities, or of which one is transparent, and the picture that it shows."""
+    """A PNG with a palette of four colours, and its expected picture.
+
+    `opacity` gives one opacity for each colour (bytes), or the number of the transparent colour (int).
+    """
     index = np.arange(11 * 14, dtype=np.uint8).reshape(11, 14) % 4
     colours = np.array([[250, 10, 20], [30, 240, 50], [60, 70, 230], [200, 200, 200]], np.uint8)
     image = Image.fromarray(index, "P")
@@ -64,7 +67,7 @@ def palette(opacity: bytes | int) -> tuple[bytes, NDArray[np.uint8]]:
 
 
 def clear(found: NDArray[Any], colour: Sequence[int], seen: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture with black in place of one colour."""
+    """The picture `seen` with black wherever `found` has this colour."""
     return np.where((found == colour).all(axis=2, keepdims=True), 0, seen).astype(np.uint8)
 
 
@@ -91,13 +94,13 @@ DEEP, DEEP_GREY = level(COLOURS[16], 65535), level(BITS["16"], 65535)
 DIMMED_DEEP, DIMMED_BLUE = (np.rint(seen * (OPACITY / 255)).astype(np.uint8) for seen in (DEEP, DEEP[:, :, [2, 2, 2]]))
 PALE = np.rint(np.asarray(PICTURE.convert("L"))[:, :, None].repeat(3, axis=2) * (OPACITY / 255))
 DEEP_OPACITY = np.concatenate([COLOURS[16], OPACITY.astype(np.uint16) * 257], axis=2)
-# A palette from black to green.
+# A palette from black to green with 16-bit entries.
 RAMP = [0] * 256 + [257 * value for value in range(256)] + [0] * 256
 INDEXED = np.concatenate([GREY, OPACITY], axis=2)
 GREEN = np.concatenate([np.zeros_like(GREY), np.rint(GREY * (OPACITY / 255)), np.zeros_like(GREY)], axis=2)
 MULTIPLIED = np.concatenate([DIMMED, OPACITY], axis=2)
 
-# The row of the table in docs/explanation/pictures.md: a file, the picture that it shows, and the notes on it.
+# By row of the table in docs/explanation/pictures.md: file, expected picture, and notes.
 READ: dict[str, list[tuple[bytes, NDArray[np.uint8], list[str]]]] = {
     "8-bit grey, colours or palette": [
         (encoded(PICTURE, "PNG"), BYTES, []),

@@ -1,6 +1,6 @@
-"""Prediction and verification on systems without the modules and functions that exist on Unix alone.
+"""Prediction and verification on systems without the modules and functions that only Unix has.
 
-Windows is not at hand: a fresh interpreter, and the child process that it starts, lose here what Windows lacks.
+Windows is not available here. A fresh interpreter and its child process run without the parts that Windows lacks.
 """
 
 import json
@@ -50,7 +50,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def run(arguments: list[str], tmp_path: Path) -> tuple[str, list[str]]:
-    """What a command prints where Unix's own is missing, and the processes that it took."""
+    """The output of a command without the Unix modules, and the processes that it started."""
     (tmp_path / "sitecustomize.py").write_text(MISSING)
     started = tmp_path / "started"
     started.unlink(missing_ok=True)

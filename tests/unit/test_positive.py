@@ -1,4 +1,4 @@
-"""The class that is the disease: malignant in any case, or the one that --positive names; and runs from before."""
+"""The positive class: `malignant` by default, or the class of --positive; also in runs of earlier versions."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ USUAL = ("benign", "malignant", "normal")
 
 
 def answers(classes: tuple[str, ...] = USUAL, positive: str | None = None) -> Answers:
-    """Sixty answers at random, the same for every naming of the classes."""
+    """Sixty random answers, identical for all class names."""
     generator = np.random.default_rng(5)
     probabilities = generator.dirichlet(np.ones(len(classes)), size=60)
     return Answers(generator.integers(0, len(classes), 60), probabilities, classes, positive)
@@ -133,7 +133,7 @@ def test_a_baseline_has_the_metrics_of_its_disease(
         "roc_auc",
         "average_precision",
     }
-    # The same run in other words is shown again, another one is refused.
+    # The same run with equivalent names is shown again; another run is refused.
     assert exit_code([*command, "--positive", "CANCER", "--classes", "benign,cancer"]) == 0
     out = capsys.readouterr().out
     assert "Positive is Cancer." in out
@@ -168,7 +168,7 @@ def test_a_run_and_a_study_from_before_these_options_are_read(tmp_path: Path, ph
         document = files.read_json(path)
         for key in ("classes", "positive"):
             assert document["config"].pop(key, "missing") is None
-        # Nor did they hold the SHA-256 of their content.
+        # Earlier versions also wrote no SHA-256 of the content.
         del document["sha256"]
         files.write_json(path, document)
     same = tiny.replace(positive="malignant", classes="benign,malignant,normal")

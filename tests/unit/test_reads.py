@@ -1,4 +1,4 @@
-"""Each command reads each image file once, and none again in the same process until it changes."""
+"""File reads: a command reads each image once, and again in the same process only after a change."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from busi_tune.data.pixel_cache import decoded, find_decoded
 from busi_tune.errors import DataError
 from busi_tune.progress import Silent
 
-# Runs commands in one process and prints how often each image file in the folder was opened in each of them.
+# Runs commands in one process, and prints for each command how often it opened each file in the folder.
 COUNT = """
 import collections, json, sys
 root, commands = sys.argv[1], json.loads(sys.argv[2])
@@ -41,7 +41,7 @@ TRAINING = ["--arch", "resnet18", "--weights", "none", "--image-size", "32", "--
 
 
 def opened(root: Path, here: Path, *commands: list[str]) -> list[Counter[str]]:
-    """How often each of `commands`, all run in one process in the folder `here`, opens each file of `root`."""
+    """Runs `commands` in one process in `here`, and counts for each command how often it opens each file of `root`."""
     done = subprocess.run(
         [sys.executable, "-c", COUNT, str(root), json.dumps(commands)],
         cwd=here,
@@ -55,7 +55,7 @@ def opened(root: Path, here: Path, *commands: list[str]) -> list[Counter[str]]:
 
 @pytest.fixture
 def data(phantoms: Path, tmp_path: Path) -> Path:
-    """Phantoms of the test's own, in files that are known not to have changed for a while."""
+    """A copy of the phantoms, old enough for their time stamps to be trusted."""
     root = Path(shutil.copytree(phantoms, tmp_path / "data"))
     time.sleep(digests.COARSEST / 1e9)
     return root
@@ -71,7 +71,7 @@ def test_audit_and_split_read_each_file_once(data: Path, tmp_path: Path) -> None
     once = every_image_once(data)
     assert opened(data, tmp_path, split) == [once]
     assert len(list((tmp_path / "cache/busi-tune").glob("*.npy"))) == 1
-    # With the thumbnails in the cache the files are hashed only.
+    # With the thumbnails in the cache, the files are read once, for their hashes only.
     assert opened(data, tmp_path, split) == [once]
     assert opened(data, tmp_path, audit) == [once]
     assert (tmp_path / "audit/audit.html").read_text().count("<img") > 20
@@ -85,13 +85,13 @@ def test_a_baseline_and_its_export_read_each_file_once(data: Path, tmp_path: Pat
     cold, warm, exported = opened(data, tmp_path, baseline, other, export)
     assert cold == once
     assert warm == Counter()
-    # An export decodes the test images from their files once more: decoding is part of what it verifies.
+    # An export decodes the test images from their files again, because decoding is part of the verification.
     with (tmp_path / "run/split.csv").open() as file:
         test = [line.split(",")[0] for line in file if ",test," in line]
     assert exported == Counter(test)
     assert len(test) > 5
     assert opened(data, tmp_path, [*baseline, "--overwrite"]) == [once]
-    # Without a cache a finished run is shown without decoding, and the export decodes to the run's size alone.
+    # Without a cache, showing a finished run decodes nothing, and the export decodes to the run's image size only.
     shutil.rmtree(tmp_path / "cache")
     assert opened(data, tmp_path, baseline, [*export, "--overwrite"]) == [once, once + Counter(test)]
     assert len(list(tmp_path.glob("cache/busi-tune/*.npy"))) == 1
@@ -104,7 +104,7 @@ def test_a_whole_run_reads_each_file_once(data: Path, tmp_path: Path) -> None:
     [found] = opened(data, tmp_path, command)
     with (tmp_path / "studies/tuned/best/split.csv").open() as file:
         test = Counter(line.split(",")[0] for line in file if ",test," in line)
-    # The export verifies the decoding of the test images, and six of these are predicted from their files.
+    # The export decodes the test images again, and `predict` reads six of them from their files.
     again = found - once
     assert found >= once
     assert test <= again
@@ -175,7 +175,7 @@ def another_file_in_its_place(path: Path) -> None:
 @pytest.mark.parametrize("change", [other_content, other_content_of_the_same_time, another_file_in_its_place])
 @pytest.mark.parametrize("settled", [False, True])
 def test_a_changed_file_is_hashed_anew(tmp_path: Path, change: Callable[[Path], None], settled: bool) -> None:
-    """Not only a file that was left alone for a while: one that changes at once, within a tick of the clock, too."""
+    """Covers files with old time stamps, and files that change again within one clock tick."""
     path = tmp_path / "x.png"
     path.write_bytes(bytes(100))
     if settled:
@@ -187,7 +187,7 @@ def test_a_changed_file_is_hashed_anew(tmp_path: Path, change: Callable[[Path], 
 
 
 def test_only_a_file_that_was_left_alone_for_a_while_is_not_read_again(tmp_path: Path) -> None:
-    """Of one that has just changed the time stamp may be that of the next change, too."""
+    """A second change may not change the time stamp of a recent file, so recent files are read again."""
     path, opened, listening = tmp_path / "x.png", [], True
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The JSON files of a run: read in one place, and refused in one sentence where they are not what they should be."""
+"""The JSON files of a run: one reader, and one-sentence refusals of invalid files."""
 
 import json
 import subprocess
@@ -52,7 +52,7 @@ Document = dict[str, object]
 
 @pytest.fixture(scope="module")
 def run(phantoms: Path, tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run that has been trained with two seeds, with a verdict on the two; read-only by agreement."""
+    """A finished run with two seeds and a verdict on both; tests must not change it."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     pipeline.baseline(phantoms, folder, tiny, Silent())
     pipeline.more_seeds(phantoms, folder, tiny, 2, Silent())
@@ -62,12 +62,12 @@ def run(phantoms: Path, tiny: Config, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def changed(path: Path, change: Callable[[Document], object]) -> None:
-    """Put what `change` makes of a JSON file in its place."""
+    """Replaces a JSON file with the result of `change` on its content."""
     replace(path, json.dumps(change(json.loads(path.read_text()))).encode())
 
 
 def written(path: Path) -> Document:
-    """The content of a JSON file, without the SHA-256 of it."""
+    """The content of a JSON file without its own SHA-256."""
     document: Document = json.loads(path.read_text())
     document.pop("sha256", None)
     return document
@@ -82,7 +82,7 @@ def with_value(key: str, value: object) -> Callable[[Document], object]:
 
 
 def refusal(path: Path, kind: type) -> str:
-    """The sentence in which a file is refused."""
+    """The one-sentence error for a file."""
     with pytest.raises(FileError) as caught:
         results.read(path, kind)
     sentence = str(caught.value)
@@ -110,7 +110,7 @@ def test_a_change_is_noticed_by_the_sha256_of_the_content(tmp_path: Path) -> Non
     for changed_text in (text.replace("0.1", "0.2"), text.replace("/data", "/else"), text.replace('"sha256": "', "$0")):
         path.write_text(changed_text.replace("$0", '"sha256": "0'))
         assert "was changed after it was written (its content has another SHA-256)" in refusal(path, DataFile)
-    # Another layout of the same content is no change.
+    # Another layout of the same content does not count as a change.
     path.write_text(json.dumps(json.loads(text)))
     assert results.read(path, DataFile) == document
     path.write_text(text.replace("0.1", "NaN"))
@@ -124,7 +124,7 @@ def test_every_missing_key_and_every_wrong_type_is_refused(name: str, kind: type
     path = tmp_path / name
     document = written(run / name)
     for key in document:
-        # Lists in a list in a list are no value of any key.
+        # No key accepts a list in a list in a list.
         replaced = json.dumps({**document, key: [[[]]]})
         removed = json.dumps({name: value for name, value in document.items() if name != key})
         for text in (replaced, removed) if key in REQUIRED[name] else (replaced,):
@@ -153,7 +153,7 @@ def test_another_file_in_its_place_is_refused(name: str, kind: type, text: str, 
     assert said.replace("NAME", own) in refusal(path, kind)
 
 
-# A damaged metrics.json is made again.
+# metrics.json is not among these, because a damaged one is recreated.
 DAMAGES = [
     (results.IDENTITY, without("config")),
     (results.IDENTITY, with_value("schema", "busi-tune.config/2")),
@@ -229,7 +229,7 @@ def test_seeds_are_compared_by_hand(run: Path) -> None:
 def test_a_finished_run_is_shown_again_without_pytorch(
     missing: tuple[str, ...], run: Path, phantoms: Path, tmp_path: Path
 ) -> None:
-    """Its pictures, too, are drawn again where they are missing."""
+    """Missing pictures of the run are also drawn again."""
     folder = linked(run, tmp_path / "run")
     for name in missing:
         (folder / name).unlink()

@@ -1,4 +1,4 @@
-"""Real files and the outputs of `--json` of every command against the JSON Schemas in docs/reference/schemas."""
+"""Result files and `--json` outputs of every command, validated with the JSON Schemas in docs/reference/schemas."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from busi_tune.inference.certificate import VERIFICATION
 SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--batch-size", "16", "--device", "cpu"]
 STUDY = [*SMALL, "--epochs", "2", "--trials", "2", "--trial-epochs", "1", "--confirm", "1", "--confirm-seeds", "2"]
 EXPORT = ["--sensitivity", "0.8", "--float16", "--max-drop", "0.5"]
-# Commands in order, DATA being the folder of the images; the output of each goes to `outputs/NAME`.
+# Commands in order; DATA stands for the image folder, and each output goes to `outputs/NAME`.
 COMMANDS = {
     "baseline.json": ["baseline", "--out", "run", *SMALL, "--epochs", "2", "--seeds", "2", "--data", "DATA", "--json"],
     "audit.json": ["data", "audit", "--data", "DATA", "--out", "audit", "--json"],
@@ -39,7 +39,7 @@ COMMANDS = {
     "predict.json": ["predict", "exports/tuned", "DATA/benign", "broken.png", "--json", "--min-confidence", "0.5"],
     "predict.jsonl": ["predict", "exports/tuned", "DATA/benign", "broken.png", "--jsonl", "--min-confidence", "0.5"],
 }
-# A schema's name, and a document that must agree with it.
+# The name of a schema, and a document that it must accept.
 DOCUMENTS = [
     ("config", "run/config.json"),
     ("state", "run/state.json"),
@@ -77,7 +77,7 @@ DOCUMENTS = [
     ("verification", "outputs/verify.json"),
     ("verification", "outputs/verify-again.json"),
 ]
-# The schema of each JSON file that a result's folder may hold.
+# The schema of each JSON file that a result folder may hold.
 FILES = {
     results.IDENTITY: "config",
     results.CROSSVAL: "crossval",
@@ -101,7 +101,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def place(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files and outputs of `COMMANDS`."""
+    """A folder with the result files and outputs of `COMMANDS`."""
     folder = tmp_path_factory.mktemp("schemas")
     (folder / "outputs").mkdir()
     (folder / "broken.png").write_bytes(b"no image")
@@ -140,7 +140,7 @@ def test_the_result_of_run_is_made_of_the_results_of_its_steps(place: Path) -> N
     whole, *parts = (
         json.loads((place / "outputs" / f"{name}.json").read_text()) for name in ("run", "search", "export")
     )
-    # The certificate and the trials are what these commands show again; disk use is measured anew.
+    # These commands print the stored certificate and trials; only disk use is measured again.
     assert [whole["search"] | {"disk_bytes": 0}, whole["export"]] == [parts[0] | {"disk_bytes": 0}, parts[1]]
     for entry in whole["predictions"]:
         validator("prediction").validate(entry)
@@ -183,7 +183,7 @@ def test_a_schema_refuses_another_version_and_a_missing_key(schema: str, documen
     value = json.loads((place / document).read_text())
     version = value["schema"] + "0"
     for wrong in ({**value, "schema": version}, {key: value[key] for key in value if key != "schema"}):
-        # The schema of `baseline` names no version of its own.
+        # The schema of `baseline` does not fix a version.
         assert (schema == "baseline" and "schema" in wrong) or not validator(schema).is_valid(wrong)
 
 

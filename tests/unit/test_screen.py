@@ -1,4 +1,4 @@
-"""The screen: progress and tables in terminals of 80 and 120 columns, logs, hints, and the command to type next."""
+"""Screen output: progress and tables at 80 and 120 columns, logs, hints, and the next command."""
 
 import os
 import re
@@ -40,10 +40,10 @@ def test_a_terminal_shows_whole_lines_and_keeps_one_for_each_epoch(
     assert code == 0, raw
     lines = shown(raw)
     assert sum(EPOCH.fullmatch(line) is not None for line in lines) == 3
-    # Only paths and the command to type next are not broken between words.
+    # Only paths and the next command may exceed the width.
     assert [line for line in lines if len(line) > columns and str(tmp_path.parent) not in line] == []
     assert "Next: busi-tune search --data" in lines[-1]
-    # The bar moves by batches, and says what is left of the epoch and of the training.
+    # The bar advances by batches, and shows the time left of the epoch and of the training.
     plain = re.sub(r"\x1b\[[0-9;]*m", "", raw)
     assert re.search(r"training [━╸╺]+ \d/3 epoch \d\d:\d\d, \d\d:\d\d left", plain)
 
@@ -60,7 +60,7 @@ def test_a_log_has_one_line_for_an_epoch(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def study(parameters: int) -> SearchResult:
-    """A study of two trials that vary so many parameters; another driver is to train the best."""
+    """A study of two trials that vary `parameters` parameters; another driver will train the best one."""
     varied = ["learning_rate", "weight_decay", "scheduler_patience", *(f"another_parameter_{k}" for k in range(9))]
     given: dict[str, Json] = dict.fromkeys(varied[:parameters], 0.00027391)
     measured: dict[str, Json] = {"val_accuracy": 0.35, "val_macro_f1": 0.2206, "epochs_run": 12, "best_epoch": 9}
@@ -192,7 +192,7 @@ def test_the_next_command_has_the_options_of_this_one(
     assert exit_code([*following.split(), "--trials", "1", "--trial-epochs", "1"]) == 0
     told = capsys.readouterr()
     assert "my/run is the study's first trial" in told.err
-    # The baseline's configuration is the best of one: nothing was trained, and the answer comes last.
+    # The best trial is the baseline: no training is reported, and the verdict is the last line.
     assert "trained" not in told.out.split("Best is trial 0")[1].splitlines()[0]
     assert told.out.splitlines()[-1].startswith("No evidence of a difference")
     assert [path for path in Path("my").rglob("*") if path.name.endswith(".lock")] == []

@@ -1,4 +1,4 @@
-"""The risk-coverage curve and its area, by hand and by brute force, and the confidence that it suggests."""
+"""The risk-coverage curve, its area, and the confidence threshold it suggests, against brute force."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ CLASSES = ("benign", "malignant", "normal")
 
 
 def by_hand(confidence: list[float], wrong: list[bool]) -> float:
-    """The mean over images of the error among those at least as sure."""
+    """The mean, over images, of the error rate among all images of at least that confidence."""
     sure, errors = np.array(confidence), np.array(wrong)
     return float(np.mean([errors[sure >= each].mean() for each in sure]))
 

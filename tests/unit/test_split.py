@@ -1,4 +1,4 @@
-"""The split: groups stay whole, shares are met, conflicts are told, and a CSV remembers it all."""
+"""The split: whole groups, requested shares, reported conflicts, and a CSV with all of it."""
 
 import random
 import shutil
@@ -32,7 +32,7 @@ BUSI_COUNTS = {"benign": 437, "malignant": 210, "normal": 133}
 
 
 def listing_of(labels: Sequence[str], splits: Sequence[str] = ()) -> Listing:
-    """A listing of images that need not be there: a split looks at names and hashes only."""
+    """A listing of images without files: a split needs only names and hashes."""
     rows = [
         ImageFile(f"{label}/{k:04}.png", label, splits[k] if splits else "", sha256_bytes(f"{k}".encode()))
         for k, label in enumerate(labels)
@@ -60,7 +60,7 @@ def split_of(
 
 
 def like_busi(seed: int) -> tuple[list[str], NDArray[np.int64]]:
-    """Labels and groups as BUSI has them: mostly single images, twins, a few larger groups and mixed ones."""
+    """Labels and groups with BUSI's structure: mostly single images, some twins, a few larger groups and mixed ones."""
     generator = np.random.default_rng(seed)
     labels = [label for label, count in BUSI_COUNTS.items() for _ in range(count)]
     numbers: list[int] = []
@@ -78,7 +78,7 @@ def like_busi(seed: int) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def unevenness(split: Split, fractions: tuple[float, ...] = SHARES) -> float:
-    """How far the share of any class on any side is from what was asked for."""
+    """The largest deviation of a class's share in a part from the requested share."""
     worst = 0.0
     for _, rows in split.used.groupby("class"):
         given = [float((rows["split"] == name).mean()) for name in SPLITS]
@@ -123,7 +123,7 @@ def test_groups_stay_whole_and_shares_are_met_on_busi(busi: tuple[Listing, NDArr
 
 @needs_busi
 def test_the_plain_split_of_busi_leaks_as_measured(busi: tuple[Listing, NDArray[np.int64]]) -> None:
-    """31 % of the test images without cropped twins, 33 % with them, mean of 50 seeds, conflicts kept."""
+    """Without cropped twins, 31 % of the test images leak, and with them 33 %: means of 50 seeds, conflicts kept."""
     leaks = [
         make_split(*busi, strategy="random", fractions=SHARES, conflicts="keep", seed=seed)
         .has_twin_in_training("test")
@@ -215,7 +215,7 @@ def test_six_groups_a_class_are_enough(strategy: Strategy, size: int) -> None:
 )
 @pytest.mark.parametrize("strategy", ["grouped", "random"])
 def test_too_few_groups_in_a_class(numbers: list[int], images: int, count: int, strategy: Strategy) -> None:
-    """The last row's sixth group is a conflict with the other class, and left out."""
+    """In the last case, the sixth group is in conflict with the other class and therefore left out."""
     labels = ["few"] * len(numbers) + ["many"] * 20
     with pytest.raises(DataError) as error:
         split_of(labels, [*numbers, *range(100, 120)], strategy)
@@ -249,7 +249,7 @@ def paint(path: Path, seed: int) -> None:
 
 
 def data_of(root: Path, names: Sequence[str]) -> Path:
-    """A data set with a picture of its own for every name, created in the names' order."""
+    """A data set with a different picture for each name; files are created in the order of `names`."""
     for name in names:
         paint(root / name, zlib.crc32(name.encode()))
     return root
@@ -318,7 +318,7 @@ def test_balanced_weights() -> None:
 @pytest.mark.parametrize("sampler", [True, False])
 @pytest.mark.parametrize("weights", [True, False])
 def test_the_effective_prior_is_what_a_run_of_the_sampler_gives(sampler: bool, weights: bool) -> None:
-    """Of BUSI's frequencies: each drawn image counts by the weight of its class in the loss."""
+    """With BUSI's class frequencies. Each drawn image counts by the loss weight of its class."""
     labels = np.repeat([0, 1, 2], [306, 147, 93])
     images = DeviceImages(
         images=torch.zeros((len(labels), 1, 1, 3), dtype=torch.uint8),
@@ -337,7 +337,7 @@ def test_the_effective_prior_is_what_a_run_of_the_sampler_gives(sampler: bool, w
             divided += of_batch / of_batch.sum()
     expected = effective_prior(labels, 3, weighted_sampler=sampler, class_weights=weights)
     np.testing.assert_allclose(weight / weight.sum(), expected, atol=0.01)
-    # The loss is divided by each batch's sum of weights, which moves the shares.
+    # The loss is divided by the sum of weights of each batch, which shifts the shares slightly.
     np.testing.assert_allclose(divided / divided.sum(), expected, atol=0.01 if sampler else 0.03)
     if sampler and weights:
         np.testing.assert_allclose(expected, [0.16, 0.33, 0.52], atol=0.006)
@@ -490,7 +490,7 @@ def test_a_split_that_cannot_be_read(tmp_path: Path, name: str, content: str | N
 
 
 def classes_on_each_side(config: Config, data: Path) -> list[int] | str:
-    """How many classes each side has, or why there is no split."""
+    """The number of classes in each part, or the error when there is no split."""
     try:
         return list(open_dataset(data, config, Silent()).split.used.groupby("split")["class"].nunique())
     except DataError as error:

@@ -1,4 +1,4 @@
-"""--split FILE: every training command takes it, remembers it, and refuses another one."""
+"""--split FILE: every training command accepts it, records it, and refuses another one later."""
 
 import json
 from pathlib import Path
@@ -144,7 +144,7 @@ def test_a_random_split_has_figures_of_leaked_and_clean_images(
 
 
 def moved(source: Path, label: str, part: str, other: str) -> Path:
-    """A split in which the images of a class in `part` are in `other` instead."""
+    """A copy of the split with the images of class `label` moved from `part` to `other`."""
     split = read_split(source)
     rows = (split.used["class"] == label) & (split.used["split"] == part)
     split.used.loc[rows, "split"] = other

@@ -1,4 +1,4 @@
-"""Before ONNX Runtime opens a file, its bytes are checked: what onnx finds in it, the scanner finds too."""
+"""The check of an ONNX file's bytes before ONNX Runtime opens it: it finds all that onnx's parser finds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,57 +16,57 @@ EXTERNAL = "a tensor in another file"
 
 
 def external_initializer(model: onnx.ModelProto) -> None:
-    """Weights in a file beside it."""
+    """Weights in an external file."""
     tensor = model.graph.initializer[0]
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="../../etc/passwd")
 
 
 def location_alone(model: onnx.ModelProto) -> None:
-    """The mark without the entries."""
+    """A tensor marked as external, without the entries for its location."""
     model.graph.initializer[3].data_location = TensorProto.EXTERNAL
 
 
 def entries_alone(model: onnx.ModelProto) -> None:
-    """The entries without the mark."""
+    """Entries for an external location, without the mark."""
     model.graph.initializer[3].external_data.add(key="location", value="weights.bin")
 
 
 def constant() -> TensorProto:
-    """A tensor whose data are elsewhere."""
+    """A tensor with external data."""
     tensor = numpy_helper.from_array(np.zeros(3, np.float32), "elsewhere")
     tensor.external_data.add(key="location", value="weights.bin")
     return tensor
 
 
 def external_attribute(model: onnx.ModelProto) -> None:
-    """A constant in a file beside it."""
+    """A constant with external data."""
     model.graph.node.add().CopyFrom(helper.make_node("Constant", [], ["c"], value=constant()))
 
 
 def external_attributes(model: onnx.ModelProto) -> None:
-    """One of an attribute's tensors."""
+    """An attribute with several tensors, one of them external."""
     attribute = model.graph.node[0].attribute.add(name="many", type=onnx.AttributeProto.TENSORS)
     attribute.tensors.extend([numpy_helper.from_array(np.zeros(1)), constant()])
 
 
 def external_sparse(model: onnx.ModelProto) -> None:
-    """The values of a sparse tensor."""
+    """A sparse tensor with external values."""
     model.graph.sparse_initializer.add().values.CopyFrom(constant())
 
 
 def external_sparse_attribute(model: onnx.ModelProto) -> None:
-    """The indices of a sparse attribute."""
+    """A sparse attribute with external indices."""
     model.graph.node[0].attribute.add(name="sparse").sparse_tensor.indices.CopyFrom(constant())
 
 
 def foreign_operator(model: onnx.ModelProto) -> None:
-    """An operator of ONNX Runtime's own."""
+    """An operator that only ONNX Runtime defines."""
     model.graph.node[5].domain = "com.microsoft"
 
 
 def foreign_opset(model: onnx.ModelProto) -> None:
-    """An import that no operator needs."""
+    """An import of an operator set that no operator needs."""
     model.opset_import.add(domain="ai.onnx.ml", version=3)
 
 
@@ -76,17 +76,17 @@ def function(model: onnx.ModelProto) -> None:
 
 
 def inner_graph(model: onnx.ModelProto) -> None:
-    """A loop, which may go on for ever."""
+    """An inner graph, as in a loop, which may never end."""
     model.graph.node[0].attribute.add(name="body", type=onnx.AttributeProto.GRAPH).g.name = "inner"
 
 
 def inner_graphs(model: onnx.ModelProto) -> None:
-    """Several."""
+    """An attribute with several inner graphs."""
     model.graph.node[0].attribute.add(name="bodies").graphs.add(name="inner")
 
 
 def training(model: onnx.ModelProto) -> None:
-    """How it was trained."""
+    """Training information in the file."""
     model.training_info.add()
 
 
@@ -157,7 +157,7 @@ def test_a_file_of_tiny_fields_does_not_keep_us_busy(tmp_path: Path, monkeypatch
 
 
 def unfit(model: onnx.ModelProto) -> bool:
-    """What `structure` looks for, found by onnx's own parser."""
+    """Whether onnx's parser finds any of the parts that `structure` refuses."""
     tensors = [*model.graph.initializer]
     sparse = [*model.graph.sparse_initializer]
     graphs = False

@@ -1,4 +1,4 @@
-"""The terminal: completion, files that were meant, -q and -v, NO_COLOR, and --json on every command."""
+"""The terminal: completion, suggestions, -q and -v, NO_COLOR, and --json for every command."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def commands(group: click.Group, *above: str) -> Iterator[tuple[str, ...]]:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """The command `busi-tune` as a file."""
+    """A script that runs `busi-tune`."""
     path = tmp_path / "bin" / "busi-tune"
     path.parent.mkdir()
     path.write_text(f'#!/bin/sh\nexec {sys.executable} -m busi_tune "$@"\n')
@@ -134,7 +134,7 @@ def few(tmp_path: Path) -> Path:
 
 
 def split(data: Path, out: Path) -> list[str]:
-    """A command with a notice, on the classes and the file that is left out."""
+    """A command that prints notices on the classes and on the ignored file."""
     return ["data", "split", "--data", str(data), "--out", str(out), "--classes", "classa,classb,classc"]
 
 
@@ -188,7 +188,7 @@ def test_no_color_is_heard_on_a_terminal(plain: bool, few: Path, tmp_path: Path)
         while piece := os.read(reader, 65_536):
             shown += piece
     except OSError:
-        # Linux says so that the other end is closed.
+        # Linux reports the closed other end in this way.
         pass
     os.close(reader)
     assert process.wait() == 0

@@ -1,4 +1,4 @@
-"""Near-duplicates: what was planted is found, as it is, mirrored or cropped; and what belongs together is joined."""
+"""Near-duplicates: planted ones are found unchanged, mirrored or cropped, and are joined to groups."""
 
 import csv
 from pathlib import Path
@@ -27,7 +27,7 @@ Edges = set[tuple[int, int]]
 
 
 def edges_of(table: pd.DataFrame, *kinds: str) -> Edges:
-    """The pairs of a table, of some kinds or of all."""
+    """The pairs of a table; `kinds` restricts them to some kinds."""
     rows = table[table["kind"].isin(kinds)] if kinds else table
     return set(zip(rows["first"].tolist(), rows["second"].tolist(), strict=True))
 
@@ -38,7 +38,7 @@ def grouped(table: pd.DataFrame, count: int) -> list[int]:
 
 
 def naive_groups(count: int, edges: Edges) -> list[int]:
-    """Union-find without any cleverness."""
+    """Groups by a simple search, as a reference for union-find."""
     member = list(range(count))
     for first, second in sorted(edges):
         old, new = member[second], member[first]
@@ -58,14 +58,14 @@ def test_planted_twins_are_found_and_nothing_else(phantoms: Path) -> None:
 
 
 def thumbnail(folder: Path, phantom: Phantom, kind: str = "") -> images.Pixels:
-    """A phantom's thumbnail by way of a file, which JPEG changes."""
+    """The thumbnail of a phantom that was saved and read again; JPEG compression changes it."""
     path = folder / "image.png"
     Image.fromarray(phantom.pixels).save(path, "JPEG" if kind == "jpeg" else "PNG", quality=50)
     return images.read(path, twins.THUMBNAIL)
 
 
 def test_each_kind_of_twin_is_recalled_with_precision(tmp_path: Path) -> None:
-    """Recall and precision of 0.95 at least at the default threshold, and of each kind alone."""
+    """Recall and precision are at least 0.95 at the default threshold, for all twins and for each kind."""
     labels = ("benign", "malignant", "normal")
     drawn = [draw(label, np.random.default_rng((9, n, k))) for n, label in enumerate(labels) for k in range(14)]
     generator = np.random.default_rng(3)
@@ -105,7 +105,7 @@ def test_brightness_and_contrast_do_not_part_twins() -> None:
 def test_no_pair_is_lost_by_looking_at_low_frequencies_first(
     phantoms: Path, monkeypatch: pytest.MonkeyPatch, block: int, threshold: float
 ) -> None:
-    """Of images as they are and mirrored, exactly the pairs that a table of all of them would give."""
+    """The pairs of unchanged and mirrored images equal those of a full similarity matrix."""
     thumbnails = decoded(find_images(phantoms), twins.THUMBNAIL, Silent())
     vectors = twins.signatures(thumbnails)
     flat, turned = vectors.reshape(len(vectors), -1), vectors[:, :, ::-1].reshape(len(vectors), -1)
@@ -196,7 +196,7 @@ def test_busi_has_the_twins_that_were_measured(
     other_label: int,
     components: int,
 ) -> None:
-    """The figures of images as they are; those that are found cropped come on top."""
+    """The counts cover unchanged images only; cropped twins are extra."""
     listing, thumbnails = busi
     found = twins.find_twins(thumbnails, [image.sha256 for image in listing.images], threshold)
     plain = found[found["kind"].isin(["near", "copy"])]
@@ -210,7 +210,7 @@ def test_busi_has_the_twins_that_were_measured(
 
 @needs_busi
 def test_busi_has_the_cropped_twins_that_were_looked_at(busi: tuple[Listing, NDArray[np.uint8]]) -> None:
-    """15 pairs that a plain comparison misses, one under two labels; docs/explanation/near-duplicates.md shows how."""
+    """A plain comparison misses these 15 pairs, one with two labels; see docs/explanation/near-duplicates.md."""
     listing, thumbnails = busi
     found = twins.find_twins(thumbnails, [image.sha256 for image in listing.images], Config().similarity)
     name = [Path(image.path).stem for image in listing.images]
