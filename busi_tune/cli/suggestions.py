@@ -2,16 +2,22 @@
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 # Among more names a search would take long, and find many.
 MOST_NAMES = 10_000
+# The errors about a file that is not there.
+MISSING = re.compile(r"does not exist|[Nn]o such|holds no|is not a (?:finished )?|is no ")
 
 
 def did_you_mean(arguments: Sequence[str], error: str) -> str:
-    """A question for the first argument that an error names, and that is nearly the name of a file; or nothing."""
+    """A question for the first argument that an error names, and that is nearly the name of a file; or ""."""
+    if not MISSING.search(error):
+        # It is of a file that the command would write, or that is not what it should be.
+        return ""
     texts = [argument.partition("=")[2] if argument.startswith("--") else argument for argument in arguments]
     found = (nearest(Path(text)) for text in texts if text and text in error)
     return next((f" Did you mean {path}?" for path in found if path is not None), "")
