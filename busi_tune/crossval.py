@@ -48,7 +48,7 @@ def cross_validate(
     overwrite: bool = False,
     trained: Callable[[Epoch], None] | None = None,
 ) -> CrossvalResult:
-    """Train `config` once for each fold of the images in `root`; return the metrics of each fold and of all pooled.
+    """Train `config` once for each fold of the images in `root`; return the metrics per fold and pooled.
 
     Each image is predicted once, by a model that has seen neither the image nor a near-duplicate. Further repeats are
     separate cross-validations in `folder/repeats`. The first cross-validation calls `trained` with each new epoch.

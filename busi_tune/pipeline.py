@@ -320,7 +320,7 @@ def crossval(
     folds_file: Path | None = None,
     overwrite: bool = False,
 ) -> CrossvalResult:
-    """Train `config` once for each fold of the images in `root`; return the metrics of each fold and of all pooled.
+    """Train `config` once for each fold of the images in `root`; return the metrics per fold and pooled.
 
     Raises:
         BusiTuneError: see errors.py. Every finished epoch is kept.
@@ -443,7 +443,7 @@ def evaluate(
 
 
 def report(folder: Path, progress: Progress, *, root: Path | None = None, export: Path | None = None) -> ReportFile:
-    """Write report.html and report.json about the result in `folder` into that folder; return the latter's content.
+    """Write report.html and report.json on the result in `folder` into that folder; return report.json's content.
 
     `root` is the folder of the images; the default is the one that the result recorded. `export` is an export of the
     run, or of the study's best run, that the report shows as well.

@@ -32,7 +32,7 @@ INTERVAL = "95 % interval"
 # The metrics reported most, to which sensitivity and specificity are added if a class is the disease.
 REPORTED: tuple[Name, ...] = (("accuracy",), ("balanced_accuracy",), ("macro_f1",), ("macro_roc_auc",))
 REPORTED_WITHOUT_DISEASE: tuple[Name, ...] = (("macro_precision",), ("matthews_correlation",))
-# Class shares whose largest difference is at most this count as equal.
+# Class shares count as equal if they differ by at most this value.
 EQUAL = 0.02
 KEPT = (
     "Each run keeps its epoch of highest validation accuracy; ties go to the lower validation loss. "

@@ -1,1 +1,1 @@
-"""The export of a finished run to a verified ONNX model. No other package writes ONNX files."""
+"""The export of a finished run to a verified ONNX model. No other package imports onnx."""

@@ -127,15 +127,16 @@ def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> Ope
 def allowed_misses(cases: int, sensitivity: float) -> int:
     """The most misses among `cases` that would support `sensitivity` with 95 % confidence; at least 0.
 
-    If the true sensitivity is lower, so few misses occur in at most 5 % of samples (Wilks, "Determination of sample
-    sizes for setting tolerance limits", 1941). The cases also chose the checkpoint, so this is no guarantee.
+    If the true sensitivity is lower, this number of misses or fewer occurs in at most 5 % of samples (Wilks,
+    "Determination of sample sizes for setting tolerance limits", 1941). The cases also chose the checkpoint, so this is
+    no guarantee.
     """
     rare = stats.binom.cdf(np.arange(cases), cases, 1 - sensitivity) <= 1 - CONFIDENCE
     return max(0, int(rare.sum()) - 1)
 
 
 def evaluated(point: OperatingPoint, answers: Answers, groups: Labels) -> OperatingPointEntry:
-    """The point with its metrics on the test split, which was used for no choice, and the claim that they support."""
+    """The point with its metrics on the test split and the claim that they support. No choice used the test split."""
     disease = _disease(answers)
     positive, flagged = answers.labels == disease, answers.probabilities[:, disease] >= point.threshold
     missed = len(np.unique(groups[positive & ~flagged]))

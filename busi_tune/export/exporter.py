@@ -264,7 +264,10 @@ def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[s
 
 
 def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, card: Card) -> VerificationFile:
-    """Write each model with its certificate inside, labels.json, the card and verification.json; return the latter."""
+    """Write the models with their certificates inside, labels.json, the card and verification.json.
+
+    Returns the content of verification.json.
+    """
     models = {name: _sealed(draft, name, model, evidence) for name, model in made.items()}
     headline = models[MODEL]
     certificate: VerificationFile = {
@@ -292,7 +295,7 @@ def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, car
 def _seen_images(source: Source) -> list[str]:
     """Shortened SHA-256 digests of all images except the test images, enough to recognise copies in other folders.
 
-    For an average, all images are included, because each was a training image of some member.
+    For an average, all images are included, because some member has seen each of them.
     """
     tested = set() if source.members else set(source.dataset.split.rows("test")["path"])
     return sorted({short_digest(image.sha256) for image in source.dataset.listing.images if image.path not in tested})

@@ -11,7 +11,7 @@ from onnxscript.onnx_types import TensorType
 
 # The oldest versions with all operators; ONNX Runtime 1.15 and many other runtimes support them.
 OPSET, IR_VERSION = 18, 8
-# The IR version for later opsets, which networks need that opset 18 cannot express.
+# The IR version for later opsets, which are used for networks that opset 18 cannot express.
 LATER_IR_VERSION = 9
 passes = ir.passes.common
 

@@ -31,7 +31,7 @@ WARNINGS = {
 }
 # The expected false-alarm rate of each score.
 RATES = {"colour": 0.005, "blank": 0.005, "statistics": 0.01, "features": 0.01}
-# The lowest limit of colour, a mean difference of the strongest and weakest channel: a few annotations reach as much.
+# The lowest limit for colour (the mean difference of the strongest and weakest channel); a few annotations reach it.
 LEAST_COLOUR = 2.0
 COMPONENTS = 32
 FOLDS = 10

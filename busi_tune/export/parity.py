@@ -209,7 +209,7 @@ def verify(
     task = f"verifying {model.name}"
     for name, way in how.items():
         given, exact = shown.only(rows), reference.logits[rows]
-        # A batch holds pictures of one size only, so smaller batches run on resized pictures.
+        # A batch holds pictures of one size only, so ways with another batch size run on resized pictures.
         given = given if way["batch"] == BATCH else given.resized()
         classifier = opened(threads=way["threads"], optimisation=way["optimisation"])
         found[name] = answered = _Answered.by(classifier, given, exact, way["batch"])

@@ -1,4 +1,4 @@
-"""A network in lower precision: int8 by ONNX Runtime's static quantiser, or float16. Its inputs and outputs stay."""
+"""A network in int8, by ONNX Runtime's static quantiser, or in float16. Its inputs and outputs do not change."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Quantiser:
         self.layers = [node.name for node in nodes if node.op_type in quantised and node.name not in self.always]
 
     def int8(self, keep: Sequence[str] = (), only: Sequence[str] = ()) -> bytes:
-        """The network in int8, except the layers of `keep`; if `only` is given, just its layers are in int8."""
+        """The network in int8 with the layers of `keep` in float32; with `only`, no other layers are in int8."""
         target = self.place / "int8.onnx"
         with quiet():
             quantize_static(
@@ -109,8 +109,8 @@ class Quantiser:
     def ranking(self) -> list[list[str]]:
         """Stretches of neighbouring layers, sorted by the error in the logits if only they are int8, the worst first.
 
-        Neighbours stay together for two reasons. A tensor is in float32 only if all layers that touch it are. And
-        ONNX Runtime computes a single convolution between two int8 tensors in int8, whatever its weights are.
+        Neighbours stay together, because a tensor is in float32 only if all layers that touch it are. ONNX Runtime
+        also computes a single convolution between two int8 tensors in int8, whatever its weights are.
         """
         length = max(SHORTEST_STRETCH, math.ceil(len(self.layers) / STRETCHES))
         stretches = [self.layers[start : start + length] for start in range(0, len(self.layers), length)]

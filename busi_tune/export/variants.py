@@ -25,7 +25,7 @@ FORMS: tuple[Form, ...] = ("int8", "float16")
 
 
 def make_variant(draft: Draft, form: Form) -> Made:
-    """Write and compare the model of a smaller form of the draft's network.
+    """Write the model of a smaller form of the draft's network, and compare it with the float32 model.
 
     Raises:
         GateError: the model does not pass its gate on the validation split.

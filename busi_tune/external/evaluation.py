@@ -25,7 +25,8 @@ class Elsewhere:
     """Labelled images of another source: a folder or a table, and how to read it.
 
     `mapping` assigns the source's labels to classes, as in "benign=B,malignant=M". `groups` is a CSV of images that
-    belong together. Images at least as similar as `similarity` count as near-duplicates.
+    belong together. Images at least as similar as `similarity` count as near-duplicates. An image whose near-duplicate
+    in the training data has another label is refused, or left out with `leave_out_conflicts`.
     """
 
     data: Path

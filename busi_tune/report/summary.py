@@ -51,7 +51,7 @@ def _listed(counts: Mapping[str, int], most: int = 6) -> str:
 
 
 def _blank(audit: AuditFile) -> str:
-    """The number of blank images, by class because blank images in two classes contradict each other."""
+    """The number of blank images, with counts by class: blank images in two classes contradict each other."""
     counts = {label: len(paths) for label, paths in audit["blank"].items()}
     return str(sum(counts.values())) + (f" ({_listed(counts)})" if counts else "")
 

@@ -146,9 +146,10 @@ def _tell_disk(search: Search, keep: int, options: SearchOptions) -> None:
 
 
 def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
-    """Do the work after the trials in the last driver; an earlier driver only announces that another is running.
+    """Do the work after the trials, if this is the last driver to end; else announce that another is still running.
 
-    This work needs trial 0, the baseline, so the lock on trial 0 ensures that only one driver does it.
+    The work compares the best trial with trial 0, the baseline. The lock on trial 0 ensures that only one driver does
+    the work.
     """
     session = driver.search
     outcome: SearchFinals = {}

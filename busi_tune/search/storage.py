@@ -20,7 +20,7 @@ SERVER = "postgresql+psycopg"
 DATABASE = "study.db"
 # Seconds for which calls are retried while the server is unreachable.
 PATIENCE = 45.0
-# When an unanswered connection counts as lost: seconds, milliseconds for tcp_user_timeout; see libpq's parameters.
+# Limits after which an unanswered connection counts as lost, in seconds (tcp_user_timeout in ms); see libpq's manual.
 CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
 
 # Errors that Optuna raises if the database fails, belongs to another version of Optuna, or lacks values.

@@ -20,8 +20,8 @@ class Waiting(NamedTuple):
 class Batching:
     """Threads that decode pictures and run the model.
 
-    A free thread takes up to eight waiting pictures as one batch. A single picture therefore waits for no other, and
-    many pictures are predicted as fast as files by `predict`.
+    A free thread takes up to eight waiting pictures as one batch. A single picture therefore never waits for others to
+    arrive, and many pictures are predicted as fast as files by `predict`.
     """
 
     def __init__(self, classifier: Classifier, pool: ThreadPoolExecutor) -> None:
