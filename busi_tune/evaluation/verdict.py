@@ -49,8 +49,9 @@ def compare(
     """Compare two models' predictions of the same images in the same order; `groups` has each image's group.
 
     `differences` has each metric by its dotted name: both values, the difference (tuned minus baseline) and its 95 %
-    interval. The interval is None if both models predict the same. With `paths`, the result lists the images whose
-    prediction became right or wrong. `names` are the names of the two accuracies in the sentence.
+    interval. The interval is None if both models predict the same or if there is only one group. With `paths`, the
+    result lists the images whose prediction became right or wrong. `names` are the names of the two accuracies in the
+    sentence.
     """
     right, now = baseline.predicted == baseline.labels, tuned.predicted == tuned.labels
     gained, lost = now & ~right, right & ~now

@@ -72,7 +72,7 @@ def weights_of(
 
 @script()
 def resized(pixels: UINT8[...], extent: INT64[...], steps: FLOAT[...], size: FLOAT[...]) -> UINT8[...]:
-    """Resize the first axis of pixels (batch, extent, ...) to pixels (batch, blocks, rows, all others)."""
+    """Resize the axis `extent` of pixels (batch, extent, ...); the result is (batch, blocks, rows, all others)."""
     weights, places, first, end = weights_of(extent, steps, size)
     start = first[:, :1]
     widest = op.ReduceMax(end[:, -1:] - start, keepdims=0)

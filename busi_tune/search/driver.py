@@ -64,7 +64,7 @@ class Search:
         """Keep other drivers from asking for trials and from writing the table.
 
         Raises:
-            RunError: another driver has restarted the study with --overwrite.
+            RunError: another driver has restarted the study.
         """
         if not self.trials.database.shared:
             # With a database file, the driver already holds the study's lock until it ends.
