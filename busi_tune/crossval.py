@@ -1,4 +1,4 @@
-"""A cross-validation: one run for each fold, trained by the workers that trials use, and their answers pooled."""
+"""A cross-validation: one run per fold, trained by the same workers as trials, with all predictions pooled."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,13 +48,13 @@ def cross_validate(
     overwrite: bool = False,
     trained: Callable[[Epoch], None] | None = None,
 ) -> CrossvalResult:
-    """Train `config` once for each fold of the images in `root`; the figures of the pooled answers.
+    """Train `config` once for each fold of the images in `root`; return the metrics per fold and pooled.
 
-    Each image is answered once, by a model that has seen neither it nor a near-duplicate of it. Further repeats are
-    cross-validations of their own in `folder/repeats`. `trained` is called with each new epoch.
+    Each image is predicted once, by a model that has seen neither the image nor a near-duplicate. Further repeats are
+    separate cross-validations in `folder/repeats`. The first cross-validation calls `trained` with each new epoch.
 
     Raises:
-        BusiTuneError: see errors.py; every finished epoch is kept.
+        BusiTuneError: see errors.py. Every finished epoch is kept.
     """
     given = read_folds(folds_file) if folds_file else None
     if given is not None and options.repeats > 1:
@@ -93,7 +93,7 @@ def _repeat(
         if overwrite:
             files.clear_folder(folder, CROSSVAL)
         dataset, folds = _open(root, folder, config, progress, count=options.folds, given=given)
-        # Folds that cannot be split leave nothing behind.
+        # Split all folds before writing, so that a failure leaves no files.
         jobs = _jobs(folder, config, folds)
         _identify(folder, config, folds)
         if not (folder / POOLED).exists():
@@ -112,7 +112,7 @@ def _repeat(
 def _open(
     root: Path, folder: Path, config: Config, progress: Progress, *, count: int, given: Folds | None
 ) -> tuple[Dataset, Folds]:
-    """The images of `root` and the folds that were begun with, those `given`, or new ones."""
+    """The images of `root` with the folds stored in `folder`, else the `given` folds, else new folds."""
     path = folder / FOLDS
     folds = read_folds(path) if path.exists() else given
     if folds is None:
@@ -131,13 +131,13 @@ def _open(
 
 
 def _split(folds: Folds, fold: int, config: Config) -> Split:
-    """The split of a fold; the validation part's share of the rest is that of an ordinary split."""
+    """The split of a fold. Validation and training images have the same ratio as in an ordinary split."""
     train, validation, _ = config.fractions
     return folds.split(fold, validation / (train + validation), config.split_seed)
 
 
 def _identify(folder: Path, config: Config, folds: Folds) -> None:
-    """Write what a new cross-validation is of, or compare it with what is there.
+    """Write the identity of a new cross-validation, or compare it with the stored one.
 
     Raises:
         RunError: the folder holds the cross-validation of another configuration.
@@ -181,10 +181,10 @@ def _jobs(folder: Path, config: Config, folds: Folds) -> dict[int, Job]:
 
 
 def _train(jobs: dict[int, Job], workers: Workers, progress: Progress, trained: Callable[[Epoch], None] | None) -> None:
-    """Train all folds to their ends.
+    """Train all folds to the end.
 
     Raises:
-        BusiTuneError: a fold could not be trained; the others are kept.
+        BusiTuneError: a fold could not be trained. The other folds are kept.
     """
 
     def show(event: Trained) -> None:
@@ -213,9 +213,9 @@ def _evaluate(jobs: dict[int, Job], dataset: Dataset, progress: Progress) -> Non
 def pool(
     folder: Path, run_folders: Mapping[int, Path], folds: Folds, classes: tuple[str, ...], positive: str | None
 ) -> CrossvalFile:
-    """The figures of each fold's run and of all answers together; these are written to predictions.csv in `folder`.
+    """Write all predictions to predictions.csv in `folder`; return the metrics of each fold and of all predictions.
 
-    `run_folders` are the finished runs inside `folder` by their folds.
+    `run_folders` maps each fold to its finished run inside `folder`.
     """
     rows = folds.used.reset_index(drop=True)
     labels = np.array([classes.index(name) for name in rows["class"]], dtype=np.int64)

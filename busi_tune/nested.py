@@ -1,4 +1,4 @@
-"""A nested search: in each outer fold a study of its own chooses, and its best answers that fold alone."""
+"""A nested search: each outer fold has a separate study, whose best model predicts the images of that fold only."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from busi_tune.search_options import SearchOptions
 from busi_tune.training import run_folder
 from busi_tune.training.epochs import Epoch
 
-# What a search that was killed in its cross-validation has left.
+# The files of a search that was killed during its cross-validation.
 FIRST_FILES = frozenset({"baseline", FOLDS, "folds.excluded.csv"})
 JUDGED = (
     "This judges the procedure, search included: each fold's images were answered by what a study had chosen without "
@@ -50,12 +50,12 @@ def search_nested(
     baseline: Path | None = None,
     overwrite: bool = False,
 ) -> NestedFile:
-    """Cross-validate `config`, then search anew in each fold without its images; the verdict on all answers.
+    """Cross-validate `config`, run one study per fold without the fold's images, and compare the pooled predictions.
 
-    The cross-validation stands in `baseline`, by default in `folder`; a finished one is taken as it is.
+    The cross-validation is in `baseline`, by default `folder/baseline`. A finished cross-validation is reused.
 
     Raises:
-        BusiTuneError: see errors.py; every finished epoch is kept.
+        BusiTuneError: see errors.py. Every finished epoch is kept.
     """
     files.refuse_foreign(folder, "a nested search", NESTED, FIRST_FILES)
     place = baseline or folder / "baseline"
@@ -93,10 +93,10 @@ def _study(folder: Path, fold: int) -> Path:
 
 
 def _refuse_other(folder: Path, place: Path, folds: int) -> None:
-    """Refuse a folder that was begun with other folds than those that are asked for, or those of `place`.
+    """Refuse a nested search in `folder` that has another number of folds, or other folds than `place`.
 
     Raises:
-        RunError: it was.
+        RunError: the folds differ.
     """
     if not (folder / NESTED).exists():
         return
@@ -110,7 +110,7 @@ def _refuse_other(folder: Path, place: Path, folds: int) -> None:
 
 
 def _identify(folder: Path, place: Path, config: Config) -> None:
-    """Write what a new nested search is of, with the folds of the cross-validation in `place`."""
+    """Write the identity of a new nested search, with the folds of the cross-validation in `place`."""
     drawn = read_folds(place / FOLDS)
     _refuse_other(folder, place, drawn.count)
     if (folder / NESTED).exists():
@@ -126,12 +126,12 @@ def _identify(folder: Path, place: Path, config: Config) -> None:
 
 
 class _Cost:
-    """Says what the whole will cost: before anything in epochs, and once, after the first epoch, in hours."""
+    """Announces the total cost: in epochs at the start, and in hours once the first epoch is done."""
 
     def __init__(self, config: Config, options: SearchOptions, folds: int, progress: Progress) -> None:
         self.workers, self.progress, self.told = options.workers, progress, False
         trial = options.epochs_of_a_trial(config)
-        # The first trial is the baseline's run, and the best trial goes on from the trial's last epoch.
+        # The first trial is the baseline's run. The best trial continues from its last epoch.
         each = config.epochs + (options.trials - 1) * trial + (config.epochs - trial)
         each += options.confirm * options.confirm_seeds * config.epochs + options.audit_pruned * trial
         self.epochs = folds * each
@@ -141,7 +141,7 @@ class _Cost:
         )
 
     def trained(self, epoch: Epoch) -> None:
-        """Tell the hours, from one epoch."""
+        """Announce the hours, estimated from the duration of one epoch; later calls do nothing."""
         if self.told:
             return
         self.told = True
@@ -162,7 +162,7 @@ def _judge(
     first: CrossvalResult,
     found: dict[int, SearchResult],
 ) -> NestedFile:
-    """The verdict on the pooled answers, and the choices, which are written, too."""
+    """Write and return the verdict on the pooled predictions, with the choices of all folds."""
     drawn = read_folds(folder / FOLDS)
     best = {fold: _study(folder, fold) / "best" for fold in found}
     identity = run_folder.read_identity(best[1])

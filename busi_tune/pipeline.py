@@ -1,6 +1,6 @@
-"""Each command's work, and all of them in order; what is finished is not done again.
+"""The work of each command, and of all commands in order. Finished work is not repeated.
 
-PyTorch and Optuna are imported where they are needed, so that a finished result is shown without waiting for them.
+Functions import PyTorch and Optuna where needed, so that a finished result is shown without loading them.
 """
 
 from collections.abc import Sequence
@@ -67,10 +67,10 @@ DEMO: dict[str, object] = {
 
 
 def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
-    """Draw the demo's phantoms into `folder`, where they are not there yet.
+    """Draw the demo's phantoms into `folder`, unless it already holds them.
 
     Raises:
-        RunError: the folder holds something else, or phantoms of another seed; it is left as it is.
+        RunError: the folder holds something else, or phantoms of another seed. The folder is left unchanged.
     """
     mark = folder / "phantoms.json"
     if mark.exists():
@@ -80,7 +80,7 @@ def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
     files.refuse_foreign(folder, "a folder of phantoms", mark.name, ())
     with locks.only_writer(folder):
         files.write_json(mark, {"seed": seed})
-        # It is written last.
+        # PLANTED is written last, so its presence shows that all phantoms are complete.
         if not (folder / PLANTED).exists():
             make_phantoms(folder, progress, seed=seed)
 
@@ -88,7 +88,7 @@ def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
 def audit_data(
     root: Path, folder: Path, config: Config, progress: Progress, *, seed: int = 0, split_file: Path | None = None
 ) -> AuditFile:
-    """Audit the images in `root` into `folder`: audit.json, whose content is returned, and audit.html.
+    """Audit the images in `root`, write audit.json and audit.html into `folder`, and return the content of audit.json.
 
     Raises:
         BusiTuneError: `folder` holds something else or cannot be written, or the images cannot be used.
@@ -118,12 +118,12 @@ def split_data(
     patients: Path | None = None,
     asked: Sequence[str] = (),
 ) -> SplitResult:
-    """Split the images in `root` into `file`; the numbers of images and groups in each part.
+    """Split the images in `root`, write the split to `file`, and return each part's numbers of images and groups.
 
     Raises:
-        ConfigError: the folder is already split, and `asked` names options that say how to split it.
-        DataError: the folder, or the file of patients, cannot be used.
-        FileError: `file` is something else than a split.
+        ConfigError: the folder is already split, and `asked` names options that define how to split it.
+        DataError: the folder or the patients file cannot be used.
+        FileError: `file` exists and is not a split.
     """
     if file.is_dir():
         raise FileError(f"{file} is a folder; name the file to write.")
@@ -154,10 +154,10 @@ def baseline(
     split_file: Path | None = None,
     overwrite: bool = False,
 ) -> MetricsFile:
-    """Train `config` on the images in `root` to its end and evaluate it; the content of metrics.json.
+    """Train `config` on the images in `root`, evaluate the best epoch, and return the content of metrics.json.
 
     Raises:
-        BusiTuneError: see errors.py; what was trained until then is kept.
+        BusiTuneError: see errors.py. The epochs trained so far are kept.
     """
     files.refuse_inside(folder, root)
     files.refuse_foreign(folder, "a run", results.IDENTITY, run_folder.FIRST_FILES)
@@ -168,7 +168,7 @@ def baseline(
     with locks.only_writer(folder, finished=results.METRICS):
         if overwrite:
             run_folder.clear(folder)
-        # Checks the configuration and the data, too: a result is only shown for what was asked.
+        # Compare configuration and data even for a finished run: they may differ from those of this call.
         saved = run_folder.saved_split(folder, config)
         if saved is not None and run_folder.is_finished(folder, config.epochs):
             found = open_dataset(root, config, progress, saved=saved, split_file=split_file, decode=False)
@@ -197,7 +197,7 @@ def baseline(
 
 
 def _check_before_data(config: Config, split_file: Path | None, progress: Progress) -> None:
-    """Check everything that can be checked without images, before images are read or an old run is deleted.
+    """Run all checks that need no images, before images are read or an old run is deleted.
 
     Raises:
         BusiTuneError: the split file, the model or its weights cannot be used.
@@ -210,9 +210,9 @@ def _check_before_data(config: Config, split_file: Path | None, progress: Progre
 
 
 def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: Progress) -> SeedsFile:
-    """Train the finished run in `folder` anew with the seeds that follow its own, on its split; all of them compared.
+    """Train the finished run in `folder` again with the next seeds on the same split, and compare all `seeds` runs.
 
-    They are runs of their own in `folder/seeds`; the comparison stands in `folder/seeds.json`.
+    The new runs are in `folder/seeds`. The comparison is written to `folder/seeds.json` and returned.
     """
     found = {config.seed: results.read(folder / results.METRICS, MetricsFile)}
     for seed in range(config.seed + 1, config.seed + seeds):
@@ -230,7 +230,7 @@ def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: P
 
 
 def _shown(folder: Path, progress: Progress) -> MetricsFile:
-    """The figures of a finished run, with its pictures drawn where they are not there as they were."""
+    """The metrics of a finished run. Plots that are missing or changed are redrawn."""
     figures = results.read(folder / results.METRICS, MetricsFile)
     if not run_folder.changed_pictures(folder, figures):
         return figures
@@ -251,12 +251,13 @@ def search(
     split_file: Path | None = None,
     overwrite: bool = False,
 ) -> SearchResult:
-    """Run a study around `config` and train its best trial to the end; its trials, and the best one's figures.
+    """Run a study around `config`, train its best trial to the end, and return all trials and the best one's metrics.
 
-    `baseline_run` must be a finished run of `config`; by default `baseline` beside `folder` is taken where it is one.
+    `baseline_run` must be a finished run of `config`. The default is the folder `baseline` next to `folder`, if that
+    is such a run.
 
     Raises:
-        BusiTuneError: see errors.py; every finished epoch is kept.
+        BusiTuneError: see errors.py. Every finished epoch is kept.
     """
     options.check(config)
     files.refuse_inside(folder, root)
@@ -286,13 +287,12 @@ def search_folds(
     baseline_run: Path | None = None,
     overwrite: bool = False,
 ) -> NestedFile:
-    """Judge the search around `config`, on `folds` outer folds: the verdict on its pooled answers and the baseline's.
+    """Judge the search around `config` on `folds` outer folds by comparing its pooled predictions with the baseline's.
 
-    `baseline_run` is a cross-validation of `config`, by default that in `folder/baseline`, which is trained as far as
-    it is not.
+    `baseline_run` is a cross-validation of `config`. The default is `folder/baseline`, which is created or resumed.
 
     Raises:
-        BusiTuneError: see errors.py; every finished epoch is kept.
+        BusiTuneError: see errors.py. Every finished epoch is kept.
     """
     options.check(config)
     CrossvalOptions(folds=folds).check(config)
@@ -320,10 +320,10 @@ def crossval(
     folds_file: Path | None = None,
     overwrite: bool = False,
 ) -> CrossvalResult:
-    """Train `config` once for each fold of the images in `root`; the figures of the pooled answers, and of each fold.
+    """Train `config` once for each fold of the images in `root`; return the metrics per fold and pooled.
 
     Raises:
-        BusiTuneError: see errors.py; every finished epoch is kept.
+        BusiTuneError: see errors.py. Every finished epoch is kept.
     """
     options.check(config)
     files.refuse_inside(folder, root)
@@ -334,14 +334,14 @@ def crossval(
 
 
 def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:
-    """The data of a finished run, in `root` or where it lay; it must be as it was.
+    """The dataset of a finished run, from `root` or from the folder that the run recorded; it must be unchanged.
 
-    What follows from the run's checkpoint is made again where it is not as it was written.
+    Results that follow from the run's checkpoint are recomputed if their files are missing or changed.
 
     Raises:
         RunError: `run` is not a finished run.
         DataError: the data has changed.
-        FileError: a file of the run is not what was written, and cannot be made again.
+        FileError: a file of the run has changed and cannot be recomputed.
     """
     if not (run / results.METRICS).exists() or not run_folder.stop_reason(run):
         best = run / "best"
@@ -373,12 +373,13 @@ def export(
     fold: int | None = None,
     overwrite: bool = False,
 ) -> VerificationFile:
-    """Export a finished run and verify it on its test split; the certificate, signed with the private key in `sign`.
+    """Export a finished run, verify it on its test split, and return the certificate.
 
-    Of a cross-validation, the mean of its models' probabilities is exported, or the run of one `fold`.
+    The private key in the file `sign` signs the certificate. A cross-validation is exported as the mean of its
+    models' probabilities, or as the run of one `fold`.
 
     Raises:
-        ParityError: the export does not answer as its model does; no model is left.
+        ParityError: the export's predictions differ from PyTorch's. No model file is left.
         ConfigError: `sign` holds no key.
     """
     from busi_tune.inference.signature import Signer
@@ -404,10 +405,10 @@ def export(
 
 
 def _runs_of(folder: Path, fold: int | None) -> list[Path]:
-    """The run in a folder, or those of a cross-validation's folds, or of one.
+    """The run in a folder; for a cross-validation, the runs of all folds or of the given fold.
 
     Raises:
-        ConfigError: there is no such fold.
+        ConfigError: the fold does not exist.
     """
     if not (folder / results.POOLED).exists():
         if fold is not None:
@@ -422,12 +423,12 @@ def _runs_of(folder: Path, fold: int | None) -> list[Path]:
 def evaluate(
     model: Path, elsewhere: "Elsewhere", folder: Path, progress: Progress, *, training_data: Path | None = None
 ) -> EvaluationFile:
-    """Judge a finished run or an export on labelled images from elsewhere; the content of evaluation.json.
+    """Evaluate a finished run or an export on labelled images of another source; return the content of evaluation.json.
 
-    `training_data` has the images that the model was trained on, for a run by default the folder at that time.
+    `training_data` is the folder of the model's training images. For a run, the default is the folder that it recorded.
 
     Raises:
-        BusiTuneError: see errors.py; nothing is written.
+        BusiTuneError: see errors.py. Nothing is written.
     """
     from busi_tune.external import candidates
     from busi_tune.external.evaluation import check_place, judge
@@ -442,13 +443,13 @@ def evaluate(
 
 
 def report(folder: Path, progress: Progress, *, root: Path | None = None, export: Path | None = None) -> ReportFile:
-    """Write report.html and report.json on the result in `folder` into it; the content of report.json.
+    """Write report.html and report.json on the result in `folder` into that folder; return report.json's content.
 
-    `root` is the folder of the images, by default the one that the result was made from. `export` is the export of the
-    run, or of the study's best run, to be shown as well.
+    `root` is the folder of the images; the default is the one that the result recorded. `export` is an export of the
+    run, or of the study's best run, that the report shows as well.
 
     Raises:
-        RunError: there is no result in `folder`, or `export` is of another one.
+        RunError: `folder` holds no result, or `export` belongs to another result.
         FileError: a file cannot be read, was changed, or cannot be written.
     """
     from busi_tune.report.contents import data_folder, kind_of, read_report
@@ -483,7 +484,7 @@ def run_all(
     split_file: Path | None = None,
     overwrite: bool = False,
 ) -> RunResult:
-    """Baseline, search, retrain, export, verify, predict and report, in order; each step's result under its name."""
+    """Run baseline, search, export with verification, prediction and report in order; return all their results."""
     options.check(config)
     from busi_tune.search.session import dimensions_of
     from busi_tune.training.hardware import resolve
@@ -493,7 +494,7 @@ def run_all(
     if not overwrite:
         from busi_tune.export.exporter import refuse_other_options
 
-        # Before anything is trained.
+        # Refuse now, before hours of training.
         refuse_other_options(places.export, asked)
     first = baseline(places.data, places.baseline, config, progress, split_file=split_file, overwrite=overwrite)
     progress.notice(f"Baseline: test accuracy {first['test']['accuracy']:.3f} ({places.baseline}).")

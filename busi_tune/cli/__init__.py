@@ -1,4 +1,4 @@
-"""The command line: it parses, calls, prints; every error that a user can cause ends here as one sentence."""
+"""The command line: it parses, calls and prints. Every error that a user can cause is printed here as one sentence."""
 
 import errno
 import io
@@ -26,7 +26,7 @@ from busi_tune.cli.train import baseline, run, search
 from busi_tune.errors import BusiTuneError, printable
 from busi_tune.option import meant
 
-# Other names of what the commands do.
+# Other words for the commands.
 SYNONYMS = {
     "audit": "data audit",
     "classify": "predict",
@@ -45,7 +45,7 @@ SYNONYMS = {
 
 
 class Commands(click.Group):
-    """The commands; an unknown one is answered with the one that is meant."""
+    """The commands. For an unknown command, the error suggests the nearest one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -93,7 +93,7 @@ for command in (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of the command `busi-tune`; exits with 0, 1 (failed), 2 (wrong usage) or 130 (Ctrl-C)."""
-    # Names of files need not be UTF-8, nor the terminal able to show them.
+    # File names may not be UTF-8, and the terminal may not be able to show them.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -101,15 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
-        # The second Ctrl-C does not wait for threads and worker processes.
+        # A second Ctrl-C ends the process without waiting for threads and worker processes.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)
 
 
 def exit_code(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; `arguments` default to the process's own."""
+    """Run one command and return its exit code; `arguments` default to those of the process."""
     try:
-        # Patterns of files are expanded by the command, on every system alike.
+        # The command itself expands file patterns, in the same way on every system.
         result = cli.main(arguments, prog_name="busi-tune", standalone_mode=False, windows_expand_args=False)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted before anything began.", err=True)

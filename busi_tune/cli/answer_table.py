@@ -1,4 +1,4 @@
-"""The CSV of predictions: kept when a command is interrupted, resumed, appended to, or sent into a pipe."""
+"""The CSV of predictions. It survives an interruption, and can be resumed, appended to, or sent into a pipe."""
 
 import csv
 import os
@@ -20,10 +20,10 @@ Existing = Literal["refuse", "overwrite", "append"]
 
 @dataclass
 class AnswerTable:
-    """A CSV that is being written into `file`.
+    """A CSV that is being written to `file`.
 
-    `kept` counts the answers in it that an interrupted command left, `models` names the models that they are of, and
-    `failed` says whether one of them is an error.
+    `kept` is the number of predictions from an interrupted command. `models` has the digests of the models that made
+    them, and `failed` is true if one of them is an error.
     """
 
     path: Path
@@ -35,10 +35,10 @@ class AnswerTable:
     failed: bool = False
 
     def remaining(self, paths: Iterator[Path]) -> Iterator[Path]:
-        """The paths after those that have a kept answer, which must be the first ones, in order.
+        """The paths that have no prediction yet. The kept predictions must be those of the first paths, in order.
 
         Raises:
-            FileError: they are not.
+            FileError: the kept predictions are of other paths.
         """
         partial = Path(os.fsdecode(self.file.name))
         with explained(partial, "read"), partial.open("rb") as file:
@@ -59,10 +59,10 @@ class AnswerTable:
         return paths
 
     def begin(self, columns: Sequence[str], model: str) -> None:
-        """Write the line of the columns, of answers by this model, where answers do not follow kept ones.
+        """Write the header line, unless kept predictions precede the new ones.
 
         Raises:
-            FileError: kept or existing answers have other columns, or kept ones are of another model.
+            FileError: kept or existing predictions have other columns, or kept ones are of another model.
         """
         others = self.models - {model}
         if others:
@@ -94,18 +94,18 @@ class AnswerTable:
 
 
 def _end_of_rows(file: BinaryIO) -> int:
-    """The size of the whole rows: a kill may have cut the last one."""
+    """The size in bytes of all complete rows; a kill may have cut off the last row."""
     end = position = quotes = 0
     for line in file:
         position, quotes = position + len(line), quotes + line.count(b'"')
-        # A line's end within quotes is part of a name.
+        # A line break within quotes is part of a file name.
         if line.endswith(b"\n") and quotes % 2 == 0:
             end = position
     return end
 
 
 def is_stdout(path: Path) -> bool:
-    """Whether `path` is `-`, or standard output by another name, as in /dev/stdout."""
+    """Whether `path` is `-` or another name of standard output, such as /dev/stdout."""
     try:
         return path == STDOUT or os.path.samestat(path.stat(), os.fstat(1))
     except OSError:
@@ -113,21 +113,21 @@ def is_stdout(path: Path) -> bool:
 
 
 def is_straight(path: Path) -> bool:
-    """Whether each row goes out as it comes: into standard output, a pipe or a device."""
+    """Whether rows are written directly to `path`, because it is standard output, a pipe or a device."""
     return is_stdout(path) or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 @contextmanager
 def answer_table(path: Path, existing: Existing, *, resume: bool) -> Iterator[AnswerTable]:
-    """A table of answers, which has the name `path` once the block has ended well.
+    """A table of predictions that gets the name `path` when the block ends without an error.
 
-    Until then, and after an interruption, it is `path` with the suffix `.partial`. `existing` says what becomes of a
-    table that is there; with `resume` the answers of an interrupted one are kept. Standard output, pipes and devices
-    get each row as it comes.
+    Until then, and after an interruption, its name has the suffix `.partial`. `existing` decides whether an existing
+    table is refused, replaced or extended. With `resume`, the predictions of an interrupted command are kept. Standard
+    output, pipes and devices receive each row at once.
 
     Raises:
-        FileError: something else than is asked for is there, another command writes the same table, or the file system
-            refuses.
+        FileError: the existing files do not fit `existing` or `resume`, another command writes the same table, or the
+            file system fails.
     """
     if is_straight(path):
         with _straight(path) as file:
@@ -135,7 +135,7 @@ def answer_table(path: Path, existing: Existing, *, resume: bool) -> Iterator[An
         return
     if path.is_dir():
         raise FileError(f"{path} is a folder; name the file to write.")
-    # A link stays a link.
+    # Replace the target of a link, not the link.
     path = Path(os.path.realpath(path))
     partial = path.with_name(path.name + PARTIAL)
     with _alone(path, partial) as file:
@@ -171,11 +171,11 @@ def _straight(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _alone(path: Path, partial: Path) -> Iterator[BinaryIO]:
-    """The file of a table that is not whole yet, made where it is not there, and locked."""
+    """The locked file of an incomplete table, created if it does not exist."""
     with explained(path, "written"):
         file = partial.open("ab", buffering=0)
     with file:
-        # Another command may have ended, and given the file its name, between the two.
+        # Between opening and locking, another command may have finished and renamed the file.
         if (
             not lock_open(file, wait=False)
             or not partial.exists()
@@ -186,7 +186,7 @@ def _alone(path: Path, partial: Path) -> Iterator[BinaryIO]:
 
 
 def _check(path: Path, partial: Path, existing: Existing, *, resume: bool, left: bool) -> None:
-    """Refuse what does not fit what is there; `left` says whether an interrupted command left something."""
+    """Refuse options that do not fit the existing files; `left` is true if an interrupted command left predictions."""
     if resume and not left:
         raise FileError(f"{partial} does not exist, so there is nothing to go on with; leave out --resume.")
     if left and not resume and existing != "overwrite":
@@ -202,7 +202,7 @@ def _check(path: Path, partial: Path, existing: Existing, *, resume: bool, left:
 
 
 def _first_column(path: Path) -> str:
-    """The name of the first of several columns, also in a table that a spreadsheet saved; "" of what is no table."""
+    """The name of the first column, also in a table saved by a spreadsheet; "" if the file is no table."""
     with explained(path, "read"), path.open("rb") as file:
         start = file.read(1024)
     encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
@@ -212,7 +212,7 @@ def _first_column(path: Path) -> str:
 
 
 def _finish(path: Path, partial: Path, file: BinaryIO, existing: Existing) -> None:
-    """Give a whole table its name, or add its rows to those that are there."""
+    """Rename a complete table to `path`, or add its rows to the existing table."""
     if existing == "append" and path.exists() and path.stat().st_size:
         with replacing(path) as whole, explained(path, "written"), path.open("rb") as old, partial.open("rb") as new:
             shutil.copyfileobj(old, whole)
@@ -223,7 +223,7 @@ def _finish(path: Path, partial: Path, file: BinaryIO, existing: Existing) -> No
         partial.unlink()
         return
     if sys.platform == "win32":
-        # An open file cannot be renamed there.
+        # Windows cannot rename an open file.
         file.close()
     with explained(path, "written"):
         partial.replace(path)

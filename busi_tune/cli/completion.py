@@ -1,4 +1,4 @@
-"""The command completion: what a shell runs to complete the options and arguments of busi-tune."""
+"""The command completion: the script with which a shell completes options and arguments of busi-tune."""
 
 import click
 from click.shell_completion import BashComplete, FishComplete, ZshComplete
@@ -6,7 +6,7 @@ from click.shell_completion import BashComplete, FishComplete, ZshComplete
 from busi_tune.cli.parameters import Command, examples, json_option
 
 SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
-# The variable that click looks at for a program of this name.
+# The environment variable that click reads for a program of this name.
 VARIABLE = "_BUSI_TUNE_COMPLETE"
 
 

@@ -1,4 +1,4 @@
-"""An evaluation on images from elsewhere as tables."""
+"""Tables of an evaluation on images of another source."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from busi_tune.results import EvaluationFile, ThresholdFigure, TransferPoint
 
 
 def show_evaluation(found: EvaluationFile, folder: Path) -> None:
-    """The metrics there beside those of the internal test images, and what else holds there."""
+    """Print the metrics next to the internal ones, and the results of calibration, threshold, guard and confidence."""
     external, internal = found["external"], found["internal"]
     there = edges(external["intervals"])
     values = shown(external)

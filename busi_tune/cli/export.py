@@ -1,4 +1,4 @@
-"""The commands that make and check an exported model: export, verify."""
+"""The commands that create and check an exported model: export, verify."""
 
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def export(
 
 
 def default_folder(run: Path) -> Path:
-    """The folder of the export of a run: exports/NAME, of the run's name or, for the best of a study, the study's."""
+    """The default folder of a run's export: exports/NAME with the run's name, or the study's for its best run."""
     place = run.resolve()
     return Path("exports") / (place.parent.name if place.name == "best" else place.name)
 

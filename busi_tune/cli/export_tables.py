@@ -1,4 +1,4 @@
-"""An export and its certificate as tables."""
+"""Tables of an export and its certificate."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from busi_tune.results import Interval, ModelCertificate, OperatingPointEntry, R
 
 
 def show_checked(certificate: VerificationFile, folder: Path, key: str) -> None:
-    """What the check of an export's files has shown, and what it cannot show without a key."""
+    """Print the result of checking an export's files, and what the check cannot prove without a key."""
     count = len(certificate["models"]) + len(certificate["files"]) + 1
     if key:
         print_text(f"{folder}: the {count} certified files are unchanged, and signed by the key {key}.")
@@ -22,7 +22,7 @@ def show_checked(certificate: VerificationFile, folder: Path, key: str) -> None:
 
 
 def show_certificate(certificate: VerificationFile, folder: Path) -> None:
-    """The comparison of `model.onnx` with PyTorch."""
+    """Print the comparison of `model.onnx` with PyTorch."""
     model = certificate["models"]["model.onnx"]
     matrices = model["confusion_matrix"]
     errors: list[list[object]] = [
@@ -31,7 +31,7 @@ def show_certificate(certificate: VerificationFile, folder: Path) -> None:
         ["tolerance", _error(model["tolerance"])],
         ["smallest margin of an answer", _error(model["smallest_margin"])],
     ]
-    # They mean nothing for a network whose answers are constant or all of them rounding.
+    # Errors and margins mean nothing for a network whose outputs are constant or only rounding noise.
     useless = bool(certificate["warnings"])
     rows: list[list[object]] = [
         ["test images", model["images"]],
@@ -48,7 +48,7 @@ def show_certificate(certificate: VerificationFile, folder: Path) -> None:
 
 
 def show_export(certificate: VerificationFile, folder: Path) -> None:
-    """The certificate, and the figures on the test split of all that was fitted on the validation split."""
+    """Print the certificate, and the test metrics of all values that were fitted on the validation split."""
     show_certificate(certificate, folder)
     before, after = (certificate["calibration"]["test"][name] for name in ("before", "after"))
     rows = [
@@ -74,7 +74,7 @@ def show_export(certificate: VerificationFile, folder: Path) -> None:
 
 
 def show_selective(points: list[RiskCoveragePoint]) -> None:
-    """The errors among the validation images that are answered with `--min-confidence`; nothing without points."""
+    """Print the error among validation images answered with `--min-confidence`; print nothing without points."""
     rows = [
         [f"{point['confidence']:.3f}", f"{point['coverage']:.2f}", f"{point['error']:.3f}", point["images"]]
         for point in reversed(points[1::2])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-# Enough for `evaluate` of an export.
+# These packages are sufficient for `evaluate` of an export.
 EVALUATION = frozenset({"matplotlib", "pandas", "scipy", "sklearn"})
 TRAINING = EVALUATION | {
     "jinja2",
@@ -16,12 +16,12 @@ TRAINING = EVALUATION | {
     "torchvision",
 }
 SERVING = frozenset({"starlette", "uvicorn"})
-# The extra that installs each.
+# The extra that installs each package.
 EXTRAS = dict.fromkeys(TRAINING, "train") | dict.fromkeys(SERVING, "serve")
 
 
 def missing(module: str, arguments: Sequence[str]) -> str:
-    """The sentence for a command, given by its arguments, that needs a module of EXTRAS which is not installed."""
+    """The error sentence for a command, given by its arguments, if a module of EXTRAS is not installed."""
     name = module.partition(".")[0]
     extra = "evaluate" if arguments[:1] == ["evaluate"] and name in EVALUATION else EXTRAS[name]
     line = f"pip install '/path/to/busi-tune[{extra}]'"

@@ -1,4 +1,4 @@
-"""The command list: what lies below a folder, and what to run next."""
+"""The command list: the results below a folder, and the commands to run next."""
 
 from datetime import UTC, datetime
 from pathlib import Path

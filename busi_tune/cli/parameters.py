@@ -1,4 +1,4 @@
-"""Command-line options made from stated options, grouped in `--help`, and read from `--config` files."""
+"""Command-line options, created from stated options, grouped in `--help` and read from `--config` files."""
 
 import os
 import signal
@@ -20,22 +20,25 @@ from busi_tune.option import KINDS, Group, Option, Options, check, meant, shown
 Function = TypeVar("Function", bound=Callable[..., object])
 Made = TypeVar("Made", bound=Options)
 PATH = click.Path(path_type=Path)
-# The exit code of a command that Ctrl-C has ended, and what that leaves behind.
+# The exit code of a command that Ctrl-C ended.
 INTERRUPTED = 130
-# What a shell gives for a program that SIGPIPE (13) ended.
+# The exit code that a shell reports for a program that SIGPIPE (13) ended.
 CLOSED_PIPE = 141
 RESUMED = "All finished epochs are saved: run the same command again to continue."
 ANEW = "Nothing is half-written: run the same command again to start anew."
-# What undoes a bar's hiding of the cursor.
+# The escape sequence that shows the cursor again, which progress bars hide.
 SHOW_CURSOR = "\x1b[?25h"
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "FILE", tuple: "A,B,C"}
-# The type that a value of an option must have in a file, where the command itself states the option.
+# The type of a value in a TOML file, for options that the command itself defines.
 FILE_KINDS = {click.types.BoolParamType: bool, click.types.IntRange: int}
 SPLITTING = ("strategy", "fractions", "conflicts", "similarity", "split_seed")
 
 
 class Setting(click.Option):
-    """An option of a group, whose help shows its default in one form; `unset` says what stands for none given."""
+    """An option of a group, whose help shows its default in one form.
+
+    If the option has no default, `unset` describes the effect of leaving it out.
+    """
 
     def __init__(
         self, *args: Any, group: Group, stated: Option | None = None, unset: str = "", **attributes: Any
@@ -52,7 +55,7 @@ class Setting(click.Option):
 
     @property
     def bounds(self) -> str:
-        """The bounds of its numbers, as in "between 1 and 80", or ""."""
+        """The bounds of a number, such as "between 1 and 80", or ""."""
         if self.stated is not None:
             return "" if self.stated.choices else self.stated.values
         return (
@@ -63,7 +66,7 @@ class Setting(click.Option):
         """A value from a TOML file in the option's type.
 
         Raises:
-            ValueError: it has another type or breaks a rule.
+            ValueError: the value has another type or breaks a rule.
         """
         if self.stated is not None:
             return self.stated.checked(value)
@@ -73,7 +76,7 @@ class Setting(click.Option):
         return value
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The choices that begin so, and files where a path is taken."""
+        """The choices that begin with `incomplete`, or files if the option takes a path."""
         if self.stated is not None and self.stated.choices:
             return [CompletionItem(choice) for choice in self.stated.choices if choice.startswith(incomplete)]
         if self.stated is not None and self.stated.kind is Path:
@@ -81,7 +84,7 @@ class Setting(click.Option):
         return super().shell_complete(ctx, incomplete)
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The option's spelling, and its help with its bounds and its default."""
+        """The option's spelling, and its help text with bounds and default."""
         record = super().get_help_record(ctx)
         note = "required" if self.required else f"default: {self.shown_default}" if self.shown_default else ""
         return record and (
@@ -91,13 +94,13 @@ class Setting(click.Option):
 
 
 class Stray(click.Argument):
-    """What stands on the command line and belongs to no option; help does not show it."""
+    """Arguments on the command line that belong to no option; the help does not show this parameter."""
 
     def __init__(self) -> None:
         super().__init__(["stray"], nargs=-1, required=False, expose_value=False, is_eager=True, callback=_refuse_stray)
 
     def get_usage_pieces(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Nothing."""
+        """An empty list, because the usage line does not show stray arguments."""
         return []
 
 
@@ -112,7 +115,7 @@ def _refuse_stray(context: click.Context, _: click.Parameter, given: tuple[str, 
 
 
 class Interrupted(click.ClickException):
-    """Ctrl-C while a command was running: what that leaves behind, in one sentence."""
+    """Ctrl-C ended a command; the message is a sentence about the state that the command leaves."""
 
     exit_code = INTERRUPTED
 
@@ -122,7 +125,7 @@ class Interrupted(click.ClickException):
 
 
 class Command(click.Command):
-    """A command whose help lists its options by group; `interrupted` says what Ctrl-C leaves behind."""
+    """A command whose help lists its options by group; `interrupted` is the sentence that Ctrl-C prints."""
 
     def __init__(self, *args: Any, interrupted: str = ANEW, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
@@ -132,7 +135,7 @@ class Command(click.Command):
             self.params.append(Stray())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the command line; an unknown option is answered with the one that is meant."""
+        """Parse the command line. For an unknown option, the error suggests the nearest one."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -144,9 +147,9 @@ class Command(click.Command):
             raise click.UsageError(text, ctx) from None
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command, and give Ctrl-C its sentence."""
+        """Run the command; Ctrl-C prints the sentence `interrupted`."""
         try:
-            # Only the program's own answer to Ctrl-C is replaced.
+            # Replace only this program's handler of Ctrl-C, not one that ignores it or Python's default.
             if signal.getsignal(signal.SIGINT) not in {signal.SIG_IGN, signal.default_int_handler}:
                 signal.signal(signal.SIGINT, self._answer)
             with spoken(ctx):
@@ -154,12 +157,12 @@ class Command(click.Command):
         except KeyboardInterrupt:
             raise Interrupted(self.interrupted) from None
         except BrokenPipeError:
-            # As `| head` leaves it; what is still to be flushed goes nowhere, as Python's documentation advises.
+            # The reader, such as `head`, closed the pipe. Discard unflushed output, as Python's documentation advises.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(CLOSED_PIPE) from None
 
     def _answer(self, _: int, frame: FrameType | None) -> None:
-        """Raise KeyboardInterrupt, but inside an import, where it can be lost or become another error, end at once."""
+        """Raise KeyboardInterrupt. Inside an import, where it could be lost or become another error, exit at once."""
         while frame is not None:
             if frame.f_code.co_filename.startswith("<frozen importlib"):
                 cursor = SHOW_CURSOR if os.isatty(2) else ""
@@ -182,7 +185,7 @@ class Command(click.Command):
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help."""
+    """The examples at the end of a command's help."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
@@ -190,7 +193,7 @@ setting = partial(click.option, cls=Setting)
 
 
 def stated_options(kind: type[Options], *names: str) -> Callable[[Function], Function]:
-    """Add the stated options of a class to a command, all or those of these names."""
+    """A decorator that adds the stated options of a class to a command: all, or only those in `names`."""
 
     def add(function: Function) -> Function:
         for name in reversed(names or tuple(kind.options)):
@@ -216,7 +219,7 @@ def _stated(one: Option) -> Callable[[Function], Function]:
 
 
 def _read_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Make the values of a TOML file the defaults of the command's other options."""
+    """Use the values of a TOML file as defaults of the command's other options."""
     if path is None:
         return
     known = {one.key: one for one in context.command.params if isinstance(one, Setting)}
@@ -265,12 +268,12 @@ overwrite_option = setting(
 
 
 def given(name: str) -> bool:
-    """Whether the command that runs was given this option on the command line, in a file or in the environment."""
+    """Whether the running command received this option on the command line, in a file or in the environment."""
     return click.get_current_context().get_parameter_source(name) != click.core.ParameterSource.DEFAULT
 
 
 def repeated(*kinds: type[Options]) -> list[str]:
-    """The options of these classes that the command that runs was given, as words of another command's line."""
+    """The options of these classes that the running command received, as words for another command line."""
     context, words = click.get_current_context(), list[str]()
     for one in (option for kind in kinds for option in kind.options.values()):
         value = context.params.get(one.name)
@@ -282,10 +285,10 @@ def repeated(*kinds: type[Options]) -> list[str]:
 
 
 def follow_split(values: Mapping[str, object], split_file: Path | None) -> dict[str, object]:
-    """The values of a command's options, with the strategy that a split file stands for.
+    """The values of a command's options, with the strategy `file` if there is a split file.
 
     Raises:
-        UsageError: the command line says how to split as well.
+        UsageError: the command line also has options that define how to split.
     """
     if split_file is None:
         return dict(values)
@@ -300,7 +303,7 @@ def refuse(values: Mapping[str, object], *kinds: type[Options]) -> None:
     """Check the values of several classes of options together.
 
     Raises:
-        ConfigError: values of a wrong type, broken rules: all of them.
+        ConfigError: values have a wrong type or break rules. The message lists all of them.
     """
     problems = [problem for kind in kinds for problem in check(kind.options, _own(kind, values))[1]]
     if problems:
@@ -308,7 +311,7 @@ def refuse(values: Mapping[str, object], *kinds: type[Options]) -> None:
 
 
 def made(kind: type[Made], values: Mapping[str, object]) -> Made:
-    """The options of one class out of the values of a command; those that the command lacks have their defaults."""
+    """The options of one class, from the values of a command. Options that the command lacks have their defaults."""
     return kind.from_dict(_own(kind, values))
 
 

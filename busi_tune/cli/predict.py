@@ -1,4 +1,4 @@
-"""The command predict, which needs ONNX Runtime alone."""
+"""The command predict, which needs ONNX Runtime but not PyTorch."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from busi_tune.cli.answer_table import AnswerTable, Existing
     from busi_tune.inference import Prediction, Predictions
 
-# Of the arguments that name no file.
+# The maximum number of arguments for which a similar file name is searched.
 MOST_HINTS = 20
 
 
 def _share(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """A share of 1; anything else, NaN included, is refused."""
+    """A value from 0 to 1; all others are refused, also NaN."""
     if value is not None and not 0 <= value <= 1:
         raise click.BadParameter(f"{parameter.name} must be between 0 and 1, not {value:g}.")
     return value
@@ -169,7 +169,7 @@ def predict(
 
 
 def _form(csv_file: Path | None, *, as_json: bool, as_lines: bool) -> str:
-    """The option whose form is printed on stdout, or "" for a table."""
+    """The option that decides the format on stdout, or "" for a table."""
     from busi_tune.cli.answer_table import is_stdout
 
     on_stdout = [name for name, asked in (("--json", as_json), ("--jsonl", as_lines)) if asked]
@@ -181,9 +181,9 @@ def _form(csv_file: Path | None, *, as_json: bool, as_lines: bool) -> str:
 
 
 def _show(predictions: "Predictions", answers: "AnswerTable | None", form: str, *, selective: bool) -> bool:
-    """Print each prediction as it comes in this form, and write it to the CSV; whether a file could not be read.
+    """Print each prediction in the format `form`, and write it to the CSV; return whether a file could not be read.
 
-    With `selective` answers may be marked as refer.
+    With `selective`, predictions may be marked as refer.
     """
     from busi_tune import files
     from busi_tune.cli import prediction_formats
@@ -213,7 +213,7 @@ def _show(predictions: "Predictions", answers: "AnswerTable | None", form: str, 
     elif form == "--jsonl":
         lines = prediction_formats.json_lines(noted(predictions), classes)
     else:
-        # The CSV itself is what is printed.
+        # The CSV itself is printed on stdout.
         lines = iter(())
         deque(noted(predictions), maxlen=0)
     for line in lines:

@@ -1,4 +1,4 @@
-"""The forms of a prediction: a line of a table, of a JSON list or of JSON lines, and a row of a CSV."""
+"""The formats of a prediction: a line of a table, of a JSON list or of JSON lines, and a row of a CSV."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -15,10 +15,10 @@ YES_NO = {None: "", True: "yes", False: "no"}
 def table(
     predictions: Iterable[Prediction], classes: Sequence[str], *, flag: str, selective: bool = False
 ) -> Iterator[str]:
-    """A table whose columns have their widths from the start; the file and its error or warning come last.
+    """A table with fixed column widths; the file and its error or warning are last, because their length varies.
 
-    `flag` heads the column of the operating point; it is empty where the model has none. With `selective` a column says
-    which answers are to be referred.
+    `flag` is the heading of the operating point's column, or "" if the model has no operating point. With `selective`,
+    a column marks the predictions to refer.
     """
     marks = [*([flag] if flag else []), *(["refer"] if selective else [])]
     heads = ["predicted", *(f"p({name})" for name in classes), *marks]
@@ -39,7 +39,7 @@ def _line(cells: list[str], widths: list[int]) -> str:
 
 
 def json_list(predictions: Iterable[Prediction], classes: Sequence[str]) -> Iterator[str]:
-    """One JSON list, an object a line."""
+    """One JSON list with an object per line."""
     before = "["
     for found in predictions:
         yield before + _json(found, classes)
@@ -48,7 +48,7 @@ def json_list(predictions: Iterable[Prediction], classes: Sequence[str]) -> Iter
 
 
 def json_lines(predictions: Iterable[Prediction], classes: Sequence[str]) -> Iterator[str]:
-    """A JSON object a line."""
+    """A JSON object per line."""
     return (_json(found, classes) for found in predictions)
 
 
@@ -57,16 +57,16 @@ def _json(found: Prediction, classes: Sequence[str]) -> str:
 
 
 def columns(classes: Sequence[str], *, flag: str, guarded: bool, selective: bool = False) -> list[str]:
-    """The columns of the CSV: the flag and the warning where the model has them, `refer` where it was asked for.
+    """The columns of the CSV: with a flag and a warning if the model has them, and with `refer` if `selective`.
 
-    `model` is the first 16 digits of the SHA-256 of the model's file, `schema` the version of these columns.
+    `model` is the first 16 digits of the SHA-256 of the model's file. `schema` is the version of these columns.
     """
     extra = [*([flag] if flag else []), *(["refer"] if selective else []), *(["warning"] if guarded else [])]
     return ["path", "predicted", *(f"p_{name}" for name in classes), *extra, "error", "model", "schema"]
 
 
 def as_row(found: Prediction, names: Sequence[str], model: str) -> dict[str, object]:
-    """A prediction as a row of these columns; floats keep every digit."""
+    """A prediction as a row with the columns `names`; floats keep every digit."""
     values = [found.path, found.predicted, *(found.probabilities or [""] * sum(n.startswith("p_") for n in names))]
     row: dict[str, object] = dict(zip(names, values, strict=False))
     more: dict[str, object] = {

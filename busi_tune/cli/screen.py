@@ -19,17 +19,17 @@ from rich.text import Text
 from busi_tune.errors import printable
 
 WIDTH = 110
-# Seconds over which the speed of a bar is measured: a trial may take long.
+# The period in seconds for measuring a bar's speed. It is long because a trial may take long.
 PERIOD = 3600
 
 
 class TimeLeft(ProgressColumn):
-    """The time that a task will still take, and that of its current step where parts of it are reported."""
+    """The remaining time of a task, and of its current step if parts of the step are reported."""
 
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        """The times, once the speed is known."""
+        """The remaining times, once the speed is known."""
         if not task.speed or task.remaining is None:
             return Text("")
         words = f"{_clock(task.remaining / task.speed)} left"
@@ -44,10 +44,10 @@ def _clock(seconds: float) -> str:
 
 
 class Screen:
-    """Bars where stderr is a terminal; there and elsewhere a line for each epoch and trial."""
+    """Prints a line for each epoch and trial on stderr, and shows bars if stderr is a terminal."""
 
     def __init__(self) -> None:
-        # A log has one line for each sentence, a terminal breaks them between words.
+        # A log keeps each sentence on one line; a terminal wraps it between words.
         self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
         self.bars: Progress | None = None
         self.tasks: dict[str, TaskID] = {}
@@ -57,34 +57,34 @@ class Screen:
         self.console.print(printable(text), markup=False)
 
     def step(self, task: str, done: int, total: int, detail: str = "") -> None:
-        """Print the line on a step, and move the bar of `task`; without bars, also print that it is finished."""
+        """Print `detail` for a step and move the bar of `task`. Without bars, also print the end of the task."""
         if detail or (self.bars is None and done == total):
             self.console.print(printable(detail or f"{task} {done}/{total}"), markup=False)
         self._move(task, done, total, done)
 
     def within(self, task: str, done: int, total: int, share: float) -> None:
         """Move the bar of `task` by a part of a step."""
-        # The step is finished when `step` says so.
+        # Only `step` completes a step.
         self._move(task, done, total, done + min(share, 0.999), parts=True)
 
     def _move(self, task: str, done: int, total: int, completed: float, *, parts: bool = False) -> None:
         if self.bars is None:
             return
         if task not in self.tasks:
-            # What was done before counts for the bar, and not for its speed.
+            # Earlier work counts for the bar's position, but not for its speed.
             self.tasks[task] = self.bars.add_task(task, total=total, completed=done, parts=parts, count="")
         shown = min(done + parts, total)
         self.bars.update(self.tasks[task], completed=completed, total=total, count=f"{shown}/{total}")
 
     def close(self, task: str) -> None:
-        """Take the bar of `task` away."""
+        """Remove the bar of `task`."""
         if self.bars is not None and task in self.tasks:
             self.bars.remove_task(self.tasks.pop(task))
 
 
 @contextmanager
 def screen() -> Iterator[Screen]:
-    """A Screen whose bars live as long as the block."""
+    """A Screen whose bars are removed at the end of the block."""
     shown = Screen()
     if not sys.stderr.isatty():
         yield shown
@@ -107,14 +107,14 @@ def print_json(value: object) -> None:
 
 
 def json_text(value: object, indent: int | None = None) -> str:
-    """A result as JSON of printable characters alone; Python's writer lets the character DEL pass."""
+    """A result as JSON with only printable characters. Python's writer does not escape the character DEL."""
     return json.dumps(value, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[object]], *, blocks: bool = False) -> None:
-    """Print a table on stdout; numbers to the right.
+    """Print a table on stdout, with numbers aligned to the right.
 
-    With `blocks`, each row becomes a paragraph where the table is wider than the screen.
+    With `blocks`, each row becomes a paragraph if the table is wider than the screen.
     """
     body = [list(row) for row in rows]
     if title:
@@ -131,7 +131,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[obje
 
 
 def fits(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> bool:
-    """Whether a table is no wider than the screen."""
+    """Whether a table fits the width of the screen."""
     return _width(_table(columns, rows, 0)) <= _results().width
 
 
@@ -158,12 +158,12 @@ def _width(table: Table) -> int:
 
 
 def print_line(text: str) -> None:
-    """Print a line on stdout, or several."""
+    """Print one or several lines on stdout."""
     print("\n".join(map(printable, text.split("\n"))))  # noqa: T201 - this is where results are printed
 
 
 def print_text(text: str) -> None:
-    """Print a sentence on stdout; a terminal breaks it between words."""
+    """Print a sentence on stdout; on a terminal, wrap it between words."""
     console = _results()
     if console.is_terminal:
         text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
@@ -171,13 +171,13 @@ def print_text(text: str) -> None:
 
 
 def print_end(where: str, *following: object) -> None:
-    """Print where the results of a command lie, and the command to type next."""
+    """Print the location of a command's results, and the next command to type."""
     print_text(f"Results: {where}")
     print_line(f"Next: busi-tune {shlex.join(map(str, following))}")
 
 
 def rule() -> str:
-    """The character of a line across a table; rich's own tables choose theirs in the same way."""
+    """The character for a horizontal line in a table, chosen in the same way as in rich's tables."""
     return "-" if Console().options.ascii_only else "─"
 
 

@@ -1,4 +1,4 @@
-"""The command serve: a page on this machine where pictures are dropped in and answered."""
+"""The command serve: a local web page that classifies the pictures dropped on it."""
 
 import sys
 from pathlib import Path
@@ -59,7 +59,7 @@ def serve(export: Path, *, host: str, port: int, threads: int, as_json: bool) ->
             print_json({"url": url})
         else:
             print_line(f"{url} answers pictures with {export}; Ctrl-C ends it.")
-        # Whoever started this process waits for the line.
+        # The process that started this one may wait for the line.
         sys.stdout.flush()
 
     server.serve(export, ready, host=host, port=port, threads=threads)

@@ -1,4 +1,4 @@
-"""The files that were meant where an argument names none."""
+"""Suggestions of existing files for arguments that name no file."""
 
 import difflib
 import os
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-# Among more names a search would take long, and find many.
+# With more names, a search would take long and find too many matches.
 MOST_NAMES = 10_000
 # The errors about a file that is not there.
 MISSING = re.compile(r"does not exist|[Nn]o such|holds no|is not a (?:finished )?|is no ")
 
 
 def did_you_mean(arguments: Sequence[str], error: str) -> str:
-    """A question for the first argument that an error names, and that is nearly the name of a file; or ""."""
+    """A "Did you mean" for the first argument in the error that is close to an existing path; "" if there is none."""
     if not MISSING.search(error):
-        # It is of a file that the command would write, or that is not what it should be.
+        # The error is about a file that the command would write, or about its content.
         return ""
     texts = [argument.partition("=")[2] if argument.startswith("--") else argument for argument in arguments]
     found = (nearest(Path(text)) for text in texts if text and text in error)
@@ -24,7 +24,7 @@ def did_you_mean(arguments: Sequence[str], error: str) -> str:
 
 
 def nearest(path: Path) -> Path | None:
-    """The existing path that is most like one that does not exist: one of its names is spelt otherwise."""
+    """The existing path that is most similar to a missing one and differs in the first missing name, or None."""
     try:
         if os.path.lexists(path):
             return None

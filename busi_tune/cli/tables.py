@@ -1,4 +1,4 @@
-"""Results as tables."""
+"""Tables of results."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -29,10 +29,10 @@ from busi_tune.results import (
 )
 
 INTERVAL = "95 % interval"
-# The metrics that are reported most, with sensitivity and specificity where a class is the disease.
+# The metrics reported most, to which sensitivity and specificity are added if a class is the disease.
 REPORTED: tuple[Name, ...] = (("accuracy",), ("balanced_accuracy",), ("macro_f1",), ("macro_roc_auc",))
 REPORTED_WITHOUT_DISEASE: tuple[Name, ...] = (("macro_precision",), ("matthews_correlation",))
-# Class shares that differ by no more are equal.
+# Class shares count as equal if they differ by at most this value.
 EQUAL = 0.02
 KEPT = (
     "Each run keeps its epoch of highest validation accuracy; ties go to the lower validation loss. "
@@ -41,9 +41,9 @@ KEPT = (
 
 
 def show_run(figures: MetricsFile, folder: Path, *, everything: bool = False) -> None:
-    """A finished run: its metrics on the test split with their intervals, and the confusion matrix.
+    """Print a finished run: its test metrics with their intervals, and the confusion matrix.
 
-    With `everything`, all metrics are shown, and not those alone that are reported most.
+    With `everything`, all metrics are printed, otherwise the six reported most.
     """
     test = figures["test"]
     print_text(f"{folder}: epoch {figures['best_epoch']} of {figures['epochs_run']} kept; {figures['stop_reason']}.")
@@ -67,7 +67,7 @@ def show_run(figures: MetricsFile, folder: Path, *, everything: bool = False) ->
 
 
 def _chosen(names: Iterable[Name], everything: bool) -> list[Name]:
-    """All metrics of these names, or the six that are reported most."""
+    """All of `names`, or the six metrics reported most."""
     known = list(names)
     if everything:
         return known
@@ -76,14 +76,14 @@ def _chosen(names: Iterable[Name], everything: bool) -> list[Name]:
 
 
 def show_matrix(title: str, part: TestSummary) -> None:
-    """The confusion matrix of a summary."""
+    """Print the confusion matrix of a summary."""
     names = list(part["per_class"])
     matrix = [[name, *counts] for name, counts in zip(names, part["confusion_matrix"], strict=True)]
     print_table(title, ["", *names], matrix)
 
 
 def _show_metrics(figures: MetricsFile, title: str, names: Sequence[Name]) -> None:
-    """The metrics of all test images, and where some of them leak, of these and of the others."""
+    """Print the metrics of all test images; if some of them leak, also those of the leaked and the clean images."""
     parts = {"test": figures["test"]}
     if "test_leaked" in figures:
         parts = {"all": figures["test"], "leaked": figures["test_leaked"]}
@@ -101,9 +101,9 @@ def _show_metrics(figures: MetricsFile, title: str, names: Sequence[Name]) -> No
 
 
 def _metric_rows(parts: Sequence[TestSummary], names: Sequence[Name]) -> list[list[str]]:
-    """A row for each metric, of which the first is accuracy, with its value and interval in each part.
+    """A row for each metric, with its value and interval in each part; accuracy is first.
 
-    Below the accuracy stands that of always answering the class with most images in the first part.
+    The second row is the accuracy of always predicting the class that has most images in the first part.
     """
     cells, titles = [_cells(part) for part in parts], titles_of(names)
     rows = [[titles[name], *(text for part in cells for text in part.get(name, ("", "")))] for name in names]
@@ -115,7 +115,7 @@ def _metric_rows(parts: Sequence[TestSummary], names: Sequence[Name]) -> list[li
 
 
 def titles_of(names: Iterable[Name]) -> dict[Name, str]:
-    """Metrics by titles that differ: a class whose name makes two of them equal, as `macro` does, is quoted."""
+    """A unique title for each metric. Class names that would make two titles equal, such as `macro`, are quoted."""
     plain = {name: " ".join(_words(name)) for name in names}
     counts = Counter(plain.values())
     return {name: " ".join(_words(name, '"' * (counts[title] > 1))) for name, title in plain.items()}
@@ -128,24 +128,24 @@ def _words(name: Name, quote: str = "") -> list[str]:
 
 
 def dotted(name: str) -> Name:
-    """The parts of a metric's name; a class may have a dot in its own."""
+    """The parts of a metric's dotted name; the name of a class may contain dots itself."""
     first, *rest = name.split(".", 1)
     return (first, *rest[0].rsplit(".", 1)) if rest else (first,)
 
 
 def _cells(part: TestSummary) -> dict[Name, tuple[str, str]]:
-    """Each metric's value and its interval, as text; nothing where there is none."""
+    """The value and the interval of each metric as text; "" for a missing interval."""
     intervals = edges(part["intervals"])
     return {name: (f"{value:.3f}", low_high(intervals.get(name))) for name, value in shown(part).items()}
 
 
 def low_high(interval: Interval | None) -> str:
-    """An interval as text; nothing where there is none."""
+    """An interval as text, or "" if there is none."""
     return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
 
 def show_seeds(result: SeedsFile, *, everything: bool = False) -> None:
-    """How much of each metric the seed alone changes."""
+    """Print how much the seed alone changes each metric."""
     columns = ["metric", "mean", "deviation", "lowest", "highest"]
     found = once({dotted(name): metric for name, metric in result["metrics"].items()})
     names = _chosen(found, everything)
@@ -155,7 +155,7 @@ def show_seeds(result: SeedsFile, *, everything: bool = False) -> None:
 
 
 def show_crossval(result: CrossvalResult, folder: Path, *, everything: bool = False) -> None:
-    """A cross-validation: the pooled metrics beside their spread over the folds, and the pooled confusion matrix."""
+    """Print a cross-validation: the pooled metrics, their spread over the folds, and the pooled confusion matrix."""
     pooled, count = result["pooled"], len(result["folds"])
     spread = {dotted(name): found for name, found in result["spread"].items()}
     names = [name for name in _chosen(shown(pooled), everything) if name in spread]
@@ -178,12 +178,12 @@ def show_crossval(result: CrossvalResult, folder: Path, *, everything: bool = Fa
 
 
 def show_audit(found: AuditFile) -> None:
-    """An audit in a few lines."""
+    """Print an audit in a few lines."""
     print_table(f"{found['folder']}: audit", ["what", "found"], summary(found))
 
 
 def show_split(result: SplitResult, file: Path) -> None:
-    """A split in numbers: images of each class, and groups."""
+    """Print the numbers of images of each class, and of groups, in a split."""
     rows = [[label, *counts.values()] for label, counts in result["images"].items()]
     rows.append(["groups", *result["groups"].values()])
     print_table(f"{file}: images a class, and groups", ["class", *result["groups"]], rows)
@@ -200,13 +200,13 @@ SHORT = {
     "val_accuracy": "val_acc",
     "seconds": "s",
 }
-# The columns of trials.csv that the table on the screen leaves out, or has in another form.
+# The columns of trials.csv that the printed table leaves out or shows in another form.
 FOLDED = frozenset({"value", "val_macro_f1", "epochs_run", "best_epoch", "stop_reason"})
 ENDS = {"early stopping": "stopped"}
 
 
 def show_search(result: SearchResult, folder: Path, *, everything: bool = False) -> None:
-    """A study: its trials, the importance of its parameters, and the best trial after its full training."""
+    """Print a study: its trials, the importance of its parameters, and the best trial after its full training."""
     _show_trials(result, folder)
     if "best" not in result:
         return
@@ -250,7 +250,7 @@ def _show_trials(result: SearchResult, folder: Path) -> None:
 
 
 def _short(value: object) -> object:
-    """Three significant digits of a number, which stays one for the table."""
+    """A float rounded to three significant digits. It stays a float, so that the table aligns it as a number."""
     return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
@@ -265,7 +265,7 @@ def _show_importances(result: SearchResult) -> None:
 
 
 def show_verdict(verdict: VerdictFile, *, everything: bool = False) -> None:
-    """Baseline against tuned, on the same test images."""
+    """Print the comparison of baseline and tuned model on the same test images."""
     _show_differences("Baseline against tuned, paired", verdict, ("baseline", "tuned"), everything)
     most = f"{100 * verdict['optimism_at_most']:.1f} points"
     by = f"at most {most}" if verdict["optimism"] is None else f"about {100 * verdict['optimism']:.1f}, at most {most}"
@@ -276,7 +276,7 @@ def show_verdict(verdict: VerdictFile, *, everything: bool = False) -> None:
 
 
 def show_nested(found: NestedFile, folder: Path, *, everything: bool = False) -> None:
-    """A nested search: what each fold chose, how much the choices agree, and the verdict on the procedure."""
+    """Print a nested search: the choices of each fold, their agreement, and the verdict on the procedure."""
     names = list(found["agreement"])
     columns = ["fold", "trial", *(SHORT.get(name, name) for name in names), found["metric"], "baseline", "tuned"]
     rows = [
@@ -305,7 +305,7 @@ def show_nested(found: NestedFile, folder: Path, *, everything: bool = False) ->
 
 
 def show_comparison(found: CompareResult, *, everything: bool = False) -> None:
-    """Two runs, or two cross-validations, on the same images."""
+    """Print the comparison of two runs, or of two cross-validations, on the same images."""
     title = (
         f"{found['first']} against {found['second']}, paired on {found['images']} images in {found['groups']} groups"
     )
@@ -356,7 +356,7 @@ def _show_audit_of_pruning(audited: list[AuditedTrial] | None) -> None:
 
 
 def show_all(result: RunResult, *, everything: bool = False) -> None:
-    """Each step of `run`: its result and its folder; the verdict comes last, from the caller."""
+    """Print the result and the folder of each step of `run`. The caller prints the verdict last."""
     places = {name: Path(str(place)) for name, place in result["places"].items()}
     best = result["search"]["best"]
     show_run(result["baseline"], places["baseline"], everything=everything)

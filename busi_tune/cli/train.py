@@ -35,12 +35,12 @@ IMAGES = "Folder with one folder of images for each class."
 
 
 def hide_password(storage: str | None) -> None:
-    """Take the command line out of the process list, where everybody could read a password in the URL."""
+    """Hide the command line from the process list, where all users could read a password in the URL."""
     if storage and find_spec("setproctitle"):
         from setproctitle import setproctitle
 
         setproctitle("busi-tune")
-        # Python gives them to the processes that it starts.
+        # Python would pass the arguments on to the processes that it starts.
         del sys.argv[1:]
 
 
@@ -83,7 +83,7 @@ def baseline(
     With --seeds, train it again with the seeds that follow, and print how much the seed alone changes.
     """
     config = made(Config, follow_split(values, split_file))
-    # The last seed must be one before the first is trained.
+    # Check that the last seed is valid before the first training.
     config.replace(seed=config.seed + seeds - 1)
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_end, print_json, print_text, screen

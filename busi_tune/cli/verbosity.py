@@ -1,4 +1,4 @@
-"""The options that every command has: how much it says on stderr."""
+"""The options of every command that decide how much it prints on stderr."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ QUIET, VERBOSE = "quiet", "verbose"
 
 
 def verbosity_options() -> list[click.Parameter]:
-    """Options that are given to no function: `spoken` reads them."""
+    """The options -q and -v. Commands do not receive them; `spoken` reads them."""
     return [
         click.Option(
             ["-q", "--quiet"],
@@ -41,7 +41,7 @@ def _noted(context: click.Context, parameter: click.Parameter, given: bool) -> b
 
 @contextlib.contextmanager
 def spoken(context: click.Context) -> Iterator[None]:
-    """Run a command as quietly as it was asked to; what it raises goes on."""
+    """Run a command with the requested verbosity; its exceptions pass through."""
     if context.meta.get(f"busi_tune.{VERBOSE}"):
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Two finished runs on one split, or two cross-validations on the same folds, compared image by image."""
+"""The comparison of two finished runs on one split, or of two cross-validations on the same folds, image by image."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from busi_tune.results import (
 
 @dataclass(frozen=True)
 class _Tested:
-    """A finished folder: `roles` has path, class, group and part (or fold) of all its images, `rows` the answered."""
+    """A finished folder. `roles` has path, class, group and part (or fold) of all images, `rows` the predicted ones."""
 
     folder: Path
     kind: str
@@ -38,11 +38,11 @@ class _Tested:
 
 
 def compare_folders(first: Path, second: Path) -> CompareResult:
-    """The comparison of the answers in two folders; differences are second less first.
+    """Compare the predictions in two folders. Differences are second minus first.
 
     Raises:
-        RunError: a folder is not finished, or the two were not made on the same split or folds.
-        FileError: a file of them cannot be read.
+        RunError: a folder is not finished, or the folders have different splits or folds.
+        FileError: a file in the folders cannot be read.
     """
     one, other = _answered(first), _answered(second)
     if one.kind != other.kind:
@@ -64,7 +64,7 @@ def _answered(folder: Path) -> _Tested:
     if (folder / POOLED).exists():
         folds = read_folds(folder / FOLDS).used
         roles = folds.rename(columns={"fold": "part"})
-        # The answers of a nested search are pooled as those of a cross-validation are.
+        # A nested search pools its predictions in the same files as a cross-validation.
         nested = (folder / NESTED).exists()
         positive = (
             _positive(folder / NESTED, NestedIdentityFile)

@@ -1,4 +1,4 @@
-"""The curves of a classifier's answers, with a 95 % interval at each point that counts groups of images."""
+"""The curves of a classifier's predictions. Each point has a 95 % interval that accounts for groups of images."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from busi_tune.evaluation.intervals import of_proportion
 from busi_tune.evaluation.metrics import CALIBRATION_BINS, Answers, Flags, Floats, Labels, calibration_bins
 from busi_tune.results import Band, ClassCurves, ReliabilityBin
 
-# The most points of a curve.
+# The maximum number of points in a curve.
 POINTS = 120
 
 
 def class_curves(answers: Answers, groups: Labels) -> dict[str, ClassCurves]:
-    """Each class against the others; a class without images, or with all of them, has no curves."""
+    """The curves of each class against the others. A class with no images, or with all images, has no curves."""
     result: dict[str, ClassCurves] = {}
     for number, name in enumerate(answers.classes):
         positive = answers.labels == number
@@ -26,14 +26,14 @@ def class_curves(answers: Answers, groups: Labels) -> dict[str, ClassCurves]:
 
 
 def _thresholds(score: Floats) -> Floats:
-    """Thresholds from the highest score down, at most `POINTS`; the last one calls every image positive."""
+    """At most `POINTS` thresholds, from the highest score down; at the last one, every image is positive."""
     every = np.unique(score)[::-1]
     places = np.unique(np.linspace(0, len(every) - 1, min(POINTS, len(every))).round().astype(np.int64))
     return np.asarray(every[places])
 
 
 def _roc(score: Floats, positive: Flags, groups: Labels) -> Band:
-    """Sensitivity over the false-positive rate; the interval is that of the sensitivity at each threshold."""
+    """Sensitivity over the false-positive rate, with the interval of the sensitivity at each threshold."""
     points = []
     for threshold in (np.inf, *_thresholds(score)):
         called = score >= threshold
@@ -43,7 +43,7 @@ def _roc(score: Floats, positive: Flags, groups: Labels) -> Band:
 
 
 def _precision_recall(score: Floats, positive: Flags, groups: Labels) -> Band:
-    """Precision over recall; the interval is that of the precision at each threshold."""
+    """Precision over recall, with the interval of the precision at each threshold."""
     points = []
     for threshold in _thresholds(score):
         called = score >= threshold
@@ -53,7 +53,7 @@ def _precision_recall(score: Floats, positive: Flags, groups: Labels) -> Band:
 
 
 def coverage(answers: Answers, groups: Labels) -> Band:
-    """The error rate of the surest answers, over the share of images that they are."""
+    """The error rate of the most confident predictions, over their share of all images."""
     order = np.argsort(-answers.probabilities.max(axis=1), kind="stable")
     wrong, member = (answers.predicted != answers.labels)[order], groups[order]
     counts = np.unique(np.linspace(1, len(order), min(POINTS, len(order))).round().astype(np.int64))
@@ -65,7 +65,7 @@ def coverage(answers: Answers, groups: Labels) -> Band:
 
 
 def reliability(answers: Answers, groups: Labels) -> list[ReliabilityBin]:
-    """Confidence against accuracy, in the bins of the calibration error that hold answers."""
+    """Accuracy over confidence, in each bin of the calibration error that holds predictions."""
     bins, confidence, right = calibration_bins(answers)
     result: list[ReliabilityBin] = []
     for number in range(CALIBRATION_BINS):
@@ -85,7 +85,7 @@ def reliability(answers: Answers, groups: Labels) -> list[ReliabilityBin]:
 
 
 def cooled(answers: Answers, temperature: float) -> Answers:
-    """The same answers with their logits divided by a temperature."""
+    """The same predictions with their logits divided by a temperature."""
     logits = np.log(np.maximum(answers.probabilities, np.finfo(np.float64).tiny)) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares = powers / powers.sum(axis=1, keepdims=True)

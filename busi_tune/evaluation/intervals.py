@@ -1,6 +1,6 @@
-"""95 % intervals of metrics on a split whose images stand in groups; none has width 0, however good the model is.
+"""95 % intervals of metrics on a split whose images form groups. No interval has width 0, even for a perfect model.
 
-docs/explanation/intervals.md has the methods, their sources, and how often each interval holds the truth.
+docs/explanation/intervals.md describes the methods, their sources and the measured coverage of each interval.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,11 +27,11 @@ from busi_tune.evaluation.metrics import (
 from busi_tune.results import Intervals, Spread
 
 TAIL = 0.025
-# Draws of the calibration error of a calibrated model.
+# The number of random draws that measure how much chance adds to the calibration error.
 DRAWS = 1000
-# Values held at once; a few blocks fit into the processor's cache.
+# The number of weights in a block; a few blocks fit into the processor's cache.
 BLOCK = 2**18
-# Each macro average, and the metric of the classes that it is of.
+# Each macro average, and the metric of the classes that it averages.
 MACRO = {
     "macro_precision": "precision",
     "macro_recall": "recall",
@@ -43,32 +43,32 @@ MACRO = {
 ONE_GROUP = "all images are near-duplicates of each other"
 ONE_CLASS = "all images, or all answers, are of one class"
 UNBOUNDED = "it has no upper bound, so one image more can change it by any amount"
-# The metrics that may have no interval, and why.
+# The metrics that may have no interval, with the reason.
 WITHOUT: dict[Name, str] = {("log_loss",): UNBOUNDED, ("matthews_correlation",): ONE_CLASS}
 Edges = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Every metric of some answers that is defined: its value, its interval, and how much each group moves it."""
+    """All defined metrics of a model's predictions: their values, their intervals, and the change from each group."""
 
     values: dict[Name, float]
     edges: dict[Name, Edges]
     moves: dict[Name, Floats]
 
     def variance(self, name: Name) -> float:
-        """The jackknife's variance of a metric (Efron, 1982), with groups in the place of images."""
+        """The jackknife variance of a metric (Efron, 1982), over groups instead of images."""
         moves = self.moves[name]
         return float(moves.var() * (len(moves) - 1))
 
     def number(self, name: Name, most: float) -> float:
-        """The number of images for which a proportion of this value has the metric's variance, at most `most`."""
+        """The number of images for which a proportion of the same value has the metric's variance; at most `most`."""
         share, variance = self.values[name], self.variance(name)
         return min(most, share * (1 - share) / variance) if variance > 0 else most
 
 
 def exact(share: float, number: float) -> Edges:
-    """The interval of Clopper and Pearson (1934) of a proportion of so many images, which may be a broken number."""
+    """The interval of Clopper and Pearson (1934) for a proportion of `number` images, which may be a fraction."""
     hits = share * number
     low = special.betaincinv(hits, number - hits + 1, TAIL) if hits > 0 else 0.0
     high = special.betainccinv(hits + 1, number - hits, TAIL) if hits < number else 1.0
@@ -76,10 +76,10 @@ def exact(share: float, number: float) -> Edges:
 
 
 def effective_number(values: Floats, groups: Labels) -> float:
-    """The number of independent images that would tell as much of the mean of `values` (0 to 1) as these in groups do.
+    """The number of independent images that would determine the mean of `values` (0 to 1) as well as these groups.
 
-    It is Kish's design effect ("Survey sampling", 1965). The correlation within groups comes from all pairs of images
-    in one group; a prior pulls it to 1, the most careful, where pairs or errors are few.
+    The number follows from Kish's design effect ("Survey sampling", 1965). The correlation within groups comes from
+    all pairs of images in the same group. If pairs or errors are few, a prior pulls it to 1, the conservative end.
     """
     if not len(values):
         return 0.0
@@ -98,10 +98,10 @@ def of_proportion(hits: Flags, groups: Labels) -> Edges:
 
 
 def alike(moves: Sequence[Floats], lone: float = 0.0) -> Floats:
-    """The correlations of metrics, from how much each group moves each of them.
+    """The correlations of metrics, from the change that each group causes in each metric.
 
-    As if the group that moves a metric most moved it so often once more, and alone: `lone` is 1 where metrics that
-    have few errors in common must not be taken for one.
+    For each metric, its most influential group counts `lone` more times, and then changes this metric alone. With a
+    `lone` of 1, metrics that share only few errors do not appear fully correlated.
     """
     apart = np.stack([each - each.mean() for each in moves])
     spread = np.sqrt((apart**2).sum(axis=1) + lone * (apart**2).max(axis=1))
@@ -113,12 +113,12 @@ def alike(moves: Sequence[Floats], lone: float = 0.0) -> Floats:
 def combined(parts: Sequence[tuple[float, float, Edges]], correlations: Floats) -> Edges:
     """The interval of a weighted sum; `parts` are its factors, values and intervals.
 
-    Square-and-add: Newcombe, "Interval estimation for the difference between independent proportions", 1998, with
-    correlations as in Zou, "Toward using confidence intervals to compare correlations", 2007.
+    The method is square-and-add (Newcombe, "Interval estimation for the difference between independent proportions",
+    1998) with correlations (Zou, "Toward using confidence intervals to compare correlations", 2007).
     """
     total = sum(factor * value for factor, value, _ in parts)
     signs = np.sign([factor for factor, _, _ in parts])
-    # A negative factor turns an interval around.
+    # A negative factor swaps the ends of an interval.
     reach = np.array(
         [np.abs(factor * (np.array(edges[:: int(np.sign(factor))]) - value)) for factor, value, edges in parts]
     )
@@ -127,12 +127,12 @@ def combined(parts: Sequence[tuple[float, float, Edges]], correlations: Floats) 
 
 
 def measure(answers: Answers, groups: Labels) -> Measured:
-    """Every metric of `answers`, with intervals; `groups` has each image's group."""
+    """Every metric of the predictions `answers`, with intervals; `groups` has each image's group."""
     every = scores(answers, np.ones((1, len(groups))))
     values = {name: float(value[0]) for name, value in every.items() if not np.isnan(value[0])}
     parts = [scores(answers, weights) for weights in _without_each(groups)]
     moves = {name: values[name] - np.concatenate([part[name] for part in parts]) for name in values}
-    # A metric that is not defined without a group is not moved by it.
+    # If a metric is undefined without a group, the change from that group counts as 0.
     found = Measured(values, {}, {name: np.nan_to_num(each) for name, each in moves.items()})
     found.edges.update(_of_proportions(found, answers, groups))
     found.edges.update(_of_rankings(found, answers, groups))
@@ -142,7 +142,7 @@ def measure(answers: Answers, groups: Labels) -> Measured:
 
 
 def _without_each(groups: Labels) -> Iterator[Floats]:
-    """Blocks of rows (rows, images): ones, and zeros for one group after the other."""
+    """Blocks of weights (rows, images). Each row leaves out one group: its images have weight 0, the others 1."""
     names = np.unique(groups)
     rows = max(1, BLOCK // len(groups))
     for start in range(0, len(names), rows):
@@ -169,7 +169,7 @@ def _each(edges: Edges, change: Callable[[float], float]) -> Edges:
 
 
 def _of_rankings(found: Measured, answers: Answers, groups: Labels) -> dict[Name, Edges]:
-    """The intervals of areas under ROC curves and of average precisions: as of proportions of so many images."""
+    """The intervals of ROC areas and average precisions, which count as proportions with the same variance."""
     result = {}
     for prefix, (scores_of, ill_of, among) in rankings(answers).items():
         area, precision = (*prefix, "roc_auc"), (*prefix, "average_precision")
@@ -177,7 +177,7 @@ def _of_rankings(found: Measured, answers: Answers, groups: Labels) -> dict[Name
             continue
         score, positive, member = scores_of[among], ill_of[among], groups[among]
         ranks = stats.rankdata(score)
-        # The share of the other images that each image is on the right side of.
+        # For each image, the share of images of the other side that it is ranked correctly against.
         above = (ranks[positive] - stats.rankdata(score[positive])) / (~positive).sum()
         below = 1 - (ranks[~positive] - stats.rankdata(score[~positive])) / positive.sum()
         ill, well = effective_number(above, member[positive]), effective_number(below, member[~positive])
@@ -190,7 +190,8 @@ def _of_rankings(found: Measured, answers: Answers, groups: Labels) -> dict[Name
 def _images_of_area(area: float, positive: float, negative: float) -> float:
     """The number of images for which a proportion has the variance of an area under the ROC curve.
 
-    Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic, part 2", 2006.
+    Source: Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic, part 2",
+    2006.
     """
     others = max(0.0, (positive + negative) / 2 - 1)
     return positive * negative / (1 + others * ((1 - area) / (2 - area) + area / (1 + area)))
@@ -208,12 +209,12 @@ def _of_averages(found: Measured, classes: Sequence[str]) -> dict[Name, Edges]:
 
 
 def _of_whole(found: Measured, answers: Answers, groups: Labels) -> dict[Name, Edges]:
-    """The intervals of the Brier score, of Matthews' coefficient, of the calibration error and of AURC.
+    """The intervals of the Brier score, Matthews' coefficient, the calibration error and AURC.
 
-    AURC is a mean of error rates: its interval is that of a proportion of so many images as have its variance.
+    AURC is a mean of error rates, so its interval is that of a proportion with the same variance.
     """
     losses = squared_errors(answers) / 2
-    # As with one image more of the best and of the worst loss: few images rarely hold the rare losses that are large.
+    # Add one image with the best loss and one with the worst, because a small sample rarely holds a rare large loss.
     more = np.append(losses, [0.0, 1.0])
     number = effective_number(losses, groups) * more.mean() * (1 - more.mean()) / more.var()
     right = answers.labels == answers.predicted
@@ -223,7 +224,7 @@ def _of_whole(found: Measured, answers: Answers, groups: Labels) -> dict[Name, E
         ("calibration_error",): _of_calibration(answers, independent / len(groups)),
         ("aurc",): exact(found.values["aurc",], found.number(("aurc",), independent)),
     }
-    # While the shares of the classes stay, the coefficient is a line in the accuracy.
+    # With fixed class shares, the coefficient is a linear function of the accuracy.
     true, called = (
         np.bincount(labels, minlength=len(answers.classes)) / len(groups)
         for labels in (answers.labels, answers.predicted)
@@ -242,10 +243,11 @@ def _of_whole(found: Measured, answers: Answers, groups: Labels) -> dict[Name, E
 
 
 def _of_calibration(answers: Answers, share: float) -> Edges:
-    """The interval of the calibration error; `share` of the images are independent.
+    """The interval of the calibration error; `share` is the share of independent images.
 
-    Chance makes the error larger: the low end is lower by what it alone gives in 2.5 % of draws around the bins'
-    accuracies. The high end squares and adds how far each bin's accuracy may lie from its confidence.
+    Chance makes the error larger. The low end is therefore lower by the error that chance alone exceeds in 2.5 % of
+    draws around the bins' accuracies. The high end combines by square-and-add how much each bin's gap between accuracy
+    and confidence may grow.
     """
     bins, confidences, right = calibration_bins(answers)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
@@ -264,10 +266,11 @@ def _of_calibration(answers: Answers, share: float) -> Edges:
 
 
 def paired(baseline: Answers, tuned: Answers, groups: Labels) -> dict[Name, Edges]:
-    """The interval of each metric's difference, `tuned` less `baseline`, on the same images.
+    """The interval of each metric's difference, `tuned` minus `baseline`, on the same images.
 
-    Both models' own intervals are squared and added, less what the models have in common: groups that are hard for both
-    do not widen it. Where the models answer alike there is none, for nothing tells how else they could have differed.
+    Square-and-add combines the intervals of both models. It accounts for their correlation, so groups that are hard for
+    both models do not widen the result. If both models predict the same, there is no interval, because nothing shows
+    how they could have differed.
     """
     if len(np.unique(groups)) < 2 or np.array_equal(baseline.probabilities, tuned.probabilities):
         return {}
@@ -280,7 +283,10 @@ def paired(baseline: Answers, tuned: Answers, groups: Labels) -> dict[Name, Edge
 
 
 def of_gain(right: Flags, now: Flags, groups: Labels) -> Edges:
-    """The interval of the gain in accuracy alone, as in `paired`, from which images two models have right."""
+    """The interval of the gain in accuracy, computed as in `paired`.
+
+    `right` and `now` are flags of the images that the baseline and the tuned model classify correctly.
+    """
     _, member = np.unique(groups, return_inverse=True)
     shares = [float(hits.mean()) for hits in (now, right)]
     moves = [
@@ -291,7 +297,7 @@ def of_gain(right: Flags, now: Flags, groups: Labels) -> Edges:
 
 
 def with_intervals(answers: Answers, groups: Labels) -> Spread:
-    """The intervals of a summary, as a tree of pairs like that of the figures, and why a metric has none."""
+    """The intervals of a summary, in the same tree as its metrics, and the reason for each missing interval."""
     found = measure(answers, groups)
     count = len(np.unique(groups))
     pairs = found.edges if count > 1 else {}

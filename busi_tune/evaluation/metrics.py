@@ -1,6 +1,7 @@
 """The metrics of a classifier, computed for many weightings of the images at once.
 
-A weighting is a row of weights, one for each image: ones for the figures themselves, a resample's counts for bootstrap.
+A weighting is a row with a weight for each image: ones for the metrics themselves, or the counts of a bootstrap
+resample.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,9 +29,9 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answered: true labels (images,), probabilities (images, classes), the classes' names.
+    """A model's predictions: true labels (images,), probabilities (images, classes) and class names.
 
-    `positive` names the class that is the disease; None stands for malignant, if there is such a class.
+    `positive` names the class that is the disease. None means malignant, if that class exists.
     """
 
     labels: Labels
@@ -44,12 +45,12 @@ class Answers:
         return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
 
     def subset(self, kept: NDArray[np.bool_]) -> "Answers":
-        """The answers for some of the images."""
+        """The predictions for the images that the flags `kept` select."""
         return Answers(self.labels[kept], self.probabilities[kept], self.classes, self.positive)
 
     @property
     def disease(self) -> int | None:
-        """The number of the class that is the disease; None where there is none.
+        """The number of the class that is the disease, or None if there is none.
 
         Raises:
             ConfigError: `positive` names no class.
@@ -59,14 +60,14 @@ class Answers:
 
     @property
     def benign(self) -> int | None:
-        """The number of the class benign; None where there is none, or where it is the disease."""
+        """The number of the class benign, or None if it does not exist or is the disease."""
         name = names.same_name(self.classes, names.BENIGN)
         found = None if name is None else self.classes.index(name)
         return None if found == self.disease else found
 
     @property
     def binary(self) -> tuple[str, str]:
-        """The keys of the disease's metrics against the rest, and against benign."""
+        """The keys of the metrics of the disease against the rest, and against benign."""
         assert self.disease is not None
         word = names.positive_word(self.classes[self.disease])
         return f"{word}_vs_rest", f"benign_vs_{word}"
@@ -79,13 +80,13 @@ def confusion_matrix(truth: Labels, predicted: Labels, classes: int) -> Labels:
 
 
 def ratio(part: Counts, whole: Counts, empty: float = 0.0) -> Floats:
-    """part / whole, and `empty` where the whole is nothing (0 is scikit-learn's `zero_division=0`)."""
+    """part / whole, or `empty` where the whole is 0 (an `empty` of 0 matches scikit-learn's `zero_division=0`)."""
     out = np.full(np.broadcast(part, whole).shape, empty)
     return np.asarray(np.divide(part, whole, out=out, where=whole > 0))
 
 
 def accuracy(matrix: Counts) -> Floats:
-    """The share on the diagonal of matrices (..., classes, classes)."""
+    """The accuracy of confusion matrices (..., classes, classes)."""
     return ratio(np.trace(matrix, axis1=-2, axis2=-1), matrix.sum(axis=(-2, -1)), np.nan)
 
 
@@ -98,15 +99,15 @@ def class_scores(matrix: Counts) -> tuple[Floats, Floats, Floats]:
 
 
 def macro_f1(matrix: Counts) -> Floats:
-    """The plain mean of the classes' F1."""
+    """The unweighted mean of the classes' F1, (...), from matrices (..., classes, classes)."""
     return np.asarray(class_scores(matrix)[2].mean(axis=-1))
 
 
 def scores(answers: Answers, weights: Floats) -> dict[Name, Floats]:
-    """Every metric under each of `weights` (rows, images): arrays (rows,), NaN where a metric is not defined.
+    """Every metric under each of `weights` (rows, images), as arrays (rows,); NaN where a metric is undefined.
 
-    Precision without a prediction is 0, as in scikit-learn. A class without an image has no precision, recall or
-    F1, nor have then the macro figures; a metric of one class against others is NaN where either side is empty.
+    Precision without a prediction is 0, as in scikit-learn. If a class has no images, its precision, recall and F1 and
+    all macro averages are NaN. A metric of one class against others is NaN if either side is empty.
     """
     labels, probabilities, classes = answers.labels, answers.probabilities, answers.classes
     count = len(classes)
@@ -159,9 +160,10 @@ def scores(answers: Answers, weights: Floats) -> dict[Name, Floats]:
 
 @dataclass(frozen=True)
 class Lesions:
-    """Of benign and diseased images alone: whether diseased, its share of the two probabilities, whether called so.
+    """The benign and the diseased images only, which the flags `rows` select from all images.
 
-    `rows` says which images these are.
+    `ill` flags the diseased images. `share` is the disease's share of the two classes' probabilities. `called` flags
+    the images for which the disease has the higher probability.
     """
 
     ill: NDArray[np.bool_]
@@ -171,7 +173,7 @@ class Lesions:
 
 
 def _lesions(answers: Answers) -> Lesions | None:
-    """None where a class of the two is missing."""
+    """The benign and the diseased images, or None if one of the two classes does not exist."""
     b, m = answers.benign, answers.disease
     if b is None or m is None:
         return None
@@ -182,7 +184,7 @@ def _lesions(answers: Answers) -> Lesions | None:
 
 
 def _benign_vs_disease(answers: Answers, lesions: Lesions, weights: Floats) -> dict[Name, Floats]:
-    """On images of these two classes alone, by their two probabilities alone."""
+    """The metrics of benign against the disease, from the images and probabilities of these two classes only."""
     ill, called = lesions.ill, lesions.called
     w, (_, pair) = weights[:, lesions.rows], answers.binary
     return {
@@ -195,9 +197,10 @@ def _benign_vs_disease(answers: Answers, lesions: Lesions, weights: Floats) -> d
 
 
 def roc_auc(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
-    """The area under the ROC curve under each of `weights` (rows, images): the share of ordered pairs, ties half.
+    """The area under the ROC curve under each of `weights` (rows, images), as an array (rows,).
 
-    The Mann-Whitney form (Hanley and McNeil, "The meaning and use of the area under a ROC curve", 1982).
+    It is the share of correctly ordered pairs, where ties count half: the Mann-Whitney form (Hanley and McNeil, "The
+    meaning and use of the area under a ROC curve", 1982).
     """
     if not len(score):
         return np.full(len(weights), np.nan)
@@ -210,9 +213,10 @@ def roc_auc(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floa
 
 
 def average_precision(score: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
-    """The area under the steps of the precision-recall curve under each of `weights` (rows, images), ties together.
+    """The average precision under each of `weights` (rows, images), as an array (rows,).
 
-    It is scikit-learn's `average_precision_score`; NaN where there is no positive or no negative image.
+    It is the area under the stepwise precision-recall curve, where tied scores form one step. It equals scikit-learn's
+    `average_precision_score`, but is NaN if there is no positive or no negative image.
     """
     if not len(score):
         return np.full(len(weights), np.nan)
@@ -226,9 +230,9 @@ def average_precision(score: Floats, positive: NDArray[np.bool_], weights: Float
 
 
 def matthews(matrix: Counts) -> Floats:
-    """Matthews' coefficient for several classes, from matrices (..., classes, classes); 0 where it is not defined.
+    """Matthews' coefficient for several classes, from matrices (..., classes, classes); 0 where it is undefined.
 
-    Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", 2004.
+    Source: Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", 2004.
     """
     total, right = matrix.sum(axis=(-2, -1)), np.trace(matrix, axis1=-2, axis2=-1)
     true, called = matrix.sum(axis=-1), matrix.sum(axis=-2)
@@ -237,7 +241,7 @@ def matthews(matrix: Counts) -> Floats:
 
 
 def log_losses(answers: Answers) -> Floats:
-    """The negative logarithm of each true class's probability, at least 2.2e-16 as in scikit-learn."""
+    """The negative logarithm of the true class's probability, which counts as at least 2.2e-16 as in scikit-learn."""
     true = answers.probabilities[np.arange(len(answers.labels)), answers.labels]
     return np.asarray(-np.log(np.maximum(true, np.finfo(np.float64).eps)))
 
@@ -245,7 +249,7 @@ def log_losses(answers: Answers) -> Floats:
 def calibration_error(answers: Answers, weights: Floats) -> Floats:
     """The expected calibration error of the likeliest class, over 15 bins of equal width, under each of `weights`.
 
-    Guo et al., "On calibration of modern neural networks", 2017. It is biased upwards where images are few.
+    Source: Guo et al., "On calibration of modern neural networks", 2017. With few images it is biased upwards.
     """
     bins, confidence, right = calibration_bins(answers)
     gaps = np.eye(CALIBRATION_BINS)[bins] * (right - confidence)[:, None]
@@ -253,7 +257,7 @@ def calibration_error(answers: Answers, weights: Floats) -> Floats:
 
 
 def calibration_bins(answers: Answers) -> tuple[Labels, Floats, Flags]:
-    """The bin of each image's confidence, the confidence, and whether the answer is right."""
+    """For each image, the bin of its confidence, the confidence, and whether its prediction is right."""
     confidence = answers.probabilities.max(axis=1)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     return bins, confidence, answers.predicted == answers.labels
@@ -266,7 +270,7 @@ def squared_errors(answers: Answers) -> Floats:
 
 
 def proportions(answers: Answers) -> dict[Name, tuple[Flags, Flags]]:
-    """The metrics that are plain proportions: which images are hits, and which images they are out of."""
+    """The metrics that are plain proportions, each with the flags of its hits and of the images that it counts."""
     labels, predicted = answers.labels, answers.predicted
     right = labels == predicted
     result: dict[Name, tuple[Flags, Flags]] = {("accuracy",): (right, np.ones_like(right))}
@@ -290,7 +294,7 @@ def proportions(answers: Answers) -> dict[Name, tuple[Flags, Flags]]:
 
 
 def rankings(answers: Answers) -> dict[Name, tuple[Floats, Flags, Flags]]:
-    """The scores, the positive images and the images taken into account of areas, by the first parts of their names."""
+    """For each ranking metric, by the first parts of its name: scores, flags of positives, flags of counted images."""
     labels, probabilities, classes = answers.labels, answers.probabilities, answers.classes
     every = np.ones(len(labels), dtype=bool)
     result: dict[Name, tuple[Floats, Flags, Flags]] = {
@@ -309,9 +313,9 @@ def rankings(answers: Answers) -> dict[Name, tuple[Floats, Flags, Flags]]:
 
 
 def summarise(answers: Answers) -> Summary:
-    """Every metric, the number of images and the confusion matrix, as plain values; None where not defined.
+    """Every metric, the number of images and the confusion matrix, as plain values; None where undefined.
 
-    A disease of another name than malignant is named, because the keys of its metrics do not.
+    If the disease is not malignant, its class is included, because the keys of its metrics do not name it.
     """
     matrix = confusion_matrix(answers.labels, answers.predicted, len(answers.classes))
     figures = scores(answers, np.ones((1, len(answers.labels))))
@@ -329,7 +333,7 @@ def summarise(answers: Answers) -> Summary:
 
 
 def nested(values: Mapping[Name, object]) -> dict[str, object]:
-    """A tree of dictionaries from names of several parts."""
+    """A tree of dictionaries, with a level for each part of the names."""
     tree: dict[str, object] = {}
     for name, value in values.items():
         place = tree
@@ -342,17 +346,17 @@ def nested(values: Mapping[Name, object]) -> dict[str, object]:
 
 
 def numbers(figures: Mapping[str, object]) -> dict[Name, float]:
-    """The metrics of a summary that are defined, without its counts and intervals."""
+    """The defined metrics of a summary, without counts and intervals."""
     return {name: value for name, value in _leaves(figures) if isinstance(value, float)}
 
 
 def shown(figures: Mapping[str, object]) -> dict[Name, float]:
-    """The metrics that tables show: each of `numbers` once."""
+    """The metrics that tables show: those of `numbers` without duplicates."""
     return once(numbers(figures))
 
 
 def once(found: Mapping[Name, T]) -> dict[Name, T]:
-    """Values of metrics without those of macro recall, which is balanced accuracy by another name."""
+    """Values of metrics without macro recall, if they have balanced accuracy, which is the same metric."""
     return {name: value for name, value in found.items() if name != RECALL or BALANCED not in found}
 
 
@@ -365,7 +369,7 @@ def missing_intervals(figures: TestSummary) -> list[str]:
 
 
 def worsened(found: BeforeAfter) -> list[str]:
-    """The figures of calibration that a temperature has made worse, by name."""
+    """The names of the calibration metrics that the temperature made worse."""
     before, after = found["before"], found["after"]
     pairs = {
         "Brier score": (before["brier"], after["brier"]),
@@ -376,7 +380,7 @@ def worsened(found: BeforeAfter) -> list[str]:
 
 
 def edges(intervals: Intervals) -> dict[Name, Interval]:
-    """The intervals of a tree, each [low, high] under the name of its metric."""
+    """The intervals [low, high] of a tree, by the names of their metrics."""
     return {name: value for name, value in _leaves(intervals) if isinstance(value, list)}
 
 
@@ -389,7 +393,7 @@ def _leaves(tree: Mapping[str, object]) -> Iterator[tuple[Name, object]]:
 
 
 def softmax(logits: NDArray[np.floating]) -> Floats:
-    """Probabilities in float64 along the last axis."""
+    """The probabilities of logits in float64, along the last axis."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     exponentials = np.exp(shifted)
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))

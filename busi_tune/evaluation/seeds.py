@@ -1,4 +1,4 @@
-"""The spread of metrics over runs that differ in their seed alone, or over folds."""
+"""The spread of metrics over runs that differ only in their seed, or over folds."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ def compare_seeds(found: Mapping[int, MetricsFile]) -> SeedsFile:
 
 
 def spreads(summaries: Sequence[TestSummary]) -> dict[str, SeedMetric]:
-    """The spread of each metric, under its dotted name, that all of at least two summaries define."""
+    """The spread of each metric that all of at least two summaries define, by its dotted name."""
     tests = [numbers(summary) for summary in summaries]
     shared = [name for name in tests[0] if all(name in test for test in tests)]
     return {".".join(name): _spread([test[name] for test in tests]) for name in shared}

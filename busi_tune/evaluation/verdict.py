@@ -1,6 +1,7 @@
 """The verdict on a baseline and a tuned model: better, worse, or no evidence of a difference.
 
-Accuracy on the test split decides, because one metric must be named before anything is seen; all others are shown.
+Accuracy on the test split decides, because the deciding metric must be chosen before any result is seen. All other
+metrics are only shown.
 """
 
 import math
@@ -23,12 +24,12 @@ from busi_tune.results import Comparison, Difference, MetricsFile, VerdictFile, 
 
 SIGNIFICANCE = 0.05
 POWER = 0.8
-# With as many changed groups on average, at least the six that the exact test needs change with 80 % probability.
+# If so many groups change on average, at least the six that the exact test needs change with 80 % probability.
 FEWEST_CHANGED = 8
 
 
 class Decision(TypedDict):
-    """The verdict on the accuracy, and the figures that it rests on."""
+    """The verdict on the accuracy, and the numbers that it is based on."""
 
     verdict: VerdictWord
     groups: int
@@ -45,11 +46,12 @@ def compare(
     *,
     names: tuple[str, str] = ("the baseline's", "tuned model's accuracy"),
 ) -> Comparison:
-    """The comparison on two models' answers for the same images in the same order; `groups` has each image's group.
+    """Compare two models' predictions of the same images in the same order; `groups` has each image's group.
 
-    `differences` has each metric under its dotted name: both values, tuned less baseline, and the 95 % interval of
-    that, which is None where the models answer alike. With `paths`, the images that changed are named. `names` are the
-    two accuracies in the sentence.
+    `differences` has each metric by its dotted name: both values, the difference (tuned minus baseline) and its 95 %
+    interval. The interval is None if both models predict the same or if there is only one group. With `paths`, the
+    result lists the images whose prediction became right or wrong. `names` are the names of the two accuracies in the
+    sentence.
     """
     right, now = baseline.predicted == baseline.labels, tuned.predicted == tuned.labels
     gained, lost = now & ~right, right & ~now
@@ -75,11 +77,11 @@ def compare(
 
 
 def decide(right: NDArray[np.bool_], now: NDArray[np.bool_], groups: Labels) -> Decision:
-    """The decision alone, from which images the baseline has right and which the tuned model has.
+    """The decision alone, from the images that the baseline (`right`) and the tuned model (`now`) classify correctly.
 
-    "better" and "worse" need both: an interval of accuracy's difference that excludes zero, and `grouped_p` below
-    0.05. The interval alone is a little too ready where few groups changed, and the exact test alone could contradict
-    the interval that is shown.
+    "better" and "worse" need two conditions: the interval of the accuracy difference excludes zero, and `grouped_p` is
+    below 0.05. If few groups changed, the interval alone would decide a little too often. The exact test alone could
+    contradict the interval that is shown.
     """
     _, member = np.unique(groups, return_inverse=True)
     sizes = np.bincount(member)
@@ -106,16 +108,17 @@ def decide(right: NDArray[np.bool_], now: NDArray[np.bool_], groups: Labels) -> 
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """McNemar's exact two-sided p, which takes images for independent (McNemar, 1947)."""
+    """McNemar's exact two-sided p, which assumes independent images (McNemar, 1947)."""
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def grouped_p(gains: Counts) -> float:
-    """McNemar's exact p with groups in place of images; `gains` is each group's images to right less those to wrong.
+    """McNemar's exact p with groups instead of images.
 
-    Were the two models equally good, each group's gain could as well have been the loss: p is the probability, over
-    all such exchanges of signs, of a sum at least as far from zero (Fisher's randomisation test, 1935). With one
-    image a group it is McNemar's.
+    `gains` has, for each group, the number of images that became right minus the number that became wrong. If the
+    models were equally good, each gain could equally well have been a loss of the same size. p is the probability, over
+    all such changes of signs, of a sum at least as far from zero (Fisher's randomisation test, 1935). With one image
+    per group, p equals McNemar's.
     """
     steps = np.abs(gains[gains != 0]).astype(np.int64)
     chances = np.ones(1)
@@ -129,11 +132,11 @@ def grouped_p(gains: Counts) -> float:
 
 
 def detectable_difference(apart: Floats, images: int) -> float | None:
-    """The smallest true difference in accuracy that would be called with 80 % probability; None where none would.
+    """The smallest true difference in accuracy that would be detected with 80 % probability, or None if none would.
 
-    `apart` is each group's gain less the expected one. (1.96 + 0.84) standard errors of the difference (Lachin,
-    "Introduction to sample size determination and power analysis", 1981), with Student's t in the place of 1.96, but no
-    less than the exact test needs.
+    `apart` is each group's gain minus its expected gain. The result is (1.96 + 0.84) standard errors of the difference
+    (Lachin, "Introduction to sample size determination and power analysis", 1981), with Student's t instead of 1.96.
+    It is never below the difference that the exact test needs.
     """
     groups = len(apart)
     if groups < FEWEST_CHANGED:
@@ -165,9 +168,10 @@ def _sentence(found: Decision, names: tuple[str, str], *, same: bool) -> str:
 
 
 def with_advice(found: Comparison, images: int, command: str) -> Comparison:
-    """The comparison, whose sentence ends with what would show more, where there is no evidence.
+    """The comparison; if it found no evidence, its sentence ends with advice on how to detect smaller differences.
 
-    `command` answers `images` images, all that there are. What can be seen shrinks with the root of their number.
+    `command` is the command that would predict `images` images, the whole data set. The detectable difference shrinks
+    with the square root of the number of images.
     """
     if found["verdict"] != "no evidence":
         return found
@@ -190,7 +194,7 @@ def with_advice(found: Comparison, images: int, command: str) -> Comparison:
 
 
 def _rounded(number: float) -> int:
-    """A number up to two digits that count."""
+    """A number rounded up to two significant digits."""
     step = int(10 ** max(0, math.floor(math.log10(number)) - 1))
     return math.ceil(number / step) * step
 
@@ -211,12 +215,12 @@ def _differences(baseline: Answers, tuned: Answers, groups: Labels) -> dict[str,
 
 
 def selection_optimism(trials: int, images: int, accuracy: float, correlation: float = 0.0) -> float:
-    """How much better the best of `trials` equally good trials looks than it is, in accuracy on `images` images.
+    """The expected excess in accuracy of the best of `trials` equally good trials, on the `images` that selected it.
 
-    Exact for trials that err independently: the expected largest of so many binomial proportions, less `accuracy`.
-    Trials are right and wrong on the same images, too; only what differs is left to luck, so that a correlation of
-    their being right shrinks it by sqrt(1 - correlation). Groups of images that are right together would make it
-    larger.
+    The result is exact for trials with independent errors: the expected largest of `trials` binomial proportions, minus
+    `accuracy`. Real trials are often right and wrong on the same images, and luck decides only the other images. The
+    correlation of their correctness therefore shrinks the excess by sqrt(1 - correlation). Groups of images that are
+    right together would increase the excess.
     """
     counts = np.arange(images)
     largest = np.sum(1 - stats.binom.cdf(counts, images, accuracy) ** trials) / images
@@ -224,18 +228,19 @@ def selection_optimism(trials: int, images: int, accuracy: float, correlation: f
 
 
 def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int, *, positive: str | None = None) -> VerdictFile:
-    """The verdict on two finished runs that were tested on `split`, the second the best of `trials` trials.
+    """The verdict on two finished runs that were tested on `split`; `tuned` is the best of `trials` trials.
 
-    It has all of `compare`, then `trials`, and the expected `optimism` of the selection on the validation images, from
-    the baseline's accuracy there and how alike the two models are right on the test images (None where they answer
-    alike everywhere, which says nothing); `optimism_at_most` is that of trials that err independently.
+    It has the results of `compare`, `trials`, and `optimism`: the expected excess of the best trial's accuracy on the
+    validation images that selected it. `optimism` follows from the baseline's validation accuracy, and from the
+    correlation of the two models' correctness on the test images; without a correlation it is None. `optimism_at_most`
+    is the excess for trials with independent errors.
 
     Raises:
         FileError: a file of the runs cannot be read.
         RunError: the runs were not tested on the same images, those of `split`.
     """
     rows = split.rows("test")
-    # Not those of the test images alone: a model may answer a class that has none.
+    # The classes of all images, because a model may predict a class that has no test image.
     classes = tuple(sorted(set(split.used["class"])))
     first, second = (answers_of(folder, rows, classes, positive) for folder in (baseline, tuned))
     found = compare(first, second, rows["group"].to_numpy(), list(rows["path"]))
@@ -255,14 +260,22 @@ def verdict_of(baseline: Path, tuned: Path, split: Split, trials: int, *, positi
 
 
 def _correlation(right: NDArray[np.bool_], now: NDArray[np.bool_]) -> float | None:
-    """The correlation of two models' being right; None where they are right alike, or one of them always is."""
+    """The correlation of two models' correctness.
+
+    It is None if both are right on the same images, or if one of them is always right or always wrong.
+    """
     if (right == now).all() or len(set(right)) == 1 or len(set(now)) == 1:
         return None
     return float(np.corrcoef(right, now)[0, 1])
 
 
 def answers_of(run: Path, rows: pd.DataFrame, classes: tuple[str, ...], positive: str | None) -> Answers:
-    """A run's answers for the images in `rows`, in their order."""
+    """A run's predictions for the images in `rows`, in the same order.
+
+    Raises:
+        FileError: the run's predictions.csv cannot be read.
+        RunError: the run was tested on other images than `rows`.
+    """
     path = run / results.PREDICTIONS
     with files.explained(path, "read"):
         try:
@@ -280,7 +293,7 @@ def answers_of(run: Path, rows: pd.DataFrame, classes: tuple[str, ...], positive
         )
     try:
         columns = table.set_index("path")[[f"p_{name}" for name in classes]]
-        # It refuses a path that stands there twice.
+        # reindex raises ValueError if a path occurs twice.
         probabilities = columns.reindex(list(wanted)).to_numpy(dtype=np.float64)
     except (ValueError, KeyError) as error:
         raise _damaged(path, error) from error

@@ -1,1 +1,1 @@
-"""A finished run to a verified ONNX model; the only room that knows ONNX files."""
+"""The export of a finished run to a verified ONNX model. No other package imports onnx."""

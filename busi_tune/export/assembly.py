@@ -23,7 +23,7 @@ def softmax(logits: FLOAT[...]) -> FLOAT[...]:
 
 
 def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto) -> onnx.ModelProto:
-    """One graph of the front (see resize.py), the network, its probabilities and the guard."""
+    """Join the front (see resize.py), the network, its probabilities and the guard in one graph."""
     middle = cleaned(onnx.load_from_string(network))
     classes = next(value for value in middle.graph.output if value.name == "logits").type.tensor_type.shape.dim[1]
     scores = FLOAT["batch", classes.dim_value]
@@ -45,10 +45,12 @@ def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto) -> 
 
 
 def finish(model: onnx.ModelProto, facts: Mapping[str, object]) -> bytes:
-    """The file: checked whole, with `facts` in its metadata; texts as they are, all else as JSON.
+    """Add `facts` to the model's metadata, check the whole model, and return the bytes of its file.
+
+    Texts are stored unchanged, all other facts as JSON.
 
     Raises:
-        onnx.checker.ValidationError: it is no valid model of one file, which is a defect of ours.
+        onnx.checker.ValidationError: the model is not valid or not complete in one file, which is a bug in busi-tune.
     """
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
     onnx.helper.set_model_props(model, texts)
@@ -57,7 +59,7 @@ def finish(model: onnx.ModelProto, facts: Mapping[str, object]) -> bytes:
 
 
 def input_text(model: onnx.ModelProto) -> str:
-    """The input of a model of pictures in words, as its metadata have it."""
+    """The description of a model's input for its metadata."""
     (entry,) = model.graph.input
     shape = ", ".join(axis.dim_param or str(axis.dim_value) for axis in entry.type.tensor_type.shape.dim)
     inside = "normalisation is" if entry.type.tensor_type.shape.dim[1].dim_value else "resize and normalisation are"
@@ -65,7 +67,7 @@ def input_text(model: onnx.ModelProto) -> str:
 
 
 def foreign_tensors(model: onnx.ModelProto, expected: Mapping[str, NDArray[np.generic]]) -> list[str]:
-    """The names of `expected` under which the graph computes with another tensor, or with none."""
+    """The names in `expected` whose tensor is different, unused or missing in the graph."""
     used = {name for node in model.graph.node for name in node.input}
     held = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in used}
     return [name for name, array in expected.items() if name not in held or not _is(held[name], array)]

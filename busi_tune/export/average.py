@@ -21,10 +21,10 @@ REFUSED = ("int8", "float16", "sensitivity")
 
 
 def check_average(source: Source, options: ExportOptions) -> None:
-    """Refuse what has no meaning for an average: each image has trained all of its models but one.
+    """Refuse options that an average cannot have, such as those that need images which no model was trained on.
 
     Raises:
-        ConfigError: there is something of the kind.
+        ConfigError: such an option is set, or the models' image sizes differ.
     """
     asked = [name for name in REFUSED if getattr(options, name)]
     if asked:
@@ -46,12 +46,12 @@ def check_average(source: Source, options: ExportOptions) -> None:
 
 
 def fit_average(source: Source) -> Fitted:
-    """The average of the source's members, each with the temperature of its own validation images.
+    """The average of the source's members, each at the temperature fitted on its own validation images.
 
-    The guard is that of the first member, on whose split it is fitted, and the average has no operating point.
+    The guard is fitted on the first member's split. The average has no operating point.
 
     Raises:
-        RunError: a member does not answer its fold as its run has recorded.
+        RunError: a member's predictions of its fold differ from those that its run recorded.
     """
     validation = [_logits(member, "validation") for member in source.members]
     temperatures = [
@@ -85,12 +85,12 @@ def fit_average(source: Source) -> Fitted:
 
 
 def _logits(member: Source, part: str) -> Logits:
-    """A member's float64 logits of its own images, before the temperature."""
+    """A member's float64 logits (n, classes) of its images in `part`, before the temperature."""
     return exportable.logits_of(member.model, member.part(part).pixels(), "float64")[0]
 
 
 def _checked(member: Source) -> Logits:
-    """Its logits of its fold, which are those that its run has recorded."""
+    """A member's logits of its fold, checked against the predictions that its run recorded."""
     exact = _logits(member, "test")
     rounded = exportable.logits_of(member.model, member.part("test").pixels(), "float32")[0]
     member.check_answers(exact, distance(rounded, exact))
@@ -98,7 +98,7 @@ def _checked(member: Source) -> Logits:
 
 
 def _pooled(source: Source, part: str, logits: list[Logits], temperatures: list[float] | None = None) -> Answers:
-    """The answers of all members for their own images."""
+    """The predictions of all members, each for its own images."""
     scales = temperatures or [1.0] * len(logits)
     labels: Labels = np.concatenate([member.labels(part) for member in source.members])
     probabilities = np.concatenate([softmax(each / scale) for each, scale in zip(logits, scales, strict=True)])
@@ -106,7 +106,7 @@ def _pooled(source: Source, part: str, logits: list[Logits], temperatures: list[
 
 
 def _latency(source: Source, networks: dict[str, bytes]) -> dict[str, float]:
-    """Median milliseconds of one image, of each network in turn."""
+    """The median milliseconds of each network for one image, measured in turn."""
     (batch, *_) = quantisation.batches(source.part("test").pixels()[:1])
     sessions = {name: quantisation.session(network) for name, network in networks.items()}
     return latency({name: partial(session.run, ["logits"], batch) for name, session in sessions.items()})

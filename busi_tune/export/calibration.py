@@ -26,16 +26,16 @@ from busi_tune.results import (
 
 Logits = NDArray[np.float64]
 CONFIDENCE = 0.95
-# Beyond these a temperature makes guesses or certainties of all probabilities, which only a useless network asks for.
+# Beyond these bounds, all probabilities become equal or certain, which only a useless network requires.
 LOWEST, HIGHEST = 0.05, 20.0
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float:
-    """The temperature by which logits (n, classes) are to be divided for the lowest log loss.
+    """The temperature that minimises the log loss when the logits (n, classes) are divided by it.
 
-    Guo et al., "On calibration of modern neural networks", 2017; the optimum of scikit-learn's temperature method,
-    whose own interface takes classifiers, not logits. Where every answer is right there is none, and it stays 1. It is
-    at least `LOWEST` and at most `HIGHEST`; see `ran_into_bound`.
+    Source: Guo et al., "On calibration of modern neural networks", 2017. The result is that of scikit-learn's
+    temperature method, whose interface takes classifiers instead of logits. If every prediction is right, no minimum
+    exists and the temperature is 1. It is at least `LOWEST` and at most `HIGHEST`; see `ran_into_bound`.
     """
     if (logits.argmax(axis=1) == labels).all():
         return 1.0
@@ -50,7 +50,7 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
 
 
 def ran_into_bound(temperature: float) -> bool:
-    """Whether a fitted temperature would have been lower or higher still without its bounds."""
+    """Whether a fitted temperature is at one of its bounds."""
     return not LOWEST < temperature < HIGHEST
 
 
@@ -60,7 +60,7 @@ def calibration_figures(before: Answers, after: Answers) -> BeforeAfter:
 
 
 def calibration_of(figures: Summary) -> CalibrationFigures:
-    """The figures of a summary that tell how well probabilities are calibrated."""
+    """The calibration metrics of a summary."""
     return {
         "brier": figures["brier"],
         "log_loss": figures["log_loss"],
@@ -75,10 +75,10 @@ def summary_with_intervals(answers: Answers, groups: Labels) -> TestSummary:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The probability of the class `positive`, the disease, from which on an image is flagged.
+    """The threshold at which an image is flagged: the least probability of `positive`, the class of the disease.
 
-    `cases` are groups of near-duplicates with such images in the validation split, of which `missed` lie below the
-    threshold. The same images chose the checkpoint, so that they support no claim about new cases; see `claim`.
+    `cases` is the number of groups of near-duplicates with such images in the validation split; `missed` of them are
+    below the threshold. The same images chose the checkpoint, so they support no claim about new cases; see `claim`.
     """
 
     positive: str
@@ -88,7 +88,7 @@ class OperatingPoint:
     missed: int
 
     def entry(self) -> OperatingPointEntry:
-        """The point as the certificate and the model's metadata have it, with its class and a sentence."""
+        """The point in the form of the certificate and the model's metadata, with a sentence about it."""
         values = {"class": self.positive, **asdict(self), "sentence": self._sentence()}
         del values["positive"]
         return cast("OperatingPointEntry", values)
@@ -102,10 +102,10 @@ class OperatingPoint:
 
 
 def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> OperatingPoint:
-    """A careful threshold for `sensitivity`, from `answers` for the validation split.
+    """A conservative threshold for `sensitivity`, from `answers`, the predictions of the validation split.
 
-    At most `allowed_misses` cases lie below it, so that it never rises with `sensitivity`. A case is a group with
-    images of the disease, and is missed where one of them is.
+    At most `allowed_misses` cases are below it, so a higher `sensitivity` never raises the threshold. A case is a group
+    with images of the disease. It is missed if one of these images is below the threshold.
 
     Raises:
         ConfigError: there is no image of the disease.
@@ -119,23 +119,24 @@ def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> Ope
     lowest = np.sort([score[positive & (groups == group)].min() for group in np.unique(groups[positive])])
     missed = allowed_misses(len(lowest), sensitivity)
     edge = float(lowest[missed])
-    # Between two images' probabilities, so that rounding elsewhere changes no answer.
+    # The middle between two images' probabilities, so that rounding on another machine changes no prediction.
     below = float(score[score < edge].max(initial=0.0))
     return OperatingPoint(name, sensitivity, (edge + below) / 2, len(lowest), missed)
 
 
 def allowed_misses(cases: int, sensitivity: float) -> int:
-    """The most misses that so many cases show in at most 5 % of samples where the sensitivity is lower, else none.
+    """The most misses among `cases` that would support `sensitivity` with 95 % confidence; at least 0.
 
-    Wilks, "Determination of sample sizes for setting tolerance limits", 1941. It would be a guarantee if the cases had
-    chosen nothing.
+    If the true sensitivity is lower, this number of misses or fewer occurs in at most 5 % of samples (Wilks,
+    "Determination of sample sizes for setting tolerance limits", 1941). The cases also chose the checkpoint, so this is
+    no guarantee.
     """
     rare = stats.binom.cdf(np.arange(cases), cases, 1 - sensitivity) <= 1 - CONFIDENCE
     return max(0, int(rare.sum()) - 1)
 
 
 def evaluated(point: OperatingPoint, answers: Answers, groups: Labels) -> OperatingPointEntry:
-    """The point with its figures on the test split, whose images chose nothing, and the claim that they support."""
+    """The point with its metrics on the test split and the claim that they support. No choice used the test split."""
     disease = _disease(answers)
     positive, flagged = answers.labels == disease, answers.probabilities[:, disease] >= point.threshold
     missed = len(np.unique(groups[positive & ~flagged]))
@@ -147,7 +148,7 @@ def evaluated(point: OperatingPoint, answers: Answers, groups: Labels) -> Operat
 
 
 def figures_at(threshold: float, answers: Answers, groups: Labels) -> ThresholdFigures:
-    """Sensitivity and specificity for the disease where images are flagged from `threshold` on."""
+    """Sensitivity and specificity for the disease if images are flagged from the probability `threshold` on."""
     disease = _disease(answers)
     positive, flagged = answers.labels == disease, answers.probabilities[:, disease] >= threshold
     return {
@@ -165,11 +166,10 @@ def _threshold_figure(hits: NDArray[np.bool_], groups: Labels) -> ThresholdFigur
 
 
 def claim(cases: int, missed: int, sensitivity: float, positive: str = MALIGNANT) -> SensitivityClaim:
-    """The sensitivity that new cases reach with 95 % confidence, from cases of the test split at a fixed threshold.
+    """The sensitivity for new cases with 95 % confidence, from the test split's cases at a fixed threshold.
 
-    `positive` is the name of the disease's class.
-
-    It is the lower end of Clopper and Pearson's one-sided interval (1934), rounded down.
+    The result is the lower end of Clopper and Pearson's one-sided interval (1934), rounded down. `positive` is the
+    name of the disease's class.
     """
     least = float(stats.beta.ppf(1 - CONFIDENCE, cases - missed, missed + 1)) if missed < cases else 0.0
     found: SensitivityClaim = {

@@ -1,4 +1,4 @@
-"""Warning rates of the input guard: on the test images, and on pictures that the network should not be asked about."""
+"""Warning rates of the input guard on test images and on pictures that the network should not see."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,7 +9,7 @@ from busi_tune.export.guard import Floats, Guard, pixel_scores
 from busi_tune.images import Pixels
 
 WINDOWS = 40
-# Altered test images of each kind.
+# The most altered test images of each kind.
 MOST = 200
 UNCHANGED = "unchanged"
 
@@ -17,10 +17,11 @@ UNCHANGED = "unchanged"
 def detection_rates(
     scores_of: Callable[[Pixels], Floats], guard: Guard, test_pixels: Pixels, unchanged: Floats
 ) -> dict[str, float]:
-    """The share of images with a warning: of the test images (n, size, size, 3), unchanged and altered, and of others.
+    """The share of images with a warning, for each kind: test images, altered test images and unrelated pictures.
 
-    `unchanged` are the guard's scores (n, k) of the test images. `scores_of` is the exported model's output `guard` of
-    images. The network takes long: the model is asked only of images that no score of the pixels alone warns of.
+    The test images are (n, size, size, 3), and `unchanged` has the guard's scores (n, k) of them. `scores_of` runs the
+    exported model and returns its output `guard`. The network is slow, so the model runs only on images for which the
+    pixel scores raise no warning.
     """
     rates = {UNCHANGED: float(guard.warned(unchanged).any(axis=1).mean())}
     kinds = strange_images(test_pixels[:: -(-len(test_pixels) // MOST)])
@@ -53,13 +54,13 @@ def _grey(levels: Pixels) -> Pixels:
 
 
 def _with_gamma(pixels: Pixels, gamma: float) -> Pixels:
-    """Brighter below 1 and darker above, as another setting of the scanner's gain may be."""
+    """Change the brightness like another gain of the scanner: brighter for `gamma` below 1, darker above."""
     levels = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
     return levels[pixels]
 
 
 def _with_doppler(pixels: Pixels) -> Pixels:
-    """A box of a third of the height and width is red or blue, as blood flow is shown."""
+    """Colour a box of a third of the height and width red or blue, like Doppler images of blood flow."""
     size = pixels.shape[1]
     box = slice(size // 3, 2 * size // 3)
     coloured = pixels.copy()
@@ -70,7 +71,7 @@ def _with_doppler(pixels: Pixels) -> Pixels:
 
 
 def _photographs(size: int, generator: np.random.Generator) -> Pixels:
-    """Windows of scikit-learn's two photographs, a temple and a flower, reduced or enlarged by a whole number."""
+    """Windows of scikit-learn's two photographs (a temple and a flower), reduced or enlarged by a whole number."""
     scenes = load_sample_images().images
     windows = []
     for number in range(WINDOWS):

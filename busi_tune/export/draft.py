@@ -1,4 +1,4 @@
-"""An export in the making: its files lie in a staging folder until they are published together."""
+"""The draft of an export: its files stay in a staging folder until they are published together."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,9 +26,9 @@ DOCUMENTS = (PREDICTIONS, LABELS, CARD, VERIFICATION)
 
 @dataclass(frozen=True)
 class Draft:
-    """An export in the making: its source, the fitted values, and the test pictures with PyTorch's answers.
+    """The draft of an export: its source, the fitted values, and the test pictures with PyTorch's logits.
 
-    `staging` holds its files under their final names; `uncalibrated` are the float64 logits before the temperature.
+    `staging` holds the files under their final names. `uncalibrated` has the float64 logits before the temperature.
     """
 
     staging: Path
@@ -41,7 +41,7 @@ class Draft:
 
     @classmethod
     def begin(cls, staging: Path, source: Source, options: ExportOptions) -> "Draft":
-        """Fit on the validation split, and let PyTorch answer the test split."""
+        """Fit the values on the validation split, and run PyTorch on the test split."""
         fitted = fit_average(source) if source.members else fit(source, options.sensitivity)
         shown = Shown.of(source.pictures("test"), source.size)
         reference, uncalibrated = reference_of(fitted.model, shown, source.labels("test"))
@@ -50,13 +50,13 @@ class Draft:
         return cls(staging, source, options, fitted, shown, reference, uncalibrated)
 
     def write(self, name: str, graph: onnx.ModelProto, facts: Mapping[str, object]) -> Path:
-        """The model file `name` in the staging folder, with `facts` in its metadata."""
+        """Write the model file `name` into the staging folder, with `facts` in its metadata; return its path."""
         path = self.staging / name
         files.write_bytes(path, assembly.finish(graph, facts))
         return path
 
     def facts(self, graph: onnx.ModelProto, guard: Guard, point: OperatingPoint | None) -> dict[str, object]:
-        """The metadata of a model of this graph, with this guard and this operating point."""
+        """The metadata of a model with this graph, guard and operating point."""
         source, config = self.source, self.source.identity.config
         facts: dict[str, object] = {
             "classes": list(source.classes),
@@ -78,7 +78,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Made:
-    """A model file that has been verified: its graph, metadata and certificate, and its `guard` of the test images."""
+    """A verified model file: its graph, metadata and certificate, and its `guard` scores (n, k) of the test images."""
 
     graph: onnx.ModelProto
     facts: Mapping[str, object]
@@ -88,7 +88,7 @@ class Made:
 
 @contextmanager
 def staging_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder inside `folder`, deleted at the end; `locks.only_writer` deletes that of a killed export."""
+    """An empty folder inside `folder`, deleted at the end. After a kill, `locks.only_writer` deletes it."""
     place = files.temporary_for(folder / "export")
     files.remove_folder(place)
     try:
@@ -98,10 +98,10 @@ def staging_folder(folder: Path) -> Iterator[Path]:
 
 
 def publish(staging: Path, folder: Path, *, passed: bool) -> None:
-    """Move the files of an export from its staging folder into `folder`: the models last, and only if it `passed`.
+    """Move the files of an export from its staging folder into `folder`; models come last, and only if it `passed`.
 
-    Models that `folder` held before are replaced or deleted. A kill at any moment leaves no model that `folder`'s
-    certificate vouches for, but for those that passed.
+    Earlier models in `folder` are replaced or deleted. After a kill at any moment, the certificate in `folder` covers
+    no model that failed.
     """
     models = sorted(path.name for path in staging.glob("*.onnx")) if passed else []
     with files.explained(folder, "published"):
@@ -109,7 +109,7 @@ def publish(staging: Path, folder: Path, *, passed: bool) -> None:
             if (staging / name).exists():
                 (staging / name).replace(folder / name)
             else:
-                # That of the export before, which goes with its models.
+                # The document of the previous export is deleted along with its models.
                 (folder / name).unlink(missing_ok=True)
         files.sync_folder(folder)
         for old in folder.glob("*.onnx"):

@@ -1,4 +1,4 @@
-"""The making of an export: models that are published only if they passed, their certificate, and its evidence."""
+"""The creation of an export: models that are published only if they pass, their certificate, and its evidence."""
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -51,10 +51,10 @@ from busi_tune.training import exportable
 from busi_tune.training.hardware import abilities, environment
 from busi_tune.training.runs import prediction_rows
 
-# The value of an option whose model did not pass its gate, in the certificate.
+# In the certificate, the value of an option whose model did not pass its gate.
 REFUSED = "refused"
 Card = Callable[[Path, VerificationFile], str]
-# The files in a folder whose first export was killed while it was published.
+# The files in a folder whose first export was killed during publication.
 FIRST_FILES = frozenset({PREDICTIONS, LABELS, CARD, signature_of(Path(VERIFICATION)).name})
 PACKAGES = ("busi-tune", "torch", "torchvision", "onnx", "onnxruntime", "pillow", "numpy")
 
@@ -69,19 +69,19 @@ def export_run(
     signer: Signer | None = None,
     overwrite: bool = False,
 ) -> VerificationFile:
-    """Export a finished run into `folder` and verify it on the test split of its data; the certificate.
+    """Export a finished run into `folder`, verify it on the test split of its data, and return the certificate.
 
-    Of several `runs`, those of a cross-validation's folds, the mean of the probabilities is exported, and verified on
-    the first one's test split.
+    Several `runs` are the folds of a cross-validation. They are exported as the mean of their probabilities, which is
+    verified on the first run's test split.
 
-    An export of the same run with the same options is not made again, unless to `overwrite` it: any export in `folder`
-    stays until the new one is complete. `card` writes the model card from the run and
-    the certificate, which `signer` signs. The caller holds the folder's lock.
+    An intact export of the same run with the same options is reused, unless `overwrite` is set. An existing export in
+    `folder` stays until the new one is complete. `card` writes the model card from the run and the certificate.
+    `signer` signs the certificate. The caller holds the folder's lock.
 
     Raises:
-        RunError: the folder holds an export of another run.
-        ParityError: the exported model does not answer as PyTorch does; no model is left behind.
-        GateError: an int8 or float16 model does not pass its gate; the others are there.
+        RunError: the folder holds an export of another run or with other options.
+        ParityError: the exported model's predictions differ from PyTorch's. No model is left.
+        GateError: an int8 or float16 model does not pass its gate. The other models are published.
     """
     models = [results.read(run / METRICS, MetricsFile)["model_sha256"] for run in runs]
     origin = models[0] if len(models) == 1 else files.sha256_bytes("".join(models).encode())
@@ -101,7 +101,7 @@ def export_run(
         if options.network_only != "none":
             made[NETWORK] = make_network(draft, static=options.network_only == "static")
         _write_predictions(draft)
-        # A form that was refused is made again, and refused again, when it is asked for again.
+        # Record refused forms, so that the next request for them builds and judges them again.
         asked = options.to_dict() | dict.fromkeys(refused, REFUSED)
         certificate = _certificate(draft, made, _evidence(draft, made, origin, asked), card)
         if signer is not None and certificate["passed"]:
@@ -116,9 +116,10 @@ def export_run(
 
 
 def certify(draft: Draft, name: str, graph: onnx.ModelProto, shown: Shown, how: Mapping[str, Way]) -> Made:
-    """The float32 model `name` of a draft, verified on what is `shown` to it in the ways of `how`.
+    """Write the float32 model `name` of a draft and verify it on `shown`, in each of the ways of `how`.
 
-    It passes when it answers as PyTorch does (see `parity.verify`) and holds the run's own tensors, bit for bit.
+    The model passes if its predictions match PyTorch's (see `parity.verify`) and its tensors equal the run's, bit for
+    bit.
     """
     source, fitted = draft.source, draft.fitted
     facts = draft.facts(graph, fitted.guard, fitted.point)
@@ -139,14 +140,14 @@ def certify(draft: Draft, name: str, graph: onnx.ModelProto, shown: Shown, how: 
 
 
 def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress) -> VerificationFile | None:
-    """The certificate of an export in `folder` that is whole and was made with the same options, or None.
+    """The certificate of an intact export in `folder` with the same options, or None.
 
     Raises:
-        RunError: it is one of another run or with other options.
+        RunError: the folder holds an export of another run or with other options.
     """
     if not (folder / VERIFICATION).exists():
         return None
-    # An export that another version made is replaced, so its schema is no reason to refuse.
+    # An export of another version of busi-tune is replaced, so another schema is accepted here.
     known = content_of_any_version(folder)
     if known.get("source_sha256") != origin:
         raise RunError(f"{folder} holds the export of another run; name another --out, or use --overwrite.")
@@ -164,12 +165,12 @@ def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress
 
 
 def refuse_other_options(folder: Path, options: ExportOptions) -> None:
-    """Refuse an export in `folder` that was made with other options, and passed.
+    """Refuse a passed export in `folder` that was made with other options.
 
-    A form that did not pass its gate may be asked for again, or no longer.
+    A form that did not pass its gate may be requested again or left out.
 
     Raises:
-        RunError: there is one.
+        RunError: the folder holds such an export.
     """
     if not (folder / VERIFICATION).exists():
         return
@@ -178,11 +179,11 @@ def refuse_other_options(folder: Path, options: ExportOptions) -> None:
     if certificate.get("schema") != results.SCHEMAS[VerificationFile] or not certificate.get("passed"):
         return
     if not isinstance(made, dict):
-        # It is damaged, which is found where it is read.
+        # The certificate is damaged; the full check of the folder reports that.
         return
     known = {name: asked.get(name) if value == REFUSED else value for name, value in made.items()}
     if not any(made.get(form) is True for form in FORMS):
-        # It decides on those models alone.
+        # max_drop affects int8 and float16 models only.
         known["max_drop"] = options.max_drop
     different = differences(known, asked)
     if different:
@@ -198,12 +199,12 @@ def _missing_form(certificate: VerificationFile, options: ExportOptions) -> str:
 
 
 def _float32_models(draft: Draft) -> dict[str, Made]:
-    """The models for pictures of the network's size and of any size."""
+    """The two float32 models: for pictures of the network's size, and for pictures of any size."""
     size, network, shown = draft.source.size, draft.fitted.network, draft.shown
     guard = guard_graph(draft.fitted.guard)
     small = assembly.assemble(resize.ready(size), network, guard)
     whole = assembly.assemble(resize.any_size(size), network, guard)
-    # The two differ in front of the network alone, where the ways to run a graph make no difference: one is enough.
+    # The models differ only before the network, where the way to run a graph does not matter, so one way is enough.
     first = dict(list(WAYS.items())[:1])
     return {
         ready_name(size): certify(draft, ready_name(size), small, shown.resized(), first),
@@ -217,7 +218,7 @@ def ready_name(size: int) -> str:
 
 
 def _variants(draft: Draft) -> tuple[dict[str, Made], dict[str, GateError]]:
-    """The smaller models that were asked for, by file name, and the forms that did not pass their gate."""
+    """The requested int8 and float16 models by file name, and the errors of those that did not pass their gate."""
     made: dict[str, Made] = {}
     refused: dict[str, GateError] = {}
     for form in (form for form in FORMS if getattr(draft.options, form)):
@@ -229,7 +230,7 @@ def _variants(draft: Draft) -> tuple[dict[str, Made], dict[str, GateError]]:
 
 
 def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[str, Json]) -> Evidence:
-    """The part of the certificate that all models share: data, versions, and figures on the test split."""
+    """The part of the certificate that all models share: data, versions, and metrics on the test split."""
     source, fitted, reference = draft.source, draft.fitted, draft.reference
     averaged = fitted.averaged
     if averaged:
@@ -245,7 +246,7 @@ def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[s
         "test_images_sha256": images_sha256(source.dataset.split.rows("test")),
         "predictions_sha256": files.sha256(draft.staging / PREDICTIONS),
         "probe_logits": np.nan_to_num(reference.probe).tolist(),
-        # Of the calibrated probabilities: the temperature changes the area of one class against the rest.
+        # Metrics of the calibrated probabilities, because the temperature changes one-against-rest areas.
         "test": summary_with_intervals(answers, groups),
         "temperature": fitted.temperature,
         "calibration": {"validation": fitted.calibration, "test": calibration},
@@ -263,7 +264,10 @@ def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[s
 
 
 def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, card: Card) -> VerificationFile:
-    """Put its certificate into each model, and write the card and verification.json; the content of the latter."""
+    """Write the models with their certificates inside, labels.json, the card and verification.json.
+
+    Returns the content of verification.json.
+    """
     models = {name: _sealed(draft, name, model, evidence) for name, model in made.items()}
     headline = models[MODEL]
     document = {
@@ -290,23 +294,23 @@ def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, car
 
 
 def _seen_images(source: Source) -> list[str]:
-    """The beginnings of the SHA-256 of all images but the test images: enough to know a copy of one elsewhere.
+    """Shortened SHA-256 digests of all images except the test images, enough to recognise copies in other folders.
 
-    The models of an average have seen all images between them.
+    For an average, all images are included, because some member has seen each of them.
     """
     tested = set() if source.members else set(source.dataset.split.rows("test")["path"])
     return sorted({short_digest(image.sha256) for image in source.dataset.listing.images if image.path not in tested})
 
 
 def _sealed(draft: Draft, name: str, model: Made, evidence: Evidence) -> ModelCertificate:
-    """Write the model with its certificate inside; the certificate, with the hash of the file."""
+    """Write the model with its certificate inside; return the certificate with the file's hash and size."""
     inside: dict[str, object] = {**evidence, **model.certificate}
     path = draft.write(name, model.graph, {**model.facts, "certificate": inside})
     return {**model.certificate, "model_sha256": files.sha256(path), "bytes": path.stat().st_size}
 
 
 def _write_labels(draft: Draft, made: Mapping[str, Made]) -> None:
-    """Write what a program needs to read the answers of each model."""
+    """Write labels.json: the values that a program needs to interpret the outputs of each model."""
     config = draft.source.identity.config
     document: LabelsFile = {
         "schema": results.SCHEMAS[LabelsFile],
@@ -329,7 +333,7 @@ def _labels(model: Made) -> ModelLabels:
 
 
 def _write_predictions(draft: Draft) -> None:
-    """Write the test split's rows with PyTorch's float64 logits and the files' hashes, for later checks."""
+    """Write predictions.csv: the test images with PyTorch's float64 logits and the files' hashes, for later checks."""
     source, reference = draft.source, draft.reference
     used = source.dataset.split.used
     digests = dict(zip(map(composed, used["path"]), used["sha256"], strict=True))

@@ -1,4 +1,4 @@
-"""The gate of a smaller form of a network, judged on the validation split; the test split is not seen."""
+"""The gate for a smaller form of a network, judged on the validation split. The test split is not used."""
 
 import statistics
 import time
@@ -22,12 +22,12 @@ WARM_UP = 3
 
 
 class GateError(BusiTuneError):
-    """A smaller form of a network that loses more than may be lost."""
+    """A smaller form of a network loses more than is allowed."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A figure of the float32 network, and that of the form that may replace it."""
+    """A metric of the float32 network and of the candidate that may replace it."""
 
     float32: float
     candidate: float
@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Gate:
-    """The losses of a smaller form of a network on the validation split; the sensitivity is that for the disease."""
+    """The losses of a smaller form of a network on the validation split. `sensitivity` is that for the disease."""
 
     passed: bool
     reasons: list[str]
@@ -46,7 +46,7 @@ class Gate:
     answers_changed: int
 
     def entry(self) -> GateEntry:
-        """The gate as the certificate has it."""
+        """The gate in the form of the certificate."""
         return cast("GateEntry", asdict(self))
 
 
@@ -59,10 +59,10 @@ def compare(
     *,
     positive: str | None = None,
 ) -> Gate:
-    """Compare the logits (n, classes) of a form of a network with the float32 network's.
+    """Compare the logits (n, classes) of a candidate with those of the float32 network.
 
-    It passes when accuracy and the sensitivity for the disease, `positive` or else malignant, are lower by at most
-    `max_drop`, and 98 % of the answers agree.
+    The candidate passes if accuracy and sensitivity fall by at most `max_drop`, and at least 98 % of the predictions
+    agree. The sensitivity is that for the disease: the class `positive`, by default malignant.
     """
     answers = float32.argmax(axis=1), candidate.argmax(axis=1)
     matrices = np.stack([confusion_matrix(labels, answer, len(classes)) for answer in answers])
@@ -76,7 +76,7 @@ def compare(
     reasons = [
         f"its {name} falls by {pair.float32 - pair.candidate:.1%} from {pair.float32:.1%}, more than {max_drop:.1%}"
         for name, pair in figures.items()
-        # A drop of just the limit passes, whatever the last bit says.
+        # A drop equal to the limit passes in spite of rounding.
         if pair.float32 - pair.candidate > max_drop + 1e-9
     ]
     if not np.isfinite(candidate).all():
@@ -104,12 +104,12 @@ def failure(form: str, gate: Gate) -> str:
 
 
 def through_gate(network: bytes, calibration: Pixels, judge: Callable[[bytes], Gate]) -> tuple[bytes, Gate, list[str]]:
-    """The network in int8, with the layers that hurt most left in float32, as many as `judge` demands.
+    """The network in int8, with as many of its most sensitive layers in float32 as it needs to pass `judge`.
 
-    Returns the network, its gate, and the names of the layers in float32 but for the last, which always is.
+    Returns the network, its gate, and the names of the layers in float32, without the last layer, which always is.
 
     Raises:
-        GateError: it does not pass, not even with most of the layers in float32.
+        GateError: the network does not pass, even with half of its layers in float32.
     """
     with quantiser(network, calibration) as maker:
         candidate, kept = maker.int8(), list[str]()
@@ -127,7 +127,7 @@ def through_gate(network: bytes, calibration: Pixels, judge: Callable[[bytes], G
 
 
 def latency(models: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """The median milliseconds that each of `models` takes for a call, measured in turn, round by round."""
+    """The median milliseconds of a call of each of `models`. Each round calls every model once."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(WARM_UP + rounds):
         for name, call in models.items():

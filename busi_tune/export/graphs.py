@@ -9,9 +9,9 @@ from onnx import numpy_helper
 from onnxscript import OnnxFunction, ir, optimizer
 from onnxscript.onnx_types import TensorType
 
-# The oldest that have all operators: ONNX Runtime 1.15 and many other runtimes know them.
+# The oldest versions with all operators; ONNX Runtime 1.15 and many other runtimes support them.
 OPSET, IR_VERSION = 18, 8
-# That of the opsets that a network needs which 18 cannot express.
+# The IR version for later opsets, which are used for networks that opset 18 cannot express.
 LATER_IR_VERSION = 9
 passes = ir.passes.common
 
@@ -19,15 +19,15 @@ passes = ir.passes.common
 def graph_of(
     function: OnnxFunction, inputs: Sequence[TensorType], outputs: Mapping[str, TensorType], prefix: str
 ) -> onnx.ModelProto:
-    """The model of an onnxscript function; its results are named `outputs`, all other names begin with `prefix`.
+    """The model of an onnxscript function. Its results are named `outputs`; all other names begin with `prefix`.
 
-    The functions that it calls are inlined, because a model with functions of its own is never loaded.
+    Called functions are inlined, because prediction never loads a model that contains functions.
     """
     script = function.to_model_proto(input_types=inputs, output_types=list(outputs.values()), ir_version=IR_VERSION)
     model = ir.from_proto(script)
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = name
-    # A literal is cast to the type of the other operand, which must be known before the cast is folded.
+    # A literal is cast to the other operand's type, so types must be inferred before casts are folded.
     model = ir.passes.Sequential(passes.InlinePass(), passes.ShapeInferencePass())(model).model
     optimizer.fold_constants(model, onnx_shape_inference=False)
     tidy = ir.passes.Sequential(
@@ -44,20 +44,20 @@ def graph_of(
 
 
 def folded(network: bytes) -> bytes:
-    """The network with its constant expressions computed: as such, they keep ONNX Runtime from fusing layers.
+    """The network with its constant expressions folded, because these keep ONNX Runtime from fusing layers.
 
-    Expressions of weights stay, so that each weight stands in the file as it was trained: ONNX Runtime transposes,
+    Expressions of weights are kept, so that the file holds each weight exactly as trained. ONNX Runtime transposes,
     folds and fuses them when it loads the file.
     """
     model = ir.from_proto(onnx.load_from_string(network))
     weights = set(model.graph.initializers)
 
     def of_weights(node: ir.Node) -> bool | None:
-        """False for a node that must stay; None leaves it to the folding's own rules."""
+        """False for a node that must stay; None leaves the decision to the folding."""
         return False if any(value is not None and value.name in weights for value in node.inputs) else None
 
     optimizer.fold_constants(model, should_fold=of_weights)
-    # Without types and shapes of all values, which the folding infers, the shapes of reshapes would not be known.
+    # This must follow the folding, which infers the shapes that `_fix_shape` reads.
     for node in list(model.graph):
         _fix_shape(node)
     tidy = ir.passes.Sequential(
@@ -67,7 +67,7 @@ def folded(network: bytes) -> bytes:
 
 
 def _fix_shape(node: ir.Node) -> None:
-    """Give a reshape that computes its shape from that of the batch a shape of its own, as other runtimes need it."""
+    """Replace a reshape whose shape is computed from the batch by one with a constant shape, for other runtimes."""
     if node.op_type != "Reshape" or ir.convenience.get_const_tensor(node.inputs[1]) is not None:
         return
     before, after = node.inputs[0].shape, node.outputs[0].shape
@@ -86,7 +86,7 @@ def _fix_shape(node: ir.Node) -> None:
 
 
 def _like(value: ir.Value) -> ir.Value:
-    """A new value of the same name, type and shape."""
+    """A new value with the same name, type and shape."""
     return ir.Value(name=value.name, type=value.type, shape=value.shape)
 
 
@@ -99,7 +99,7 @@ def with_tensor(network: bytes, name: str, value: NDArray[np.float32]) -> bytes:
 
 
 def opset_of(*models: onnx.ModelProto) -> int:
-    """The opset of ONNX's own operators that all of `models` can be run with."""
+    """The lowest opset of ONNX's standard operators that covers all of `models`."""
     return int(max(entry.version for model in models for entry in model.opset_import if not entry.domain))
 
 
@@ -109,7 +109,7 @@ def ir_version_of(opset: int) -> int:
 
 
 def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without the exporter's notes, which hold paths of this machine."""
+    """The model without the exporter's metadata, which contains paths of this machine."""
     graph = model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
         part.ClearField("metadata_props")

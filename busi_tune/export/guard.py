@@ -1,7 +1,7 @@
-"""The input guard: how far an image lies from the training images, as part of the exported graph.
+"""The input guard: scores in the exported graph that show how much an image differs from the training images.
 
-Each image has four scores with a limit each: colour, blank, statistics (brightness, layout and texture at three scales)
-and features (of the network's last layer). ONNX Runtime alone computes them, here as in use.
+Each image has four scores, each with a limit: colour, blank, statistics (brightness, layout and texture at three
+scales) and features (of the network's last layer). ONNX Runtime computes the scores both here and in prediction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,19 +29,19 @@ WARNINGS = {
     "statistics": "brightness, layout or texture are unlike those of the training images",
     "features": "the network sees something unlike the training images",
 }
-# The expected share of false alarms of each score.
+# The expected false-alarm rate of each score.
 RATES = {"colour": 0.005, "blank": 0.005, "statistics": 0.01, "features": 0.01}
-# A mean difference of the strongest and the weakest channel that is no colour yet: a few annotations make as much.
+# The lowest limit for colour (the mean difference of the strongest and weakest channel); a few annotations reach it.
 LEAST_COLOUR = 2.0
 COMPONENTS = 32
 FOLDS = 10
-# The measures are taken on a grid of every STEP-th pixel, of 64 to 127 rows: they cost the same for any network.
+# Pixels are sampled on a grid of 64 to 127 rows, so that the guard costs about the same for any image size.
 GRID = 64
 BATCH = 32
 STATISTICS = 23
 
 THRESHOLDS = np.array([0.04, 0.08, 0.16, 0.32, 0.48, 0.64, 0.8], dtype=np.float32).reshape(1, 7, 1, 1)
-# To the pixel below, and to the pixel on the right.
+# The differences to the pixel below and to the pixel on the right.
 DIFFERENCES = np.array([[[[-1, 0], [1, 0]]], [[[-1, 1], [0, 0]]]], dtype=np.float32)
 BEYOND = [2**31, 2**31]
 
@@ -49,7 +49,7 @@ BEYOND = [2**31, 2**31]
 @script()
 def energy(grey: FLOAT[...]) -> FLOAT[...]:
     """The mean squared differences of neighbouring pixels (images, 2): vertical, horizontal."""
-    # WebGPU's runtime takes no default for granted.
+    # ONNX Runtime on WebGPU needs all attributes, even those with default values.
     slopes = op.Conv(
         grey,
         op.Constant(value=DIFFERENCES),
@@ -64,7 +64,7 @@ def energy(grey: FLOAT[...]) -> FLOAT[...]:
 
 @script()
 def layout_of(grey: FLOAT[...], tile: Sequence[int]) -> FLOAT[...]:
-    """The brightness of tiles, four a row, left and right added up, so that a mirrored image has the same."""
+    """The brightness of tiles, four per row. Left and right tiles are added, so that mirroring changes nothing."""
     tiles = op.AveragePool(grey, kernel_shape=tile, strides=tile)
     return op.Flatten(op.Gather(tiles, [0, 1], axis=3) + op.Gather(tiles, [3, 2], axis=3))
 
@@ -73,7 +73,7 @@ def layout_of(grey: FLOAT[...], tile: Sequence[int]) -> FLOAT[...]:
 def measures(
     pixels: UINT8[...], stride: Sequence[int], tile: Sequence[int]
 ) -> tuple[FLOAT[...], FLOAT[...], FLOAT[...]]:
-    """Colour (images, 1), contrast, negated, (images, 1) and statistics (images, k) of `pixels` on a grid."""
+    """Colour (images, 1), negative contrast (images, 1) and statistics (images, k) of `pixels` on a grid."""
     grid = op.Slice(pixels, [0, 0], BEYOND, [2, 3], stride)
     channels = op.Cast(grid, to=TensorProto.FLOAT)
     colour = op.ReduceMean(op.ReduceMax(channels, [1]) - op.ReduceMin(channels, [1]), [2, 3], keepdims=0)
@@ -103,7 +103,7 @@ def features_distance(
 ) -> FLOAT[...]:
     """Mahalanobis distances (images, 1) of features.
 
-    Only the strongest directions have a variance of their own, all others share one: probabilistic PCA (Tipping and
+    Only the strongest directions have individual variances; all others share one (probabilistic PCA, Tipping and
     Bishop, 1999).
     """
     shift = features - mean
@@ -115,8 +115,8 @@ def features_distance(
 class Score:
     """One column of the guard: a value above the limit raises the warning.
 
-    `false_alarms` is the share of images like the training images that will raise it, as far as the limit's own
-    images can tell.
+    `false_alarms` is the expected share of false warnings among images like the training images, estimated from the
+    images that set the limit.
     """
 
     name: str
@@ -127,14 +127,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Guard:
-    """The scores in the order of the columns, and the tensors that compute them."""
+    """The scores in the order of the columns, and the tensors from which the graph computes them."""
 
     image_size: int
     scores: tuple[Score, ...]
     tensors: Mapping[str, Floats]
 
     def entries(self) -> list[GuardEntry]:
-        """The scores as the certificate and the model's metadata list them."""
+        """The scores in the form of the certificate and the model's metadata."""
         return [
             {
                 "name": score.name,
@@ -146,18 +146,18 @@ class Guard:
         ]
 
     def warned(self, values: Floats) -> NDArray[np.bool_]:
-        """Which of an image's scores (images, k) exceed their limits."""
-        # A score that is no number is not below its limit.
+        """Which of the images' scores (images, k) exceed their limits."""
+        # A NaN counts as exceeding its limit.
         return ~(values <= np.array([score.limit for score in self.scores]))
 
 
 def fit_guard(
     train_pixels: Pixels, train_features: Floats, held_out_pixels: Pixels, held_out_features: Floats
 ) -> Guard:
-    """The guard of a network trained on the one part, with limits from images that are new to it.
+    """The guard of a network, fitted on its training images, with limits from held-out images that are new to it.
 
-    Pixels are (n, size, size, 3), features (n, d): what the exported network makes of them, or of some of the training
-    images.
+    Pixels are (n, size, size, 3). Features (n, d) come from the exported network; `train_features` may cover only
+    some of the training images.
     """
     size = train_pixels.shape[1]
     measured = _run(statistics_graph(size), {"pixels": train_pixels}).astype(np.float64)
@@ -166,8 +166,8 @@ def fit_guard(
     known = pixel_scores(unlimited, train_pixels)
     new = all_scores(unlimited, held_out_pixels, held_out_features)
     both = np.concatenate([known, new])
-    # Colour and contrast were fitted to nothing, so the training images serve as well as new ones. The network's
-    # features know the training images by heart.
+    # Colour and contrast are not fitted, so training images can set their limits as well as new ones. The network was
+    # fitted to the training images, so only new images can set the limit of its features.
     left_out = np.concatenate([_left_out(measured), new[:, 2]])
     samples = dict(zip(WARNINGS, (both[:, 0], both[:, 1], left_out, new[:, 3]), strict=True))
     limits = {name: _conformal(values, RATES[name]) for name, values in samples.items()}
@@ -179,7 +179,7 @@ def fit_guard(
 
 
 def guard_graph(guard: Guard) -> onnx.ModelProto:
-    """`pixels` uint8 (n, 3, size, size) and `features` float32 (n, d) to `guard` (n, k), one column for each score."""
+    """The graph from `pixels` uint8 (n, 3, size, size) and `features` float32 (n, d) to the scores `guard` (n, k)."""
     tensors, (grid_step, tile_side) = guard.tensors, _grid(guard.image_size)
 
     @script()
@@ -199,18 +199,18 @@ def guard_graph(guard: Guard) -> onnx.ModelProto:
 
 
 def all_scores(guard: Guard, pixels: Pixels, features: Floats) -> Floats:
-    """The scores (n, k) of images (n, size, size, 3) with the network's features of them (n, d)."""
+    """The scores (n, k) of images (n, size, size, 3) with their network features (n, d)."""
     return _run(guard_graph(guard), {"pixels": pixels, "features": features})
 
 
 def pixel_scores(guard: Guard, pixels: Pixels) -> Floats:
-    """The scores (n, k) of images (n, size, size, 3) without the network: that of the features is 0."""
+    """The scores (n, k) of images (n, size, size, 3) without the network; the features' score is 0."""
     features = np.broadcast_to(guard.tensors["features_mean"], (len(pixels), guard.tensors["features_mean"].size))
     return all_scores(guard, pixels, features)
 
 
 def statistics_graph(size: int) -> onnx.ModelProto:
-    """`pixels` uint8 (n, 3, size, size) to `statistics` float32 (n, k)."""
+    """The graph from `pixels` uint8 (n, 3, size, size) to `statistics` float32 (n, k)."""
     grid_step, tile_side = _grid(size)
 
     @script()
@@ -222,7 +222,7 @@ def statistics_graph(size: int) -> onnx.ModelProto:
 
 
 def _grid(size: int) -> tuple[list[int], list[int]]:
-    """The grid's step and the side of its tiles, of both axes; pixels that do not fill the last tile are left out."""
+    """The grid's step and the side of a tile, for both axes. Pixels that do not fill the last tile are left out."""
     step = max(1, size // GRID)
     tile = -(-size // step) // 4
     return [step, step], [tile, tile]
@@ -241,29 +241,30 @@ def _run(model: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) -> F
 
 
 class _Statistics:
-    """Where the statistics of images lie: their mean, their scale and the covariance of what is left."""
+    """The distribution of images' statistics: mean, scale, and the covariance of the standardised values."""
 
     def __init__(self, statistics: Doubles) -> None:
         self.mean = statistics.mean(axis=0)
-        # All statistics are of the order of 1; one that is the same in all training images may change a little.
+        # Statistics are of the order of 1. The floor allows for small changes in one that never varies in training.
         self.scale = np.maximum(statistics.std(axis=0), 0.01)
         self.covariance = LedoitWolf(assume_centered=True).fit((statistics - self.mean) / self.scale)
 
     def tensors(self) -> dict[str, Floats]:
-        """What the graph computes the distances with."""
+        """The tensors from which the graph computes the distances."""
         whitening = np.linalg.cholesky(self.covariance.precision_) / self.scale[:, None]
         return _single({"statistics_mean": self.mean, "statistics_whitening": whitening})
 
     def distances(self, statistics: Doubles) -> Doubles:
-        """Mahalanobis distances."""
+        """The Mahalanobis distances (n,) of statistics (n, k)."""
         squares: Doubles = self.covariance.mahalanobis((statistics - self.mean) / self.scale)
         return np.sqrt(squares)
 
 
 def _left_out(statistics: Doubles) -> Doubles:
-    """The distance of each training image from the others without its fold (Vovk, 2015: cross-conformal predictors).
+    """The distance of each training image from the images outside its fold (cross-conformal predictors: Vovk, 2015).
 
-    The folds are dealt by the distance from all images, so that they are alike and the images' order does not count.
+    Folds are assigned in the order of the distance from all images. The folds are then similar, and the order of the
+    images does not matter.
     """
     order = np.argsort(_Statistics(statistics).distances(statistics))
     distances = np.empty(len(statistics))
@@ -276,10 +277,10 @@ def _fit_features(features: Floats) -> dict[str, Floats]:
     values = features.astype(np.float64)
     count, width = values.shape
     kept = max(1, min(COMPONENTS, count // 4, width - 1))
-    # Features that never change leave it a ratio of nothing to nothing, which is not used.
+    # Constant features make PCA divide 0 by 0; the result is not used.
     with np.errstate(invalid="ignore"):
         pca = PCA(kept, svd_solver="full").fit(values)
-    # A layer whose units are nearly all dead leaves no noise to divide by, and single precision bears no more.
+    # If nearly all units are dead, the noise is close to 0; these floors keep the division within single precision.
     noise = max(float(pca.noise_variance_), 1e-6 * float(pca.explained_variance_[0]), 1e-12)
     variances = np.maximum(pca.explained_variance_, noise)
     directions = pca.components_.T * np.sqrt(1 / noise - 1 / variances)
@@ -295,8 +296,9 @@ def _single(tensors: Mapping[str, Doubles]) -> dict[str, Floats]:
 def _conformal(values: Floats | Doubles, rate: float) -> tuple[float, float]:
     """The limit that a new image exceeds with a probability of at most `rate`, and that probability.
 
-    Of n + 1 exchangeable images each is as likely as any other to have a given rank (Vovk et al., 2005; for anomalies
-    Laxhammar and Falkman, 2010). Too few images for `rate` give their largest value, and its own probability.
+    Each of n + 1 exchangeable images is equally likely to have a given rank (Vovk et al., 2005; for anomalies
+    Laxhammar and Falkman, 2010). With too few images for `rate`, the limit is the largest value, and the returned
+    probability exceeds `rate`.
     """
     count = len(values)
     rank = min(count, int(np.ceil((count + 1) * (1 - rate))))

@@ -21,10 +21,10 @@ Floats = NDArray[np.float32]
 
 
 def make_network(draft: Draft, *, static: bool) -> Made:
-    """The bare network of a draft, verified on the test pictures; `static` for a batch of one.
+    """Write the bare network of a draft and verify it on the test pictures; `static` fixes the batch size to 1.
 
-    It passes as `model.onnx` does: no logit is off by more than the tolerance, no answer differs by more than rounding,
-    and its tensors are the run's own.
+    It passes under the same conditions as `model.onnx`: no logit's error exceeds the tolerance, no prediction differs
+    by more than rounding, and its tensors equal the run's.
     """
     source, reference = draft.source, draft.reference
     graph = bare(draft.fitted.network, static=static)
@@ -76,7 +76,7 @@ def make_network(draft: Draft, *, static: bool) -> Made:
 
 
 def bare(network: bytes, *, static: bool) -> onnx.ModelProto:
-    """The part of a network behind its normalisation, up to the logits."""
+    """The part of a network from after its normalisation to the logits."""
     model = cleaned(onnx.load_from_string(network))
     (normalised,) = (node.output[0] for node in model.graph.node if "pixel_deviation" in node.input)
     part = onnx.utils.Extractor(model).extract_model([normalised], [OUTPUT])
@@ -88,7 +88,7 @@ def bare(network: bytes, *, static: bool) -> onnx.ModelProto:
     if static:
         for value in (entry, answer):
             value.type.tensor_type.shape.dim[0].dim_value = 1
-        # They speak of a batch of any size.
+        # The recorded shapes still have a free batch size.
         del part.graph.value_info[:]
         inferred = ir.from_proto(onnx.shape_inference.infer_shapes(part))
         optimizer.fold_constants(inferred, input_size_limit=64)

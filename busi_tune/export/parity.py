@@ -1,4 +1,4 @@
-"""The comparison of ONNX Runtime with PyTorch, against float64, with PyTorch's own float32 error as the yardstick."""
+"""The comparison of ONNX Runtime with PyTorch's float64 logits. PyTorch's own float32 error sets the tolerance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,19 +19,19 @@ from busi_tune.results import Matrices, Matrix, ModelFigures
 
 Logits = NDArray[np.float64]
 FACTOR = 4.0
-# Probes are few, and far from what the network was trained on, where rounding weighs more (4.7 times the yardstick on a
-# ResNet50); what they are there to tell apart is thousands of times as large.
+# Probes are few and unlike the training images, so rounding errors are larger (4.7 times PyTorch's own on a ResNet50).
+# The errors that probes should reveal are thousands of times larger.
 PROBE_FACTOR = 16.0
 BATCH = 32
 FEW = 8
 TINTED = 8
 TINT = (1.0, 0.7, 0.4)
-# Height and width of noise that is resized: single pixels, lines, enlargements, and both orders of the two passes.
+# Heights and widths of noise images: single pixels, lines, enlargements, and shapes that resize more along one axis.
 PROBES = ((1, 1), (1, 90), (90, 1), (17, 31), (97, 61), (61, 97), (31, 311), (311, 31), (500, 333), (256, 256))
 
 
 class Way(TypedDict):
-    """One way to run a model: images a batch, ONNX Runtime's optimisation level, threads (0: its choice)."""
+    """One way to run a model: images per batch, ONNX Runtime's optimisation level, threads (0: automatic)."""
 
     batch: int
     optimisation: Optimisation
@@ -39,7 +39,7 @@ class Way(TypedDict):
 
 
 BASE: Way = {"batch": BATCH, "optimisation": "all", "threads": 0}
-# The ways to run a model that must all agree. The first is shown all pictures, the others `FEW` of them.
+# The ways to run a model, which must all agree. The first way runs all pictures, the others `FEW` of them.
 WAYS: Mapping[str, Way] = {
     "batch 32, all optimisations": BASE,
     **{f"batch {size}": BASE | {"batch": size} for size in (1, 2, 7, FEW)},
@@ -51,7 +51,7 @@ WAYS: Mapping[str, Way] = {
 
 @dataclass(frozen=True)
 class Shown:
-    """The input of a verification: `pictures` of any size, uint8 RGB (height, width, 3), and `probes` beside them."""
+    """The input of a verification: `pictures` and additional `probes` of any size, uint8 RGB (height, width, 3)."""
 
     pictures: Sequence[Pixels]
     probes: Sequence[Pixels]
@@ -59,10 +59,10 @@ class Shown:
 
     @classmethod
     def of(cls, pictures: Sequence[Pixels], size: int) -> "Shown":
-        """The pictures of a test split, and probes for the cases that they may lack.
+        """The pictures of a test split, and probes for cases that the pictures may not cover.
 
-        Ultrasound is grey, and on grey pictures nobody can tell BGR from RGB: some are shown with a tint. The pictures
-        may all have one size, or the network's: noise of several sizes is resized as well.
+        Ultrasound is grey, and a grey picture does not reveal a swap of RGB and BGR, so some probes are tinted. The
+        pictures may all have one size, or the network's, so other probes are noise of several sizes.
         """
         tinted = [np.asarray(picture * np.array(TINT), dtype=np.uint8) for picture in pictures[:TINTED]]
         noise = np.random.default_rng(0)
@@ -83,15 +83,15 @@ class Shown:
         return Shown([self.pictures[row] for row in rows], self.probes, self.size)
 
     def resized(self) -> "Shown":
-        """The same for a model that takes pictures of its own size alone."""
+        """The same input, resized for a model that takes only pictures of its own size."""
         return Shown(list(self.pixels), list(self.probe_pixels), self.size)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """PyTorch's float64 logits (n, classes) of pictures and probes, and how far its float32 logits are off.
+    """PyTorch's float64 logits (n, classes) of pictures and probes, and the errors of its float32 logits.
 
-    `step_error` is the same of copies whose weights are moved by a unit in their last place.
+    `step_error` is the float32 error of model copies whose weights are moved by one unit in the last place.
     """
 
     logits: Logits
@@ -114,10 +114,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Verification:
-    """The certificate of one model file; errors are the largest absolute differences of a logit from float64.
+    """The result of verifying one model file. Errors are the largest absolute differences of a logit from float64.
 
-    `errors`, `changed` and `compared`, the number of pictures, have an entry for each way to run it;
-    `resized_differently` counts pictures and probes that `images` resizes to other pixels.
+    `errors`, `changed` and `compared` (the number of pictures) have an entry for each way to run the model.
+    `resized_differently` counts the pictures and probes that the model resizes to other pixels than `images` does.
     """
 
     passed: bool
@@ -140,13 +140,13 @@ class Verification:
     confusion_matrix: Matrices
 
     def entry(self) -> ModelFigures:
-        """The figures as the certificate has them; one that is not a number is None, for JSON has no NaN."""
+        """The result in the form of the certificate. Values that are not finite become None, as JSON has no NaN."""
         return cast("ModelFigures", _finite(asdict(self)))
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A verification, and the guard's scores (n, k) of the pictures that came with it."""
+    """A verification, and the guard's scores (n, k) of its pictures."""
 
     result: Verification
     guard: NDArray[np.float32]
@@ -164,7 +164,7 @@ def distance(given: Logits, exact: Logits) -> float:
 
 
 def few(count: int, *orders: NDArray[np.floating | np.integer]) -> NDArray[np.int64]:
-    """The rows of the `count` pictures that come first by any of the `orders`; each has a number for each picture."""
+    """The rows of the `count` pictures that rank first in any of the `orders`. An order has a number per picture."""
     ranks = [np.argsort(np.argsort(order, kind="stable"), kind="stable") for order in orders]
     return np.sort(np.argsort(np.min(ranks, axis=0), kind="stable")[:count])
 
@@ -172,7 +172,7 @@ def few(count: int, *orders: NDArray[np.floating | np.integer]) -> NDArray[np.in
 def outputs_of(
     classifier: Classifier, pictures: Sequence[Pixels], names: Sequence[str], batch: int = BATCH
 ) -> list[NDArray[Any]]:
-    """The named outputs for all pictures, in their order; pictures of one size are run up to `batch` at a time."""
+    """The named outputs for all pictures, in their order. Pictures of the same size run together, up to `batch`."""
     by_size: dict[tuple[int, ...], list[int]] = {}
     for number, picture in enumerate(pictures):
         by_size.setdefault(picture.shape, []).append(number)
@@ -193,23 +193,23 @@ def verify(
     *,
     how: Mapping[str, Way] = WAYS,
 ) -> Verified:
-    """Compare `model` with `reference` on what is shown to it: in the first way of `how` on all pictures.
+    """Compare `model` with `reference` on the pictures and probes of `shown`.
 
-    In the other ways it is shown the few pictures with the largest errors or the smallest margins. It passes when no
-    error exceeds `Reference.tolerance`, no answer differs whose margin exceeds twice the error, and every picture is
-    resized to the pixel.
+    The first way of `how` runs all pictures. The other ways run the few pictures with the largest errors or smallest
+    margins. The model passes if no error exceeds its tolerance, no prediction differs whose margin exceeds twice the
+    largest error, and every picture is resized to exactly the expected pixels.
     """
     margins = np.diff(np.sort(reference.logits, axis=1)[:, -2:], axis=1)[:, 0]
     answers = reference.logits.argmax(axis=1)
     changed = np.zeros(len(answers), dtype=np.bool_)
     rows = np.arange(len(answers))
-    # Ways that differ in the batch alone share a session.
+    # Ways that differ only in the batch size share a session.
     opened = lru_cache(maxsize=1)(partial(Classifier, model))
     found: dict[str, _Answered] = {}
     task = f"verifying {model.name}"
     for name, way in how.items():
         given, exact = shown.only(rows), reference.logits[rows]
-        # Pictures of one size alone fill a batch.
+        # A batch holds pictures of one size only, so ways with another batch size run on resized pictures.
         given = given if way["batch"] == BATCH else given.resized()
         classifier = opened(threads=way["threads"], optimisation=way["optimisation"])
         found[name] = answered = _Answered.by(classifier, given, exact, way["batch"])
@@ -217,14 +217,14 @@ def verify(
         progress.step(task, len(found), len(how))
         if len(found) == 1:
             probe, pixels = outputs_of(classifier, shown.probes, ("logits", "pixels"))
-            # A NaN is the largest error of all.
+            # A NaN counts as the largest error.
             rows = few(FEW, -np.nan_to_num(answered.errors, nan=np.inf), margins)
     progress.close(task)
     first = next(iter(found.values()))
     errors = {name: float(answered.errors.max()) for name, answered in found.items()}
-    # Not `max`: it drops a NaN that does not come first.
+    # `max` would drop a NaN that does not come first.
     largest = float(np.max(list(errors.values())))
-    # Where the margin is within rounding either answer is right.
+    # If the margin is within rounding, either prediction is right.
     settled = np.where(margins > 2 * largest, first.logits.argmax(axis=1), answers)
     classes = reference.logits.shape[1]
     result = Verification(
@@ -259,7 +259,7 @@ def verify(
 
 @dataclass(frozen=True)
 class _Answered:
-    """A model's answers in one way to run it, beside float64's."""
+    """A model's outputs in one way to run it, compared with float64 logits."""
 
     logits: Logits
     guard: NDArray[np.float32]
@@ -269,7 +269,7 @@ class _Answered:
 
     @classmethod
     def by(cls, classifier: Classifier, shown: Shown, exact: Logits, batch: int) -> "_Answered":
-        """The answers to the pictures of `shown`, up to `batch` at a time."""
+        """Run the pictures of `shown`, up to `batch` at a time, and compare the logits with `exact`."""
         logits, pixels, guard = outputs_of(classifier, shown.pictures, ("logits", "pixels", "guard"), batch)
         moved = logits.argmax(axis=1) != exact.argmax(axis=1)
         errors = np.abs(logits - exact).max(axis=1)
@@ -277,13 +277,13 @@ class _Answered:
 
 
 def differing(pixels: Pixels, expected: Pixels) -> int:
-    """How many of a model's `pixels` (n, 3, size, size) are not the `expected` (n, size, size, 3)."""
+    """The number of images whose `pixels` (n, 3, size, size) differ from `expected` (n, size, size, 3)."""
     return int((pixels != expected.transpose(0, 3, 1, 2)).any(axis=(1, 2, 3)).sum())
 
 
 def _reasons(found: Verification, changed: int) -> list[str]:
     reasons = []
-    # Not `>`: an error that is NaN must fail too.
+    # `not <=` instead of `>`, because a NaN must fail as well.
     if not found.max_error <= found.tolerance:
         reasons.append(f"a logit is off by {found.max_error:.3g}, more than the tolerance of {found.tolerance:.3g}")
     if not found.probe_error <= found.probe_tolerance:

@@ -1,4 +1,4 @@
-"""A network in smaller numbers: int8 by ONNX Runtime's static quantiser, or float16; inputs and outputs stay."""
+"""A network in int8, by ONNX Runtime's static quantiser, or in float16. Its inputs and outputs do not change."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RANKING_IMAGES = 16
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]
-    """The calibration images as the network takes them, in batches."""
+    """The calibration images as batches of the network's input."""
 
     def __init__(self, images: Pixels) -> None:
         self.batches = batches(images)
@@ -47,13 +47,13 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
 
 
 def batches(images: Pixels) -> Iterator[dict[str, Pixels]]:
-    """What a session of a network is fed with, for images (n, size, size, 3)."""
+    """Batches of a network's input, from images (n, size, size, 3)."""
     for start in range(0, len(images), BATCH):
         yield {"pixels": np.ascontiguousarray(images[start : start + BATCH].transpose(0, 3, 1, 2))}
 
 
 def session(network: bytes, threads: int = 0) -> ort.InferenceSession:
-    """A session of a network on the CPU, whose threads rest between runs, so that they take no time from another's."""
+    """A session of a network on the CPU. Its threads do not spin between runs, which would slow other sessions."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -73,22 +73,22 @@ def logits(network: bytes, images: Pixels) -> Logits:
 
 
 class Quantiser:
-    """One network, calibrated once on training images (n, size, size, 3); makes its int8 forms."""
+    """Makes int8 forms of one network, which is calibrated once on training images (n, size, size, 3)."""
 
     def __init__(self, network: bytes, calibration: Pixels, place: Path) -> None:
         self.calibration, self.place, self.network = calibration, place, folded(network)
         source, self.prepared, self.ranges = place / "network.onnx", place / "prepared.onnx", place / "ranges.json"
         source.write_bytes(self.network)
-        # Its symbolic shapes fail on constants that the exporter writes; ONNX's own inference finds all shapes.
+        # Symbolic shape inference fails on constants of PyTorch's exporter; ONNX's shape inference finds all shapes.
         quant_pre_process(source, self.prepared, skip_symbolic_shape=True)
         nodes = onnx.load(self.prepared).graph.node
-        # The last layer costs next to nothing, and 256 different logits are too few to tell classes apart.
+        # The last layer stays in float32: it is cheap, and 256 different logits are too few to separate classes.
         self.always = [node.name for node in nodes if node.op_type in WEIGHTED][-1:]
         quantised = {*QDQRegistry, *QLinearOpsRegistry}
         self.layers = [node.name for node in nodes if node.op_type in quantised and node.name not in self.always]
 
     def int8(self, keep: Sequence[str] = (), only: Sequence[str] = ()) -> bytes:
-        """The network with the layers of `keep` in float32, or with all but the layers of `only` in float32."""
+        """The network in int8 with the layers of `keep` in float32; with `only`, no other layers are in int8."""
         target = self.place / "int8.onnx"
         with quiet():
             quantize_static(
@@ -107,10 +107,10 @@ class Quantiser:
         return finished(onnx.load(target))
 
     def ranking(self) -> list[list[str]]:
-        """Stretches of neighbouring layers by what int8 in them alone does to the logits, the worst first.
+        """Stretches of neighbouring layers, sorted by the error in the logits if only they are int8, the worst first.
 
-        Neighbours, because a tensor stays in float32 only where all the layers that touch it do, and because
-        ONNX Runtime computes a single convolution between two int8 tensors in int8, whatever its weights are.
+        Neighbours stay together, because a tensor is in float32 only if all layers that touch it are. ONNX Runtime
+        also computes a single convolution between two int8 tensors in int8, whatever its weights are.
         """
         length = max(SHORTEST_STRETCH, math.ceil(len(self.layers) / STRETCHES))
         stretches = [self.layers[start : start + length] for start in range(0, len(self.layers), length)]
@@ -122,14 +122,14 @@ class Quantiser:
 
 @contextmanager
 def quantiser(network: bytes, calibration: Pixels) -> Iterator[Quantiser]:
-    """A `Quantiser` whose files are gone afterwards."""
+    """A `Quantiser` whose temporary files are deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="busi-tune-int8-") as place:
         yield Quantiser(network, calibration, Path(place))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the quantiser's warnings on the root logger; it has no logger of its own."""
+    """Silence the quantiser's warnings, which go to the root logger."""
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)
     try:
@@ -145,12 +145,12 @@ def int8(network: bytes, calibration: Pixels, *, keep: Sequence[str] = ()) -> by
 
 
 def float16(network: bytes) -> bytes:
-    """The network in half precision, from the first layer's input to the last layer's output."""
+    """The network in half precision. Its inputs and outputs keep their types."""
     return finished(convert_float_to_float16(onnx.load_from_string(folded(network)), keep_io_types=True))
 
 
 def finished(model: onnx.ModelProto) -> bytes:
-    """The model with the standard operators alone, checked, without its makers' marks."""
+    """The checked model with only standard operators and without metadata of the tools that made it."""
     del model.metadata_props[:]
     standard = [entry for entry in model.opset_import if not entry.domain]
     del model.opset_import[:]

@@ -1,11 +1,13 @@
-"""The resize in front of the network in an exported graph: pictures of any size to its pixels, as Pillow resizes them.
+"""The resize in an exported graph: pictures of any size to the network's size, with exactly the pixels of Pillow.
 
-The result is that of Pillow's Resample.c, bit for bit: a triangle filter whose support grows with the reduction,
-weights normalised and rounded to 22 fractional bits, width first, then height, each rounded to whole grey levels.
-Pillow computes in double precision, and the graph in whole numbers below 2**24, which float32 holds exactly: it needs
-no type that browsers and small devices lack, and every sum is the same in whatever order it is added up. Pillow's
-weights are fractions of whole numbers, and no such fraction lies so near the middle of two 22-bit numbers that double
-precision would round it to the other one.
+The result equals that of Pillow's Resample.c, bit for bit. The filter is a triangle whose support grows with the
+reduction. Its weights are normalised and rounded to 22 fractional bits. The first pass resizes the width, the second
+the height, and each pass rounds to whole grey levels.
+
+Pillow computes in double precision. The graph computes in whole numbers below 2**24, which float32 holds exactly. It
+therefore needs no type that browsers and small devices lack, and no sum depends on the order of its terms. Pillow's
+weights are fractions of whole numbers. None of them is so close to the middle of two 22-bit numbers that double
+precision would round it to the wrong one.
 """
 
 import numpy as np
@@ -16,16 +18,16 @@ from onnxscript import opset18 as op
 
 from busi_tune.export.graphs import graph_of
 
-# Rows of the weights are multiplied in blocks, each with the window of the picture that it needs: the rest are zeros.
+# Rows of weights are multiplied in blocks, each with only the window of the picture where its weights are not zero.
 BLOCK = 8
-# The bits of a weight's lower part, and of each step of the long division that makes six digits, or 24 bits.
+# The base of a weight's lower part (8 bits), and of the long division (six digits of 4 bits).
 LOWER, DIGIT = 256.0, 16.0
 ZERO = np.zeros(1, dtype=np.float32)
 
 
 @script()
 def digit_of(rest: FLOAT[...], total: FLOAT[...], quotient: FLOAT[...]) -> tuple[FLOAT[...], FLOAT[...]]:
-    """One step of the long division of `rest` by `total`: the new rest, and the quotient with a digit more."""
+    """One step of the long division of `rest` by `total`: the new remainder, and the quotient with one more digit."""
     shifted = rest * DIGIT
     digit = op.Floor(shifted / total)
     return shifted - digit * total, quotient * DIGIT + digit
@@ -33,7 +35,7 @@ def digit_of(rest: FLOAT[...], total: FLOAT[...], quotient: FLOAT[...]) -> tuple
 
 @script()
 def rounded_ratio(part: FLOAT[...], total: FLOAT[...]) -> FLOAT[...]:
-    """`part / total` in units of 2**-22, rounded to the nearest; both are whole numbers."""
+    """`part / total`, two whole numbers, in units of 2**-22 and rounded to the nearest."""
     first, one = digit_of(part, total, part * 0.0)
     second, two = digit_of(first, total, one)
     third, three = digit_of(second, total, two)
@@ -47,10 +49,11 @@ def rounded_ratio(part: FLOAT[...], total: FLOAT[...]) -> FLOAT[...]:
 def weights_of(
     extent: INT64[...], steps: FLOAT[...], size: FLOAT[...]
 ) -> tuple[FLOAT[...], INT64[...], INT64[...], INT64[...]]:
-    """Weights (blocks, rows, taps) of one axis of `extent` pixels, their pixels, and the first and the last plus one.
+    """The weights (blocks, rows, taps) of one axis of `extent` pixels, and the pixels that they apply to.
 
-    `steps` (blocks, rows, 1) are twice the middles of the `size` new pixels. All lengths are in units of half an old
-    pixel divided by `size`; the weights are in units of 2**-22.
+    The last two results are each row's first pixel, and its last pixel plus one. `steps` (blocks, rows, 1) are twice
+    the centres of the `size` new pixels. All lengths are in units of half an old pixel divided by `size`; the weights
+    are in units of 2**-22.
     """
     length = op.Cast(extent, to=TensorProto.FLOAT)
     support = op.Max(length, size) * 2.0
@@ -69,15 +72,15 @@ def weights_of(
 
 @script()
 def resized(pixels: UINT8[...], extent: INT64[...], steps: FLOAT[...], size: FLOAT[...]) -> UINT8[...]:
-    """Pixels (batch, extent, ...) to (batch, blocks, rows, all others)."""
+    """Resize the axis `extent` of pixels (batch, extent, ...); the result is (batch, blocks, rows, all others)."""
     weights, places, first, end = weights_of(extent, steps, size)
     start = first[:, :1]
     widest = op.ReduceMax(end[:, -1:] - start, keepdims=0)
     window = op.Reshape(widest, [1])
-    # Products of pixels and whole weights would need 30 bits: the upper 14 bits and the lower 8 are multiplied apart.
+    # Products of pixels and weights would need 30 bits, so the weights' upper 14 and lower 8 bits are separate factors.
     upper = op.Floor(weights / LOWER)
     parts = op.Concat(upper, weights - upper * LOWER, axis=1)
-    # Each row's weights are moved to their places in its block's window.
+    # Move each row's weights to their position in the window of its block.
     moved = places - start
     shape = op.Concat(op.Shape(parts, start=0, end=2), window + op.Shape(parts, start=2), axis=0)
     padded = op.ScatterElements(op.ConstantOfShape(shape, value=ZERO), op.Concat(moved, moved, axis=1), parts, axis=2)
@@ -92,12 +95,14 @@ def resized(pixels: UINT8[...], extent: INT64[...], steps: FLOAT[...], size: FLO
 
 
 def any_size(size: int) -> onnx.ModelProto:
-    """`images` uint8 (batch, height, width, 3) to `pixels` uint8 (batch, 3, size, size).
+    """The graph from `images` uint8 (batch, height, width, 3) to `pixels` uint8 (batch, 3, size, size).
 
-    Clark et al., Pillow's src/libImaging/Resample.c: `precompute_coeffs`, `normalize_coeffs_8bpc` and the two passes.
-    Nothing need be clipped: weights are not negative, and what rounds them makes a level of 255 no more than 255.5.
-    All numbers are below 2**24 for pictures that are reduced up to 128 times and whose sides are below
-    sqrt(2**19 * size) pixels: 4,096 for a size of 32, 10,836 for 224. Beyond, a level may be off by one.
+    Source: Clark et al., Pillow's src/libImaging/Resample.c: `precompute_coeffs`, `normalize_coeffs_8bpc` and the two
+    passes. Clipping is not needed: weights are not negative, and their rounding raises a level of 255 to no more than
+    255.5.
+
+    All numbers are below 2**24 if pictures are reduced at most 128 times and their sides are below sqrt(2**19 * size)
+    pixels: 4,096 for a size of 32, 10,836 for 224. For larger pictures a level may be off by one.
     """
     rows = max(number for number in range(1, BLOCK + 1) if size % number == 0)
     middles = (2 * np.arange(size, dtype=np.float32) + 1).reshape(size // rows, rows, 1)
@@ -124,5 +129,5 @@ def planes(images: UINT8[...]) -> UINT8[...]:
 
 
 def ready(size: int) -> onnx.ModelProto:
-    """The same for images that have the network's size: `images` uint8 (batch, size, size, 3)."""
+    """The graph of `any_size` for images that already have the network's size: uint8 (batch, size, size, 3)."""
     return graph_of(planes, [UINT8["batch", size, size, 3]], {"pixels": UINT8["batch", 3, size, size]}, "resize")

@@ -24,25 +24,25 @@ from busi_tune.training import exportable
 from busi_tune.training.exportable import Exportable, ExportableModel
 from busi_tune.training.run_folder import Identity, read_identity
 
-# Copies of the model whose weights are moved, and pictures that PyTorch answers in float32.
+# The number of model copies with moved weights, and of pictures that PyTorch runs in float32.
 NUDGES = 4
 SINGLE = 16
-# Training images whose features the guard knows. A network takes long for more, which tell it little.
+# The number of training images to which the guard's features are fitted. More would take long and change little.
 FEATURED = 256
-# The probabilities of two devices may differ by this, and by so many times PyTorch's float32 error on one of them.
+# The allowed difference of probabilities between two devices: a constant, plus a multiple of PyTorch's float32 error.
 LEAST_DIFFERENCE, DEVICES = 1e-3, 10
 
 
 @dataclass(frozen=True)
 class Source:
-    """A finished run with its best model, at temperature 1, and the data that it was made on."""
+    """A finished run with its best model at temperature 1, and its dataset."""
 
     run: Path
     identity: Identity
     model: ExportableModel
     dataset: Dataset
     progress: Progress
-    # The runs of all folds, this one first, where their probabilities are averaged.
+    # For an average, the runs of all folds, with this run first; else empty.
     members: tuple["Source", ...] = ()
 
     @classmethod
@@ -53,7 +53,7 @@ class Source:
 
     @classmethod
     def of_all(cls, runs: Mapping[Path, Dataset], progress: Progress) -> "Source":
-        """One finished run with its data, or those of all folds; the data of these is that of the first."""
+        """One finished run with its data; for several folds, the first run with all folds as its members."""
         members = tuple(cls.of(run, dataset, progress) for run, dataset in runs.items())
         return members[0] if len(members) == 1 else replace(members[0], members=members)
 
@@ -76,20 +76,21 @@ class Source:
         return self.dataset.split.rows(name)["group"].to_numpy()
 
     def pictures(self, name: str) -> list[Pixels]:
-        """One split's images in their own sizes, read from the files once more: decoding is verified, too."""
+        """One split's images in their original sizes, read again from the files, so that decoding is verified, too."""
         return [images.picture(self.dataset.listing.root / path) for path in self.part(name).paths]
 
     def answers(self, name: str, logits: Logits) -> Answers:
-        """Logits (n, classes) of a split's images as answers."""
+        """The predictions of a split's images from their logits (n, classes)."""
         return Answers(self.labels(name), softmax(logits), self.classes, self.identity.config.positive)
 
     def check_answers(self, logits: Logits, error: float) -> None:
-        """Compare the model's float64 logits of the test split with the answers that the run has recorded.
+        """Compare the model's float64 logits of the test split with the predictions that the run recorded.
 
-        `error` is that of PyTorch's float32 logits here; the run may have been evaluated on another device.
+        `error` is the error of PyTorch's float32 logits on this machine; the run may come from another device.
 
         Raises:
-            RunError: they differ.
+            RunError: the predictions differ or are of other images.
+            FileError: the run's table of predictions cannot be read.
         """
         path, names = self.run / PREDICTIONS, [f"p_{name}" for name in self.classes]
         with files.explained(path, "read"):
@@ -99,13 +100,13 @@ class Source:
             except (ValueError, KeyError) as error_of_table:
                 raise FileError(f"{path} is damaged; delete it, and it is made again.") from error_of_table
         rows, part = self.dataset.split.rows("test"), self.part("test")
-        # Tables hold names in one Unicode form, whatever the file system has.
+        # Tables hold names in composed Unicode form, whatever form the file system uses.
         if [composed(path) for path in recorded["path"]] != [composed(path) for path in part.paths] or list(
             recorded["class"]
         ) != list(rows["class"]):
             raise RunError(f"{path} is of other images than the run's test split; delete it, and it is made again.")
         differences = np.abs(recorded[names].to_numpy() - softmax(logits)).max(axis=1)
-        # A probability moves by less than the logits do.
+        # A probability changes by less than the logits do, so the logits' error is a bound.
         if not (differences <= LEAST_DIFFERENCE + DEVICES * error).all():
             worst = rows["path"].iloc[int(differences.argmax())]
             raise RunError(
@@ -121,7 +122,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The values fitted on the validation split, and the model at its temperature; none has seen a test image.
+    """The values fitted on the validation split, and the model at its temperature. No test image was used.
 
     `network` is the ONNX graph of `model`, which shares its weights with the source's model. `risk_coverage` is the
     curve of the calibrated probabilities.
@@ -139,9 +140,9 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Averaged:
-    """The models of an average: each one's answers for its own fold, before and after its temperature, and their cost.
+    """The predictions of an average's models, each for its own fold, before and after its temperature, and the cost.
 
-    `groups` has the group of each image. No image is left that none of the models has been trained on.
+    `groups` has the group of each image. Each model predicts only its own fold, because no image is new to all models.
     """
 
     before: Answers
@@ -151,7 +152,7 @@ class Averaged:
 
 
 def fit(source: Source, sensitivity: float | None) -> Fitted:
-    """Fit temperature, operating point and guard, on the answers of the network as it is exported."""
+    """Fit temperature, operating point and guard to the outputs of the exported network."""
     network = folded(exportable.to_onnx(source.model, source.size))
     single, features = quantisation.outputs(network, source.part("validation").pixels(), "logits", "features")
     logits = single.astype(np.float64)
@@ -172,13 +173,16 @@ def fit(source: Source, sensitivity: float | None) -> Fitted:
 
 
 def at_temperature(source: Source, temperature: float) -> ExportableModel:
-    """The source's model with its logits divided by `temperature`; the weights are shared."""
+    """The source's model with its logits divided by `temperature`. Both models share the weights."""
     config = source.identity.config
     return ExportableModel(source.model.model, config.mean, config.std, temperature).eval()
 
 
 def guard_of(network: bytes, source: Source, features: Floats | None = None) -> Guard:
-    """The guard of a network, from ONNX Runtime's `features` of the validation images and of some training images."""
+    """The guard of a network, fitted to the network's features of the validation images and some training images.
+
+    `features` (n, d) are those of the validation images, if they are already known.
+    """
     known, new = (source.part(name).pixels() for name in ("train", "validation"))
     some = known[np.linspace(0, len(known) - 1, min(len(known), FEATURED)).astype(np.int64)]
     if features is None:
@@ -189,7 +193,7 @@ def guard_of(network: bytes, source: Source, features: Floats | None = None) -> 
 def reference_of(model: Exportable, shown: Shown, labels: Labels) -> tuple[Reference, Logits]:
     """PyTorch's reference for a verification, and its float64 logits of the pictures before the temperature.
 
-    float32's errors are those of a few pictures: half of them with the largest logits, the others drawn.
+    The float32 errors are measured on a few pictures: half have the largest logits, the others are drawn at random.
     """
     before, exact = exportable.logits_of(model, shown.pixels, "float64")
     _, exact_probe = exportable.logits_of(model, shown.probe_pixels, "float64")

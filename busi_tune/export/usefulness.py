@@ -1,16 +1,16 @@
-"""Warnings about a network that answers as PyTorch does, and yet is of no use."""
+"""Warnings about a network that passes verification but is useless."""
 
 from collections.abc import Sequence
 
 from busi_tune.export.calibration import Logits, ran_into_bound
 from busi_tune.export.parity import Reference
 
-# A tolerance beyond it stands for logits so large that every probability is 0 or 1.
+# A larger tolerance means logits so large that every probability is 0 or 1.
 LARGEST_TOLERANCE = 0.1
 
 
 def warnings_about(temperature: float, reference: Reference, classes: Sequence[str]) -> list[str]:
-    """Why a network is of no use, in sentences, from its float64 logits of the test images; empty for most."""
+    """Sentences that say why a network is useless, from its float64 logits of the test images; usually none."""
     logits, tolerance = reference.logits, reference.tolerance
     found = []
     if ran_into_bound(temperature):
@@ -33,5 +33,5 @@ def warnings_about(temperature: float, reference: Reference, classes: Sequence[s
 
 
 def _constant(logits: Logits, tolerance: float) -> bool:
-    """Whether the logits (n, classes) of all images are the same within the tolerance."""
+    """Whether the logits (n, classes) of all images are equal within the tolerance."""
     return len(logits) > 1 and bool((logits.max(axis=0) - logits.min(axis=0)).max() <= tolerance)

@@ -1,4 +1,4 @@
-"""The int8 and float16 models of an export, each with a gate to pass and a certificate of its own."""
+"""The int8 and float16 models of an export, each with a gate and a separate certificate."""
 
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,10 @@ FORMS: tuple[Form, ...] = ("int8", "float16")
 
 
 def make_variant(draft: Draft, form: Form) -> Made:
-    """The model of a smaller form of the draft's network.
+    """Write the model of a smaller form of the draft's network, and compare it with the float32 model.
 
     Raises:
-        GateError: it does not pass its gate on the validation split.
+        GateError: the model does not pass its gate on the validation split.
     """
     source, sensitivity = draft.source, draft.options.sensitivity
     small, passed, kept = _shrunk(draft, form)
@@ -59,7 +59,7 @@ def variant_name(form: Form) -> str:
 
 
 def _shrunk(draft: Draft, form: Form) -> tuple[bytes, gate.Gate, list[str]]:
-    """The draft's network in a smaller form, its gate, and the layers that are left in float32."""
+    """The draft's network in a smaller form, its gate, and the names of the layers that stay in float32."""
     source, network, max_drop = draft.source, draft.fitted.network, draft.options.max_drop
     validation, labels = source.part("validation").pixels(), source.labels("validation")
     exact = quantisation.logits(network, validation)
@@ -78,7 +78,7 @@ def _shrunk(draft: Draft, form: Form) -> tuple[bytes, gate.Gate, list[str]]:
 
 
 def _calibration(source: Source) -> Pixels:
-    """Training images to calibrate with: as many of each class, or all where a class has fewer."""
+    """Training images for the calibration: an equal number of each class, or all images of a smaller class."""
     part = source.part("train")
     generator = np.random.default_rng(source.identity.config.seed)
     share = CALIBRATION_IMAGES // len(source.classes)
@@ -90,7 +90,10 @@ def _calibration(source: Source) -> Pixels:
 def _compared(
     draft: Draft, form: Form, path: Path, point: OperatingPoint | None
 ) -> tuple[ModelFigures, NDArray[np.float32]]:
-    """The answers of the model at `path` on the test split, compared with the float32 model's, and its guard's."""
+    """Compare the predictions of the model at `path` on the test split with the float32 model's.
+
+    The second result has the scores (n, k) of the model's guard.
+    """
     source, shown = draft.source, draft.shown
     labels, groups = source.labels("test"), source.groups("test")
     found, pixels, scores = outputs_of(Classifier(path), shown.pictures, ("logits", "pixels", "guard"))
@@ -116,9 +119,9 @@ def _compared(
 
 
 def guard_result(path: Path, guard: Guard, source: Source, unchanged: NDArray[np.float32]) -> GuardResult:
-    """The guard of the model at `path`, with its warning rates; `unchanged` are its scores of the test images.
+    """The guard of the model at `path`, with its warning rates; `unchanged` has its scores of the test images.
 
-    The test images have the network's size here, which the resize leaves as they are.
+    The images already have the network's size here, so the model's resize does not change them.
     """
     model = Classifier(path)
 
@@ -130,7 +133,7 @@ def guard_result(path: Path, guard: Guard, source: Source, unchanged: NDArray[np
 
 
 def _latency(draft: Draft, form: Form, path: Path) -> dict[str, float]:
-    """Median milliseconds of a batch of one picture, of the float32 model and of this one, in turn."""
+    """The median milliseconds of the float32 model and of this model for one picture, measured in turn."""
     models = {"float32": Classifier(draft.staging / MODEL), form: Classifier(path)}
     picture = draft.shown.pictures[0][None]
     return gate.latency({name: partial(model.run, picture) for name, model in models.items()})

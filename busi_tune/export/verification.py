@@ -1,4 +1,4 @@
-"""The repeated check of an export, from its record of PyTorch's answers; without PyTorch."""
+"""The repeated check of an export against its record of PyTorch's logits. PyTorch itself is not needed."""
 
 import hashlib
 import math
@@ -31,13 +31,13 @@ def images_sha256(table: pd.DataFrame) -> str:
 
 
 def check_again(folder: Path, root: Path, progress: Progress, key: str = "") -> VerificationFile:
-    """Repeat the check of an export on the same test images, now in `root`; without PyTorch.
+    """Repeat the check of an export on the same test images in `root`, without PyTorch.
 
-    The reference is the export's record: PyTorch's float64 logits of every test image. With a public `key` its owner
-    must have signed the export.
+    The reference is PyTorch's float64 logits of every test image, which the export recorded. If a public `key` is
+    given, the export must be signed by its owner.
 
     Raises:
-        ParityError: it does not pass, or a file of the export is not what was certified.
+        ParityError: the check fails, or a file of the export differs from the certified one.
         DataError: a test image is missing or has changed.
     """
     certificate = check_folder(folder, key)
@@ -64,7 +64,7 @@ def check_again(folder: Path, root: Path, progress: Progress, key: str = "") -> 
 
 
 def _recorded(certificate: VerificationFile, logits: Logits) -> Reference:
-    """The reference in an export's record; `logits` are those of its predictions.csv."""
+    """The reference that an export recorded; `logits` (n, classes) are those of its predictions.csv."""
     entry = certificate["models"][MODEL]
     return Reference(
         logits=logits,
@@ -81,7 +81,11 @@ def _number(value: float | None) -> float:
 
 
 def _same_files(root: Path, table: pd.DataFrame) -> list[str]:
-    """The paths of the test images as they are spelt in `root`, where they must be as they were."""
+    """The paths of the test images as spelt in `root`.
+
+    Raises:
+        DataError: a test image is missing or has changed.
+    """
     now = {(composed(image.path), image.sha256): image.path for image in find_images(root).images}
     rows = [(composed(path), digest) for path, digest in zip(table["path"], table["sha256"], strict=True)]
     wrong = [row[0] for row in rows if row not in now]

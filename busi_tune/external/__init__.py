@@ -1,1 +1,1 @@
-"""A finished model judged on labelled images from elsewhere."""
+"""The evaluation of a finished model on labelled images of another source."""

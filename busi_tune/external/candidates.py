@@ -1,6 +1,6 @@
-"""A model to be judged, be it a finished run or an export: its answers, its test figures, and what it was trained on.
+"""A model to evaluate, from a finished run or an export: its predictions, its test metrics and its training images.
 
-An export answers with ONNX Runtime, and nothing here imports PyTorch for it.
+An export runs on ONNX Runtime; evaluating it imports no PyTorch.
 """
 
 import csv
@@ -33,13 +33,13 @@ from busi_tune.results import (
     read,
 )
 
-# Pictures of a run's network that are held at once.
+# The number of images that are held in memory at a time for a run's network.
 CHUNK = 256
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a model answered: probabilities (images, classes), and which images each score of its guard warns of."""
+    """A model's outputs: probabilities (images, classes), and for each score of its guard, flags of the warnings."""
 
     probabilities: Floats
     warned: Mapping[str, Flags]
@@ -47,12 +47,13 @@ class Answered:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to be judged.
+    """A model to evaluate.
 
-    `internal` are its test figures, at its temperature; `point` is its stored operating point, and `validation` the
-    risk-coverage curve of its validation images, empty where an earlier version made the export. `guard` is the share
-    of its test images that its guard warns of. `known` are the images that it may have seen, None where these are not
-    at hand; an export then has `digests_of_known`. `answer` answers the images in files.
+    `internal` has the metrics on its own test images, at its temperature. `point` is the stored operating point.
+    `validation` is the risk-coverage curve of its validation images; it is empty for an export of an earlier version.
+    `guard` is the share of its test images for which the guard warns. `known` are the images that the model may have
+    seen, or None if they are not available; an export then has their digests, `digests_of_known`. `answer` runs the
+    model on image files.
     """
 
     path: Path
@@ -70,10 +71,10 @@ class Candidate:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is a run and not an export.
+    """Whether a path is a run rather than an export.
 
     Raises:
-        RunError: it is neither.
+        RunError: the path is neither.
     """
     if (path / IDENTITY).is_file():
         return True
@@ -84,10 +85,10 @@ def is_run(path: Path) -> bool:
 
 
 def of_export(path: Path, training_data: Path | None, progress: Progress) -> Candidate:
-    """The model of an export folder, or one model file in it; `training_data` has the images that it was trained on.
+    """The model of an export folder, or a model file in it; `training_data` is the folder of its training images.
 
     Raises:
-        BusiTuneError: the export is not what was certified, or the folder is another one.
+        BusiTuneError: the export differs from the certified one, or `training_data` does not hold its test images.
     """
     folder, name = (path.parent, path.name) if path.is_file() else (path, MODEL)
     certificate = check_folder(folder)
@@ -174,7 +175,7 @@ def of_run(run: Path, dataset: Dataset, progress: Progress) -> Candidate:
 
 
 def joined(parts: Sequence[Answered]) -> Answered:
-    """Answers for several lots of images as one."""
+    """The outputs for several batches of images as one."""
     names = parts[0].warned
     return Answered(
         np.concatenate([part.probabilities for part in parts]),
@@ -183,7 +184,7 @@ def joined(parts: Sequence[Answered]) -> Answered:
 
 
 def _chunks(paths: Sequence[Path], size: int, progress: Progress) -> Iterator[images.Pixels]:
-    """The pixels (n, size, size, 3) of the files, some at a time."""
+    """The pixels (n, size, size, 3) of the files, up to `CHUNK` at a time."""
     for start in range(0, len(paths), CHUNK):
         some = paths[start : start + CHUNK]
         yield np.stack([_pixels(path, size) for path in some])
@@ -199,5 +200,5 @@ def _pixels(path: Path, size: int) -> images.Pixels:
 
 
 def _unanswered(path: Path, reason: str) -> DataError:
-    """The error for an image that could be read as a thumbnail, and not as the network takes it."""
+    """The error for an image that was readable as a thumbnail, but not at the network's size."""
     return DataError(f"{path} cannot be answered ({reason}); leave it out, or run the same command again.")

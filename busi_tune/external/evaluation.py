@@ -1,4 +1,4 @@
-"""One evaluation on images from elsewhere, from its checks to the files in its folder."""
+"""One evaluation on images of another source, from its checks to the files in its folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +22,11 @@ OWN_FILES = frozenset({PREDICTIONS, results.CONFUSION, results.RISK_COVERAGE, re
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Labelled images from elsewhere: a folder or a table, and how to take them.
+    """Labelled images of another source: a folder or a table, and how to read it.
 
-    `mapping` says which of its labels is which class, as in "benign=B,malignant=M", and `groups` names a CSV of images
-    that belong together.
+    `mapping` assigns the source's labels to classes, as in "benign=B,malignant=M". `groups` is a CSV of images that
+    belong together. Images at least as similar as `similarity` count as near-duplicates. An image whose near-duplicate
+    in the training data has another label is refused, or left out with `leave_out_conflicts`.
     """
 
     data: Path
@@ -36,10 +37,10 @@ class Elsewhere:
 
 
 def check_place(folder: Path, data: Path) -> None:
-    """Refuse a folder for an evaluation that holds something else, or lies among the images.
+    """Refuse an evaluation folder that holds something else or is inside the folder of the images.
 
     Raises:
-        RunError: it does.
+        RunError: the folder is not usable.
     """
     if data.is_dir():
         files.refuse_inside(folder, data)
@@ -47,9 +48,9 @@ def check_place(folder: Path, data: Path) -> None:
 
 
 def judge(candidate: Candidate, elsewhere: Elsewhere, folder: Path, progress: Progress) -> EvaluationFile:
-    """Judge a model on images from elsewhere, and write the evaluation into `folder`; its document.
+    """Evaluate a model on `elsewhere`, write the evaluation into `folder`, and return its document.
 
-    Nothing is written before all figures are there.
+    Nothing is written before all metrics are computed.
 
     Raises:
         BusiTuneError: the images cannot be used.

@@ -1,4 +1,4 @@
-"""The figures of a model on images from elsewhere, beside those on its own test images."""
+"""The metrics of a model on images of another source, compared with those on its own test images."""
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from busi_tune.results import (
 
 
 def differences(internal: TestSummary, external: TestSummary) -> dict[str, TransferDifference]:
-    """The difference of each metric that both define, external less internal.
+    """The difference of each metric that both summaries define, external minus internal.
 
-    The two are of different images, so both intervals are squared and added (Newcombe, 1998).
+    The summaries are of different images, so square-and-add combines their intervals without correlation (Newcombe,
+    1998).
     """
     before, after = numbers(internal), numbers(external)
     own, there = edges(internal["intervals"]), edges(external["intervals"])
@@ -45,7 +46,7 @@ def differences(internal: TestSummary, external: TestSummary) -> dict[str, Trans
 
 
 def calibration(internal: TestSummary, external: TestSummary, answers: Answers) -> TransferCalibration:
-    """How well the probabilities are calibrated there."""
+    """The calibration on the external images, next to that on the model's own test images."""
     logits = np.log(np.maximum(answers.probabilities, np.finfo(np.float64).tiny))
     return {
         "confidence": float(answers.probabilities.max(axis=1).mean()),
@@ -57,7 +58,7 @@ def calibration(internal: TestSummary, external: TestSummary, answers: Answers) 
 
 
 def point_there(point: OperatingPointEntry, answers: Answers, groups: Labels) -> TransferPoint:
-    """The stored threshold there, and the one that the same rule would have found on these images."""
+    """The stored threshold on the external images, and the threshold that the same rule would choose for them."""
 
     def at(threshold: float) -> ThresholdThere:
         return {"threshold": threshold, "figures": figures_at(threshold, answers, groups)}
@@ -76,7 +77,7 @@ def point_there(point: OperatingPointEntry, answers: Answers, groups: Labels) ->
 
 
 def confidence_there(validation: list[RiskCoveragePoint], answers: Answers) -> TransferConfidence | None:
-    """The confidence that the validation images suggest, there; None where they suggest none."""
+    """The error on the external images at the confidence that the validation images suggest, if they suggest one."""
     found = halving(validation)
     if found is None:
         return None

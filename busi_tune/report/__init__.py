@@ -1,1 +1,1 @@
-"""Plots of a run, the page of an audit, the card of an export."""
+"""Plots, HTML pages, model cards and lists of results."""

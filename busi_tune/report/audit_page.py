@@ -1,4 +1,4 @@
-"""An audit as one self-contained page that shows the near-duplicates side by side."""
+"""An audit as one self-contained HTML page that shows near-duplicates side by side."""
 
 import base64
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ MOST_GROUPS, MOST_PICTURES, MOST_PAIRS = 200, 12, 6
 
 
 def write_page(path: Path, audit: AuditFile, images: Mapping[str, ImageReading]) -> None:
-    """Write `audit`, of `images`, as HTML to `path`."""
+    """Write `audit`, the audit of `images`, as HTML to `path`."""
 
     def picture(name: str) -> str:
         return base64.b64encode(images[name].preview).decode()

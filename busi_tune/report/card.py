@@ -1,4 +1,4 @@
-"""The model card: README.md of an export: the model, its figures, and its use."""
+"""The model card, README.md of an export: the model, its metrics and its use."""
 
 import html
 import re
@@ -28,13 +28,13 @@ WIDTH = 120
 
 
 def model_card(run: Path, certificate: VerificationFile) -> str:
-    """The card of the export of a finished run, as Markdown; of one that did not pass, the reasons."""
+    """The card of a finished run's export, as Markdown. If the export did not pass, the card gives the reasons."""
     if not certificate["passed"]:
         return _environment().get_template("refused.md.jinja").render(certificate=certificate)
     template = _environment().get_template("card.md.jinja")
     split = pd.read_csv(run / SPLIT, dtype=str, keep_default_na=False)
     figures = results.read(run / results.METRICS, MetricsFile)
-    # The best run of a study has its verdict beside it.
+    # The verdict on the best run of a study is in the study's folder.
     verdict = run.parent / VERDICT
     return template.render(
         identity=results.read(run / results.IDENTITY, RunIdentityFile),
@@ -68,7 +68,7 @@ def _environment() -> Environment:
 
 
 def _plain(value: object) -> str:
-    """A name from outside, or a sentence with one, as Markdown shows it and no browser obeys it."""
+    """Escape a name from outside, or a sentence with one, so that Markdown and HTML show it literally."""
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(str(value), quote=False))
 
 
@@ -97,5 +97,5 @@ def _interval(edges: Sequence[float] | None) -> str:
 
 
 def _paragraph(text: str) -> str:
-    """One paragraph and its line's end, whatever the lines it came in."""
+    """Wrap a text into one paragraph that ends with a line break; line breaks in the text do not matter."""
     return textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False) + "\n"

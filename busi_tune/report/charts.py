@@ -1,4 +1,4 @@
-"""The charts of a report, drawn by Plotly from the content of report.json alone."""
+"""The charts of a report, drawn by Plotly only from the content of report.json."""
 
 import html
 import json
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from busi_tune.errors import printable
 from busi_tune.results import Band, ClassCurves, EpochRecord, Json, ReliabilityBin, ReportFile, TestSummary
 
-# Colours with a contrast of 3 or more on white and on the page's dark ground, told apart without red and green.
+# Colours with a contrast of at least 3 on white and on the page's dark background, distinct for the red-green blind.
 BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#2f7fc1", "#c8701a", "#2b9468", "#9a63c7", "#d1495b", "#868d96"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED)
 LIGHT = {"ink": "#1d232a", "faint": "#dde2e8", "line": "#9aa4af", "ground": "#ffffff"}
@@ -23,7 +23,7 @@ Numbers = Sequence[float | None] | Sequence[int]
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart as Plotly's JSON, its title, and a text that says what it shows."""
+    """A chart as Plotly's JSON, its title, and its alternative text."""
 
     title: str
     alt: str
@@ -32,7 +32,7 @@ class Chart:
 
 
 def template(colours: dict[str, str]) -> dict[str, Json]:
-    """The template of all charts in a light or a dark page."""
+    """The Plotly template of all charts on a light or a dark page."""
     axis = {
         "gridcolor": colours["faint"],
         "linecolor": colours["line"],
@@ -64,7 +64,7 @@ def _plain(element: go.Figure | go.layout.Template) -> dict[str, Json]:
 
 
 def label(text: str) -> str:
-    """A name from a user as Plotly shows it: its labels are a kind of HTML."""
+    """A user's name, escaped for Plotly, whose labels are a kind of HTML."""
     return html.escape(printable(text))
 
 
@@ -80,7 +80,7 @@ def chart(
     marked: Mapping[str, object] | None = None,
     **layout: object,
 ) -> Chart:
-    """A chart of traces, with the titles of its axes and `marked` shapes; the template is added in the page."""
+    """A chart of `traces` with axis titles and `marked` shapes. The page adds the template."""
     base = {"template": None, "height": height, "margin": MARGIN}
     figure = go.Figure(data=list(traces), layout={**base, **layout, **(marked or {})})
     figure.update_layout(
@@ -109,7 +109,7 @@ def whole(most: int) -> dict[str, object]:
 
 
 def learning(records: Sequence[EpochRecord], kept: int | None) -> dict[str, Chart]:
-    """Losses, scores and learning rate over the epochs; the epoch that was kept is marked."""
+    """Losses, scores and learning rate over the epochs, with a mark at the kept epoch."""
     epochs = [record["epoch"] for record in records]
     mark: dict[str, object] = {}
     if kept is not None:
@@ -167,7 +167,7 @@ def learning(records: Sequence[EpochRecord], kept: int | None) -> dict[str, Char
 
 
 def _decades(values: Sequence[float]) -> dict[str, object]:
-    """A logarithmic axis that shows whole powers of ten around `values`."""
+    """A logarithmic axis with ticks at whole powers of ten around `values`."""
     edges = math.floor(math.log10(min(values)) + 1e-9), math.ceil(math.log10(max(values)) - 1e-9)
     return {"type": "log", "exponentformat": "power", "dtick": 1, "range": [edges[0] - 0.3, edges[1] + 0.3]}
 
@@ -235,7 +235,7 @@ def _figure(value: float | None) -> str:
 
 
 def reliability_chart(bins: Sequence[ReliabilityBin], title: str, colour: str) -> Chart:
-    """Confidence against accuracy, with the interval of each bin's accuracy."""
+    """Accuracy over confidence, with the interval of each bin's accuracy."""
     x, y = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
     trace = go.Scatter(
         x=x,
@@ -274,7 +274,7 @@ def reliability_chart(bins: Sequence[ReliabilityBin], title: str, colour: str) -
 
 
 def coverage(curve: Band) -> Chart:
-    """The error rate of the surest answers over their share."""
+    """The error rate of the most confident predictions, over their share of the images."""
     half = min(range(len(curve["x"])), key=lambda place: abs(curve["x"][place] - 0.5))
     return chart(
         "Error rate of the surest answers",

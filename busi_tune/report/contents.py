@@ -45,16 +45,16 @@ from busi_tune.results import (
 )
 from busi_tune.training import run_folder
 
-# The most mistakes and contradictions that are shown.
+# The maximum number of mistakes and of contradictions in a report.
 MISTAKES, CONTRADICTIONS = 12, 12
 UNFINISHED = "Run the report again when it has ended."
-# Options that say where and how fast, not what.
+# Options that decide where and how fast a command runs, not its result.
 ELSEWHERE = frozenset({"device", "precision"})
 
 
 @dataclass(frozen=True)
 class Answered:
-    """The answers in a predictions.csv, the group of each image, and what each model was trained on."""
+    """The predictions in a predictions.csv, the group of each image, and the training images of each model."""
 
     answers: Answers
     table: pd.DataFrame
@@ -67,7 +67,7 @@ def kind_of(folder: Path) -> ReportKind:
     """The kind of result in a folder.
 
     Raises:
-        RunError: there is none.
+        RunError: the folder holds no result.
     """
     marks: dict[str, ReportKind] = {
         VERIFICATION: "export",
@@ -83,20 +83,20 @@ def kind_of(folder: Path) -> ReportKind:
 
 
 def data_folder(folder: Path) -> Path | None:
-    """The folder of the images when the result in `folder` was made, where one of its files says so."""
+    """The folder of the images at the time of the result in `folder`, or None if no file records it."""
     places = [folder, folder / "best", folder / TRIALS / "0000", folder / "folds" / "1"]
     known = next((place for place in places if (place / results.SOURCE).exists()), None)
     return None if known is None else Path(results.read(known / results.SOURCE, results.DataFile)["folder"])
 
 
 def read_report(folder: Path, album: Album, export: Path | None = None) -> ReportFile:
-    """The content of the report on `folder`; the pictures of its images go into `album`.
+    """The content of the report on `folder`; the pictures of its images are added to `album`.
 
-    `export` is the export of the run, or of the study's best run, to be shown as well.
+    `export` is an export of the run, or of the study's best run, that the report shows as well.
 
     Raises:
-        RunError: the folder holds no result, or `export` is of another one.
-        FileError: a file cannot be read, or was changed.
+        RunError: the folder holds no result, or `export` belongs to another result.
+        FileError: a file cannot be read or has changed.
     """
     kind = kind_of(folder)
     read = {"run": _run, "study": _study, "cross-validation": _crossval, "export": _export}[kind]
@@ -140,7 +140,7 @@ def _has(document: ReportFile, section: str) -> bool:
 
 
 def tested(document: ReportFile) -> TestSummary | None:
-    """The figures on images that the model has not seen."""
+    """The metrics on images that the model has not seen, or None if there are none yet."""
     if "metrics" in document:
         return document["metrics"]["test"]
     if "pooled" in document:
@@ -175,7 +175,7 @@ def _run(folder: Path, album: Album) -> ReportFile:
 
 
 def _add_run(document: ReportFile, folder: Path, album: Album) -> str:
-    """Add all that the files of a run say; a sentence on its state."""
+    """Add the content of a run's files to `document`; return a sentence on the run's state."""
     identity = results.read(folder / results.IDENTITY, RunIdentityFile)
     state = run_folder.read_state(folder)
     split = read_split(folder / SPLIT)
@@ -304,10 +304,10 @@ def _export_verdict(document: ReportFile) -> str:
 
 
 def _add_export(document: ReportFile, folder: Path, export: Path) -> None:
-    """Add an export to the report on its run, or on the study whose best run it is of.
+    """Add an export to the report on its run, or on the study whose best run was exported.
 
     Raises:
-        RunError: it is of another run, or the run has not ended.
+        RunError: the export is of another run, or the run is not finished.
     """
     certificate = read_certificate(export)
     if "metrics" not in document or certificate["source_sha256"] != document["metrics"]["model_sha256"]:
@@ -322,7 +322,7 @@ def _add_export(document: ReportFile, folder: Path, export: Path) -> None:
 
 
 def _data(roles: Roles | Split, used: pd.DataFrame, part: str, album: Album) -> ReportData:
-    """The images by class and part, their groups, and those left out."""
+    """The numbers of images by class and part, their groups, and the images left out."""
     groups = used[["group", part]].drop_duplicates()[part]
     order = [name for name in ("train", "validation", "test") if name in set(used[part])] or sorted(set(used[part]))
     out = roles.left_out
@@ -356,12 +356,12 @@ def _image(path: str, label: str) -> ReportImage:
 def _answered(
     folder: Path, test: TestSummary, used: pd.DataFrame | None, training: Mapping[int, pd.DataFrame]
 ) -> Answered:
-    """The answers in predictions.csv of `folder` that the figures `test` are of.
+    """The predictions in predictions.csv of `folder`, checked against the metrics `test`.
 
-    `used` has the groups and hashes of the images, `training` the training images of each fold, or of 0.
+    `used` has the groups and hashes of the images. `training` has the training images by fold; a single run is fold 0.
 
     Raises:
-        FileError: they cannot be read, or other figures follow from them.
+        FileError: the predictions cannot be read, or do not match `test`.
     """
     classes = tuple(test["per_class"])
     path = folder / PREDICTIONS
@@ -387,7 +387,7 @@ def _answered(
 
 
 def _answers(answered: Answered, album: Album, temperature: float | None = None) -> ReportAnswers:
-    """What answers show; the pictures of the worst go into `album`."""
+    """The part of the report about predictions; the pictures of the worst mistakes are added to `album`."""
     answers, groups = answered.answers, answered.groups
     after = [] if temperature is None else reliability(cooled(answers, temperature), groups)
     matrix = confusion_matrix(answers.labels, answers.predicted, len(answers.classes))
@@ -404,7 +404,7 @@ def _answers(answered: Answered, album: Album, temperature: float | None = None)
 
 
 def _mistakes(answered: Answered, album: Album) -> list[Mistake]:
-    """The wrong answers that were the surest, with the most similar image of those that the model was trained on."""
+    """The wrong predictions with the lowest probability of the true class, and for each the nearest training image."""
     answers, table = answered.answers, answered.table
     own = answers.probabilities[np.arange(len(table)), answers.labels]
     surest = answers.probabilities.max(axis=1)
@@ -426,7 +426,7 @@ def _mistakes(answered: Answered, album: Album) -> list[Mistake]:
 
 
 def _figures(test: TestSummary) -> list[ReportFigure]:
-    """The key figures of a summary, with their intervals."""
+    """The key metrics of a summary, with their intervals."""
     spread = test["intervals"]
     found: list[ReportFigure] = [
         {"name": "Accuracy", "value": test["accuracy"], "interval": spread.get("accuracy")},
@@ -466,7 +466,7 @@ def _leak(figures: MetricsFile) -> str:
 
 
 def _command(name: str, kind: type[Options], values: Mapping[str, Json], *more: str) -> str:
-    """The command line with all options that differ from their defaults."""
+    """A command line with all options that differ from their defaults."""
     words = ["busi-tune", name, *more]
     plain = kind().to_dict()
     for key, value in values.items():

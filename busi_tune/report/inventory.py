@@ -1,4 +1,4 @@
-"""The runs, studies, cross-validations and exports below a folder: state, key figures, and the next command."""
+"""The runs, studies, cross-validations and exports below a folder: state, key metrics, and the next command."""
 
 import os
 import shlex
@@ -26,7 +26,7 @@ from busi_tune.results import (
 )
 
 Kind = Literal["run", "study", "cross-validation", "export"]
-# The file by which each is known. What lies inside one belongs to it.
+# The file that identifies each kind of result. Results inside another result belong to it and are not listed.
 MARKS: dict[str, Kind] = {
     "verification.json": "export",
     "study.json": "study",
@@ -37,7 +37,7 @@ BEST = "best"
 
 
 class Found(NamedTuple):
-    """What the documents of a result folder say; `command` continues it, or follows it where it is finished."""
+    """The content of a result folder. `command` continues an unfinished result, or follows a finished one."""
 
     finished: bool
     detail: str
@@ -46,7 +46,7 @@ class Found(NamedTuple):
 
 
 def inventory(folder: Path) -> list[ListEntry]:
-    """All results in `folder` and below, by path."""
+    """All results in `folder` and its subfolders, in the order of their paths."""
     return [_entry(place, kind) for place, kind in _results(folder)]
 
 
@@ -59,11 +59,11 @@ def _results(folder: Path) -> Iterator[tuple[Path, Kind]]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is a document of busi-tune, or cannot be read."""
+    """Whether a file is a document of busi-tune; a damaged file counts unless its name is common."""
     try:
         return str(files.read_json(path).get("schema")).startswith("busi-tune.")
     except BusiTuneError:
-        # A damaged file of such a common name may be anybody's.
+        # A damaged config.json may belong to any program.
         return path.name != results.IDENTITY
 
 
@@ -95,7 +95,7 @@ def _entry(place: Path, kind: Kind) -> ListEntry:
 
 
 def _in_use(place: Path) -> bool:
-    """Whether another process holds the folder; no lock file is created to find out."""
+    """Whether another process holds the folder's lock. The check creates no lock file."""
     return any(_is_locked(path) for path in (place / locks.RUN, place / locks.STUDY) if path.exists())
 
 
@@ -103,7 +103,7 @@ def _is_locked(path: Path) -> bool:
     try:
         lock = locks.take(path, wait=False)
     except BusiTuneError:
-        # Nobody writes where nothing can be written.
+        # If the lock cannot be opened, the folder is read-only and no process writes to it.
         return False
     if lock is not None:
         lock.release()
@@ -154,7 +154,7 @@ def _export(place: Path) -> Found:
 
 
 def _again(command: str, place: Path, config: Mapping[str, Json | dict[str, Json]]) -> list[str]:
-    """The command that goes on with a result: its folder, its images, and the options that are not the default."""
+    """The command that continues a result, with its folder, its images and all options that are not the default."""
     source = next(iter(sorted(place.glob(f"**/{results.SOURCE}"))), None)
     data = results.read(source, DataFile)["folder"] if source else "DIR"
     words = ["busi-tune", command, "--data", data, "--out", str(place)]

@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML page, made from the content of its report.json and its pictures alone."""
+"""A report as one self-contained HTML page, made only from the content of report.json and the pictures."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -44,13 +44,13 @@ TITLES = {
     "export": "Export",
     "repeat": "How to repeat it",
 }
-# Where the figures on unseen images are in report.json.
+# The paths in report.json of the metrics on unseen images.
 PLACES = {"metrics": ("metrics", "test"), "pooled": ("pooled", "pooled"), "export": ("export", "test")}
 Place = tuple[str | int, ...]
 
 
 def page(document: ReportFile, album: Album) -> str:
-    """The page."""
+    """The HTML of a report's page."""
     environment = Environment(
         loader=PackageLoader("busi_tune.report", "."),
         autoescape=True,
@@ -108,7 +108,7 @@ def _charts(document: ReportFile) -> dict[str, Chart]:
 
 
 def _numbers(document: ReportFile) -> Callable[..., Markup]:
-    """A function that shows the number at a place of report.json, with the place and the whole value beside it."""
+    """A function that formats the number at a path of report.json; attributes hold the path and the full value."""
 
     def number(*parts: str | int | Place, digits: int = 3, share: bool = False, plain: bool = False) -> Markup:
         path = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
@@ -133,14 +133,14 @@ def _inside(value: object, part: str | int) -> object:
 
 
 def _rounded(value: float, digits: int) -> str:
-    """A float with so many digits after the point, or so many significant ones where it is small or large."""
+    """A float with `digits` decimals, or with `digits` - 1 significant digits if it is very small or large."""
     return (
         f"{value:.{digits}f}" if value == 0 or 10**-digits <= abs(value) < 10**5 else f"{value:.{max(1, digits - 1)}g}"
     )
 
 
 def _metrics(document: ReportFile, prefix: Place) -> list[tuple[str, Place, Place | None]]:
-    """The title of each metric, and the places of its value and of its interval."""
+    """The title of each metric, and the paths of its value and of its interval in report.json."""
     test = tested(document)
     if test is None:
         return []

@@ -1,4 +1,4 @@
-"""The pictures of a report: images of the data folder as small JPEGs, and the training image that is most similar."""
+"""The pictures of a report: images of the data folder as small JPEGs, and the most similar training image."""
 
 import base64
 from dataclasses import dataclass, field
@@ -22,9 +22,9 @@ SIDE = 192
 
 @dataclass
 class Album:
-    """Small pictures of images in `root`, by their paths; empty where the images are not at hand.
+    """Small pictures of images in `root`, as base64 JPEGs by their paths; empty if the images are not available.
 
-    `missing` says why, and which images are no longer what the result was made of.
+    `missing` is the reason why they are not available. `changed` lists images that are gone or have changed.
     """
 
     root: Path | None
@@ -50,7 +50,7 @@ class Album:
         self.places = {composed(image.path): row for row, image in enumerate(self.listing.images)}
 
     def add(self, path: str, sha256: str) -> None:
-        """Add the picture of an image, where its file is what it was."""
+        """Add the picture of an image, if its file is unchanged."""
         if self.listing is None or self.root is None or composed(path) in self.pictures:
             return
         place = self.places.get(composed(path))
@@ -65,7 +65,7 @@ class Album:
         self.pictures[composed(path)] = base64.b64encode(images.preview(image, SIDE)).decode()
 
     def nearest(self, path: str, training: pd.DataFrame) -> NearestImage | None:
-        """The image of `training` whose thumbnail is most similar to that of an image, with its picture added."""
+        """The image of `training` with the most similar thumbnail, also mirrored; its picture is added."""
         own = self.places.get(composed(path))
         rows = [self.places.get(composed(other)) for other in training["path"]]
         if self.vectors is None or own is None or None in rows:

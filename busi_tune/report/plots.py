@@ -1,4 +1,4 @@
-"""Pictures: a run's learning curves and confusion matrix, and those of an evaluation on images from elsewhere."""
+"""Plots of a run (learning curves and confusion matrix), of a cross-validation, and of an external evaluation."""
 
 import io
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from busi_tune.training.run_folder import changed_pictures, history
 
 
 def plot_run(folder: Path, progress: Progress) -> None:
-    """Draw the pictures of a finished run into its folder, where they are missing or not as they were drawn.
+    """Draw the plots of a finished run that are missing or changed into its folder.
 
-    Their hashes go into metrics.json.
+    The plots' hashes are written to metrics.json.
     """
     metrics = results.read(folder / results.METRICS, MetricsFile)
     missing = changed_pictures(folder, metrics)
@@ -36,12 +36,12 @@ def plot_run(folder: Path, progress: Progress) -> None:
 
 
 def plot_pooled(folder: Path, pooled: TestSummary) -> None:
-    """Draw the confusion matrix of a cross-validation's answers into its folder."""
+    """Draw the confusion matrix of a cross-validation's predictions into its folder."""
     files.write_bytes(folder / results.CONFUSION, _png(confusion(pooled, "all folds")))
 
 
 def plot_evaluation(folder: Path, found: EvaluationFile, answers: Answers) -> None:
-    """Draw the pictures of an evaluation into its folder: confusion matrix, risk-coverage curves and reliability."""
+    """Draw the plots of an evaluation into its folder: confusion matrix, risk-coverage curves and reliability."""
     curves = {
         "internal test images": found["internal"].get("risk_coverage", []),
         "images from elsewhere": found["external"].get("risk_coverage", []),
@@ -63,7 +63,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def learning_curves(records: list[Epoch], best_epoch: int) -> Figure:
-    """Losses, validation accuracy and F1, and the learning rate, over epochs; the kept epoch is marked."""
+    """Losses, validation accuracy and F1, and the learning rate over the epochs, with a mark at the kept epoch."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     losses, scores, rates = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.4])
     epochs = [record.epoch for record in records]
@@ -85,7 +85,7 @@ def learning_curves(records: list[Epoch], best_epoch: int) -> Figure:
 
 
 def confusion(test: TestSummary, part: str = "test split") -> Figure:
-    """A confusion matrix: counts, shaded by the share of the true class."""
+    """A confusion matrix of counts, shaded by their share of the true class."""
     counts = np.array(test["confusion_matrix"])
     classes = list(test["per_class"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -105,7 +105,7 @@ def confusion(test: TestSummary, part: str = "test split") -> Figure:
 
 
 def risk_coverage_curves(curves: Mapping[str, list[RiskCoveragePoint]]) -> Figure:
-    """The error among the answered images over their share, a line for each curve that has points."""
+    """The error rate among answered images over their share, with a line for each curve that has points."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, points in curves.items():
@@ -119,7 +119,7 @@ def risk_coverage_curves(curves: Mapping[str, list[RiskCoveragePoint]]) -> Figur
 
 
 def reliability(answers: Answers) -> Figure:
-    """The accuracy of answers over their confidence, in the bins of the calibration error, and the images of each."""
+    """Accuracy over confidence in the bins of the calibration error, and the number of images in each bin."""
     bins, confidence, right = calibration_bins(answers)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     used = counts > 0

@@ -9,14 +9,14 @@ import plotly.graph_objects as go
 from busi_tune.report.charts import BLUE, GREEN, GREY, ORANGE, RED, Chart, chart, label, line, whole
 from busi_tune.results import Importance, Json, ReportStudy, ReportTrial
 
-# A state's colour, sign and name.
+# The colour, symbol and name of each state.
 STATES = {
     "PRUNED": (GREY, "x", "pruned"),
     "FAIL": (RED, "triangle-down", "failed"),
     "RUNNING": (ORANGE, "diamond", "running"),
     "COMPLETE": (BLUE, "circle", "complete"),
 }
-# The most trials whose curves are drawn.
+# The maximum number of trials whose curves are drawn.
 CURVES = 400
 
 
@@ -78,7 +78,7 @@ def _short(value: Json) -> str:
 
 
 def _curves(study: ReportStudy) -> Chart:
-    """The metric of each trial over its epochs: pruned trials grey, the best one marked."""
+    """The metric of each trial over its epochs. Pruned trials are grey; the best trial stands out."""
     metric, shown = study["identity"]["metric"], [trial for trial in study["trials"] if trial["curve"]][-CURVES:]
     traces = []
     for state, (colour, _, name) in STATES.items():
@@ -96,7 +96,7 @@ def _curves(study: ReportStudy) -> Chart:
 
 
 def _joined(trials: Sequence[ReportTrial], name: str, colour: str, *, width: int, opacity: float) -> go.Scatter:
-    """Several curves as one line with gaps."""
+    """The curves of several trials as one line with gaps."""
     x: list[int | None] = []
     y: list[float | None] = []
     numbers: list[int | None] = []
@@ -124,7 +124,7 @@ def _is_log(study: ReportStudy, name: str) -> bool:
 
 
 def _numbers(trials: Sequence[ReportTrial], name: str) -> list[float] | None:
-    """A parameter's values where all of them are numbers."""
+    """A parameter's values if all of them are numbers, else None."""
     values = [trial["params"].get(name) for trial in trials]
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     return numbers if len(numbers) == len(values) else None

@@ -1,4 +1,4 @@
-"""The trials of a study and what they show, from the study's files."""
+"""The trials and the outcome of a study, read from the study's files."""
 
 from pathlib import Path
 
@@ -19,15 +19,15 @@ from busi_tune.results import (
 from busi_tune.training import run_folder
 
 IDENTITY, TRIALS, TABLE = "study.json", "trials", "trials.csv"
-# The columns of trials.csv that are no parameters.
+# The columns of trials.csv that are not parameters.
 FACTS = ("number", "state", "value", "epochs_run", "best_epoch", "seconds", "stop_reason")
 
 
 def read_study(folder: Path) -> ReportStudy:
-    """The study in `folder`; a trial without a row in trials.csv is running.
+    """The study in `folder`. A trial without a row in trials.csv counts as running.
 
     Raises:
-        FileError: a file cannot be read, or was changed.
+        FileError: a file cannot be read or is damaged.
     """
     identity = results.read(folder / IDENTITY, StudyFile)
     lower = identity["metric"] == "val_loss"
@@ -56,7 +56,7 @@ def read_study(folder: Path) -> ReportStudy:
 
 
 def row_of_trial(run: Path) -> dict[str, str] | None:
-    """The row of trials.csv of a run that is a trial of a study; None for another run, or while the trial runs."""
+    """The row in trials.csv of a run that is a trial of a study, or None for other runs and for running trials."""
     folder = run.resolve()
     table = folder.parent.parent / TABLE
     if folder.parent.name != TRIALS or not folder.name.isdigit() or not table.exists():
@@ -128,7 +128,7 @@ def _running(number: int) -> ReportTrial:
 
 
 def _add_curve(trial: ReportTrial, folder: Path, identity: StudyFile) -> float | None:
-    """Add the metric after each epoch of a trial; the mean seconds of its epochs."""
+    """Add the metric after each epoch to a trial; return the mean seconds per epoch, or None without a state."""
     run = folder / TRIALS / f"{trial['number']:04d}"
     state = run_folder.read_state(run) if run.is_dir() else None
     if state is None:
@@ -162,7 +162,7 @@ def _complete(trials: list[ReportTrial]) -> list[ReportTrial]:
 
 
 def _leading(trials: list[ReportTrial], *, lower: bool) -> list[float | None]:
-    """The best value of a complete trial up to each trial."""
+    """For each trial, the best value of the complete trials up to it."""
     best: float | None = None
     result: list[float | None] = []
     for trial in trials:

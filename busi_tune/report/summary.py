@@ -6,7 +6,7 @@ from busi_tune.results import AuditFile
 
 
 def summary(audit: AuditFile) -> list[tuple[str, str]]:
-    """The lines of an audit as pairs of name and figure."""
+    """The lines of an audit's summary, as pairs of name and value."""
     leak = audit["leak"]
     meter = leak["nearest_neighbour_accuracy"]
     copies = audit["copies"]
@@ -51,7 +51,7 @@ def _listed(counts: Mapping[str, int], most: int = 6) -> str:
 
 
 def _blank(audit: AuditFile) -> str:
-    """How many images are blank, and of which classes: blank pictures under two labels contradict each other."""
+    """The number of blank images, with counts by class: blank images in two classes contradict each other."""
     counts = {label: len(paths) for label, paths in audit["blank"].items()}
     return str(sum(counts.values())) + (f" ({_listed(counts)})" if counts else "")
 

@@ -1,1 +1,1 @@
-"""An Optuna study around one configuration; the only room that knows Optuna."""
+"""An Optuna study around one configuration. No other package imports Optuna."""

@@ -1,4 +1,4 @@
-"""What the studies of several folds chose, and how far their choices agree."""
+"""The parameters that the studies of several folds chose, and how well these choices agree."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,11 @@ from busi_tune.search.space import Space
 
 
 def agreement(chosen: Sequence[dict[str, Json]], space: Space) -> dict[str, Agreement]:
-    """How far the `chosen` parameters of at least two studies lie apart, for each parameter of `space`."""
+    """The agreement of the `chosen` parameters of at least two studies, for each parameter of `space`.
+
+    `spread` runs from 0 (all equal) to 1. For numbers it is their range as a share of the searched range, for other
+    choices the share of unequal pairs. `by_chance` is the expected spread of values drawn uniformly.
+    """
     found: dict[str, Agreement] = {}
     for name, distribution in space.items():
         values: list[Scalar] = [value for params in chosen if not isinstance(value := params[name], list)]
@@ -32,7 +36,7 @@ def _spread(values: Sequence[Scalar], distribution: BaseDistribution) -> float:
 
 
 def _place(value: float, distribution: FloatDistribution | IntDistribution) -> float:
-    """Where a value lies between the ends of its range, 0 to 1, on the scale that is searched."""
+    """The position of a value in its range, from 0 to 1, on the searched (linear or log) scale."""
     low, high = float(distribution.low), float(distribution.high)
     if low == high:
         return 0.0
@@ -42,7 +46,7 @@ def _place(value: float, distribution: FloatDistribution | IntDistribution) -> f
 
 
 def _by_chance(folds: int, distribution: BaseDistribution) -> float:
-    """The expected spread of so many values that are drawn evenly."""
+    """The expected spread of `folds` values drawn uniformly."""
     if isinstance(distribution, CategoricalDistribution):
         return 1 - 1 / len(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)

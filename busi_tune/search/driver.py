@@ -1,4 +1,4 @@
-"""The driver of a study: it asks, reports, prunes and tells, while workers train."""
+"""The driver of a study: it asks Optuna for trials, reports, prunes and finishes them, while workers train."""
 
 import gc
 import time
@@ -23,13 +23,13 @@ from busi_tune.workers.claims import Claims
 from busi_tune.workers.job_list import FAILURES
 from busi_tune.workers.jobs import Ended, Job, Trained, Workers, work_through
 
-# The table of a long study is written again when it has grown by this share, not for each trial.
+# trials.csv is rewritten when it has grown by this share. Rewriting it for each trial would slow a long study.
 GROWTH = 0.05
 
 
 @dataclass(frozen=True)
 class Search:
-    """A study folder that is open for writing, with its trials, its data and its workers."""
+    """A study folder that is open for writing, with its trials, data and workers."""
 
     folder: Path
     plan: Plan
@@ -44,10 +44,10 @@ class Search:
         return self.folder / TRIALS / f"{number:04d}"
 
     def config_of(self, params: Mapping[str, object]) -> Config:
-        """The configuration that a trial with these parameters is trained with.
+        """The configuration of a trial with these parameters.
 
         Raises:
-            RunError: its file of weights has changed since the study began.
+            RunError: the file of weights has changed since the study began.
         """
         config = self.plan.trial_config(params)
         known = self.plan.weights.get(config.weights, "")
@@ -64,10 +64,10 @@ class Search:
         """Keep other drivers from asking for trials and from writing the table.
 
         Raises:
-            RunError: another driver has started the study anew.
+            RunError: another driver has restarted the study.
         """
         if not self.trials.database.shared:
-            # A driver on a database file holds the study's lock from its beginning to its end.
+            # With a database file, the driver already holds the study's lock until it ends.
             yield
             return
         with locks.locked(self.folder / locks.STUDY):
@@ -78,14 +78,14 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The limits after which no further trial begins; a trial that has begun is trained to its end."""
+    """The limits after which no new trial starts. Trials that have started continue."""
 
     trials: int
     seconds: float | None = None
     epochs: int | None = None
 
     def allows(self, begun: int, epochs: int, elapsed: float) -> bool:
-        """Whether one more trial may begin, after so many trials, epochs and seconds in all."""
+        """Whether a new trial may start after `begun` trials, `epochs` epochs and `elapsed` seconds in total."""
         return (
             begun < self.trials
             and (self.epochs is None or epochs < self.epochs)
@@ -95,7 +95,7 @@ class Budget:
 
 @dataclass
 class _Training:
-    """A trial that is being trained, its last epoch that was decided on, and its records so far."""
+    """A trial in training, the last epoch for which pruning was decided, and the records so far."""
 
     opened: OpenTrial
     decided: int
@@ -112,20 +112,20 @@ class Driver:
     keep: int
     started: float = field(default_factory=time.monotonic)
     training: dict[str, _Training] = field(default_factory=dict)
-    # Ended trials, and those of them that may have checkpoints.
+    # Numbers of the ended trials, and of those ended trials that may still have checkpoints.
     ended: set[int] = field(default_factory=set)
     holding: set[int] = field(default_factory=set)
     tabled: int = 0
     shown: int = -1
 
     def run(self) -> None:
-        """Run the study; every trial that has begun here has ended when this returns.
+        """Run the study. When this returns, every trial that started here has ended.
 
         Raises:
             FileError: the database or a folder cannot be written.
         """
         search = self.search
-        # Modules are not garbage: each collection would look at all of them again, many times a second.
+        # Otherwise the garbage collector scans the objects of all imported modules, many times a second.
         gc.freeze()
         try:
             work_through(search.workers, self._next_job, self._trained, self._ended, search.progress)
@@ -136,19 +136,19 @@ class Driver:
         search.progress.close("trials")
 
     def has_work(self) -> bool:
-        """Whether a trial is left behind, or may begin."""
+        """Whether a trial is unfinished or a new trial may start."""
         trials = self.search.trials.all()
         return bool(running(trials)) or self._may_begin(trials)
 
     def clean_up(self) -> None:
-        """Write the table of all trials of all drivers, and delete the checkpoints that need not be kept."""
+        """Write the table of all drivers' trials, and delete the checkpoints that need not be kept."""
         with self.search.alone():
             trials = self.search.trials.all()
             self._write_table(trials)
         self._forget(trials)
 
     def _next_job(self) -> Job | None:
-        """A trial that was left behind, or a new one where the budget allows it."""
+        """The job of an abandoned trial, else of a new trial if the budget allows one."""
         search, opened = self.search, None
         with search.alone():
             trials = search.trials.all()
@@ -170,7 +170,7 @@ class Driver:
         return self.budget.allows(begun, epochs, time.monotonic() - self.started)
 
     def _left_behind(self, trials: Sequence[FrozenTrial]) -> OpenTrial | None:
-        """A running trial whose driver is gone: nobody holds its lock."""
+        """A running trial whose lock no driver holds, because its driver was killed."""
         claims = self.search.claims
         for trial in running(trials):
             if claims.take(trial.number):
@@ -188,10 +188,10 @@ class Driver:
         return job
 
     def _trained(self, event: Trained) -> bool:
-        """Report the epochs that the study does not have; whether the trial goes on.
+        """Report the epochs that the study lacks; return whether the trial continues.
 
-        Each epoch is decided on once. A kill may have cut off the decision on a trial's last reported epoch, and may
-        have lost that epoch, so the driver that resumes the trial decides on it again.
+        Pruning is decided once per epoch. A kill can lose the last reported epoch or the decision on it, so a driver
+        that resumes the trial repeats this decision.
         """
         search, training = self.search, self.training[event.job.name]
         training.records = event.records
@@ -200,7 +200,7 @@ class Driver:
             show_epoch(search, event)
         for epoch in range(training.decided + 1, len(records) + 1):
             search.trials.report(training.opened, epoch, best_so_far(records[:epoch], search.plan)[0])
-            # In its last epoch there is nothing left to save.
+            # Pruning in the last epoch saves nothing, but Hyperband must be asked in every epoch.
             if epoch < search.plan.trial_epochs or search.plan.pruner == "hyperband":
                 training.pruned = search.trials.should_prune(training.opened, epoch)
             training.decided = epoch
@@ -216,15 +216,15 @@ class Driver:
             return
         records = training.records
         epochs = len(records)
-        # A trial in its last epoch is complete.
+        # A trial that reached its last epoch, or stopped early, counts as complete.
         if training.pruned and epochs < search.plan.trial_epochs and not event.reason:
             self._tell(event.job, TrialState.PRUNED, "pruned")
             return
-        # A trial that stopped early stands at its best for all later epochs, at which others are compared with it.
+        # A trial that stopped early reports its best value for the remaining epochs, where others are compared with it.
         for epoch in range(epochs + 1, search.plan.trial_epochs + 1):
             search.trials.report(training.opened, epoch, best_so_far(records, search.plan)[0])
             if search.plan.pruner == "hyperband":
-                # It learns by being asked.
+                # Hyperband records the trial only when asked.
                 search.trials.should_prune(training.opened, epoch)
         own_end = epochs <= search.plan.trial_epochs and event.reason
         self._tell(event.job, TrialState.COMPLETE, own_end or "trial epochs done")
@@ -258,7 +258,7 @@ class Driver:
         self.search.progress.step("trials", ended, total, text)
 
     def _tidy(self, trials: Sequence[FrozenTrial]) -> None:
-        """Write the table where it has grown, and delete checkpoints that are no longer kept."""
+        """Write the table if it has grown enough, and delete checkpoints that are no longer kept."""
         ended = len(finished(trials))
         if ended >= self.tabled + max(1, GROWTH * ended):
             self._write_table(trials)
@@ -267,12 +267,12 @@ class Driver:
     def _write_table(self, trials: Sequence[FrozenTrial]) -> None:
         rows = trial_rows(finished(trials), self.search.plan.space)
         self.tabled = len(rows)
-        # All trials of other drivers may still be running.
+        # No trial has ended yet if all of them are still running in other drivers.
         if rows:
             files.write_csv(self.search.folder / "trials.csv", rows)
 
     def _forget(self, trials: Sequence[FrozenTrial]) -> None:
-        """Delete the checkpoints of ended trials, but for the best ones and the baseline."""
+        """Delete the checkpoints of ended trials, except those of the best trials and the baseline (trial 0)."""
         ended = {trial.number for trial in finished(trials)}
         self.holding |= ended - self.ended
         self.ended = ended
@@ -282,7 +282,10 @@ class Driver:
                 self.holding.remove(number)
 
     def _forgotten(self, number: int) -> bool:
-        """Delete a trial's checkpoints, unless a driver or a worker of a killed driver holds the trial."""
+        """Delete a trial's checkpoints, unless a driver or a worker of a killed driver holds the trial.
+
+        Returns whether the checkpoints are gone.
+        """
         folder, claims = self.search.trial_folder(number), self.search.claims
         if not (folder / "checkpoints").exists():
             return True
@@ -305,6 +308,6 @@ def show_epoch(search: Search, event: Trained) -> None:
 
 
 def best_so_far(records: Sequence[Epoch], plan: Plan) -> tuple[float, int]:
-    """The best value of the plan's metric and the epoch that first had it."""
+    """The best value of the plan's metric, and the first epoch that reached it."""
     best = min(records, key=lambda record: (plan.sign * getattr(record, plan.metric), record.epoch))
     return float(getattr(best, plan.metric)), best.epoch

@@ -1,4 +1,4 @@
-"""The work after the trials: finalists with more seeds, pruned trials trained on, and the best trial published."""
+"""The work after the trials: finalists with more seeds, the audit of pruned trials, and the published best trial."""
 
 import statistics
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ FINALISTS, PRUNED = "finalists.csv", "audit_pruned.csv"
 
 
 def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
-    """Make a finished baseline run the study's trial 0 as it stands, where that has not begun.
+    """Copy a finished baseline run into the study as trial 0, unless trial 0 has already started.
 
     Raises:
-        RunError: it is `required` and is not finished, or is of another configuration or split.
+        RunError: the baseline is `required`, but is not finished or has another configuration or split.
     """
     target = search.trial_folder(0)
     if target.exists():
@@ -59,29 +59,29 @@ def _unlike(search: Search, baseline: Path) -> str:
 
 
 def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) -> dict[Path, BusiTuneError]:
-    """As `job_list.train_all`, with the study's workers; the caller holds the trials."""
+    """Run `job_list.train_all` with the study's workers. The caller holds the trials' locks."""
     return job_list.train_all(
         jobs, search.workers, search.progress, show=partial(show_epoch, search), keep_model=keep_model
     )
 
 
 def job_of(search: Search, trial: FrozenTrial, until: int) -> Job:
-    """Training a trial on to epoch `until`."""
+    """The job that continues a trial up to epoch `until`."""
     config = search.config_of(trial.params)
     return Job(f"trial {trial.number} in full", search.trial_folder(trial.number), config, until)
 
 
 def check_trials(search: Search) -> None:
-    """Compare what the database says of the trials that have ended with their folders.
+    """Compare the ended trials in the database with their folders.
 
     Raises:
-        RunError: a trial's parameters are not those that it was trained with, or its values contradict each other.
+        RunError: a trial's parameters differ from those of its training, or its values contradict each other.
     """
     ended = [trial for trial in finished(search.trials.all()) if trial.state != TrialState.FAIL]
     for trial in ended:
         folder = search.trial_folder(trial.number)
         if not is_trained(trial) and not folder.exists():
-            # It was added with its value, and the search has said so.
+            # The trial was added with a value; the search has already printed a notice about it.
             continue
         problem = _contradiction(search, trial)
         if problem:
@@ -103,7 +103,7 @@ def _contradiction(search: Search, trial: FrozenTrial) -> str:
     count, reported = trial.user_attrs.get("epochs_run"), trial.intermediate_values
     if type(count) is not int or not 1 <= count <= len(reported):
         return f"it has {count} epochs and {len(reported)} values of them"
-    # Each epoch reports the best value so far. A history may be of a second training, which differs in last digits.
+    # The last report is the best value. The run's history is no reference: repeated training changes the last digits.
     if trial.value != reported[max(reported)]:
         return f"its value is {trial.value}, and its last epoch reported {reported[max(reported)]}"
     recorded = trial.user_attrs.get(FINGERPRINT)
@@ -112,10 +112,10 @@ def _contradiction(search: Search, trial: FrozenTrial) -> str:
 
 
 def confirm(search: Search, count: int, seeds: int) -> list[Finalist]:
-    """Train the `count` best trials to their ends, each with `seeds` seeds; the best mean first.
+    """Train the `count` best trials to the end, each with `seeds` seeds; return them with the best mean first.
 
-    A finalist that fails with any of its seeds is left out. The study's own seed is one of them: that run is the trial
-    itself, trained on.
+    A finalist that fails with any seed is left out. The first seed is the study's seed, whose run continues the trial
+    itself.
     """
     chosen = ranked(search.trials.all(), search.plan)[:count]
     jobs = {trial.number: _seed_jobs(search, trial, seeds) for trial in chosen}
@@ -133,7 +133,7 @@ def confirm(search: Search, count: int, seeds: int) -> list[Finalist]:
 
 
 def _seed_jobs(search: Search, trial: FrozenTrial, seeds: int) -> list[Job]:
-    """The trial itself, trained to its end, and the same configuration with the seeds that follow."""
+    """The jobs of the trial itself, trained to the end, and of the same configuration with the next seeds."""
     own = job_of(search, trial, search.plan.config.epochs)
     jobs = [own]
     for extra in range(1, seeds):
@@ -149,10 +149,9 @@ def _finalist(number: int, values: list[float]) -> Finalist:
 
 
 def audit_pruning(search: Search, count: int) -> list[AuditedTrial]:
-    """Train `count` pruned trials, drawn at random, on to the end of their trials: the cost of having pruned them.
+    """Continue `count` pruned trials, drawn at random, to the last epoch of a trial, to measure the cost of pruning.
 
-    The regret is by how much such a trial would have been better than the study's best, or 0. A trial that fails is
-    left out.
+    The regret of a trial is its improvement over the study's best value, or 0. A trial that fails is left out.
     """
     trials = search.trials.all()
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED and is_trained(trial)]
@@ -181,7 +180,7 @@ def audit_pruning(search: Search, count: int) -> list[AuditedTrial]:
 
 
 def write_outcome(folder: Path, finalists: Sequence[Finalist], audited: Sequence[AuditedTrial], seed: int) -> None:
-    """Write finalists.csv, a column for each seed from `seed` on, and audit_pruned.csv, where there are any."""
+    """Write finalists.csv, with a column for each seed from `seed` on, and audit_pruned.csv; skip an empty table."""
     if finalists:
         rows: list[dict[str, object]] = [
             {
@@ -198,12 +197,12 @@ def write_outcome(folder: Path, finalists: Sequence[Finalist], audited: Sequence
 
 
 def train_best(search: Search, wanted: Sequence[int]) -> BestTrial:
-    """Train the first of the `wanted` trials that can be, and the baseline's (0), to their ends; evaluate both.
+    """Train the first of the `wanted` trials that succeeds, and the baseline (trial 0), to the end; evaluate both.
 
-    A trial that fails is left out, and so is the baseline. The best is published as `best/`.
+    If a wanted trial fails, the next one is tried. The baseline may fail. The successful trial is published as `best/`.
 
     Raises:
-        BusiTuneError: none of them can be trained to its end.
+        BusiTuneError: no wanted trial can be trained to the end.
     """
     trials = {trial.number: trial for trial in finished(search.trials.all())}
     for number in wanted:

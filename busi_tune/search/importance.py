@@ -1,4 +1,4 @@
-"""The importance of each parameter in a study, with its spread."""
+"""The importance of each parameter in a study, with a bootstrap interval."""
 
 import logging
 import warnings
@@ -14,9 +14,9 @@ from busi_tune.results import Importance
 from busi_tune.search.space import Space
 
 FEWEST_TRIALS = 10
-# PED-ANOVA compares the best part of the trials with all; Optuna's tenth would be one or two trials here.
+# PED-ANOVA compares this share of best trials with all trials. Optuna's default, 0.1, would be one or two trials here.
 BEST = 0.25
-# Resamples, and of a long study fewer: their trials together.
+# The most and the fewest resamples. Long studies get fewer, so that all resamples hold about `RESAMPLED_TRIALS` trials.
 RESAMPLES, LEAST_RESAMPLES, RESAMPLED_TRIALS = 100, 20, 20_000
 SPREAD = (0.025, 0.975)
 
@@ -24,11 +24,11 @@ SPREAD = (0.025, 0.975)
 def importances(
     trials: Sequence[FrozenTrial], space: Space, direction: StudyDirection, seed: int
 ) -> dict[str, Importance] | None:
-    """Each parameter's share of importance, from 0 to 1, and where it lies in 95 % of resamples of the trials.
+    """Each parameter's importance, as a share from 0 to 1, with its 95 % interval over resamples of the trials.
 
-    By PED-ANOVA (Watanabe et al., "PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary
-    subspaces", 2023), of the completed trials alone; None where these are fewer than `FEWEST_TRIALS`, or the space has
-    nothing that varies. The most important comes first.
+    The method is PED-ANOVA (Watanabe et al., "PED-ANOVA: efficiently quantifying hyperparameter importance in
+    arbitrary subspaces", 2023) on the completed trials. The most important parameter comes first. The result is None
+    if fewer than `FEWEST_TRIALS` trials are complete, or if no parameter of the space varies.
     """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     names = [name for name, distribution in space.items() if not distribution.single()]
@@ -49,12 +49,12 @@ def importances(
 
 def _shares(trials: Sequence[FrozenTrial], names: list[str], direction: StudyDirection) -> dict[str, float]:
     study = optuna.create_study(direction=direction)
-    # Without their epochs, which are not looked at, trials are quickly added.
+    # The method ignores the values of epochs, and trials without them are added faster.
     study.add_trials(
         [create_trial(value=trial.value, params=trial.params, distributions=trial.distributions) for trial in trials]
     )
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST)
     with warnings.catch_warnings():
-        # Trials of equal value have equal shares, as the warning says.
+        # Optuna warns that trials of equal value give equal shares, which is the intended result.
         warnings.simplefilter("ignore", UserWarning)
         return get_param_importances(study, evaluator=evaluator, params=names)

@@ -1,4 +1,4 @@
-"""The plan of a study: its configuration, search space, metric and split, as study.json keeps them."""
+"""The plan of a study, stored in study.json: configuration, search space, metric and split."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from busi_tune.search.space import Space
 from busi_tune.search.storage import Database, shown
 from busi_tune.training.run_folder import identified, weights_sha256
 
-# What is kept of a trial that has ended, as its user attributes and as columns of trials.csv.
+# The values recorded for an ended trial: user attributes in the database, columns in trials.csv.
 FACTS = ("val_accuracy", "val_macro_f1", "epochs_run", "best_epoch", "seconds", "stop_reason")
 METRICS = {
     "val_loss": StudyDirection.MINIMIZE,
@@ -27,15 +27,16 @@ METRICS = {
 }
 IDENTITY = "study.json"
 TRIALS = "trials"
-# The only study in a database of its own.
+# The study's name in a database file, which holds no other study.
 NAME = "busi-tune"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What all trials of a study share; more trials of the same plan continue it. `config` is resolved (no `auto`).
+    """The values that all trials of a study share. A search with the same plan continues the study.
 
-    `weights` has the SHA-256 of each file of weights that the configuration or the space names.
+    `config` is resolved: it has no `auto`. `weights` maps the path of each file of weights that the configuration or
+    the space names to its SHA-256.
     """
 
     config: Config
@@ -83,7 +84,9 @@ class Plan:
 
 
 def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str:
-    """Write study.json and the split into a new folder, or compare them with those there; the study's name in Optuna.
+    """Write study.json and the split into a new folder, or compare the plan with the stored one.
+
+    Returns the study's name in Optuna.
 
     Raises:
         RunError: the folder holds a study of another plan or in another database.
@@ -91,17 +94,17 @@ def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str
     path = folder / IDENTITY
     if not path.exists():
         split.write(folder / SPLIT)
-        # A server holds many studies, so a study there needs a name of its own.
+        # A server holds many studies, so each needs a unique name.
         name = f"{NAME}-{uuid4()}" if database.shared else NAME
         results.write(path, plan.document(database, name))
     known = results.read(path, StudyFile)
     asked = plan.document(database, known["study"])
     if "weights" not in known:
-        # An earlier version wrote it, and knew files of weights by their paths.
+        # An earlier version wrote this study.json, and identified files of weights by path only.
         asked.pop("weights")
     earlier = int(str(known["config"].get("epochs", 0)))
     if earlier < plan.config.epochs:
-        # The trials that are wanted go on to more epochs.
+        # A larger number of epochs is no difference: the best trials continue to it.
         known["config"]["epochs"] = plan.config.epochs
     different = differences(_flat(known), _flat(asked))
     if not different and earlier != plan.config.epochs:
@@ -115,11 +118,11 @@ def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str
 
 
 def _flat(document: StudyFile) -> dict[str, object]:
-    """All values of study.json, one level deep, so that two can be compared key by key."""
+    """All values of study.json in one flat dictionary, so that two documents can be compared key by key."""
     space = {f"space.{name}": text for name, text in document["space"].items()}
     config = Config.from_dict(document["config"], source=IDENTITY)
     hashes = document.get("weights", {})
-    # Files that the space names count by path and content: Optuna knows a choice by its name.
+    # Files in the space are compared by path and content, because Optuna stores the path as the choice.
     varied = {f"weights {path}": sha256 for path, sha256 in hashes.items()} if "weights" in document["space"] else {}
     same = identified(config.identity(), hashes.get(config.weights, ""))
     return same | space | varied | {name: value for name, value in document.items() if name not in NESTED}
@@ -129,10 +132,10 @@ NESTED = ("config", "space", "weights")
 
 
 def weights_of(config: Config, space: Space) -> dict[str, str]:
-    """The SHA-256 of each file of weights that a configuration or a space names, by its path.
+    """The SHA-256 of each file of weights that a configuration or a space names, by path.
 
     Raises:
-        WeightsError: one cannot be read.
+        WeightsError: a file cannot be read.
     """
     varied = space.get("weights")
     choices = varied.choices if isinstance(varied, CategoricalDistribution) else ()
@@ -141,15 +144,15 @@ def weights_of(config: Config, space: Space) -> dict[str, str]:
 
 
 def begun(folder: Path) -> bool:
-    """Whether the study in `folder` has come as far as its trials; until then nothing in it is worth keeping."""
+    """Whether the study in `folder` has reached its trials. Before that, nothing in it is worth keeping."""
     return (folder / TRIALS).exists()
 
 
 def saved_split(folder: Path) -> Split | None:
-    """The split of the study in `folder`, or None where none has begun there.
+    """The split of the study in `folder`, or None if there is no study.
 
     Raises:
-        FileError: its files cannot be read, or are not those that the study began with.
+        FileError: the split's files cannot be read, or differ from those that the study began with.
     """
     if not (folder / IDENTITY).exists():
         return None
@@ -163,7 +166,7 @@ def saved_split(folder: Path) -> Split | None:
 
 
 def clear(folder: Path) -> None:
-    """Delete the study in `folder`, so that it can start anew; a folder that is no study is left as it is."""
+    """Delete the study in `folder`, so that it can restart. A folder without a study is left unchanged."""
     files.clear_folder(folder, IDENTITY)
 
 

@@ -1,4 +1,4 @@
-"""A pruner that stops a trial which has stalled behind the best completed one."""
+"""A pruner that stops a trial which no longer improves and is worse than the best completed trial."""
 
 from optuna import Study
 from optuna.pruners import BasePruner
@@ -9,8 +9,8 @@ from optuna.trial import FrozenTrial, TrialState
 class StalledPruner(BasePruner):
     """Prunes a trial that did not improve for `patience` epochs and is worse than the best completed trial.
 
-    Trials report their best value so far at each step. Early values say little about final ones where learning curves
-    cross, so no trial is pruned while it improves. docs/explanation/pruner-evidence.md has the figures.
+    Trials report their best value so far at each step. Early values predict final values poorly where learning curves
+    cross, so a trial is never pruned while it improves. docs/explanation/pruner-evidence.md has the measurements.
     """
 
     def __init__(self, patience: int) -> None:
@@ -26,6 +26,6 @@ class StalledPruner(BasePruner):
         if best < sign * trial.intermediate_values[step - self.patience]:
             return False
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        # A trial without epochs was not trained, but added with its value.
+        # A trial without epochs was added with a value, not trained.
         values = [other.value for other in complete if other.value is not None and other.intermediate_values]
         return any(sign * value < best for value in values)

@@ -1,4 +1,4 @@
-"""A sampler whose draws are a function of the study's seed, the trial's number and the trials that have ended."""
+"""A sampler whose draws depend only on the study's seed, the trial's number and the ended trials."""
 
 import numpy as np
 from optuna import Study
@@ -11,10 +11,10 @@ from busi_tune.search.space import Space
 
 
 class SeededTPESampler(BaseSampler):
-    """Optuna's TPE sampler, seeded anew for each trial; it draws all parameters of `space` at once.
+    """Optuna's TPE sampler, reseeded for each trial; it draws all parameters of `space` at once.
 
-    A study that was interrupted goes on as if it had not been, and a trial that was interrupted between two of its
-    parameters gets the values that it would have had.
+    An interrupted study therefore draws the same values as an uninterrupted one, even if the interruption came between
+    two parameters of a trial.
     """
 
     def __init__(self, space: Space, seed: int) -> None:
@@ -38,7 +38,7 @@ class SeededTPESampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Scalar:
-        """One value of a parameter outside `space`, as another program may ask for."""
+        """One value of a parameter outside `space`, which only another program can request."""
         value: Scalar = self._tpe(trial.number).sample_independent(study, trial, param_name, param_distribution)
         return value
 

@@ -1,4 +1,4 @@
-"""A search from its options to its result: the study is opened, run, and brought to its end."""
+"""A search from its options to its result: it opens the study, runs the trials and does the final work."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -62,7 +62,7 @@ def search(
                 weights=weights_of(resolved, dimensions),
             )
             trials = Trials(database, open_plan(folder, plan, dataset.split, database), plan)
-            # Decoded here, once, and not by every worker.
+            # Decode the images once here, so that workers need not.
             dataset.part("train", resolved.image_size, progress)
             workers = stack.enter_context(crew.workers(options.workers, options.ray, dataset, progress, owner=folder))
             session = Search(folder, plan, dataset, progress, trials, workers, Claims(folder / TRIALS))
@@ -80,10 +80,10 @@ def search(
 
 
 def dimensions_of(config: Config, options: SearchOptions) -> Space:
-    """The search space; with the storage's URL, all that can be wrong before anything starts.
+    """The search space. The storage URL is checked as well, so that both fail before any work starts.
 
     Raises:
-        ConfigError: something is wrong.
+        ConfigError: the space or the URL is invalid.
     """
     if options.storage is not None:
         server_url(options.storage)
@@ -92,7 +92,7 @@ def dimensions_of(config: Config, options: SearchOptions) -> Space:
 
 @contextmanager
 def _study_lock(folder: Path, database: Database, stack: ExitStack) -> Iterator[None]:
-    """The study's lock: until the study has begun on a server, and to the end of `stack` on a database file.
+    """Hold the study's lock: for this block if the database is on a server, else until `stack` closes.
 
     Raises:
         RunError: another driver holds a study on a database file.
@@ -111,7 +111,7 @@ def _clear(folder: Path, progress: Progress) -> None:
         if held is None:
             raise RunError(f"{folder} is in use by another driver; --overwrite it when all of them have ended.")
         held.release()
-    # Workers outlive a driver that is killed, and would write their epoch into the new study.
+    # A worker outlives a killed driver, and would write its epoch into the new study.
     for path in [*folder.glob(f"{TRIALS}/*/{locks.RUN}"), *folder.glob(f"confirm/*/*/{locks.RUN}")]:
         held = locks.take(path, wait=False)
         if held is None:
@@ -132,12 +132,12 @@ def _tell_added(trials: Sequence[FrozenTrial], progress: Progress) -> None:
 
 
 def _tell_disk(search: Search, keep: int, options: SearchOptions) -> None:
-    """Say what the checkpoints of a study take: of the best trials, the baseline, and what is trained at a time."""
+    """Announce the disk space for checkpoints: of the best trials, the baseline and the runs in training."""
     varied = search.plan.space.get("arch")
     names = varied.choices if isinstance(varied, CategoricalDistribution) else (search.plan.config.arch,)
     configs = [search.plan.config.replace(arch=name) for name in names]
     each = max(checkpoint_bytes(config, len(search.dataset.classes)) for config in configs)
-    # Finalists and audited trials are trained together, and let go of in the end.
+    # Finalists keep their checkpoints until all finalists are trained, and so do audited trials.
     count = keep + 1 + max(options.workers, options.confirm * (options.confirm_seeds - 1), options.audit_pruned)
     search.progress.notice(
         f"The study takes up to {count * each / 1e6:,.0f} MB of disk: checkpoints of {count} trainings, "
@@ -146,14 +146,15 @@ def _tell_disk(search: Search, keep: int, options: SearchOptions) -> None:
 
 
 def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
-    """The work after the trials, done by the last driver to end; the others say that one is still at work.
+    """Do the work after the trials, if this is the last driver to end; else announce that another is still running.
 
-    The lock on trial 0, which is compared with the best one, makes sure that one driver alone does it.
+    The work compares the best trial with trial 0, the baseline. The lock on trial 0 ensures that only one driver does
+    the work.
     """
     session = driver.search
     outcome: SearchFinals = {}
     judged = -1
-    # Drivers that end meanwhile leave their trials to this one, so it looks for them again in the end.
+    # Drivers that end meanwhile leave their trials to this one, so it repeats the work if new trials have ended.
     while judged < len(finished(trials := session.trials.all())):
         if running(trials) or not session.claims.take(0):
             session.progress.notice(
@@ -204,7 +205,7 @@ def _finals(session: Search, options: SearchOptions) -> SearchFinals:
 
 
 def _verdict(session: Search, trials: int) -> VerdictFile | None:
-    """The verdict, which is written, too; None where the baseline could not be trained to its end."""
+    """Write and return the verdict; None if the baseline could not be trained to the end."""
     baseline = session.trial_folder(0)
     if not (baseline / METRICS).exists():
         return None

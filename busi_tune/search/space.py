@@ -13,7 +13,7 @@ from busi_tune.training.model import ARCHITECTURES
 
 Space = dict[str, BaseDistribution]
 
-# These decide which images are seen or how far a trial could go, and must be the same for all trials.
+# Options of the images, the classes, the device and the epochs: values are comparable only if all trials share them.
 FIXED = frozenset({"strategy", "fractions", "similarity", "conflicts", "split_seed", "epochs", "device", "mean", "std"})
 FIXED |= {"classes", "positive"}
 RANGE_KEYS = frozenset({"low", "high", "log", "step"})
@@ -48,7 +48,7 @@ def read_space(path: Path, config: Config) -> Space:
     It must hold `config` itself, which is the study's first trial.
 
     Raises:
-        ConfigError: with every problem of the file.
+        ConfigError: the file has problems; the message lists all of them.
     """
     tables = read_toml(path)
     problems: list[str] = [] if tables else ["it names no field"]
@@ -138,7 +138,7 @@ def _step_problems(name: str, ends: tuple[float, float], *, log: bool, step: obj
     kind = Config.options[name].kind
     if not isinstance(step, int | float) or type(step) not in (int, kind) or step <= 0 or log:
         return [f"step of {name} must be above 0, of the field's type, and without log, not {step!r}"]
-    # Decimal, because 0.3 is no multiple of 0.1 in binary.
+    # Decimal, because 0.3 is not a multiple of 0.1 in binary.
     low, high = (Decimal(str(end)) for end in ends)
     if (high - low) % Decimal(str(step)):
         return [f"step of {name} must lead from {low} to {high}, and {step} does not"]

@@ -1,4 +1,4 @@
-"""The study's database: its URL, whose password is shown nowhere, and waiting while its server is away."""
+"""The study's database: its URL, whose password is never shown, and retries while its server is unreachable."""
 
 import logging
 import warnings
@@ -18,12 +18,12 @@ from busi_tune.progress import Progress
 
 SERVER = "postgresql+psycopg"
 DATABASE = "study.db"
-# Seconds that a database server may be away.
+# Seconds for which calls are retried while the server is unreachable.
 PATIENCE = 45.0
-# Seconds until a connection that does not answer counts as gone; see libpq's connection parameters.
+# Limits after which an unanswered connection counts as lost, in seconds (tcp_user_timeout in ms); see libpq's manual.
 CONNECTION = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
 
-# Optuna's errors on a database that fails, is of another version of Optuna, or lacks values.
+# Errors that Optuna raises if the database fails, belongs to another version of Optuna, or lacks values.
 BROKEN = (StorageInternalError, SQLAlchemyError, RuntimeError, LookupError, AssertionError, TypeError, ValueError)
 SECRETS = frozenset({"password", "sslpassword"})
 
@@ -34,7 +34,7 @@ def server_url(text: str) -> URL:
     """The URL of `--storage`.
 
     Raises:
-        ConfigError: it is no URL of a PostgreSQL database; the URL, which may hold a password, is not quoted.
+        ConfigError: it is not a PostgreSQL URL. The message does not quote it, because it may hold a password.
     """
     try:
         url = make_url(text)
@@ -45,7 +45,7 @@ def server_url(text: str) -> URL:
             f"storage must be a URL like {SERVER}://user@host/database, not one of {url.drivername!r} "
             f"with the database {url.database!r}."
         )
-    # An unescaped @ in the password would move its rest into the host's name, which is shown.
+    # An unescaped @ in the password would move its rest into the host name, which messages show.
     if "@" in f"{url.host}{url.database}":
         raise ConfigError("storage has an @ in its host or database; write one in a password as %40.")
     return url
@@ -59,7 +59,7 @@ def shown(url: URL) -> str:
 
 @dataclass(frozen=True)
 class Database:
-    """Where a study's trials are kept: a file of its folder, or a server that several drivers share."""
+    """The database of a study's trials: a file in the study's folder, or a server that several drivers share."""
 
     url: URL
     progress: Progress
@@ -73,23 +73,23 @@ class Database:
 
     @property
     def shared(self) -> bool:
-        """Whether several drivers may use it at a time."""
+        """Whether several drivers may use the database at the same time."""
         return self.url.drivername == SERVER
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """The database's name in messages."""
         return shown(self.url) if self.shared else str(self.url.database)
 
     def open(self) -> RDBStorage:
-        """Connect, creating the tables where there are none.
+        """Connect, and create the tables if they do not exist.
 
         Raises:
-            ConfigError: its driver is not installed.
+            ConfigError: the Python driver of the database is not installed.
         """
         logging.getLogger("optuna").setLevel(logging.ERROR)
         warnings.simplefilter("ignore", ExperimentalWarning)
-        # A connection that was lost is not asked before each use: `call` tries again with a new one.
+        # No pool_pre_ping: after a lost connection, `call` retries with a new one.
         arguments = {"connect_args": CONNECTION if self.shared else {"timeout": 60}}
         try:
             return RDBStorage(self.url.render_as_string(hide_password=False), engine_kwargs=arguments)
@@ -99,12 +99,12 @@ class Database:
             ) from None
 
     def call(self, work: Callable[[], T], *, patient: bool = True, own: type[Exception] | tuple[()] = ()) -> T:
-        """Do `work` on the database, again and again while its server is away, if `patient`.
+        """Run `work` on the database. With `patient`, retry while the server is unreachable.
 
-        Errors of the type `own` are the work's, and no failure of the database.
+        Errors of the type `own` come from `work` itself and are raised unchanged.
 
         Raises:
-            FileError: it failed, or its server has been away for too long.
+            FileError: the database failed, or its server was unreachable for too long.
         """
         try:
             return self._retrying()(work) if self.shared and patient else work()

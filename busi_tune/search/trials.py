@@ -1,4 +1,4 @@
-"""The trials of a study in Optuna: asked for, reported, pruned and told through its public interface."""
+"""The trials of a study in Optuna: created, reported, pruned and finished through Optuna's public interface."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,23 +18,23 @@ from busi_tune.search.pruner import StalledPruner
 from busi_tune.search.sampler import SeededTPESampler
 from busi_tune.search.storage import Database
 
-# The median and Hyperband prune nothing against fewer completed trials: one survivor must not decide alone.
+# The median and Hyperband pruners prune only after this many completed trials, so that one trial cannot decide alone.
 N_MIN_TRIALS = 3
-# The default pruner acts after so many epochs without improvement; docs/explanation/pruner-evidence.md has the figures.
+# The default pruner's patience, in epochs without improvement; see docs/explanation/pruner-evidence.md.
 STALLED_EPOCHS = 3
-# The user attributes that keep a decision of the pruner over a kill.
+# User attributes that preserve a pruner's decision across a kill.
 PRUNED_AT, RUNGS = "pruned_at", "rungs"
-# The one that every trial gets when it ends, and the one with the SHA-256 of what it ended with.
+# User attributes of an ended trial: its number of epochs, and the SHA-256 of its result.
 EPOCHS_RUN, FINGERPRINT = "epochs_run", "sha256"
-# Successive halving, and so Hyperband, keeps the values that it has compared in system attributes of this name.
+# The prefix of the system attributes in which successive halving (and thus Hyperband) stores the compared values.
 RUNG = "completed_rung_"
 
 
 @dataclass
 class OpenTrial:
-    """A running trial of this driver, and what the database knows of it.
+    """A running trial of this driver, with its state in the database.
 
-    `undecided` says that Hyperband compared the trial in its last epoch and that a kill cut off its answer.
+    `undecided` is true if Hyperband compared the trial in its last epoch and a kill lost the decision.
     """
 
     trial: optuna.Trial
@@ -50,7 +50,7 @@ class OpenTrial:
 
 
 class Trials:
-    """The trials of the study called `name`, which is created where there is none; its first trial is the baseline.
+    """The trials of the study `name`, whose first trial is the baseline. The study is created if it does not exist.
 
     The caller holds the study's lock.
 
@@ -60,7 +60,7 @@ class Trials:
 
     def __init__(self, database: Database, name: str, plan: Plan) -> None:
         self.database, self.plan = database, plan
-        # Waiting would not put a wrong address or password right.
+        # Retries would not help with a wrong address or password.
         storage = database.call(database.open, patient=False)
         self.study = database.call(
             lambda: optuna.create_study(
@@ -88,18 +88,18 @@ class Trials:
             self.database.call(lambda: self.study.enqueue_trial(first, skip_if_exists=True))
 
     def all(self) -> list[FrozenTrial]:
-        """All trials by their numbers, as the database has them."""
+        """All trials in the database, in the order of their numbers."""
         return self.database.call(lambda: self.study.get_trials(deepcopy=False))
 
     def ask(self) -> OpenTrial | None:
-        """A new trial with all its parameters, or None where it was enqueued with values that it cannot have.
+        """A new trial with all its parameters, or None if it was enqueued with invalid values.
 
         The caller holds the study's lock.
         """
         return self._with_parameters(OpenTrial(self.database.call(self.study.ask)))
 
     def resume(self, number: int) -> OpenTrial | None:
-        """A running trial whose driver is gone, or None where it has ended; the caller holds the trial's lock."""
+        """A running trial whose driver was killed, or None if the trial has ended. The caller holds its lock."""
         known = self.all()[number]
         if known.state != TrialState.RUNNING:
             return None
@@ -126,22 +126,22 @@ class Trials:
         return opened
 
     def report(self, opened: OpenTrial, epoch: int, value: float) -> None:
-        """Report the best value up to `epoch`, where the database does not have it."""
+        """Report the best value up to `epoch`, unless the database already has it."""
         if epoch > opened.reported:
             self.database.call(lambda: opened.trial.report(value, epoch))
             opened.reported = epoch
 
     def should_prune(self, opened: OpenTrial, epoch: int) -> bool:
-        """Whether the pruner wants to stop a trial after `epoch`, its last one that was reported, and may.
+        """Whether to stop a trial after `epoch`, its last reported one.
 
-        It may not before the trial's scheduler could have acted once. A decision to stop is kept, for the pruner may
-        answer otherwise when it is asked again.
+        A trial is never stopped before its scheduler could have acted once. A decision to stop is stored, because the
+        pruner may decide differently when asked again.
         """
         if opened.pruned_at == epoch:
             return True
         may = epoch > opened.trial.params.get("scheduler_patience", self.plan.config.scheduler_patience) + 1
         if self.plan.pruner == "hyperband":
-            # It learns by being asked, so it is asked even where its answer does not count.
+            # Hyperband records each comparison, so it is asked even if its decision is ignored.
             decided = self._asked_hyperband(opened) and may and len(ranked(self.all(), self.plan)) >= N_MIN_TRIALS
         else:
             decided = may and self.database.call(opened.trial.should_prune)
@@ -165,33 +165,33 @@ class Trials:
             self.database.call(lambda: opened.trial.set_user_attr(RUNGS, rungs))
 
     def tell(self, opened: OpenTrial, state: TrialState, facts: dict[str, Json], value: float | None = None) -> None:
-        """Say how a trial has ended; `facts` become its user attributes, `value` is that of a complete trial."""
+        """Record the end of a trial. `facts` become user attributes; `value` is given for a complete trial only."""
         if facts:
             facts = facts | {FINGERPRINT: fingerprint(state, opened.trial.params, facts, value)}
         for key, fact in facts.items():
             self.database.call(partial(opened.trial.set_user_attr, key, fact))
-        # A try whose answer was lost may have done it.
+        # An earlier attempt may have succeeded although its reply was lost.
         self.database.call(lambda: self.study.tell(opened.trial, value, state, skip_if_finished=True))
 
 
 def fingerprint(
     state: TrialState, params: Mapping[str, object], facts: Mapping[str, object], value: float | None
 ) -> str:
-    """The SHA-256 of a trial that has ended, by which a later change is noticed."""
+    """The SHA-256 of an ended trial's result, which reveals a later change in the database."""
     kept = {name: facts[name] for name in FACTS if name in facts}
     known = [state.name, dict(params), kept, value if state == TrialState.COMPLETE else None]
     return sha256_bytes(json.dumps(known, sort_keys=True).encode())
 
 
 def _is_sound(trial: FrozenTrial) -> bool:
-    """Whether the values of a trial are numbers."""
+    """Whether the values of a trial have the right types."""
     values = [*(trial.values or []), *trial.intermediate_values.values()]
     whole = (trial.user_attrs.get(name, 0) for name in (EPOCHS_RUN, PRUNED_AT, RUNGS))
     return all(isinstance(value, float) for value in values) and all(isinstance(number, int) for number in whole)
 
 
 def reopened(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
-    """A running trial as `ask` would give it; Optuna has no public way to go on with one."""
+    """A running trial in the form that `ask` returns. Optuna has no public way to resume one."""
     return optuna.Trial(study, trial._trial_id)
 
 
@@ -207,10 +207,10 @@ def make_pruner(plan: Plan) -> BasePruner:
 
 
 def decided_before(trials: Sequence[FrozenTrial], opened: OpenTrial, name: str, plan: Plan) -> bool:
-    """The answer that Hyperband gave and that a kill cut off: it is asked once more, in a copy of the study.
+    """The decision of Hyperband that a kill lost, reached again in a copy of the study.
 
-    In the copy the trial has only those comparisons that came before the one that was cut off. Parameters are left out:
-    Hyperband does not look at them.
+    In the copy, the trial has only the comparisons before the lost one. Parameters are left out, because Hyperband
+    ignores them.
     """
     copy = optuna.create_study(study_name=name, direction=plan.direction, pruner=make_pruner(plan))
     for trial in trials:
@@ -234,7 +234,7 @@ def _rungs(trial: FrozenTrial) -> int:
 
 
 def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
-    """Give a parameter its value, where it has none."""
+    """Draw a parameter's value, unless the trial already has one."""
     match distribution:
         case FloatDistribution(low=low, high=high, step=step, log=log):
             trial.suggest_float(name, low, high, step=step, log=log)
@@ -245,7 +245,7 @@ def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> N
 
 
 def running(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that are being trained, here or anywhere."""
+    """The trials in the state RUNNING, in this driver or another."""
     return [trial for trial in trials if trial.state == TrialState.RUNNING]
 
 
@@ -255,12 +255,12 @@ def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def is_trained(trial: FrozenTrial) -> bool:
-    """Whether an ended trial was trained for this study, and not added to it with its value."""
+    """Whether an ended trial was trained in this study rather than added with a value."""
     return EPOCHS_RUN in trial.user_attrs
 
 
 def ranked(trials: Sequence[FrozenTrial], plan: Plan) -> list[FrozenTrial]:
-    """The completed trials that were trained, the best first; a tie goes to the earlier trial."""
+    """The trained and completed trials, the best first. In a tie, the earlier trial comes first."""
     complete = [
         (plan.sign * trial.value, trial)
         for trial in trials
@@ -270,5 +270,5 @@ def ranked(trials: Sequence[FrozenTrial], plan: Plan) -> list[FrozenTrial]:
 
 
 def epochs_run(trial: FrozenTrial) -> int:
-    """The number of a trial's epochs; of a running one, of those that it has reported."""
+    """The number of a trial's epochs; for a running trial, the number of reported epochs."""
     return int(trial.user_attrs.get(EPOCHS_RUN, len(trial.intermediate_values)))

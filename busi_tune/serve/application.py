@@ -1,4 +1,4 @@
-"""The application: a page for pictures, `POST /predict` for programs, and the description of the latter."""
+"""The web application: a page for pictures, `POST /predict` for programs, and the description of this interface."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from busi_tune.serve.interface import FormAnswers, Refusal, openapi
 from busi_tune.serve.pages import interface_page
 from busi_tune.serve.uploads import EXAMPLE, read_pictures
 
-# Forms that are in memory at once, each of MOST_BYTES at most; the others wait before they are read.
+# The maximum number of forms in memory, each of up to MOST_BYTES. Further requests wait before their forms are read.
 MOST_FORMS = 32
 
 
 class Endpoints:
-    """The answers to requests, by a model that runs in `batching`."""
+    """The responses to requests, with predictions of a model that runs in `batching`."""
 
     def __init__(self, batching: Batching, page: str) -> None:
         self.batching = batching
@@ -35,7 +35,7 @@ class Endpoints:
         self.room = asyncio.Semaphore(MOST_FORMS)
 
     async def predict(self, request: Request) -> Response:
-        """The predictions for a form of files; an error where none of them is a picture."""
+        """The predictions for a form of files, or an error response if none of them is a readable picture."""
         found = await self._predictions(request)
         if all(prediction.error for prediction in found):
             reasons = listed([f"{prediction.path}: {prediction.error}" for prediction in found], most=3)
@@ -43,7 +43,7 @@ class Endpoints:
         return self._answers(found)
 
     async def rows(self, request: Request) -> Response:
-        """The same for the page, which shows an error as a row of its table: no request of it fails."""
+        """The predictions for the page. The page shows errors in its table, so unreadable files are no failure."""
         return self._answers(await self._predictions(request))
 
     async def _predictions(self, request: Request) -> list[Prediction]:
@@ -59,7 +59,7 @@ class Endpoints:
 
 
 def application(batching: Batching, page: str, hosts: Sequence[str]) -> Starlette:
-    """The application of a model; `page` is its page, `hosts` are the names that requests may call this host by."""
+    """The application of a model; `page` is its HTML page, `hosts` are the host names that requests may use."""
     endpoints = Endpoints(batching, page)
 
     async def front(_: Request) -> Response:
@@ -80,12 +80,12 @@ def application(batching: Batching, page: str, hosts: Sequence[str]) -> Starlett
             Route("/openapi.json", document),
             Mount("/static", StaticFiles(packages=[("busi_tune.serve", "static")])),
         ],
-        # Another name in a request means that a page elsewhere has bound its own name to this address.
+        # Another host name would mean that a foreign site has pointed its name to this address (DNS rebinding).
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
         exception_handlers={
             HTTPException: _refused,
             FileError: _failed,
-            # Nobody hears this one.
+            # The client is gone, so no one receives this response.
             ClientDisconnect: _failed,
         },
     )

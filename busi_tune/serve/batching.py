@@ -1,4 +1,4 @@
-"""Answers off the event loop: pictures that wait at the same time go through the model together."""
+"""Prediction outside the event loop; pictures that wait at the same time go through the model together."""
 
 import asyncio
 from collections import deque
@@ -10,7 +10,7 @@ from busi_tune.inference.predictions import BATCH_SIZE
 
 
 class Waiting(NamedTuple):
-    """A picture that waits for a thread, and the promise of its answer."""
+    """A picture that waits for a thread, and the future of its prediction."""
 
     name: str
     data: bytes
@@ -20,8 +20,8 @@ class Waiting(NamedTuple):
 class Batching:
     """Threads that decode pictures and run the model.
 
-    A thread that becomes free takes up to eight of the pictures that wait: a lone picture waits for no other, and many
-    are answered as fast as `predict` answers files.
+    A free thread takes up to eight waiting pictures as one batch. A single picture therefore never waits for others to
+    arrive, and many pictures are predicted as fast as files by `predict`.
     """
 
     def __init__(self, classifier: Classifier, pool: ThreadPoolExecutor) -> None:
@@ -30,10 +30,10 @@ class Batching:
         self.waiting: deque[Waiting] = deque()
 
     async def answer(self, name: str, data: bytes) -> Prediction:
-        """The prediction for one picture, as `predict` gives it for a file of this content.
+        """The prediction for one picture, equal to that of `predict` for a file with this content.
 
         Raises:
-            FileError: the model fails on it.
+            FileError: the model fails on the picture.
         """
         one = Waiting(name, data, Future())
         self.waiting.append(one)
@@ -41,14 +41,14 @@ class Batching:
         return await asyncio.wrap_future(one.answer)
 
     def _next(self) -> None:
-        """Answer the pictures that wait, up to a batch; none if another thread has taken them."""
+        """Predict the waiting pictures, up to a batch; do nothing if another thread has taken them."""
         taken: list[Waiting] = []
         while self.waiting and len(taken) < BATCH_SIZE:
             try:
                 one = self.waiting.popleft()
             except IndexError:
                 break
-            # A client that has gone waits for nothing.
+            # Skip pictures whose client is gone.
             if one.answer.set_running_or_notify_cancel():
                 taken.append(one)
         try:

@@ -1,4 +1,4 @@
-"""The description of `POST /predict` in OpenAPI, from the types of the results."""
+"""The OpenAPI description of `POST /predict`, generated from the types of the results."""
 
 from typing import TypedDict
 
@@ -32,7 +32,7 @@ REFUSALS = {
 
 
 def openapi() -> dict[str, object]:
-    """The document."""
+    """The OpenAPI document."""
     _, schemas = msgspec.json.schema_components([FormAnswers, Refusal], ref_template="#/components/schemas/{name}")
 
     def answer(text: str, schema: str) -> dict[str, object]:

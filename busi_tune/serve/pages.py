@@ -1,4 +1,4 @@
-"""The pages of a model: the one that takes pictures, with the model card, and the description for programs."""
+"""The HTML pages of a model: the page for pictures, with the model card, and the description for programs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ MOST_ROWS = 500
 
 
 def front_page(classifier: Classifier) -> str:
-    """The page of a model."""
+    """The HTML of the page that takes pictures."""
     model = classifier.metadata
     card, changed = _card(classifier.path.parent)
     facts = {"classes": model.classes, "flag": model.flag, "mostBytes": MOST_BYTES, "mostRows": MOST_ROWS}
@@ -36,18 +36,18 @@ def front_page(classifier: Classifier) -> str:
 
 
 def interface_page(document: Mapping[str, object]) -> str:
-    """The description of `POST /predict`, as a page."""
+    """The description of `POST /predict` as an HTML page; `document` is the OpenAPI document."""
     return _environment().get_template("interface.html.jinja").render(document=document)
 
 
 def _card(folder: Path) -> tuple[str, bool]:
-    """The model card beside a model, as HTML, empty where there is none; and whether it is not the certified one."""
+    """The model card of a folder as HTML, or "" if there is none, and whether it differs from the certified card."""
     path = folder / CARD
     if not path.exists():
         return "", False
     text = path.read_text(encoding="utf-8", errors="replace")
     certified = read_certificate(folder)["files"] if (folder / VERIFICATION).exists() else {}
-    # HTML inside the card is shown, not obeyed.
+    # HTML inside the card is shown as text, not rendered.
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     return html, certified.get(CARD) != files.sha256(path)
 

@@ -17,7 +17,7 @@ from busi_tune.serve.batching import Batching
 from busi_tune.serve.pages import front_page
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-# A page that asks another host for anything, or is shown inside a page of one, is refused that by the browser.
+# With these headers, browsers block requests of the page to other hosts, and frames of other sites that embed it.
 HEADERS = [
     (
         "content-security-policy",
@@ -32,16 +32,17 @@ HEADERS = [
 
 
 def serve(export: Path, ready: Callable[[str, bool], None], *, host: str, port: int, threads: int) -> None:
-    """Answer pictures with the model of an export until a signal ends it.
+    """Serve predictions of an export's model until a signal ends the process.
 
-    `ready` is called with the URL, and with whether only this machine can reach it, once requests can come.
-    `threads` pictures or batches are answered at once; 0 is one for each core, `port` 0 any port that is free.
+    Once the server accepts requests, it calls `ready` with the URL and with whether only this machine can reach it.
+    `threads` is the number of batches that run at the same time; 0 means one per core. A `port` of 0 means any free
+    port.
 
     Raises:
-        BusiTuneError: the model cannot be used (see `open_export`), or the address.
+        BusiTuneError: the model (see `open_export`) or the address cannot be used.
     """
     count = threads or os.cpu_count() or 1
-    # Each thread runs the model by itself.
+    # Each thread runs the model separately, so ONNX Runtime needs only one thread per run.
     classifier = open_export(export, 1)
     with bound(host, port) as listener, ThreadPoolExecutor(count) as pool, warnings.catch_warnings(action="ignore"):
         address, number = listener.getsockname()[:2]
@@ -64,10 +65,10 @@ def serve(export: Path, ready: Callable[[str, bool], None], *, host: str, port: 
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """A socket that listens on an address.
 
     Raises:
-        ConfigError: this machine has no such address, or the port is taken.
+        ConfigError: this machine does not have the address, or the port is in use.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

@@ -1,4 +1,4 @@
-"""The pictures in the body of a request: a form with files, read into memory within limits."""
+"""The pictures in the body of a request, which is a form with files. Files are read into memory within limits."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -21,22 +21,23 @@ EXAMPLE = "send pictures as `curl -F files=@scan.png` does"
 
 
 class Form(MultiPartParser):
-    """A form whose files stay in memory; `ended` says whether its last boundary has come."""
+    """A form whose files stay in memory; `ended` is true once its last boundary has arrived."""
 
     # Larger files would go to a temporary file on the disk.
     spool_max_size = 2 * MOST_BYTES
     ended = False
 
     def on_end(self) -> None:
-        """Note the last boundary."""
+        """Record that the last boundary has arrived."""
         self.ended = True
 
 
 async def read_pictures(request: Request) -> list[tuple[str, bytes]]:
-    """The name and the content of each file in the form that a request holds.
+    """The name and the content of each file in the form of a request.
 
     Raises:
-        HTTPException: with a status from 400 on and a sentence: no such form, without a file, too large, too slow.
+        HTTPException: the body is not a form of this type, holds no file, is too large or arrives too slowly. The
+            exception has a status of at least 400 and a sentence.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != FORM:
@@ -57,7 +58,10 @@ async def read_pictures(request: Request) -> list[tuple[str, bytes]]:
 
 
 async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body of a request as it arrives. One that is too large is read on, unkept, so that its sender hears why."""
+    """The body of a request as it arrives.
+
+    The rest of a body that is too large is read and dropped, so that its sender receives the error.
+    """
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
