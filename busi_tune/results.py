@@ -917,7 +917,7 @@ class ListEntry(TypedDict):
     `modified` is the time of the newest file, in UTC. `next` is the command to run next.
     """
 
-    kind: Literal["run", "study", "cross-validation", "export"]
+    kind: Literal["run", "study", "cross-validation", "nested search", "export"]
     path: str
     state: Literal["finished", "running", "unfinished", "damaged"]
     detail: str

@@ -53,7 +53,7 @@ ELSEWHERE = frozenset({"device", "precision"})
 
 
 @dataclass(frozen=True)
-class Answered:
+class JudgedAnswers:
     """The predictions in a predictions.csv, the group of each image, and the training images of each model."""
 
     answers: Answers
@@ -78,6 +78,11 @@ def kind_of(folder: Path) -> ReportKind:
     for name, kind in marks.items():
         if (folder / name).exists():
             return kind
+    if (folder / results.NESTED).exists():
+        raise RunError(
+            f"{folder} is a nested search, which has no page of its own; name {folder / 'baseline'}, or the study of a "
+            f"fold in {folder / 'studies'}."
+        )
     state = "is not there" if not folder.exists() else f"holds none of {', '.join(marks)}"
     raise RunError(f"{folder} {state}; name the folder of a run, a study, a cross-validation or an export.")
 
@@ -355,7 +360,7 @@ def _image(path: str, label: str) -> ReportImage:
 
 def _answered(
     folder: Path, test: TestSummary, used: pd.DataFrame | None, training: Mapping[int, pd.DataFrame]
-) -> Answered:
+) -> JudgedAnswers:
     """The predictions in predictions.csv of `folder`, checked against the metrics `test`.
 
     `used` has the groups and hashes of the images. `training` has the training images by fold; a single run is fold 0.
@@ -383,10 +388,10 @@ def _answered(
             raise FileError(f"{path} has images that the split does not have; restore it or start anew.")
         groups = np.asarray(pd.factorize(known["group"])[0], dtype=np.int64)
         table["sha256"] = known["sha256"].to_numpy()
-    return Answered(answers, table, groups, used is not None, training)
+    return JudgedAnswers(answers, table, groups, used is not None, training)
 
 
-def _answers(answered: Answered, album: Album, temperature: float | None = None) -> ReportAnswers:
+def _answers(answered: JudgedAnswers, album: Album, temperature: float | None = None) -> ReportAnswers:
     """The part of the report about predictions; the pictures of the worst mistakes are added to `album`."""
     answers, groups = answered.answers, answered.groups
     after = [] if temperature is None else reliability(cooled(answers, temperature), groups)
@@ -403,7 +408,7 @@ def _answers(answered: Answered, album: Album, temperature: float | None = None)
     }
 
 
-def _mistakes(answered: Answered, album: Album) -> list[Mistake]:
+def _mistakes(answered: JudgedAnswers, album: Album) -> list[Mistake]:
     """The wrong predictions with the lowest probability of the true class, and for each the nearest training image."""
     answers, table = answered.answers, answered.table
     own = answers.probabilities[np.arange(len(table)), answers.labels]

@@ -18,6 +18,8 @@ from busi_tune.results import (
     Json,
     ListEntry,
     MetricsFile,
+    NestedFile,
+    NestedIdentityFile,
     RunIdentityFile,
     StateFile,
     StudyFile,
@@ -25,12 +27,13 @@ from busi_tune.results import (
     VerificationFile,
 )
 
-Kind = Literal["run", "study", "cross-validation", "export"]
+Kind = Literal["run", "study", "cross-validation", "nested search", "export"]
 # The file that identifies each kind of result. Results inside another result belong to it and are not listed.
 MARKS: dict[str, Kind] = {
     "verification.json": "export",
     "study.json": "study",
     results.CROSSVAL: "cross-validation",
+    results.NESTED: "nested search",
     results.IDENTITY: "run",
 }
 BEST = "best"
@@ -68,7 +71,8 @@ def _is_ours(path: Path) -> bool:
 
 
 def _entry(place: Path, kind: Kind) -> ListEntry:
-    reader = {"run": _run, "study": _study, "cross-validation": _crossval, "export": _export}[kind]
+    readers = {"run": _run, "study": _study, "cross-validation": _crossval, "nested search": _nested, "export": _export}
+    reader = readers[kind]
     try:
         found = reader(place)
         state: Literal["finished", "running", "unfinished", "damaged"] = "finished" if found.finished else "unfinished"
@@ -144,6 +148,17 @@ def _crossval(place: Path) -> Found:
     done = len(list(place.glob(f"folds/*/{results.METRICS}")))
     command = [*_again("crossval", place, identity["config"]), "--folds", str(folds)]
     return Found(False, f"{done} of {folds} folds", None, command)
+
+
+def _nested(place: Path) -> Found:
+    identity = results.read(place / results.NESTED, NestedIdentityFile)
+    folds = identity["folds"]
+    if (place / results.NESTED_VERDICT).exists():
+        tuned = results.read(place / results.NESTED_VERDICT, NestedFile)["tuned"]["pooled"]
+        return Found(True, f"{folds} folds", tuned, ["busi-tune", "compare", str(place), "OTHER"])
+    done = len(list(place.glob(f"studies/*/{BEST}/{results.METRICS}")))
+    command = [*_again("search", place, identity["config"]), "--folds", str(folds)]
+    return Found(False, f"{done} of {folds} studies", None, command)
 
 
 def _export(place: Path) -> Found:

@@ -15,7 +15,7 @@ Space = dict[str, BaseDistribution]
 
 # Options of the images, the classes, the device and the epochs: values are comparable only if all trials share them.
 FIXED = frozenset({"strategy", "fractions", "similarity", "conflicts", "split_seed", "epochs", "device", "mean", "std"})
-FIXED |= {"classes", "positive"}
+FIXED |= {"classes", "positive", "seed"}
 RANGE_KEYS = frozenset({"low", "high", "log", "step"})
 
 

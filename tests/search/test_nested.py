@@ -13,9 +13,11 @@ from busi_tune import pipeline, results
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, Part, open_dataset
 from busi_tune.data.split import read_split
-from busi_tune.errors import BusiTuneError
+from busi_tune.errors import BusiTuneError, RunError
 from busi_tune.evaluation.comparison import compare_folders
 from busi_tune.progress import Progress, Silent
+from busi_tune.report.contents import kind_of
+from busi_tune.report.inventory import inventory
 from busi_tune.results import NestedFile, StudyFile
 from busi_tune.search import session
 from busi_tune.search_options import SearchOptions
@@ -73,6 +75,14 @@ def test_the_verdict_is_the_comparison_of_the_pooled_answers_and_judges_the_proc
     assert results.read(folder / "nested_verdict.json", NestedFile) == result
     assert result["baseline"]["pooled"]["accuracy"] == result["differences"]["accuracy"]["baseline"]
     assert result["tuned"]["pooled"]["accuracy"] == result["differences"]["accuracy"]["tuned"]
+
+
+def test_it_is_one_entry_of_a_list_and_its_page_is_that_of_its_parts(result: NestedFile, folder: Path) -> None:
+    (entry,) = inventory(folder.parent)
+    assert (entry["kind"], entry["state"], entry["detail"]) == ("nested search", "finished", "2 folds")
+    assert entry["accuracy"] == result["tuned"]["pooled"]["accuracy"]
+    with pytest.raises(RunError, match=r"is a nested search, which has no page of its own; name .*baseline"):
+        kind_of(folder)
 
 
 def test_the_choices_and_their_agreement_are_shown(result: NestedFile) -> None:

@@ -114,8 +114,10 @@ def test_space_files(tmp_path: Path, text: str, expected: Space) -> None:
 
 
 def test_fields_keep_the_files_order(tmp_path: Path) -> None:
-    text = "weight_decay = {low = 0, high = 1}\nseed = {choices = [0]}\nbatch_size = {low = 8, high = 32}\n"
-    assert list(read(tmp_path, text)) == ["weight_decay", "seed", "batch_size"]
+    text = (
+        "weight_decay = {low = 0, high = 1}\nhorizontal_flip = {choices = [0.5]}\nbatch_size = {low = 8, high = 32}\n"
+    )
+    assert list(read(tmp_path, text)) == ["weight_decay", "horizontal_flip", "batch_size"]
 
 
 @pytest.mark.parametrize(
