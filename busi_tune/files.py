@@ -38,7 +38,7 @@ def explained(path: Path, action: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise FileError(
-            f"{path} could not be {action}: {_reason(error)}; mend that and run the same command again."
+            f"{path} could not be {action}: {_reason(error)}; fix that and run the same command again."
         ) from error
 
 

@@ -125,7 +125,7 @@ def walk(folder: Path, *, others: bool = False) -> Iterator[Path]:
     seen: set[Path] = set()
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename} could not be listed: {error.strerror}; mend its permissions.")
+        raise DataError(f"{error.filename} could not be listed: {error.strerror}; change its permissions.")
 
     for name_of_parent, folders, found in os.walk(folder, onerror=refuse, followlinks=True):
         parent = Path(name_of_parent)

@@ -130,6 +130,6 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         if error.errno != errno.EPIPE:
-            click.echo(f"busi-tune: {printable(str(error))}; mend that and run the same command again.", err=True)
+            click.echo(f"busi-tune: {printable(str(error))}; fix that and run the same command again.", err=True)
         return 1
     return result if isinstance(result, int) else 0

@@ -73,7 +73,7 @@ def audit(data: Path, out: Path, split_file: Path | None, strict: bool, as_json:
     wrong = len(found["conflicts"]), len(found["unreadable"])
     if strict and any(wrong):
         text = f"{data} has {wrong[0]} groups with two labels and {wrong[1]} unreadable files, and --strict allows none"
-        click.echo(f"busi-tune: {text}; mend them, {out / 'audit.html'} shows them.", err=True)
+        click.echo(f"busi-tune: {text}; correct them, {out / 'audit.html'} shows them.", err=True)
         return 1
     return 0
 

@@ -221,7 +221,7 @@ def show_search(result: SearchResult, folder: Path, *, everything: bool = False)
         print_table(f"Finalists: best {result['metric']} of full trainings, a seed each", columns, rows)
     confirmed = "confirmed by its mean over seeds" if result["finalists"] else "not confirmed with other seeds"
     before = next(trial["epochs_run"] for trial in result["trials"] if trial["number"] == best["trial"])
-    trained = f", trained on from epoch {before} to {best['epochs_run']}" if before != best["epochs_run"] else ""
+    trained = f", continued from epoch {before} to {best['epochs_run']}" if before != best["epochs_run"] else ""
     print_text(f"Best is trial {best['trial']}, {confirmed}{trained}.")
     show_run(best, folder / "best", everything=everything)
     _show_importances(result)
@@ -344,10 +344,10 @@ def _show_audit_of_pruning(audited: list[AuditedTrial] | None) -> None:
     if audited is None:
         return
     if not audited:
-        print_text("No pruned trial could be trained on: the audit has nothing to say.")
+        print_text("No pruned trial could be continued, so the audit has no result.")
         return
     columns = ["trial", "pruned at", "value then", "value at its end", "regret"]
-    print_table("Pruned trials, drawn at random and trained on", columns, [entry.values() for entry in audited])
+    print_table("Pruned trials, drawn at random and continued", columns, [entry.values() for entry in audited])
     lost = [entry["regret"] for entry in audited if entry["regret"]]
     print_text(
         f"{len(lost)} of {len(audited)} would have been better than the best; mean regret "

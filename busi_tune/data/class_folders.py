@@ -93,7 +93,7 @@ def check_class_names(found: ClassFolders, stated: str | None) -> None:
     if extra or missing:
         kinds = {"has a folder for": extra, "has no folder for": missing}
         problem = " and ".join(f"{words} {', '.join(names)}" for words, names in kinds.items() if names)
-        raise DataError(f"{found.root} {problem}, and --classes states {stated}; mend the folders or the option.")
+        raise DataError(f"{found.root} {problem}, and --classes states {stated}; correct the folders or the option.")
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -58,7 +58,7 @@ def given_pairs(path: Path, paths: list[str]) -> tuple[Integers, Integers]:
         try:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
         except ValueError as error:
-            raise DataError(f"{path} is not a CSV file ({str(error).strip()}); mend it.") from error
+            raise DataError(f"{path} is not a CSV file ({str(error).strip()}); correct it.") from error
     if not {"path", "group"} <= set(table.columns):
         raise DataError(f"{path} must have the columns path and group, not {', '.join(table.columns)}.")
     number = {composed(name): row for row, name in enumerate(paths)}

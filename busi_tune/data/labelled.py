@@ -137,7 +137,7 @@ def _listed(table: Path) -> FolderNames:
         try:
             rows = pd.read_csv(table, dtype=str, keep_default_na=False)
         except ValueError as error:
-            raise DataError(f"{table} is not a CSV file ({str(error).strip()}); mend it.") from error
+            raise DataError(f"{table} is not a CSV file ({str(error).strip()}); correct it.") from error
     if not {"path", "label"} <= set(rows.columns):
         raise DataError(f"{table} must have the columns path and label, not {', '.join(rows.columns)}.")
     if rows.empty or rows[["path", "label"]].isin([""]).to_numpy().any():

@@ -158,7 +158,7 @@ def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
     while judged < len(finished(trials := session.trials.all())):
         if running(trials) or not session.claims.take(0):
             session.progress.notice(
-                f"Another driver is still at work on {session.folder}; the last to end trains the best."
+                f"Another driver is still running in {session.folder}; the last to end trains the best."
             )
             break
         try:

@@ -112,7 +112,7 @@ class Database:
             raise
         except BROKEN as error:
             raise FileError(
-                f"The study's database {self.name} failed ({_reason(error)}); everything is kept: mend that and run "
+                f"The study's database {self.name} failed ({_reason(error)}); everything is kept: fix that and run "
                 "the same command again."
             ) from error
 

@@ -133,7 +133,7 @@ def _check_finite(losses: list[float], epoch: int) -> None:
     for name, value in zip(("training", "validation"), losses, strict=True):
         if not math.isfinite(value):
             raise TrainingDiverged(
-                f"The {name} loss of epoch {epoch} is {value}, which no further epoch can mend; lower the learning "
+                f"The {name} loss of epoch {epoch} is {value}, which no further epoch can repair; lower the learning "
                 "rate or use --precision float32."
             )
 

@@ -156,7 +156,7 @@ def _await(worker: _Process) -> None:
 def _died(job: Job, code: int) -> Died:
     if code < 0:
         return Died(job, f"signal {signal.Signals(-code).name}")
-    return Died(job, f"exit code {code}", "mend what the error above says")
+    return Died(job, f"exit code {code}", "resolve the error above")
 
 
 def _send(pipe: Connection, value: object) -> None:

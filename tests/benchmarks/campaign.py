@@ -261,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--drivers", type=int, default=1, help="at work on one study at a time; needs postgres")
+    parser.add_argument("--drivers", type=int, default=1, help="drivers of one study at a time; needs postgres")
     parser.add_argument("--pruner", choices=["stalled", "median", "hyperband", "none"], default="stalled")
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--ray", action="store_true", help="on a Ray cluster of three nodes on this host")

@@ -157,7 +157,7 @@ def test_an_export_is_made_once(exported: Exported) -> None:
     assert names(exported.folder) == EXPORT_FILES
 
 
-def test_exporting_again_mends_a_changed_model(exported: Exported, tmp_path: Path) -> None:
+def test_exporting_again_replaces_a_changed_model(exported: Exported, tmp_path: Path) -> None:
     folder = linked(exported.folder, tmp_path / "export")
     flip_a_bit(folder / "model.onnx")
     seen = Recorder()

@@ -241,7 +241,7 @@ def test_no_checkpoint_is_deleted_while_another_driver_may_need_it(
     assert seen.lock is not None
     # Trial 0 takes part in the final comparison, so its lock delays the end of the study. Other locks do not.
     assert ("best" in result) == (number != 0)
-    assert any("Another driver is still at work" in text for text in seen.notices) == (number == 0)
+    assert any("Another driver is still running" in text for text in seen.notices) == (number == 0)
     best = min(result["trials"], key=lambda row: (float(str(row["value"])), row["number"]))["number"]
     assert best != 1
     assert kept(study) == {0, best, number}

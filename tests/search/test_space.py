@@ -234,7 +234,7 @@ def test_steps_that_optuna_refuses(tmp_path: Path, text: str, part: str) -> None
 
 
 def test_a_space_file_that_is_not_there_or_not_toml(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r"none\.toml could not be read: No such file or directory; mend"):
+    with pytest.raises(FileError, match=r"none\.toml could not be read: No such file or directory; fix"):
         read_space(tmp_path / "none.toml", Config())
     with pytest.raises(ConfigError, match=r"space\.toml is not valid TOML: "):
         read(tmp_path, "learning_rate = {low = 1")

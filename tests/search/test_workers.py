@@ -130,7 +130,7 @@ def test_a_job_whose_workers_always_die_is_given_up(crew: Processes, heard: Hear
 
 def test_an_error_that_nobody_thought_of_is_no_lack_of_memory(crew: Processes, heard: Heard, tmp_path: Path) -> None:
     error = outcome(crew, heard, tmp_path, "fails")["fails"]
-    assert str(error) == f"{MOST_DEATHS} workers died in one epoch (exit code 1); mend what the error above says."
+    assert str(error) == f"{MOST_DEATHS} workers died in one epoch (exit code 1); resolve the error above."
 
 
 def test_an_error_arrives_whole(crew: Processes, heard: Heard, tmp_path: Path) -> None:

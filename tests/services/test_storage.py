@@ -37,7 +37,7 @@ def test_one_that_stays_away_ends_the_command_and_everything_is_kept(
     postgres: Server, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "PATIENCE", 1.5)
-    with pytest.raises(FileError, match=r"database postgresql.* failed \(.*\); everything is kept: mend") as error:
+    with pytest.raises(FileError, match=r"database postgresql.* failed \(.*\); everything is kept: fix") as error:
         pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres), Saboteur(postgres, None))
     assert postgres.password not in str(error.value)
     postgres.start()

@@ -61,10 +61,10 @@ def mutated(data: bytes, generator: Generator) -> bytes:
             content[place:place] = content[place : place + 30]
         elif len(content) > 60:
             del content[max(place, 30) :: int(generator.choice([1, len(content)]))]
-    return mended(bytes(content)) if generator.random() < 0.5 else bytes(content)
+    return repaired(bytes(content)) if generator.random() < 0.5 else bytes(content)
 
 
-def mended(data: bytes) -> bytes:
+def repaired(data: bytes) -> bytes:
     """A PNG with corrected checksums of its chunks, so that decoders read their content."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data

@@ -394,7 +394,7 @@ def test_a_copy_that_fails_says_why_in_words_and_leaves_nothing(
     monkeypatch.setattr("os.link", full)
     monkeypatch.setattr(shutil, "copy2", full)
     text = refused(lambda: copy_run(run, tmp_path / "copy"))
-    assert "No space left on device; mend that and run the same command again." in text
+    assert "No space left on device; fix that and run the same command again." in text
     assert "[" not in text
     assert "(" not in text
     assert [entry.name for entry in tmp_path.iterdir()] == ["baseline"]

@@ -170,7 +170,7 @@ def test_strict_fails_on_conflicts_and_unreadable_files(
     assert exit_code(arguments) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"busi-tune: {messy} has 1 groups with two labels and 3 unreadable files, and --strict allows none; "
-        f"mend them, {tmp_path / 'out' / 'audit.html'} shows them."
+        f"correct them, {tmp_path / 'out' / 'audit.html'} shows them."
     )
     with (messy / "planted.csv").open(newline="") as file:
         (conflict,) = (row["path"] for row in csv.DictReader(file) if row["kind"] == "conflict")
@@ -511,7 +511,7 @@ def test_what_cannot_be_audited_or_split(tmp_path: Path, capsys: pytest.CaptureF
     assert exit_code(["data", "audit", "--data", good, *none]) == 1
     assert capsys.readouterr().err == (
         f"busi-tune: {tmp_path / 'none.csv'} could not be read: No such file or directory; "
-        "mend that and run the same command again.\n"
+        "fix that and run the same command again.\n"
     )
     assert exit_code(["data", "split", "--data", good, "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"busi-tune: {tmp_path} is a folder; name the file to write.\n"

@@ -436,7 +436,7 @@ def test_a_full_disk_and_a_read_only_one(here: Path, phantoms: Path) -> None:
     assert (
         full.stderr.strip()
         .splitlines()[-1]
-        .endswith("could not be written: No space left on device; mend that and run the same command again.")
+        .endswith("could not be written: No space left on device; fix that and run the same command again.")
     )
     assert "Traceback" not in full.stderr
     assert ".tmp" not in full.stdout
@@ -461,7 +461,7 @@ def test_a_finished_run_in_a_folder_that_cannot_be_written(
     assert not Path("run/.lock").exists()
     done = in_a_small_disk(f"umount {here}/disk; {script}; echo code $?; {again} --overwrite", here / "disk")
     assert done.stdout == f"{shown}code 0\n", done.stderr
-    assert "Read-only file system; mend that and run the same command again." in done.stderr.splitlines()[-1]
+    assert "Read-only file system; fix that and run the same command again." in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 

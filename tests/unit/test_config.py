@@ -367,7 +367,7 @@ def test_a_toml_file_that_cannot_be_read(tmp_path: Path, name: str, reason: str)
     path = tmp_path / name
     with pytest.raises(FileError) as error:
         read_toml(path)
-    assert str(error.value) == f"{path} could not be read: {reason}; mend that and run the same command again."
+    assert str(error.value) == f"{path} could not be read: {reason}; fix that and run the same command again."
 
 
 @pytest.mark.parametrize(

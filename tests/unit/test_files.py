@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, name: str, reason: str) -
     path = tmp_path / name
     with pytest.raises(FileError) as error:
         files.write_bytes(path, NEW)
-    assert str(error.value) == f"{path} could not be written: {reason}; mend that and run the same command again."
+    assert str(error.value) == f"{path} could not be written: {reason}; fix that and run the same command again."
     assert names(tmp_path) == ["plain"]
 
 
@@ -188,7 +188,7 @@ def test_json_does_not_hold_what_json_has_not(tmp_path: Path) -> None:
         ),
         (b"[1]", "must hold a JSON object, not a list; restore it or start anew."),
         (b"null", "must hold a JSON object, not a NoneType; restore it or start anew."),
-        (None, "could not be read: No such file or directory; mend that and run the same command again."),
+        (None, "could not be read: No such file or directory; fix that and run the same command again."),
     ],
 )
 def test_json_that_cannot_be_read(tmp_path: Path, content: bytes | None, problem: str) -> None:
@@ -215,7 +215,7 @@ def test_sha256(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(NEW)
     assert files.sha256(path) == files.sha256_bytes(NEW) == hashlib.sha256(NEW).hexdigest()
-    with pytest.raises(FileError, match="none could not be read: No such file or directory; mend"):
+    with pytest.raises(FileError, match="none could not be read: No such file or directory; fix"):
         files.sha256(tmp_path / "none")
 
 

@@ -253,7 +253,7 @@ def test_similar_classes_are_asked_about_and_stated_ones_are_compared(tmp_path: 
     # An existing split is accepted: its classes were checked when it was made.
     assert open_dataset(root, Config(), Silent(), saved=dataset.split).classes == labels
     found = find_classes(root)
-    with pytest.raises(DataError, match="has a folder for bening, and --classes states benign,normal; mend"):
+    with pytest.raises(DataError, match="has a folder for bening, and --classes states benign,normal; correct"):
         check_class_names(found, "benign,normal")
     with pytest.raises(DataError, match="has a folder for bening and has no folder for malignant, and --classes"):
         check_class_names(found, "benign,malignant,normal")

@@ -426,7 +426,7 @@ def test_walk_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
     folder = tmp_path / "none"
     with pytest.raises(DataError) as error:
         list(images.walk(folder))
-    assert str(error.value) == f"{folder} could not be listed: No such file or directory; mend its permissions."
+    assert str(error.value) == f"{folder} could not be listed: No such file or directory; change its permissions."
 
 
 def test_a_tall_image_that_would_grow_beyond_all_memory_is_refused(tmp_path: Path) -> None:

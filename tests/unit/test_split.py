@@ -446,7 +446,7 @@ def test_changes_of_what_was_left_out_are_noticed() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("split.csv", None, "could not be read: No such file or directory; mend that and run the same command again."),
+        ("split.csv", None, "could not be read: No such file or directory; fix that and run the same command again."),
         (
             "split.csv",
             f"path,class,group,split,sha256\na/1.png,a,0,training,{'0' * 64}\n",

@@ -160,7 +160,7 @@ def test_patients_are_pairs_with_their_first_image(tmp_path: Path) -> None:
     ("content", "problem"),
     [
         ("path,patient\na/1.png,1\n", "must have the columns path and group, not path, patient."),
-        ("", "is not a CSV file (No columns to parse from file); mend it."),
+        ("", "is not a CSV file (No columns to parse from file); correct it."),
         (
             "path,group\na/1.png,1\nz.png,1\n",
             "names 1 images that are not in the data folder: z.png; paths are relative to it, with /.",
