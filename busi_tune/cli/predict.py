@@ -29,7 +29,7 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
 @click.command(
     cls=Command,
     interrupted="Each line that was printed is a whole answer; --csv FILE.csv keeps them in FILE.csv.partial, and "
-    "--resume goes on after them.",
+    "--resume continues after them.",
     epilog=examples(
         "busi-tune predict exports/tuned scan.png",
         "find scans -name '*.png' | busi-tune predict exports/tuned - --csv answers.csv",

@@ -120,5 +120,5 @@ def _require() -> None:
         import cryptography  # noqa: F401
     except ModuleNotFoundError:
         raise ConfigError(
-            "A signature needs cryptography, which is not installed; pip install 'busi-tune[sign]'."
+            "A signature needs cryptography, which is not installed; pip install '/path/to/busi-tune[sign]'."
         ) from None

@@ -420,7 +420,7 @@ def test_an_interrupted_table_is_kept_and_resumed(
         assert first.wait() in (130, -signal.SIGKILL)
         if end == signal.SIGINT:
             assert first.stderr is not None
-            assert b"keeps them in FILE.csv.partial, and --resume goes on after them" in first.stderr.read()
+            assert b"keeps them in FILE.csv.partial, and --resume continues after them" in first.stderr.read()
     assert not target.exists()
     with partial.open("ab") as file:
         # A row that was cut off within a quoted name.

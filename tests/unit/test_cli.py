@@ -388,12 +388,15 @@ def test_ctrl_c_in_the_middle_of_predict(here: Path) -> None:
     assert process.stdout is not None
     process.stdin.write(b"image.png\n" * 2000)
     process.stdin.flush()
-    assert json.loads(process.stdout.readline())["class"]
+    assert json.loads(process.stdout.readline())["predicted"]
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    says = "Interrupted. Each line that was printed is a whole answer; the file of --csv is not written.\n"
+    says = (
+        "Interrupted. Each line that was printed is a whole answer; --csv FILE.csv keeps them in FILE.csv.partial, and "
+        "--resume continues after them.\n"
+    )
     assert (process.returncode, errors.decode()) == (130, says)
-    assert {path.name for path in here.iterdir()} == {"export", "image.png"}
+    assert {path.name for path in here.iterdir()} == {"export", "image.png", "answers.csv.partial"}
 
 
 def test_two_writers_of_one_folder(here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -266,7 +266,7 @@ def test_help_groups_the_options_and_shows_their_defaults(name: str, capsys: pyt
         section = found[one.group.capitalize()]
         note = f"[{one.bounds}]" if one.bounds else ""
         note += "[required]" if one.required else f"[default: {one.shown_default}]" if one.shown_default else ""
-        assert "/".join([*one.opts, *one.secondary_opts]) in section
+        assert "/".join([",".join(one.opts), *one.secondary_opts]) in section
         assert "".join(f"{one.help}{note}".split()) in section
         assert str(one.help)[0].isupper()
     assert "[default:(" not in str(found)
