@@ -68,8 +68,8 @@ class SearchOptions(WorkerOptions):
     )
     pruner: Pruner = option(
         "stalled",
-        "Rule that stops trials early; stalled stops a trial that did not improve for 3 epochs and is worse than the "
-        "best completed trial",
+        "Rule that stops trials early; stalled stops a trial whose lowered learning rate did not help and that is "
+        "worse than the best completed trial",
         group="search",
     )
     keep_trials: int = option(1, "Best trials whose checkpoints are kept", group="search", low=1)

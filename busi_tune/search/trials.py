@@ -20,8 +20,6 @@ from busi_tune.search.storage import Database
 
 # The median and Hyperband pruners prune only after this many completed trials, so that one trial cannot decide alone.
 N_MIN_TRIALS = 3
-# The default pruner's patience, in epochs without improvement; see docs/explanation/pruner-evidence.md.
-STALLED_EPOCHS = 3
 # User attributes that preserve a pruner's decision across a kill.
 PRUNED_AT, RUNGS = "pruned_at", "rungs"
 # User attributes of an ended trial: its number of epochs, and the SHA-256 of its result.
@@ -203,7 +201,7 @@ def make_pruner(plan: Plan) -> BasePruner:
         return HyperbandPruner(min_resource=min(2, plan.trial_epochs), max_resource=plan.trial_epochs)
     if plan.pruner == "median":
         return MedianPruner(n_startup_trials=5, n_min_trials=N_MIN_TRIALS)
-    return StalledPruner(STALLED_EPOCHS)
+    return StalledPruner(plan.config.scheduler_patience)
 
 
 def decided_before(trials: Sequence[FrozenTrial], opened: OpenTrial, name: str, plan: Plan) -> bool:

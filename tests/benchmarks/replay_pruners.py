@@ -23,7 +23,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from busi_tune.search.pruner import StalledPruner
+from busi_tune.search.pruner import MORE_EPOCHS, StalledPruner
 
 TABLES = Path(__file__).parents[1] / "data"
 NAMES = ["learning_rate", "weight_decay", "scheduler_patience"]
@@ -183,9 +183,29 @@ def hyperband(curves: Curves) -> BasePruner:  # noqa: ARG001
     return HyperbandPruner(2, TRIAL_EPOCHS)
 
 
-def stalled(patience: int) -> Callable[[Curves], BasePruner]:
-    """This project's pruner."""
-    return lambda _: StalledPruner(patience)
+class Waiting(StalledPruner):
+    """This project's rule with another number of epochs without improvement.
+
+    It is `epochs`, or the scheduler's patience + `more`, whose value is that of a point of the grid.
+    """
+
+    def __init__(self, curves: Curves, *, epochs: int | None = None, more: int = MORE_EPOCHS) -> None:
+        super().__init__(0)
+        self.curves, self.epochs, self.more = curves, epochs, more
+
+    def waits(self, trial: optuna.trial.FrozenTrial) -> int:
+        """The number of epochs."""
+        return self.epochs or int(self.curves.axes[2][trial.params["scheduler_patience"]]) + self.more
+
+
+def stalled(epochs: int) -> Callable[[Curves], BasePruner]:
+    """Waits for a fixed number of epochs."""
+    return lambda curves: Waiting(curves, epochs=epochs)
+
+
+def lowered(more: int) -> Callable[[Curves], BasePruner]:
+    """Waits for the scheduler's patience and `more` epochs; with `MORE_EPOCHS` it is the default pruner."""
+    return lambda curves: Waiting(curves, more=more)
 
 
 # By name: sampler, pruner, and the strategy to compare with (the one without a pruner).
@@ -193,15 +213,18 @@ STRATEGIES: dict[str, tuple[Callable[[int], BaseSampler], Callable[[Curves], Bas
     "random": (random, none, "random"),
     "random, median": (random, median, "random"),
     "random, Hyperband": (random, hyperband, "random"),
-    "random, stalled 2": (random, stalled(2), "random"),
-    "random, stalled 3": (random, stalled(3), "random"),
-    "random, stalled 4": (random, stalled(4), "random"),
-    "random, stalled 5": (random, stalled(5), "random"),
+    "random, 3 epochs": (random, stalled(3), "random"),
+    "random, 5 epochs": (random, stalled(5), "random"),
+    "random, 7 epochs": (random, stalled(7), "random"),
+    "random, patience + 1": (random, lowered(1), "random"),
+    "random, patience + 2": (random, lowered(2), "random"),
+    "random, patience + 3": (random, lowered(3), "random"),
     "random, oracle": (random, Oracle, "random"),
     "TPE": (tpe, none, "random"),
     "TPE, median": (tpe, median, "TPE"),
     "TPE, Hyperband": (tpe, hyperband, "TPE"),
-    "TPE, stalled 3": (tpe, stalled(3), "TPE"),
+    "TPE, 3 epochs": (tpe, stalled(3), "TPE"),
+    "TPE, patience + 2": (tpe, lowered(MORE_EPOCHS), "TPE"),
 }
 
 

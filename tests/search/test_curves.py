@@ -43,7 +43,7 @@ def test_the_grid_is_full_and_some_of_it_is_good(arch: str) -> None:
 def test_a_replay_gives_the_same_figure_twice() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     curves = read("resnet18")
-    for name in ("random", "TPE, stalled 3"):
+    for name in ("random", "TPE, patience + 2"):
         sampler, pruner, _ = STRATEGIES[name]
         spent = [replay(curves, sampler(3), pruner(curves), "replay") for _ in range(2)]
         # The comparison is of texts because both values are NaN without recorded test accuracies.
@@ -51,12 +51,13 @@ def test_a_replay_gives_the_same_figure_twice() -> None:
         assert 0 < spent[0].until_good <= MOST_EPOCHS
 
 
-def test_the_default_pruner_saves_a_quarter_of_the_epochs_and_finds_as_good_a_trial() -> None:
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_default_pruner_saves_a_tenth_of_the_epochs_and_finds_as_good_a_trial(arch: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    curves = read("resnet18")
+    curves = read(arch)
     unpruned, pruned = (
         [replay(curves, STRATEGIES[name][0](seed), STRATEGIES[name][1](curves), "replay") for seed in range(10)]
-        for name in ("random", "random, stalled 3")
+        for name in ("random", "random, patience + 2")
     )
-    assert sum(each.by_trials for each in pruned) < 0.75 * sum(each.by_trials for each in unpruned)
+    assert sum(each.by_trials for each in pruned) < 0.9 * sum(each.by_trials for each in unpruned)
     assert [each.loss for each in pruned] == [each.loss for each in unpruned]

@@ -4,6 +4,7 @@ from typing import Literal
 
 import optuna
 import pytest
+from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
 from busi_tune.search.pruner import StalledPruner
@@ -12,7 +13,7 @@ from busi_tune.search.pruner import StalledPruner
 def asked(direction: Literal["minimize", "maximize"], complete: list[float], values: list[float]) -> bool:
     """Whether a trial with reported `values` is pruned, given the values of completed trials."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction=direction, pruner=StalledPruner(3))
+    study = optuna.create_study(direction=direction, pruner=StalledPruner(1))
     for value in complete:
         study.add_trial(optuna.trial.create_trial(value=value, intermediate_values={5: value}))
     # The next trial reported no epochs, so it was not trained.
@@ -22,6 +23,15 @@ def asked(direction: Literal["minimize", "maximize"], complete: list[float], val
     for epoch, value in enumerate(values, start=1):
         trial.report(value, epoch)
     return trial.should_prune()
+
+
+def test_each_trial_waits_for_its_own_scheduler() -> None:
+    pruner = StalledPruner(4)
+    own = optuna.trial.create_trial(
+        value=1.0, params={"scheduler_patience": 7}, distributions={"scheduler_patience": IntDistribution(2, 9)}
+    )
+    assert pruner.waits(own) == 9
+    assert pruner.waits(optuna.trial.create_trial(value=1.0)) == 6
 
 
 @pytest.mark.parametrize(
