@@ -155,7 +155,10 @@ def json_text(value: object) -> str:
 
 
 def csv_line(values: Iterable[object]) -> str:
-    """One line of a CSV file. Carriage returns are quoted, even though no line ends with one."""
+    """One line of a CSV file, in which values with a carriage return are quoted.
+
+    Python's writer quotes them only if its own lines end with one, so it writes such a line end, which is replaced.
+    """
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerow(values)
     return text.getvalue().removesuffix("\r\n") + "\n"
