@@ -48,7 +48,7 @@ def resolved(config: Config, count: int, address: str | None) -> Config:
 def workers(count: int, address: str | None, dataset: Dataset, progress: Progress, *, owner: Path) -> Iterator[Workers]:
     """Start `count` workers, and end them with the block. If `address` is given, they run on that Ray cluster.
 
-    The caller holds the lock of the folder `owner`. Sockets that killed commands in that folder left are deleted.
+    The caller holds the lock of the folder `owner`. Temporary folders of killed commands on `owner` are deleted.
     """
     sockets.remove_leftovers(owner)
     if count > 1 and address is None:
