@@ -157,7 +157,7 @@ def json_text(value: object) -> str:
 def csv_line(values: Iterable[object]) -> str:
     """One line of a CSV file, in which values with a carriage return are quoted.
 
-    Python's writer quotes them only if its own lines end with one, so it writes such a line end, which is replaced.
+    Python's writer quotes them only if its line end has a carriage return. That line end is replaced afterwards.
     """
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerow(values)

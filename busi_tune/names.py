@@ -101,7 +101,7 @@ def is_mask_folder(name: str) -> bool:
 
 
 def is_mask_class(name: str, classes: Sequence[str]) -> bool:
-    """Whether a class folder holds masks, by its name: a mask folder's, or that of one of `classes` and such a word."""
+    """Whether a class folder holds masks: its name is a mask folder's, or another class's name plus such a word."""
     found = words(name)
     rest = [word for word in found if word not in MASK_FOLDERS]
     return "".join(found) in MASK_FOLDERS or (

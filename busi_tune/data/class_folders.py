@@ -50,8 +50,8 @@ def find_classes(root: Path, *, fewest: int = 2) -> ClassFolders:
     """Find the class folders in `root`, by their names. No file is opened.
 
     Raises:
-        DataError: the folder does not exist, has fewer than `fewest` classes, has an incomplete split, or has class
-            names that are masks or are spelt in several ways.
+        DataError: the folder does not exist, has fewer than `fewest` classes, or has an incomplete split; or a class
+            name is that of masks, or is spelt in several ways.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name the folder that holds one folder of images for each class.")

@@ -254,7 +254,7 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.floa
 def effective_prior(
     labels: NDArray[np.int64], classes: int, *, weighted_sampler: bool, class_weights: bool
 ) -> NDArray[np.float64]:
-    """The class shares that training assumes because of its sampler and loss weights: (classes,), with the sum 1.
+    """The effective class shares of training, from its sampler and loss weights: (classes,), with the sum 1.
 
     The share of a class is proportional to its frequency in training times its weight in the loss. Cross-entropy also
     divides by the sum of weights in each batch. That changes the shares by less than one percentage point with the

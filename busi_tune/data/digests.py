@@ -71,7 +71,7 @@ def content(path: Path) -> tuple[bytes, str]:
 
 
 def _remember(path: Path, before: State | None, sha256: str) -> str:
-    """Remember the digest, unless the file is so new that another change could leave its state as it was `before`."""
+    """Remember the digest, unless the file changed just now: another change could leave it in the state `before`."""
     if before is not None and time.time_ns() - max(before.modified, before.changed) > COARSEST:
         _remembered[path.absolute()] = before, sha256
     return sha256

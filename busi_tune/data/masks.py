@@ -16,8 +16,8 @@ from busi_tune.errors import FileError, ImageError
 from busi_tune.names import composed
 
 BREAK = re.compile(r"[\s_.-]+")
-# A JPEG of a mask has grey edges. All but MOST_BETWEEN of its pixels are at most NEAR from one of two values, which are
-# at least APART.
+# A JPEG of a mask has grey edges. All but this share of its pixels (MOST_BETWEEN) are within NEAR of one of two values.
+# The two values differ by at least APART.
 NEAR, APART, MOST_BETWEEN = 12, 96, 0.02
 VERSION = 1
 

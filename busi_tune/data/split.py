@@ -135,7 +135,7 @@ def refuse_to_replace(path: Path) -> None:
 
 
 def missing_exclusions(path: Path) -> str:
-    """Words for an error where the file of the images that a split leaves out is missing; "" where it exists."""
+    """A text for an error message if the file of the images left out by a split is missing; "" if it exists."""
     beside = excluded_file(path)
     return "" if beside.exists() else f" ({beside}, which would list images left out, is missing)"
 

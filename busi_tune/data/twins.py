@@ -19,7 +19,8 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 BLOCK = 1024
 ROUNDING = 1e-5
 # The least cosine of the low frequencies of a cropped copy and its original: without alignment, and with the nearest of
-# 16 crops (or the threshold plus COARSE_GAIN, if that is less). Measured in docs/explanation/near-duplicates.md.
+# 16 crops. The threshold plus COARSE_GAIN replaces the second if it is less. Measured in
+# docs/explanation/near-duplicates.md.
 BEFORE_ALIGNING, COARSELY_ALIGNED, COARSE_GAIN = 0.87, 0.95, 0.02
 
 Floats = NDArray[np.float32]
@@ -61,8 +62,8 @@ def signatures(thumbnails: Pixels) -> Floats:
 def _candidates(low: Floats, threshold: float) -> Iterator[tuple[Pairs, Pairs, Pairs]]:
     """For each block of first images: pairs that can be near, that can be mirrored, and whose second can be a crop.
 
-    Mirroring reverses the signs of the odd horizontal frequencies. The high frequencies add at most the product of
-    their norms (Cauchy-Schwarz), so these norms are one more column of the even frequencies.
+    Mirroring reverses the signs of the odd horizontal frequencies. The high frequencies add at most the product of the
+    two images' norms there (Cauchy-Schwarz). Each norm is therefore one more column of the even frequencies.
     """
     rest = np.sqrt(np.maximum(0, 1 - np.square(low).sum(axis=(1, 2))))[:, None]
     even = np.hstack([low[:, :, 0::2].reshape(len(low), -1), rest])

@@ -34,7 +34,7 @@ class DeviceImages:
     deviation: Tensor
 
     def batch(self, chosen: Tensor, flipped: Tensor | None = None) -> Tensor:
-        """Normalised float32 images (len(chosen), 3, size, size), channels last; `flipped` ones are mirrored."""
+        """Normalised float32 images (len(chosen), 3, size, size), channels last. `flipped` marks images to mirror."""
         pixels = self.images[self.rows[chosen]]
         if flipped is not None:
             pixels = torch.where(flipped[:, None, None, None], pixels.flip(2), pixels)

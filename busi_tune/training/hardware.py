@@ -18,8 +18,7 @@ from busi_tune.results import Json
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 
-# A process is short of processors if it uses fewer than this share of its threads, measured for at least this many
-# seconds.
+# A process is short of processors if it uses fewer than ENOUGH for each thread. It is judged after LONG_ENOUGH seconds.
 ENOUGH, LONG_ENOUGH = 0.8, 20.0
 
 T = TypeVar("T")

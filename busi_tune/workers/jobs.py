@@ -16,7 +16,7 @@ from busi_tune.progress import Progress
 from busi_tune.training import run_folder, runs
 from busi_tune.training.epochs import Epoch
 
-# A job that loses this many workers in one epoch would lose more, most likely because of too little memory.
+# A job that loses this many workers in one epoch is given up. The most likely cause is too little memory.
 MOST_DEATHS = 5
 
 

@@ -1,4 +1,4 @@
-"""Workers in processes of this machine. A server that has imported PyTorch forks them and replaces dead ones."""
+"""Workers in processes of this machine. A server that has imported PyTorch forks the workers and replacements."""
 
 import contextlib
 import multiprocessing
