@@ -6,7 +6,7 @@ import signal
 
 def main() -> None:
     """Run the command line. Until a command starts, Ctrl-C ends the process at once."""
-    # A shell's background job ignores SIGINT, and continues to.
+    # A background job of a shell ignores SIGINT. Keep that.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
     from busi_tune import cli

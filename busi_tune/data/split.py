@@ -119,10 +119,10 @@ def read_split(path: Path) -> Split:
 
 
 def refuse_to_replace(path: Path) -> None:
-    """Make sure that writing a split to `path` replaces nothing but a split.
+    """Check that writing a split to `path` can only replace another split.
 
     Raises:
-        FileError: something else is there.
+        FileError: `path` holds something else.
     """
     try:
         if path.exists():

@@ -230,7 +230,7 @@ def read_state(folder: Path) -> StateFile | None:
     """Read state.json. Returns None if no epoch is committed.
 
     Raises:
-        FileError: the file is damaged, changed, of another version, or missing although an epoch was committed.
+        FileError: the file is damaged, changed, of another version, or missing although a later epoch was committed.
     """
     path = folder / STATE
     if not path.exists():
