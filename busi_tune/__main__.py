@@ -1,12 +1,12 @@
-"""The command `busi-tune`, also as `python -m busi_tune`; Ctrl-C is answered before anything slow is imported."""
+"""The entry point of `busi-tune` and of `python -m busi_tune`. It handles Ctrl-C before any slow import."""
 
 import os
 import signal
 
 
 def main() -> None:
-    """Run the command line; until a command begins, Ctrl-C ends the process at once."""
-    # A shell's background job ignores it.
+    """Run the command line. Until a command starts, Ctrl-C ends the process at once."""
+    # A background job of a shell ignores SIGINT. Keep that.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
     from busi_tune import cli
@@ -15,7 +15,7 @@ def main() -> None:
 
 
 def _end(*_: object) -> None:
-    # An exception inside an import can be lost, or become another one.
+    # An exception raised during an import can be lost or replaced by another one.
     os.write(2, b"Interrupted before anything began.\n")
     os._exit(130)
 

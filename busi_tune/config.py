@@ -1,4 +1,4 @@
-"""The configuration of a run: every value of the documented baseline is the default of one option here."""
+"""The configuration of a run. The defaults of its options are the documented baseline."""
 
 import re
 import tomllib
@@ -46,10 +46,10 @@ def _class_name(name: str | None) -> str:
 @stated
 @dataclass(frozen=True, kw_only=True)
 class Config(Options):
-    """The configuration of a run: the same configuration on the same split gives the same result.
+    """The configuration of a run. The same configuration on the same split gives the same result.
 
     Raises:
-        ConfigError: one or more values have a wrong type or break a rule; all of them are named.
+        ConfigError: one or more values have a wrong type or break a rule; the message names all of them.
     """
 
     strategy: Strategy = option(
@@ -173,9 +173,10 @@ class Config(Options):
     )
 
     def identity(self) -> dict[str, "Json"]:
-        """The values that decide the result: no `classes`, which only check the folder, and `positive` without case.
+        """The values that determine the result.
 
-        A run that names malignant as the disease is the run that names none.
+        `classes` is left out, because it only checks the folder. `positive` is compared without case. "malignant" is
+        its default, so it equals None.
         """
         positive = folded(self.positive or "")
         values = self.to_dict() | {"positive": None if positive in ("", MALIGNANT) else positive}
@@ -187,14 +188,14 @@ def read_toml(path: Path) -> dict[str, object]:
     """The content of a TOML file.
 
     Raises:
-        FileError: it cannot be read.
-        ConfigError: it is not TOML.
+        FileError: the file cannot be read.
+        ConfigError: the file is not valid TOML.
     """
     with explained(path, "read"):
         data = path.read_bytes()
     try:
         return tomllib.loads(data.decode())
-    except ValueError as error:  # TOML's and Unicode's errors, and integers of too many digits
+    except ValueError as error:  # TOML errors, Unicode errors, and integers with too many digits
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
 
 

@@ -1,4 +1,4 @@
-"""The options of a cross-validation, beside the configuration that it judges."""
+"""The options of a cross-validation. They do not include the configuration that it evaluates."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ from busi_tune.worker_options import WorkerOptions
 @stated
 @dataclass(frozen=True, kw_only=True)
 class CrossvalOptions(WorkerOptions):
-    """The options of a cross-validation: its folds, how often they are drawn, and its workers.
+    """The options of a cross-validation: the number of folds, the number of repeats, and the workers.
 
     Raises:
-        ConfigError: one or more values have a wrong type or break a rule; all of them are named.
+        ConfigError: one or more values have a wrong type or break a rule; the message names all of them.
     """
 
     folds: int = option(5, "Number of parts of the images; each part is the test part once", group="data", low=2)
@@ -26,7 +26,7 @@ class CrossvalOptions(WorkerOptions):
         """Check the options against the configuration.
 
         Raises:
-            ConfigError: they contradict it.
+            ConfigError: the options contradict the configuration.
         """
         if config.strategy != "grouped":
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""One opened image file as 8-bit RGB: its depth, photometric sense, transparency and orientation are resolved here."""
+"""Conversion of an opened image file to 8-bit RGB: bit depth, inverted grey, transparency and orientation."""
 
 import struct
 import sys
@@ -14,7 +14,7 @@ from busi_tune.errors import ImageError
 
 Words = NDArray[np.uint16]
 
-# The numbers of bits that values of a file without a word on it may have.
+# The bit depths that the values can have if the file does not state a depth.
 DEPTHS = (8, 10, 12, 14, 16)
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -30,7 +30,7 @@ PALETTES, PLAIN = ("P", "PA"), ("1", "L", "RGB")
 
 
 class Note(NamedTuple):
-    """A change that a picture was read with; `doubtful` where the file itself does not ask for it."""
+    """A change made to an image while reading it. A `doubtful` change is one that the file itself does not ask for."""
 
     text: str
     doubtful: bool = False
@@ -43,9 +43,10 @@ TURNED = Note("turned as its orientation tag says")
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a file says that its pixels are stored, as far as Pillow does not see to it.
+    """The pixel layout that a file declares, as far as Pillow does not handle it.
 
-    `depth` is the bits of a channel, `said` the bits that values of 16 really have (None where nothing is said).
+    `depth` is the number of bits of a channel. `said` is the number of bits that 16-bit values really use, or None if
+    the file does not state it.
     """
 
     depth: int = 8
@@ -57,15 +58,15 @@ class _Layout:
 
 
 def to_rgb(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[Image.Image, tuple[Note, ...]]:
-    """The first frame of an `image` that was opened from `file`, as 8-bit RGB, and the changes that this took.
+    """Convert the first frame of `image`, opened from `file`, to 8-bit RGB. Also return the changes made.
 
     Raises:
-        ImageError: pixels of a kind that has no agreed range or colours, or all of them transparent.
+        ImageError: the pixels are of a kind without an agreed range or colours, or all pixels are transparent.
     """
     layout = _layout(image, file)
     _check_kind(image.mode, layout)
     notes = [FIRST_FRAME] if getattr(image, "is_animated", False) else []
-    # Pillow turns a TIFF as it loads it.
+    # Pillow applies the orientation of a TIFF while loading it.
     turned = isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.Orientation) in TURNS
     if layout.depth > 8:
         picture, alpha, scaled = _of_words(image, file, layout)
@@ -86,7 +87,7 @@ def to_rgb(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[Image.Image, tup
 
 def _layout(image: Image.Image, file: BinaryIO) -> _Layout:
     if image.format == "PNG":
-        # The first chunk is the header, and the depth is its ninth byte.
+        # The first chunk is the header. The ninth byte of its data is the depth.
         depth = _peek(file, 24, 1)[0]
         return _Layout(depth, _significant_bits(file) if depth == 16 else None)
     if not isinstance(image, TiffImageFile):
@@ -105,7 +106,7 @@ def _layout(image: Image.Image, file: BinaryIO) -> _Layout:
         unsigned=most(TiffImagePlugin.SAMPLEFORMAT, 1) == 1,
         interleaved=most(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 1,
         white_is_zero=most(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0,
-        # 0 is a channel of no meaning, and 1 one that the colours were multiplied by: they are on black already.
+        # 0 is a channel without meaning. 1 is premultiplied opacity, whose colours are already on black.
         opacity=image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES, ()) not in {(0,), (1,)},
     )
 
@@ -123,7 +124,7 @@ def _check_kind(mode: str, layout: _Layout) -> None:
 
 
 def _of_bytes(image: ImageFile.ImageFile, file: BinaryIO, layout: _Layout) -> tuple[Image.Image, Image.Image | None]:
-    """Colours and opacity of an image of at most 8 bits."""
+    """The colours of an image of at most 8 bits a channel, and its opacity (None if it has none)."""
     if image.mode == "RGBA" and not layout.opacity:
         # Pillow would divide the colours by their opacity.
         return Image.fromarray(_decoded_as(file, _raw_mode(image.tile[0].args).upper())).convert("RGB"), None
@@ -133,7 +134,7 @@ def _of_bytes(image: ImageFile.ImageFile, file: BinaryIO, layout: _Layout) -> tu
     if not image.has_transparency_data:
         return image.convert("RGB"), None
     if image.mode in PLAIN:
-        # Pillow stretches grey values of 2 and 4 bits, but not the one that is transparent.
+        # Pillow scales grey values of 2 and 4 bits to 8 bits, but not the transparent value.
         clear = np.asarray(image.info["transparency"]) * (255 // (2**layout.depth - 1) if image.mode == "L" else 1)
         return image.convert("RGB"), _opaque_but(np.asarray(image.convert("RGB")), clear)
     whole = image.convert("RGBA") if image.mode in PALETTES else image
@@ -141,14 +142,14 @@ def _of_bytes(image: ImageFile.ImageFile, file: BinaryIO, layout: _Layout) -> tu
 
 
 def _opaque_but(colours: NDArray[np.uint8] | Words, clear: NDArray[np.int64]) -> Image.Image:
-    """The opacity of an image of which one colour is transparent."""
+    """The opacity of an image in which the colour `clear` is transparent."""
     return Image.fromarray(np.where((colours == clear).all(axis=2), 0, 255).astype(np.uint8))
 
 
 def _of_words(
     image: ImageFile.ImageFile, file: BinaryIO, layout: _Layout
 ) -> tuple[Image.Image, Image.Image | None, list[Note]]:
-    """Colours and opacity of an image of more than 8 bits, scaled by the bits that its values have."""
+    """The colours of an image of more than 8 bits a channel, scaled to 8 bits, its opacity, and the changes made."""
     words = _words(image, file)
     count = 1 if words.shape[2] < 3 else 3
     colours, alpha = words[:, :, :count], None
@@ -164,17 +165,17 @@ def _of_words(
         alpha = _opaque_but(colours, np.asarray(image.info["transparency"]))
     levels = _levels(bits)
     if layout.white_is_zero:
-        # Pillow inverts MinIsWhite of 8 bits only.
+        # Pillow inverts images where 0 is white only if they have 8 bits.
         levels = 255 - levels
     picture = levels[colours]
     return Image.fromarray(picture[:, :, 0] if count == 1 else picture).convert("RGB"), alpha, notes
 
 
 def _words(image: ImageFile.ImageFile, file: BinaryIO) -> Words:
-    """The values of an image of more than 8 bits: (height, width, channels).
+    """The values of an image of more than 8 bits a channel: uint16 (height, width, channels).
 
-    Pillow has no mode for colours of 16 bits: of each value it keeps the high byte. With the order of bytes exchanged
-    it keeps the low one.
+    Pillow has no mode for 16-bit colours and keeps only the high byte of each value. A second decoding with the byte
+    order swapped gives the low byte.
     """
     if image.mode.startswith("I;16"):
         image.load()
@@ -183,7 +184,7 @@ def _words(image: ImageFile.ImageFile, file: BinaryIO) -> Words:
     if raw == "LA;16B":
         pairs = _decoded_as(file, "RGBA")
         return np.ascontiguousarray(pairs).view(">u2").astype(np.uint16)
-    # Premultiplied values are to stay as they are.
+    # The upper-case mode keeps Pillow from dividing premultiplied colours by their opacity.
     channels, _, order = raw.upper().partition(";16")
     if order == "N":
         order = "L" if sys.byteorder == "little" else "B"
@@ -194,7 +195,7 @@ def _words(image: ImageFile.ImageFile, file: BinaryIO) -> Words:
 
 
 def _decoded_as(file: BinaryIO, raw: str) -> NDArray[np.uint8]:
-    """The image in `file`, its bytes taken for those of another of Pillow's raw modes."""
+    """The image in `file`, decoded with another of Pillow's raw modes, `raw`."""
     file.seek(0)
     with Image.open(file, formats=("PNG", "TIFF")) as image:
         assert isinstance(image, ImageFile.ImageFile)
@@ -205,12 +206,12 @@ def _decoded_as(file: BinaryIO, raw: str) -> NDArray[np.uint8]:
 
 
 def _raw_mode(arguments: tuple[Any, ...] | str | None) -> str:
-    """The raw mode among the arguments of a decoder, where it stands first or alone."""
+    """The raw mode in the arguments of a Pillow decoder: the first argument, or the only one."""
     return str(arguments[0]) if isinstance(arguments, tuple) else str(arguments)
 
 
 def _significant_bits(file: BinaryIO) -> int | None:
-    """The most bits in the sBIT chunk of a PNG."""
+    """The largest number of significant bits in the sBIT chunk of a PNG; None if the file has no such chunk."""
     place = 8
     while len(head := _peek(file, place, 8)) == 8:
         length, name = struct.unpack(">I4s", head)
@@ -223,7 +224,7 @@ def _significant_bits(file: BinaryIO) -> int | None:
 
 
 def _peek(file: BinaryIO, place: int, count: int) -> bytes:
-    """Bytes of a file that someone else is reading."""
+    """Read `count` bytes at the offset `place` without moving the file's position."""
     before = file.tell()
     file.seek(place)
     data = file.read(count)
@@ -232,9 +233,10 @@ def _peek(file: BinaryIO, place: int, count: int) -> bytes:
 
 
 def _bits(words: Words, said: int | None) -> int:
-    """The bits of the values: those that the file says, where they hold the largest, else the fewest that do.
+    """The number of bits that the values use.
 
-    Multiples of 257 are 8 bits that were stretched to 16.
+    If the file states a depth, `said`, it is that depth, or 16 if the largest value does not fit. Otherwise it is the
+    smallest of `DEPTHS` that fits. Values that are all multiples of 257 were scaled from 8 to 16 bits, so they use 16.
     """
     most = int(words.max())
     if said is None and most % 257 == 0 and not (words % 257).any():
@@ -243,13 +245,13 @@ def _bits(words: Words, said: int | None) -> int:
 
 
 def _levels(bits: int) -> NDArray[np.uint8]:
-    """The 8-bit level of each value of so many bits."""
+    """The 8-bit level of each value of `bits` bits: uint8 (2**bits,)."""
     levels: NDArray[np.uint8] = np.rint(np.arange(2**bits) / ((2**bits - 1) / 255)).astype(np.uint8)
     return levels
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation in the file's EXIF or XMP, 0 where there is none or it is damaged."""
+    """The orientation in the file's EXIF or XMP; 0 if it is missing or damaged."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation)
     except (SyntaxError, ValueError, OSError, struct.error):

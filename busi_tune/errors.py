@@ -1,4 +1,4 @@
-"""The errors that a user can cause: each is one sentence, printed as it is, without a traceback.
+"""The errors that a user can cause. Each message is one sentence, which is printed without a traceback.
 
 BusiTuneError            exit code 1
   ConfigError            exit code 2: an option, a config file or a search space is wrong
@@ -6,11 +6,11 @@ BusiTuneError            exit code 1
     ImageError           one image that cannot be read
   FileError              a file or folder that cannot be read or written
   RunError               a run, study or export folder that holds something else
-  WeightsError           pretrained weights that cannot be had
+  WeightsError           pretrained weights that cannot be loaded
   TrainingDiverged       a loss that is no longer a finite number
   OutOfMemory            a configuration that is too large for the device
-  WorkerLost             a trial whose workers die again and again
-  ParityError            an export that does not answer as its model does
+  WorkerLost             a trial whose workers die repeatedly
+  ParityError            an export whose outputs differ from those of its model
 """
 
 
@@ -31,7 +31,7 @@ class DataError(BusiTuneError):
 
 
 class ImageError(DataError):
-    """An image that cannot be read; the message is the bare reason."""
+    """An image that cannot be read. The message is only the reason, without the path."""
 
 
 class FileError(BusiTuneError):
@@ -55,19 +55,19 @@ class OutOfMemory(BusiTuneError):
 
 
 class WorkerLost(BusiTuneError):
-    """A trial whose worker processes die again and again."""
+    """A trial whose worker processes die repeatedly."""
 
 
 class ParityError(BusiTuneError):
-    """An ONNX model whose answers differ from its PyTorch model's."""
+    """An ONNX model whose outputs differ from those of its PyTorch model, or an export that has changed."""
 
 
 def listed(items: list[str], most: int = 10) -> str:
-    """Join `items` with commas, at most `most` by name, then how many more there are."""
+    """Join the first `most` items with commas and add the number of the others."""
     more = len(items) - most
     return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def printable(text: str) -> str:
-    """`text` with everything that is not printable written out: a terminal or a browser would obey it."""
+    """`text` with unprintable characters escaped, because a terminal or a browser would interpret them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

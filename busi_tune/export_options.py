@@ -11,10 +11,10 @@ NetworkOnly = Literal["none", "dynamic", "static"]
 @stated
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """The options of an export: the models beside the float32 one, and the operating point.
+    """The options of an export: the models in addition to the float32 model, and the operating point.
 
     Raises:
-        ConfigError: one or more values have a wrong type or break a rule; all of them are named.
+        ConfigError: one or more values have a wrong type or break a rule; the message names all of them.
     """
 
     int8: bool = option(

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes, SHA-256, JSON and CSV."""
+"""Atomic writes of files, SHA-256, JSON and CSV, and checks of result folders."""
 
 import csv
 import glob
@@ -19,22 +19,22 @@ from typing import Any, BinaryIO
 from busi_tune.errors import FileError, RunError
 
 TEMPORARY = ".busi-tune.tmp"
-# What file managers and operating systems leave in any folder, in small letters.
+# Files and folders that file managers and operating systems create in any folder, in lower case.
 SYSTEM_NAMES = frozenset(
     {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory", "@eadir", "__macosx", ".localized", "icon\r"}
     | {".spotlight-v100", ".fseventsd", ".trashes", "$recycle.bin", "system volume information", "lost+found"}
 )
-# With the number of the process: in containers that share a folder, numbers repeat.
+# Part of each temporary name, because containers that share a folder can have the same process numbers.
 TOKEN = secrets.token_hex(4)
 
 
 @contextmanager
 def explained(path: Path, action: str) -> Iterator[None]:
-    """Turn an OSError inside into a FileError that names `path` and what to do."""
+    """Turn an OSError inside the block into a FileError that names `path` and the remedy."""
     try:
         yield
     except BrokenPipeError:
-        # Whoever reads the pipe wants no more, which is no fault of the file.
+        # The reader has closed the pipe, so the file is not at fault.
         raise
     except OSError as error:
         raise FileError(
@@ -43,7 +43,7 @@ def explained(path: Path, action: str) -> Iterator[None]:
 
 
 def _reason(error: OSError) -> str:
-    """The reason of an error; of copying a folder, that of its first file."""
+    """The reason of an error. If a folder could not be copied, the reason of its first file."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
         source, _, reason = error.args[0][0]
         return f"{source}: {str(reason).removeprefix('[Errno ').partition('] ')[2] or reason}"
@@ -51,29 +51,29 @@ def _reason(error: OSError) -> str:
 
 
 def temporary_for(path: Path) -> Path:
-    """The name of `path` until it is whole, of this process alone; leftovers of such names are deleted."""
+    """The temporary name under which this process writes `path`. Leftover files with such names are deleted."""
     return path.with_name(f".{path.name}.{os.getpid()}-{TOKEN}{TEMPORARY}")
 
 
 def leftovers_of(path: Path) -> Iterator[Path]:
-    """What writers of `path` may have left, whatever process they were."""
+    """The temporary files that any process has left while writing `path`."""
     return path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}")
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Delete the temporary files and folders of writers that are gone; a file that is being written stays."""
+    """Delete the temporary files and folders of writers that have ended. Files that are being written stay."""
     for path in paths:
         if path.is_dir():
             remove_folder(path)
             continue
-        # What cannot be deleted is in nobody's way; on Windows that is each file that is being written.
+        # A file that cannot be deleted does no harm. On Windows these are also the files that are being written.
         with suppress(OSError), path.open("rb") as file:
             if lock_open(file, wait=False):
                 path.unlink(missing_ok=True)
 
 
 def lock_open(file: BinaryIO, *, wait: bool) -> bool:
-    """Lock a file until it is closed; False where another process has locked it. Without locks, always True."""
+    """Lock a file until it is closed. Return False if another process holds the lock; True on systems without locks."""
     try:
         import fcntl
     except ImportError:
@@ -87,9 +87,9 @@ def lock_open(file: BinaryIO, *, wait: bool) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` once the block has ended well: whole, or the old one stays.
+    """Open a file that replaces `path` when the block ends without an error. After an error the old file stays.
 
-    Of several writers at a time the last one wins. A link stays a link, and its target is replaced.
+    If several processes write at the same time, the last one wins. If `path` is a link, its target is replaced.
 
     Raises:
         FileError: the file system refuses (full, read-only, no permission); nothing is left behind.
@@ -105,13 +105,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             if sys.platform == "win32":
-                # An open file cannot be renamed there; elsewhere it stays locked until it has its name.
+                # Windows cannot rename an open file. Elsewhere the file stays locked until it is renamed.
                 file.close()
             temporary.replace(target)
             file.close()
             sync_folder(target.parent)
     except BaseException:
-        # What could not be flushed is not wanted any more.
+        # Closing flushes again, which can fail. The content is discarded anyway.
         with suppress(OSError):
             file.close()
         temporary.unlink(missing_ok=True)
@@ -119,18 +119,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _created(temporary: Path) -> BinaryIO:
-    """A new file that is locked, and so not taken for a leftover."""
+    """Create a file and lock it, so that no other process deletes it as a leftover."""
     while True:
         file = temporary.open("xb")
         lock_open(file, wait=True)
         if os.fstat(file.fileno()).st_nlink:
             return file
-        # It was taken for one before it was locked.
+        # Another process deleted the file before it was locked.
         file.close()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a crash at any moment leaves the old file or the new one, never a part.
+    """Write `data` to `path`, atomically: a crash leaves the complete old file or the complete new one.
 
     Raises:
         FileError: see `replacing`.
@@ -140,7 +140,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically; in the name of a file that is not UTF-8 its own bytes."""
+    """Write `text` as UTF-8, atomically. Names of files that are not UTF-8 keep their original bytes."""
     write_bytes(path, text.encode(errors="surrogateescape"))
 
 
@@ -155,16 +155,19 @@ def json_text(value: object) -> str:
 
 
 def csv_line(values: Iterable[object]) -> str:
-    """A line of a CSV. A carriage return is quoted, which Python's writer only does where lines end with one."""
+    """One line of a CSV file, in which values with a carriage return are quoted.
+
+    Python's writer quotes them only if its line end has a carriage return. That line end is replaced afterwards.
+    """
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerow(values)
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write `rows`, at least one, as CSV with their keys as the header, atomically; floats keep every digit.
+    """Write `rows`, at least one, as CSV, atomically. The keys of the first row are the header.
 
-    A file that holds them already is left as it is.
+    Floats keep every digit. A file that already has this content is not written again.
     """
     columns = list(rows[0])
     text = csv_line(columns) + "".join(csv_line([row.get(name, "") for name in columns]) for row in rows)
@@ -176,10 +179,10 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def refuse_other_separators(path: Path) -> None:
-    """Refuse a CSV whose columns are not separated by commas, as spreadsheets save it in half of Europe.
+    """Refuse a CSV with semicolons or tabs between its columns, as spreadsheets save it in many European locales.
 
     Raises:
-        FileError: it is one, or cannot be read.
+        FileError: the file has such separators, or cannot be read.
     """
     with explained(path, "read"), path.open("rb") as file:
         head = file.readline(10_000)
@@ -192,7 +195,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        FileError: it cannot be read, or is not a JSON object.
+        FileError: the file cannot be read, or does not hold a JSON object.
     """
     with explained(path, "read"):
         text = path.read_bytes()
@@ -215,7 +218,7 @@ def _finite(text: str) -> float:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable, on systems that open folders; Windows does not."""
+    """Flush the names in `folder` to disk. Does nothing on Windows, which cannot open folders."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -229,7 +232,7 @@ def make_folder(folder: Path) -> Path:
     """Create `folder` and its parents where missing.
 
     Raises:
-        FileError: a file has its name, or the file system refuses.
+        FileError: a file has this name, or the file system refuses.
     """
     if folder.is_file():
         raise FileError(f"{folder} is a file; name a folder.")
@@ -242,16 +245,16 @@ def make_folder(folder: Path) -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete `folder` with all that is in it, where it exists."""
+    """Delete `folder` and all of its content, if it exists."""
     if folder.exists():
         with explained(folder, "deleted"):
             shutil.rmtree(folder)
 
 
 def clear_folder(folder: Path, identity: str) -> None:
-    """Delete what is in a result folder, known by its file `identity`; a folder without that is left as it is.
+    """Delete the content of a result folder, except lock files. A folder without the file `identity` is not changed.
 
-    The identity goes last: a kill in between leaves a folder that is still known for what it is.
+    The file `identity` is deleted last, so that a folder that is only partly deleted is still recognised.
     """
     if not (folder / identity).exists():
         return
@@ -269,12 +272,12 @@ def is_system(name: str) -> bool:
 
 
 def refuse_foreign(folder: Path, kind: str, identity: str, own: Collection[str]) -> None:
-    """Refuse a folder that is no `kind`, known by its file `identity`, and holds anything but the files named in `own`.
+    """Refuse a folder without the file `identity` of a `kind` that holds other files than those named in `own`.
 
-    Locks, what a killed writer left half-written, and what an operating system left do not count.
+    Lock files, temporary files and files of the operating system are ignored.
 
     Raises:
-        RunError: it does.
+        RunError: the folder holds other files.
     """
     if (folder / identity).exists():
         return
@@ -286,10 +289,10 @@ def refuse_foreign(folder: Path, kind: str, identity: str, own: Collection[str])
 
 
 def refuse_inside(folder: Path, images: Path) -> None:
-    """Refuse a folder of results in the folder of `images`, where it would be taken for a class.
+    """Refuse a result folder inside the folder of `images`, where it would count as a class.
 
     Raises:
-        RunError: it lies there.
+        RunError: `folder` is inside `images`.
     """
     if folder.resolve().is_relative_to(images.resolve()):
         raise RunError(
@@ -304,7 +307,7 @@ def sha256(path: Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """As `sha256`, with the system's own error, for those who gather them."""
+    """The same as `sha256`, but with the original OSError, for callers that collect errors."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -315,6 +318,9 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def disk_bytes(folder: Path, without: Collection[str] = ()) -> int:
-    """How much the files in `folder` take, but those `without`; a file with several names counts once."""
+    """The total size of the files in `folder`, in bytes, except those named in `without`.
+
+    A file with several hard links counts once.
+    """
     files = (path.lstat() for path in folder.rglob("*") if path.is_file() and path.name not in without)
     return sum({(entry.st_dev, entry.st_ino): entry.st_size for entry in files}.values())

@@ -1,4 +1,4 @@
-"""Image files decoded and resized to uint8 arrays, in the one way that training and prediction share."""
+"""Decoding and resizing of image files to uint8 arrays. Training and prediction share this code."""
 
 import io
 import os
@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
 DICOM, TO_CONVERT_DICOM = "a DICOM file", "DCMTK's `dcm2img --write-png IN.dcm OUT.png`"
-# Formats that people take for images, told apart by (offset, first bytes), so that a refusal can name them.
+# Formats that are often mistaken for readable images: name, offset and bytes. An error names the format it finds.
 SIGNATURES = (
     ("a GIF file", 0, b"GIF8"),
     (DICOM, 128, b"DICM"),
@@ -39,7 +39,7 @@ SIGNATURES = (
 OWN_SIGNATURES = (
     ("a PNG", 0, b"\x89PNG"),
     ("a WebP", 8, b"WEBP"),
-    # Two that come in kinds of which Pillow knows nothing.
+    # JPEG and TIFF have variants that Pillow does not recognise.
     ("a JPEG", 0, b"\xff\xd8\xff"),
     ("a TIFF", 0, b"II*\0"),
     ("a TIFF", 0, b"MM\0*"),
@@ -47,7 +47,7 @@ OWN_SIGNATURES = (
     ("a TIFF", 0, b"MM\0+"),
 )
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
-# Further formats of pictures, volumes and clips, by their suffixes.
+# The suffixes of other picture, volume and video formats.
 OTHER_SUFFIXES = DICOM_SUFFIXES | {
     ".gif",
     ".jp2",
@@ -83,18 +83,19 @@ OTHER_SUFFIXES = DICOM_SUFFIXES | {
     ".mkv",
 }
 MOST_PIXELS = 50_000_000
-# A JPEG's longest side.
+# The longest side of a JPEG.
 MOST_SIDE = 65_535
-# Any change of the resize that alters a single output pixel gets a new version: exports, which resize, carry it.
+# The version of the resize. Any change that alters an output pixel needs a new version. Exports contain the resize and
+# record its version.
 VERSION = 1
-# And so does any change of the decoding: the cache of decoded images carries both. Pictures of 8 bits without
-# transparency and orientation are decoded alike in all versions.
+# The version of the decoding, by the same rule. The cache of decoded images depends on both versions. All versions
+# decode images of 8 bits without transparency and orientation in the same way.
 DECODING = 2
 DESCRIPTION = "RGB; Pillow bilinear (triangle filter scaled by the reduction), width first, then height"
 
 
 def is_mask(path: Path) -> bool:
-    """Whether the name is that of a mask: `benign (1)_mask_1.png`, or `x_tumor.png` beside an image `x`."""
+    """Whether the name is that of a mask: `benign (1)_mask_1.png`, or `x_tumor.png` in a folder with an image `x`."""
     if names.is_mask_name(path.stem):
         return True
     image = names.masked_image(path.stem)
@@ -102,7 +103,7 @@ def is_mask(path: Path) -> bool:
 
 
 def is_mask_in(folder: Path, path: Path) -> bool:
-    """Whether a file in `folder` is a mask by its own name, or by that of a folder between the two."""
+    """Whether a file in `folder` is a mask by its name, or by the name of a subfolder of `folder` that holds it."""
     return is_mask(path) or any(map(names.is_mask_folder, path.relative_to(folder).parts[:-1]))
 
 
@@ -112,14 +113,14 @@ def holds_no_data(name: str) -> bool:
 
 
 def walk(folder: Path, *, others: bool = False) -> Iterator[Path]:
-    """The files with an image's suffix in `folder` and below, sorted, hidden and system ones left out.
+    """The files with an image suffix in `folder` and its subfolders, sorted, without hidden and system files.
 
-    With `others` these are the files with another suffix or none.
+    With `others`, the files with another suffix or none instead.
 
-    Links are followed, to each folder once: where several lead to one, by the first in the order of names.
+    Links to folders are followed. A folder that can be reached in several ways is visited once, by the first name.
 
     Raises:
-        DataError: a folder cannot be listed, or a link leads back to a folder that it is in.
+        DataError: a folder cannot be listed, or a link leads to a folder that contains the link.
     """
     places: dict[Path, Path] = {}
     seen: set[Path] = set()
@@ -140,7 +141,7 @@ def walk(folder: Path, *, others: bool = False) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not holds_no_data(name))
         for name in sorted(found):
             path = parent / name
-            # A pipe or a device has no end; a broken link is named when it is read.
+            # Pipes and devices have no end, so they are skipped. A broken link gives an error when it is read.
             regular = path.is_file() or not path.exists()
             hidden = name.startswith(".") or files.is_system(name)
             if regular and not hidden and (path.suffix.lower() in SUFFIXES) != others:
@@ -156,7 +157,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a file with another suffix may be a picture: by that suffix, without any, or by its first bytes."""
+    """Whether a file without an image suffix may be a picture, by its suffix, a missing suffix, or its first bytes."""
     if not path.suffix or path.suffix.lower() in OTHER_SUFFIXES:
         return True
     try:
@@ -168,7 +169,7 @@ def is_foreign(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """An image file: its format, Pillow's mode, its size in pixels as it is decoded, and the changes that this took."""
+    """An image file: its format, its mode in Pillow, its decoded size in pixels, and the changes made by decoding."""
 
     form: str
     mode: str
@@ -178,10 +179,13 @@ class ImageInfo:
 
 
 def inspect(source: Path | bytes) -> tuple[ImageInfo, Image.Image]:
-    """What the image file at a path, or of this content, is; and the image itself: 8-bit RGB of its own size.
+    """Decode an image file, given as its path or its content.
+
+    Returns its facts, and the image as 8-bit RGB without a resize.
 
     Raises:
-        ImageError: empty, truncated, not an image, of another format or kind, or of more than 50 million pixels.
+        ImageError: the file is empty, truncated, not an image, of an unsupported format or kind, or has more than
+            50 million pixels.
     """
     with _opened(source) as (image, file):
         form, mode = str(image.format), image.mode
@@ -193,33 +197,33 @@ def read(path: Path, size: int) -> Pixels:
     """Decode `path` and resize it to (size, size, 3), uint8 RGB.
 
     Raises:
-        ImageError: with the bare reason.
+        ImageError: see `inspect`.
     """
     return resized(decode(path), size)
 
 
 def picture(path: Path) -> Pixels:
-    """Decode `path` to its pixels as they are: (height, width, 3), uint8 RGB.
+    """Decode `path` to (height, width, 3), uint8 RGB, without a resize.
 
     Raises:
-        ImageError: with the bare reason.
+        ImageError: see `inspect`.
     """
     return np.asarray(decode(path))
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:
-    """A picture (height, width, 3) as `read` would resize it."""
+    """Resize pixels (height, width, 3) to (size, size, 3), uint8 RGB, in the same way as `read`."""
     return resized(Image.fromarray(pixels), size)
 
 
 def resized(image: Image.Image, size: int) -> Pixels:
-    """An RGB image as (size, size, 3), uint8.
+    """Resize an RGB image to (size, size, 3), uint8.
 
-    The resize is Pillow's bilinear one, which is also torchvision's `Resize` of an image. The two axes are
-    resized one after the other, because Pillow's own order of them depends on its version.
+    The resize is Pillow's bilinear one, which torchvision's `Resize` also uses for images. The width is resized first
+    and then the height, because Pillow's order depends on its version.
 
     Raises:
-        ImageError: the image is too narrow.
+        ImageError: the image is so narrow that the intermediate image would have more than 50 million pixels.
     """
     if size * image.height > MOST_PIXELS:
         raise ImageError(f"{image.width} x {image.height} pixels are too narrow to be resized to {size} x {size}")
@@ -228,16 +232,16 @@ def resized(image: Image.Image, size: int) -> Pixels:
 
 
 def decode(path: Path) -> Image.Image:
-    """Decode `path` to an 8-bit RGB image of its own size.
+    """Decode `path` to an 8-bit RGB image, without a resize.
 
     Raises:
-        ImageError: as `inspect`.
+        ImageError: see `inspect`.
     """
     return inspect(path)[1]
 
 
 def preview(image: Image.Image, side: int) -> bytes:
-    """A JPEG of an RGB image for a page, at most `side` pixels wide and high."""
+    """A small JPEG of an RGB image for web pages, at most `side` pixels wide and high."""
     smaller = image.copy()
     smaller.thumbnail((side, side), Image.Resampling.BILINEAR)
     data = io.BytesIO()
@@ -247,9 +251,9 @@ def preview(image: Image.Image, side: int) -> bytes:
 
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
-    """An image whose header has been read, and its file; an error here or inside the block becomes an ImageError."""
+    """Open an image and read its header. Errors here and inside the block become an ImageError."""
     try:
-        # Pillow warns of large images below our limit, and of odd but harmless metadata.
+        # Pillow warns about large images below our limit, and about unusual but harmless metadata.
         with (
             warnings.catch_warnings(action="ignore"),
             source.open("rb") if isinstance(source, Path) else nullcontext(io.BytesIO(source)) as file,
@@ -276,7 +280,7 @@ def _opened(source: Path | bytes) -> Iterator[tuple[ImageFile.ImageFile, BinaryI
 
 
 def _foreign(source: Path | bytes) -> str:
-    """The kind of a file that no decoder of ours knows."""
+    """The reason why a file cannot be read, with its format if the first bytes show it."""
     start = source[:132] if isinstance(source, bytes) else _start(source)
     own = next((name for name, _, mark in OWN_SIGNATURES if start.startswith(mark)), "")
     if own in {"a TIFF", "a JPEG"}:

@@ -1,6 +1,7 @@
-"""The lock files, of three kinds. The lock goes with the process that holds it, however that process ends.
+"""Lock files of three kinds. The system releases a lock when its process ends, even after a kill.
 
-Its holder deletes the file, so that finished folders keep none; a killed holder leaves it to the next one.
+The holder deletes the lock file, so that finished folders have none. A killed holder leaves the file behind; the next
+holder uses and deletes it.
 
 | kind | file | held by |
 |---|---|---|
@@ -21,10 +22,10 @@ from filelock import FileLock, Timeout
 from busi_tune.errors import RunError
 from busi_tune.files import TEMPORARY, explained, make_folder, remove_leftovers
 
-# What a script has to do that starts several workers.
+# The advice for a script that starts several workers.
 GUARD = 'put what the script does under `if __name__ == "__main__":`'
 RUN, STUDY = ".lock", ".study.lock"
-# Seconds between two attempts.
+# Seconds between two attempts to take a lock.
 POLL = 0.02
 
 
@@ -34,11 +35,11 @@ def trial_lock(trials: Path, number: int) -> Path:
 
 
 def take(path: Path, *, wait: bool) -> FileLock | None:
-    """Take the lock on `path`, creating the file: a lock to release, or None where another process holds it.
+    """Take the lock on `path`, creating the file. Without `wait`, return None if another process holds the lock.
 
     Raises:
         FileError: the file cannot be created.
-        RunError: a worker process is running the script that started it.
+        RunError: a worker process has imported the script that started it, and the script has no main guard.
     """
     _refuse_unguarded_script()
     lock = FileLock(path, thread_local=False)
@@ -53,20 +54,22 @@ def take(path: Path, *, wait: bool) -> FileLock | None:
 def drop(lock: FileLock) -> None:
     """Delete the file of a lock that this process holds, then release the lock.
 
-    Others may wait with the file open. filelock, from 3.20.4 on, sees that what it has locked is deleted, and takes the
-    file that has the name now: a new one, or another waiter's.
+    Other processes may wait with the deleted file open. filelock 3.20.4 and later notice the deletion and lock the
+    file that has the name now.
     """
-    # Windows deletes no file that others have open.
+    # Windows cannot delete a file that another process has open.
     with suppress(OSError):
         Path(lock.lock_file).unlink()
     lock.release()
 
 
 def _refuse_unguarded_script() -> None:
-    """Stop a script that a new process of multiprocessing imports, under this name, before it does its work again.
+    """Refuse a script without a main guard, which would start its work again in each worker process.
+
+    Each new process of multiprocessing imports the script under the name `__mp_main__`.
 
     Raises:
-        RunError: the caller is the top level of such a script.
+        RunError: the top level of such a script is among the callers.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -80,7 +83,7 @@ def _refuse_unguarded_script() -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait for the lock on `path`, and hold it."""
+    """Wait for the lock on `path` and hold it during the block."""
     lock = take(path, wait=True)
     assert lock is not None
     try:
@@ -91,13 +94,13 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def only_writer(folder: Path, *, wait: bool = False, name: str = RUN, finished: str = "") -> Iterator[None]:
-    """Hold `folder` for this process by its lock file `name`, creating both, and delete a killed writer's leftovers.
+    """Lock `folder` during the block with its lock file `name`, creating both. Delete the leftovers of killed writers.
 
-    A folder that this process may only read needs no lock to be shown, if it holds the file `finished`. A folder that
-    was created here goes again, where the work inside fails before it has written anything.
+    A read-only folder with the file `finished` is not locked, because its results are only shown. A folder that was
+    created here is deleted if the block fails before it has written anything.
 
     Raises:
-        RunError: another process holds the folder, and `wait` is false.
+        RunError: another process holds the lock, and `wait` is false.
     """
     if finished and (folder / finished).exists() and not os.access(folder, os.W_OK):
         yield
@@ -107,7 +110,7 @@ def only_writer(folder: Path, *, wait: bool = False, name: str = RUN, finished: 
     if lock is None:
         raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")
     try:
-        # Folders further down have writers of their own.
+        # Deeper folders have their own writers.
         remove_leftovers([*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")])
         yield
     except BaseException:

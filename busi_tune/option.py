@@ -1,4 +1,4 @@
-"""Options as fields of a dataclass: default, help, bounds and choices stated once, and one check for all."""
+"""Options as dataclass fields. Each field states its default, help, bounds and choices; one function checks all."""
 
 import difflib
 import inspect
@@ -53,12 +53,12 @@ def option(
     unset: str = "",
     environment: str = "",
 ) -> T:
-    """A field of an `Options` class. Its choices are those of its `Literal` type.
+    """A field of an `Options` class. A `Literal` type gives its choices.
 
-    `text` says what the value is for, and its unit; it becomes a sentence.
-    `low` and `high` are inclusive bounds, `above` and `below` exclusive ones. `test` returns what is wrong with a
-    value, as in "must be even, not 3", or nothing. `read` makes a value of a text, or raises ValueError with its rule.
-    `unset` says what None stands for. `environment` names a variable that sets the option on the command line.
+    `text` states the purpose of the value and its unit, without a full stop.
+    `low` and `high` are inclusive bounds, `above` and `below` exclusive ones. `test` returns the problem of a value, as
+    in "must be even, not 3", or "". `read` parses a text, or raises a ValueError with the broken rule. `unset` states
+    the meaning of None. `environment` names an environment variable that sets the option on the command line.
     """
     rule: dict[str, object] = {"text": text, "group": group, "low": low, "high": high, "above": above}
     rule |= {"below": below, "test": test, "read": read, "metavar": metavar, "unset": unset}
@@ -68,7 +68,7 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One stated option: the arguments of `option`, and what follows from the field's name and type.
+    """One option: the arguments of `option`, and the values that follow from the field's name and type.
 
     `kind` is bool, int, float, str, Path, or tuple for three numbers.
     """
@@ -116,7 +116,7 @@ class Option:
         return self.unset or "none" if self.default is None else shown(self.default)
 
     def parse(self, given: object) -> object:
-        """The value that a text of the command line spells, or `given` itself where it spells none of this kind."""
+        """Convert a text of the command line to a number or three numbers; return `given` if that is not possible."""
         try:
             if self.kind is tuple and isinstance(given, str):
                 return tuple(float(part) for part in given.split(","))
@@ -128,7 +128,7 @@ class Option:
         """The value in the option's type.
 
         Raises:
-            ValueError: it has another type or breaks a rule; the message says which and quotes it.
+            ValueError: the value has another type or breaks a rule; the message names the rule and quotes the value.
         """
         if value is None and self.optional:
             return None
@@ -159,7 +159,7 @@ class Option:
             return value in self.choices
         if not isinstance(value, int | float):
             return True
-        # Negations would let a NaN through.
+        # A comparison with NaN is always false, so negated comparisons would accept NaN.
         return (
             (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
@@ -170,10 +170,10 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Base of the classes of options: an object's values are checked when it is made.
+    """Base class of all options. Values are checked when an object is created.
 
     Raises:
-        ConfigError: one or more values have a wrong type or break a rule; all of them are named.
+        ConfigError: one or more values have a wrong type or break a rule; the message names all of them.
     """
 
     options: ClassVar[dict[str, Option]] = {}
@@ -187,10 +187,10 @@ class Options:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object], source: str = "") -> Self:
-        """An object from plain values; `source` names their origin in errors.
+        """An object from plain values. `source` names their origin in error messages.
 
         Raises:
-            ConfigError: unknown keys (with the nearest known one), values of a wrong type, broken rules: all of them.
+            ConfigError: keys are unknown, or values have a wrong type or break a rule; the message names all of them.
         """
         typed, problems = check(cls.options, values)
         if problems:
@@ -210,11 +210,11 @@ class Checks(Protocol):
     """An option that checks its values."""
 
     def checked(self, value: object) -> object:
-        """The value in the option's type, or a ValueError with the rule that it breaks."""
+        """Return the value in the option's type, or raise a ValueError that names the broken rule."""
 
 
 def check(known: Mapping[str, Checks], values: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
-    """The values in their types, and a line for each key that is unknown and each value that cannot be used."""
+    """The valid values in their types, and a line for each unknown key and each invalid value."""
     typed: dict[str, object] = {}
     problems = [
         unknown(name, list(known)) + (" (keys stand in no table)" if isinstance(value, dict) else "")
@@ -231,12 +231,12 @@ def check(known: Mapping[str, Checks], values: Mapping[str, object]) -> tuple[di
 
 
 def unknown(name: str, known: list[str], kind: str = "key") -> str:
-    """Say that `name` is not a known key, or another `kind` of name, and which one is meant."""
+    """A text that `name` is not a known key, or another `kind` of name, with the most similar known name."""
     found = meant(name, known)
     return f"unknown {kind} {name!r}" + (f", did you mean {found!r}?" if found else "")
 
 
-# Other programs' names of options.
+# Names that other programs give to these options.
 SYNONYMS = {
     "amp": "precision",
     "architecture": "arch",
@@ -267,7 +267,7 @@ SYNONYMS = {
 
 
 def meant(name: str, known: Sequence[str], synonyms: Mapping[str, str] = SYNONYMS) -> str:
-    """The known name that `name` most likely stands for: a synonym, or the nearest spelling; "" where there is none."""
+    """The known name that `name` most likely means: a synonym, or the most similar spelling; "" if there is none."""
     plain = name.lower().strip("-").replace("-", "_")
     if synonyms.get(plain) in known:
         return synonyms[plain]
@@ -275,7 +275,7 @@ def meant(name: str, known: Sequence[str], synonyms: Mapping[str, str] = SYNONYM
 
 
 def stated(kind: type[T]) -> type[T]:
-    """Give a class of options its table `options`, by name and in order, and a docstring that lists them."""
+    """Fill the table `options` of a class, by name and in field order, and list the options in its docstring."""
     assert issubclass(kind, Options)
     hints = get_type_hints(kind)
     kind.options = {one.name: _option(one, hints[one.name]) for one in fields(kind)}
@@ -288,7 +288,7 @@ def stated(kind: type[T]) -> type[T]:
 
 
 def _option(one: Field[object], hint: type) -> Option:
-    """The option that a field of this type states."""
+    """The option of a dataclass field whose type is `hint`."""
     optional = get_origin(hint) in (Union, UnionType)
     inner: type = next(part for part in get_args(hint) if part is not NoneType) if optional else hint
     choices = get_args(inner) if get_origin(inner) is Literal else ()

@@ -1,16 +1,16 @@
-"""The interface through which long work reports its progress, and a listener that ignores it."""
+"""The interface for reports of progress, and an implementation that ignores them."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """A listener: the command line draws bars, a test records, `Silent` ignores."""
+    """Receives reports of progress. The command line draws bars, tests record the reports, `Silent` ignores them."""
 
     def notice(self, text: str) -> None:
-        """Say one sentence that the user should see."""
+        """Report one sentence that the user should see."""
 
     def step(self, task: str, done: int, total: int, detail: str = "") -> None:
-        """Report that `done` of `total` steps of `task` are finished; `detail` is a line on the last one."""
+        """Report that `done` of `total` steps of `task` are finished. `detail` describes the last step."""
 
     def within(self, task: str, done: int, total: int, share: float) -> None:
         """Report that `share` (0 to 1) of the next step is finished, after `done` of `total`."""
@@ -20,7 +20,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Listens and says nothing."""
+    """Ignores all reports."""
 
     def notice(self, text: str) -> None:
         """Ignore it."""

@@ -1,4 +1,4 @@
-"""The options of a study, beside the configuration that it starts from."""
+"""The options of a study. They do not include the configuration that it starts from."""
 
 import re
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ SPAN = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
 def seconds(span: str) -> float:
-    """The seconds of a span of time like 1h30m.
+    """Convert a span of time such as 1h30m to seconds.
 
     Raises:
-        ValueError: it is no span of time.
+        ValueError: the text has another form.
     """
     parts = SPAN.fullmatch(span)
     if not parts:
@@ -32,10 +32,10 @@ def seconds(span: str) -> float:
 @stated
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(WorkerOptions):
-    """The options of a study: its budget, its workers, and the work that follows its trials.
+    """The options of a study: its search, its budget, its workers, and the steps after its trials.
 
     Raises:
-        ConfigError: one or more values have a wrong type or break a rule; all of them are named.
+        ConfigError: one or more values have a wrong type or break a rule; the message names all of them.
     """
 
     trials: int = option(20, "Number of trials of the study, finished ones included", group="budget", low=1)
@@ -96,14 +96,14 @@ class SearchOptions(WorkerOptions):
     )
 
     def epochs_of_a_trial(self, config: Config) -> int:
-        """The maximum number of epochs of a trial of the study around `config`."""
+        """The maximum number of epochs of a trial in a study that starts from `config`."""
         return min(TRIAL_EPOCHS, config.epochs) if self.trial_epochs is None else self.trial_epochs
 
     def check(self, config: Config) -> None:
         """Check the options against the configuration that the study starts from.
 
         Raises:
-            ConfigError: they contradict it or each other; all contradictions are named.
+            ConfigError: the options contradict the configuration or each other; the message names all problems.
         """
         problems = []
         if self.epochs_of_a_trial(config) > config.epochs:

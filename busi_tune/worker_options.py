@@ -1,4 +1,4 @@
-"""The options of workers, which studies and cross-validations share."""
+"""The options of workers. Studies and cross-validations share them."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from busi_tune.option import Options, option
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions(Options):
-    """The workers that train several runs at the same time."""
+    """The options of workers that train several runs at the same time."""
 
     workers: int = option(1, "Number of processes that train at the same time", group="machines", low=1)
     ray: str | None = option(
@@ -19,7 +19,7 @@ class WorkerOptions(Options):
     )
 
     def device_problem(self, config: Config) -> str:
-        """What is wrong with the device of `config` for these workers, or ""."""
+        """The problem with the device of `config` for these workers, or ""."""
         if config.device.startswith("cuda:") and (self.workers > 1 or self.ray):
             return f"device must be cuda where workers are spread over the GPUs, not {config.device}"
         return ""

@@ -1,1 +1,1 @@
-"""Data folders: images found, audited for near-duplicates, split without leaks, and decoded once."""
+"""Data folders: finding the images, auditing near-duplicates, splitting without leaks, and decoding once."""

@@ -21,10 +21,10 @@ from busi_tune.images import Pixels
 from busi_tune.names import composed
 from busi_tune.results import SCHEMAS, AuditFile, Leak, NearestNeighbour, TwinGroup, TwinPair
 
-# An image is blank whose channels vary by no more than this on its thumbnail; it has no likeness to anything.
+# An image is blank if no channel of its thumbnail varies by more than this. It is similar to no other image.
 BLANK = 4
 DOCUMENTED = (0.7, 0.15, 0.15)
-# The leak of a random split is a mean over several splits, fewer where the folder is large.
+# The leak of a random split is a mean over several splits, and over fewer splits if the folder is large.
 MOST_REPEATS, REPEATED_IMAGES = 20, 20_000
 
 Integers = NDArray[np.int64]
@@ -48,10 +48,10 @@ class GivenSplit:
         return cls(file, read_split(file))
 
     def check(self, listing: Listing) -> None:
-        """Make sure that the split knows every image of a listing.
+        """Check that the split has every image of a listing.
 
         Raises:
-            DataError: it lacks some.
+            DataError: the split lacks images.
         """
         known = {composed(path) for table in (self.split.used, self.split.left_out) for path in table["path"]}
         unknown = [image.path for image in listing.images if composed(image.path) not in known]
@@ -64,19 +64,20 @@ class GivenSplit:
 
 @dataclass(frozen=True)
 class AuditedSplits:
-    """The splits whose mean leak is reported: a description, and for each split the side of every image."""
+    """The splits whose mean leak is reported: their description, and for each split the side of every image."""
 
     name: str
     sides: Sequence[NDArray[np.str_]]
 
 
 def audit(folder: FolderReading, similarity: float, *, seed: int = 0, given: GivenSplit | None = None) -> AuditFile:
-    """Audit the readable images of a folder; images that are at least this similar are near-duplicates.
+    """Audit the readable images of a folder. Images with at least this `similarity`, a cosine, are near-duplicates.
 
-    The leak is that of `given`, of the folder's own split, or the mean over random splits from `seed` on.
+    The leak is that of the split `given`, of the folder's own split, or the mean over random splits. The seeds of these
+    start at `seed`.
 
     Raises:
-        DataError: `given` is a split of other images.
+        DataError: `given` lacks images of the folder.
     """
     listing = folder.listing()
     if given is not None:
@@ -115,12 +116,12 @@ def audit(folder: FolderReading, similarity: float, *, seed: int = 0, given: Giv
 
 
 def _counts(values: Iterator[str]) -> dict[str, int]:
-    """How often each value occurs, the most frequent first."""
+    """The number of times that each value occurs, the most frequent value first."""
     return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
 
 
 def _changed(folder: FolderReading) -> dict[str, list[str]]:
-    """The images that were read with a change, by the change."""
+    """The paths of the images that were changed in reading, for each kind of change."""
     changed: dict[str, list[str]] = {}
     for path, image in folder.images.items():
         for note in image.facts.notes:
@@ -129,7 +130,7 @@ def _changed(folder: FolderReading) -> dict[str, list[str]]:
 
 
 def _blank(listing: Listing, thumbnails: Pixels) -> dict[str, list[str]]:
-    """The blank images of each class that has some."""
+    """The paths of the blank images, for each class that has any."""
     apart = np.ptp(thumbnails, axis=(1, 2)).max(axis=1)
     blank: dict[str, list[str]] = {}
     for image, most in zip(listing.images, apart, strict=True):
@@ -139,13 +140,13 @@ def _blank(listing: Listing, thumbnails: Pixels) -> dict[str, list[str]]:
 
 
 def _copies(paths: Sequence[str], digests: Sequence[str]) -> list[list[str]]:
-    """The sets of files of the same content."""
+    """The sets of files with the same content."""
     same = pd.Series(list(paths)).groupby(list(digests), sort=False).agg(list)
     return sorted(names for names in same if len(names) > 1)
 
 
 def _groups(listing: Listing, group: Integers, twins: pd.DataFrame) -> list[TwinGroup]:
-    """The groups of more than one image: conflicts first, then the least similar, which are the doubtful ones."""
+    """The groups of more than one image. Conflicts come first, then the least similar groups, which are doubtful."""
     result: list[TwinGroup] = []
     for number, rows in twins.groupby(group[twins["first"].to_numpy()]):
         members = [listing.images[row] for row in np.flatnonzero(group == number)]
@@ -176,7 +177,7 @@ def _pairs(listing: Listing, twins: pd.DataFrame) -> list[TwinPair]:
 def _splits(
     listing: Listing, labels: Integers, group: Integers, *, seed: int, given: GivenSplit | None
 ) -> AuditedSplits:
-    """The split `given`, the folder's own, or random ones; none where a random split is not possible."""
+    """The split `given`, the folder's own split, or random splits; no split if a random split is not possible."""
     if given is not None:
         used = given.split.fitted(listing).used
         side_of = dict(zip(used["path"], used["split"], strict=True))
@@ -194,7 +195,7 @@ def _splits(
 
 
 def _leak(splits: AuditedSplits, labels: Integers, group: Integers, vectors: NDArray[np.float32]) -> Leak:
-    """The share of test images with a near-duplicate in training, and the accuracy of the nearest training image."""
+    """The share of test images with a near-duplicate in training, and the accuracy of the nearest-neighbour rule."""
     flat = vectors.reshape(len(vectors), -1)
     leaked, right = [np.zeros(0, dtype=bool)], [np.zeros(0, dtype=bool)]
     for side in splits.sides:
@@ -204,7 +205,7 @@ def _leak(splits: AuditedSplits, labels: Integers, group: Integers, vectors: NDA
             right.append(labels[_nearest(flat, train, test)] == labels[test])
     known, correct = np.concatenate(leaked), np.concatenate(right)
     meter: NearestNeighbour = {"all": None, "leaked": None, "clean": None}
-    # With one class, every answer is right.
+    # With one class, every prediction is correct.
     if len(np.unique(labels)) > 1:
         meter = {"all": _share(correct), "leaked": _share(correct[known]), "clean": _share(correct[~known])}
     return {
@@ -216,7 +217,7 @@ def _leak(splits: AuditedSplits, labels: Integers, group: Integers, vectors: NDA
 
 
 def _nearest(flat: NDArray[np.float32], train: Integers, test: Integers) -> Integers:
-    """The training image of the largest cosine with each test image: row numbers, (len(test),)."""
+    """For each test image, the row number of the training image with the largest cosine: (len(test),)."""
     blocks = np.array_split(test, len(test) // 512 + 1)
     return np.concatenate([train[(flat[some] @ flat[train].T).argmax(axis=1)] for some in blocks])
 

@@ -1,4 +1,4 @@
-"""The class folders of a data folder: found by their names, checked, and compared with the classes that are stated."""
+"""The class folders of a data folder: found by name, checked, and compared with the classes in the options."""
 
 import re
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
-# Line ends do not survive every reader of a CSV; surrogates stand for bytes that are not UTF-8.
+# Characters that a CSV cannot hold safely: line ends, and surrogates, which stand for bytes that are not UTF-8.
 UNFIT = re.compile("[\r\n\ud800-\udfff]")
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """A folder of a class: its split ("" where none), and the name of its class."""
+    """The folder of a class, its split ("" if the data folder is not split), and the name of its class."""
 
     split: str
     path: Path
@@ -34,7 +34,7 @@ class ClassFolder:
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The class folders in a data folder, and the folder that holds those of each split ("" where there are none)."""
+    """The class folders of a data folder. `branches` has the parent folder for each split ("" without splits)."""
 
     root: Path
     branches: Mapping[str, Path]
@@ -47,11 +47,11 @@ class ClassFolders:
 
 
 def find_classes(root: Path, *, fewest: int = 2) -> ClassFolders:
-    """The class folders in a folder; no file is opened.
+    """Find the class folders in `root`, by their names. No file is opened.
 
     Raises:
-        DataError: no such folder, no class folders, fewer than `fewest` classes, names that cannot be told apart, or
-            masks.
+        DataError: the folder does not exist, has fewer than `fewest` classes, or has an incomplete split; or a class
+            name is that of masks, or is spelt in several ways.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name the folder that holds one folder of images for each class.")
@@ -73,10 +73,10 @@ def find_classes(root: Path, *, fewest: int = 2) -> ClassFolders:
 
 
 def check_class_names(found: ClassFolders, stated: str | None) -> None:
-    """Compare the classes with those that are stated, as in "A,B,C"; where none are, refuse similar names.
+    """Compare the classes with `stated`, as in "A,B,C". If it is None, refuse similar names instead.
 
     Raises:
-        DataError: a class is missing or too many, or a name may be another one misspelt.
+        DataError: a class is missing or not stated, or a name may be a misspelling of another name.
     """
     classes = found.classes
     if stated is None:
@@ -103,7 +103,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _check_sides(root: Path, top: list[Path], sides: Mapping[str, Path]) -> None:
-    """Make sure that a folder which is already split has a folder for each split, and no others."""
+    """Check that a folder which is already split has a subfolder for each split, and no other subfolders."""
     missing = [split for split in SPLITS if split not in sides]
     extra = [folder.name for folder in top if folder.name.lower() not in SPLIT_FOLDERS]
     if not missing and len(sides) == len(top):
@@ -124,7 +124,7 @@ def _check_sides(root: Path, top: list[Path], sides: Mapping[str, Path]) -> None
 
 
 def _check_spelling(found: ClassFolders) -> None:
-    """Names that differ only by case, blanks or Unicode form are one class to people, and two to a file system."""
+    """Refuse class folders whose names differ only by case, blanks or Unicode form: people mean one class."""
     spelt: dict[str, dict[str, Path]] = {}
     for folder in found.folders:
         spelt.setdefault(folded(folder.path.name), {}).setdefault(folder.path.name, folder.path)
@@ -163,14 +163,14 @@ def _check_classes(found: ClassFolders, fewest: int) -> None:
 
 
 def _usable_above(root: Path) -> Path | None:
-    """The folder around `root`, where `root` holds the images of one class beside other classes."""
+    """The parent of `root` if `root` looks like the folder of one class among several, else None."""
     above = root.absolute().parent
     is_class = next(images.walk(root), None) is not None and len(_subfolders(above)) >= 2
     return root.parent if is_class and root.name else None
 
 
 def _usable_below(root: Path) -> Path | None:
-    """The first folder below `root`, at most four levels down, that holds class folders."""
+    """The first folder inside `root`, at most four levels deep, with two or more subfolders; None if there is none."""
     level = [root]
     for _ in range(4):
         level = [inner for folder in level for inner in _subfolders(folder)]

@@ -33,7 +33,7 @@ from busi_tune.progress import Progress
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one split: `rows` index `images` (all, size, size, 3); `labels` are class numbers."""
+    """The images of one split: `images[rows]`, with `images` (all, size, size, 3). `labels` (n,) are class numbers."""
 
     images: Pixels
     rows: NDArray[np.int64]
@@ -41,20 +41,20 @@ class Part:
     paths: tuple[str, ...]
 
     def pixels(self) -> Pixels:
-        """This split's images, copied out: (len(rows), size, size, 3)."""
+        """A copy of the images of this split: (len(rows), size, size, 3)."""
         return self.images[self.rows]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A listing with its split; images are decoded when a size is asked for."""
+    """A listing with its split. Images are decoded when `part` needs them in a size."""
 
     listing: Listing
     split: Split
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names, sorted; a label is an index into them."""
+        """The class names, sorted. A label is an index into them."""
         return self.listing.classes
 
     def part(self, name: str, size: int, progress: Progress) -> Part:
@@ -84,16 +84,16 @@ def open_dataset(
     written_to: Path = Path("split.csv"),
     decode: bool = True,
 ) -> Dataset:
-    """Find the images of `root` and split them by `config`, or take the split `saved` or the one in `split_file`.
+    """Find the images of `root` and split them by `config`, or use the split `saved` or the split in `split_file`.
 
-    Classes are compared with `config.classes`, unless the split is a saved one. Each file is read once: images at
-    `config.image_size`, and thumbnails for a new split, are decoded in the same pass where the cache lacks them.
-    Without `decode` the files are hashed only, which is enough to check a finished run. `written_to` is the file that
-    the caller writes the split to, to be named where images are left out.
+    Without a saved split, classes are compared with `config.classes`. Each file is read once. The same pass decodes
+    images at `config.image_size`, and thumbnails for a new split, unless the cache has them. Without `decode`, the
+    files are only hashed, which is enough to check a finished run. `written_to` is the file to which the caller writes
+    the split. A notice names the list of left-out images, which is written next to it.
 
     Raises:
-        DataError: the folder cannot be used, or is no longer what the split was made of; or the splits differ.
-        ConfigError: no class is the disease that `config` names.
+        DataError: the folder cannot be used, its images are not those of the split, or the two splits differ.
+        ConfigError: no class has the name of the disease in `config`.
     """
     given = read_split(split_file) if split_file else None
     if saved is None and given is None:
@@ -140,17 +140,17 @@ def _check_given(given: Split, listing: Listing, file: Path) -> None:
 
 
 def check_strategy(config: Config) -> None:
-    """Check that `config` says how to split images.
+    """Check that the strategy of `config` works without a split file.
 
     Raises:
-        ConfigError: its strategy is "file".
+        ConfigError: the strategy is "file".
     """
     if config.strategy == "file":
         raise ConfigError("strategy is file, which needs a split; name it with --split FILE.csv.")
 
 
 def split_images(listing: Listing, config: Config, progress: Progress, *, patients: Path | None = None) -> Dataset:
-    """Split a listing as `config` says; images of one group in the CSV `patients` stay together, as twins do.
+    """Split a listing by `config`. Images of one group in the CSV `patients` are grouped, in the same way as twins.
 
     Raises:
         DataError: a class is too small, or `patients` cannot be used.
@@ -190,7 +190,7 @@ def _check_changes(split: Split, listing: Listing, remedy: str, file: Path | Non
 
 
 def tell_classes(listing: Listing, config: Config, progress: Progress) -> None:
-    """Report the classes with their images, and that there are no binary metrics where no class is the disease."""
+    """Report the number of images of each class. If no class is the disease, report that binary metrics are missing."""
     progress.notice(f"Classes: {', '.join(f'{name} {count}' for name, count in listing.counts.items())}.")
     if positive_class(listing.classes, config.positive) is None:
         progress.notice(
@@ -200,7 +200,7 @@ def tell_classes(listing: Listing, config: Config, progress: Progress) -> None:
 
 
 def tell_masks(listing: Listing, progress: Progress) -> None:
-    """Report how many masks are left out, and the names of those that only their pixels tell."""
+    """Report the number of masks left out, and the names of masks that were recognised only by their pixels."""
     if listing.masks:
         progress.notice(f"{listing.masks} masks left out.")
     if listing.drawn_masks:
@@ -211,7 +211,7 @@ def tell_masks(listing: Listing, progress: Progress) -> None:
 
 
 def tell_left_out(dataset: Dataset, written_to: Path, progress: Progress) -> None:
-    """Report how many images are left out, the reason, and the list of them, beside the file of the split."""
+    """Report the number of images left out, the reason, and the file that lists them."""
     listing, split = dataset.listing, dataset.split
     tell_masks(listing, progress)
     if listing.is_split:
@@ -222,7 +222,7 @@ def tell_left_out(dataset: Dataset, written_to: Path, progress: Progress) -> Non
 
 
 def tell_changes(listing: Listing, size: int, progress: Progress) -> None:
-    """Report the images that are not read as they are stored, and the change."""
+    """Report the images that were changed in reading, for each kind of change."""
     for change, paths in decoding_changes(listing, size).items():
         progress.notice(f"Images read with a change ({change}): {len(paths)}, {listed(paths, most=3)}.")
 
@@ -254,10 +254,11 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.floa
 def effective_prior(
     labels: NDArray[np.int64], classes: int, *, weighted_sampler: bool, class_weights: bool
 ) -> NDArray[np.float64]:
-    """The class shares that sampler and loss weights together train for: (classes,), summing to 1.
+    """The effective class shares of training, from its sampler and loss weights: (classes,), with the sum 1.
 
-    A class counts by how often it is drawn times what it weighs in the loss. Cross-entropy divides by each
-    batch's sum of weights, which moves them by less than one point where the sampler draws them, else three.
+    The share of a class is proportional to its frequency in training times its weight in the loss. Cross-entropy also
+    divides by the sum of weights in each batch. That changes the shares by less than one percentage point with the
+    sampler, and by less than three without it.
     """
     drawn = np.bincount(labels, minlength=classes) / len(labels)
     balance = balanced_weights(labels, classes)

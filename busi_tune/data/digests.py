@@ -1,4 +1,4 @@
-"""SHA-256 of files, remembered within the process for files that have not changed; and the cache's folder."""
+"""SHA-256 of files, remembered within the process while a file does not change, and the folder of the cache."""
 
 import os
 import time
@@ -13,7 +13,7 @@ COARSEST = 2_000_000_000
 
 
 class State(NamedTuple):
-    """Facts of a file that differ once its content does; times in nanoseconds."""
+    """Facts of a file that change when its content changes. Times are in nanoseconds."""
 
     device: int
     inode: int
@@ -23,7 +23,7 @@ class State(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/busi-tune`, by default `~/.cache/busi-tune`; safe to delete at any time.
+    """The cache folder: `$XDG_CACHE_HOME/busi-tune`, by default `~/.cache/busi-tune`. It can be deleted at any time.
 
     Raises:
         FileError: this user has no home folder.
@@ -40,7 +40,7 @@ _remembered: dict[Path, tuple[State, str]] = {}
 
 
 def state(path: Path) -> State | None:
-    """The state of a file; None for a missing one."""
+    """The state of a file; None if the file is missing."""
     try:
         status = path.stat()
     except OSError:
@@ -49,7 +49,7 @@ def state(path: Path) -> State | None:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file; a file in the state of the last call is not read again.
+    """The SHA-256 of a file. A file whose state has not changed since the last call is not read again.
 
     Raises:
         OSError: the file cannot be read.
@@ -60,7 +60,7 @@ def digest(path: Path) -> str:
 
 
 def content(path: Path) -> tuple[bytes, str]:
-    """The content of a file and its SHA-256, which `digest` then knows.
+    """The content of a file and its SHA-256, which is remembered for `digest`.
 
     Raises:
         OSError: the file cannot be read.
@@ -71,7 +71,7 @@ def content(path: Path) -> tuple[bytes, str]:
 
 
 def _remember(path: Path, before: State | None, sha256: str) -> str:
-    """Remember the digest, unless a later change could leave the file in the state that it had `before`."""
+    """Remember the digest, unless the file changed just now: another change could leave it in the state `before`."""
     if before is not None and time.time_ns() - max(before.modified, before.changed) > COARSEST:
         _remembered[path.absolute()] = before, sha256
     return sha256

@@ -15,7 +15,7 @@ COLUMNS = ["path", "class", "group", "fold", "sha256"]
 
 @dataclass(frozen=True)
 class Folds(Roles):
-    """The folds of the images, from 1 on; the table of those used has `COLUMNS`."""
+    """The fold of each image, numbered from 1. The table `used` has the columns `COLUMNS`."""
 
     @property
     def count(self) -> int:
@@ -23,10 +23,12 @@ class Folds(Roles):
         return int(self.used["fold"].max())
 
     def split(self, fold: int, share: float, seed: int) -> Split:
-        """The split that tests `fold`: `share` of the other images, drawn by groups and stratified, validate.
+        """The split whose test part is `fold`.
+
+        The validation part is `share` of the other images, drawn in whole groups and stratified by class.
 
         Raises:
-            DataError: a part of it gets no image of a class.
+            DataError: a part of the split gets no image of a class.
         """
         used = self.used.assign(split="test")[["path", "class", "group", "split", "sha256"]]
         rest = self.used["fold"] != fold
@@ -44,7 +46,7 @@ class Folds(Roles):
 
 
 def make_folds(split: Split, count: int, seed: int) -> Folds:
-    """Folds of the images that `split` uses; the parts of `split` itself are not looked at.
+    """Draw `count` folds of the images that `split` uses. The parts of `split` are ignored.
 
     Raises:
         DataError: a class has fewer groups than there are folds.
@@ -66,10 +68,10 @@ def make_folds(split: Split, count: int, seed: int) -> Folds:
 
 
 def read_folds(path: Path) -> Folds:
-    """Read folds that `Folds.write` wrote; other columns are ignored.
+    """Read folds that `Folds.write` wrote. Other columns are ignored.
 
     Raises:
-        FileError: the file is missing, damaged, lacks a column, has one fold only, or a group in two folds.
+        FileError: the file is missing, damaged, lacks a column, has only one fold, or has a group in several folds.
     """
     used = read_table(path, COLUMNS)
     numbers = used["fold"]

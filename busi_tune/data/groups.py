@@ -16,7 +16,7 @@ Integers = NDArray[np.int64]
 
 
 def group_numbers(count: int, first: Integers, second: Integers) -> Integers:
-    """The connected components of pairs over `count` images, numbered by their first image."""
+    """The group number of each of `count` images: connected components of the pairs, numbered by first image."""
     graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
     _, component = connected_components(graph, directed=False)
     _, leader, inverse = np.unique(component, return_index=True, return_inverse=True)
@@ -28,7 +28,7 @@ def identifiers(path: Path, column: str, given: pd.Series) -> pd.Series:
     """The identifiers in a column of the file `path`, without blanks around them.
 
     Raises:
-        DataError: two of them differ only by case, blanks or leading zeros, and may be one patient's.
+        DataError: two identifiers differ only by case, blanks or leading zeros, and may mean the same patient.
     """
     stripped = given.astype(str).map(composed).str.strip()
     known: dict[str, str] = {}
@@ -43,15 +43,15 @@ def identifiers(path: Path, column: str, given: pd.Series) -> pd.Series:
 
 
 def given_pairs(path: Path, paths: list[str]) -> tuple[Integers, Integers]:
-    """Each image with the first of its group, from a CSV with the columns path and group; row numbers in `paths`.
+    """Pairs of the first image of a group and each image of it, from a CSV with the columns path and group.
 
-    An image that the file does not name, or names without a group, is in no given group. Paths are compared in one
-    Unicode form, and groups without blanks around them.
+    Both are row numbers in `paths`. Images that the CSV does not name, or names without a group, are in no pair. Paths
+    are compared in the same Unicode form, and groups without blanks around them.
 
     Raises:
-        DataError: the file has other columns, names an image that is not there, or names one twice; or two of its
-            groups differ only by case, blanks or leading zeros.
-        FileError: it cannot be read, or separates its columns by something else than commas.
+        DataError: the file has other columns, names an unknown image, or names an image twice; or two of its groups
+            differ only by case, blanks or leading zeros.
+        FileError: the file cannot be read, or its columns are not separated by commas.
     """
     files.refuse_other_separators(path)
     with files.explained(path, "read"):

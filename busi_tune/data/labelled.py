@@ -1,4 +1,4 @@
-"""Labelled images from elsewhere, in folders or a table: their labels as a model's classes, their groups and twins."""
+"""Labelled images from another source, in folders or a table: their classes in the model, their groups and twins."""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -29,9 +29,9 @@ OTHER_LABEL = "a twin in the training data has another label"
 
 @dataclass(frozen=True)
 class Labelled:
-    """The readable images of `reading` in its order: their classes, the model's, and `given` groups as pairs of rows.
+    """The readable images of `reading`, in its order, with the model's class of each image as its label.
 
-    `renamed` has the label there of each class that it has.
+    `given` holds the given groups as pairs of rows. `renamed` maps each label in the data to its class in the model.
     """
 
     reading: FolderReading
@@ -41,13 +41,13 @@ class Labelled:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The images' paths, relative to the folder or as the table has them."""
+        """The paths of the images, relative to the folder or to the table's folder if they are inside it."""
         return tuple(self.reading.images)
 
 
 @dataclass(frozen=True)
 class Known:
-    """Images that a model may have seen in training: each one's path, class, SHA-256, and thumbnail (64, 64, 3)."""
+    """Images that a model may have seen in training: the path, class, SHA-256 and thumbnail (64, 64, 3) of each."""
 
     root: Path
     paths: tuple[str, ...]
@@ -58,7 +58,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Judged:
-    """The images to be judged: their rows in a `Labelled`, the group of each, and the images left out."""
+    """The images to judge: their rows in a `Labelled`, the group of each, and the images left out."""
 
     rows: NDArray[np.int64]
     groups: NDArray[np.int64]
@@ -66,15 +66,15 @@ class Judged:
 
 
 def short_digest(sha256: str) -> str:
-    """The part of an image's SHA-256 by which an export knows it."""
+    """The part of an image's SHA-256 by which an export identifies the image."""
     return sha256[:16]
 
 
 def read_mapping(text: str | None, classes: Sequence[str]) -> dict[str, str]:
-    """The class of each label in "benign=B,malignant=M", whose classes are among `classes`.
+    """Parse a mapping such as "benign=B,malignant=M" to the class, one of `classes`, of each label.
 
     Raises:
-        ConfigError: it has another form, an unknown class, or a label twice.
+        ConfigError: the text has another form, an unknown class, or a label twice.
     """
     found: dict[str, str] = {}
     for part in (text or "").split(",") if text else []:
@@ -95,12 +95,12 @@ def read_labelled(
 ) -> Labelled:
     """Read the images of a folder of class folders, or of a table with the columns path and label.
 
-    Labels are those of `mapping`, or named as the model's `classes`. Images of one group in the CSV `groups` belong
-    together. Unreadable images are left out and told.
+    `mapping` gives the class of a label; other labels must be names of the model's `classes`. Images of one group in
+    the CSV `groups` belong together. Unreadable images are left out and reported.
 
     Raises:
         DataError: no image can be read, a label is no class, or the folder or table cannot be used.
-        ConfigError: the mapping names labels that are not there.
+        ConfigError: the mapping names labels that the data does not have.
     """
     if data.is_file():
         names = _listed(data)
@@ -108,7 +108,7 @@ def read_labelled(
         names = find_names(data, fewest=1)
         check_other_files(data, progress)
     renamed = _classes_of(data, names, mapping, classes)
-    # A file of groups is checked before the images are read.
+    # The file of groups is checked first, because reading the images is slow.
     pairs = given_pairs(groups, [names.relative(path) for path, _, _ in names.images]) if groups else None
     reading = read_folder(names, progress)
     tell_masks(reading.listing(), progress)
@@ -127,10 +127,10 @@ def read_labelled(
 
 
 def _listed(table: Path) -> FolderNames:
-    """The images that a table lists; paths are relative to its folder.
+    """The images that a table lists. Paths are relative to the folder of the table.
 
     Raises:
-        DataError: it lacks a column or a value, is empty, or names an image twice.
+        DataError: the table lacks a column or a value, is empty, or names an image twice.
     """
     files.refuse_other_separators(table)
     with files.explained(table, "read"):
@@ -170,7 +170,7 @@ def _classes_of(data: Path, names: FolderNames, mapping: Mapping[str, str], clas
 def _readable_pairs(
     names: FolderNames, reading: FolderReading, pairs: tuple[NDArray[np.int64], NDArray[np.int64]] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of rows of all images as pairs of rows of the readable ones; members of a group stay together."""
+    """Convert pairs of rows of all images to pairs of rows of the readable images. Groups stay together."""
     if pairs is None:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     number = {path: row for row, path in enumerate(reading.images)}
@@ -193,12 +193,12 @@ def to_judge(
     digests_of_known: Collection[str] = (),
     leave_out_conflicts: bool = False,
 ) -> Judged:
-    """The images to judge: those without a twin among the `known`, in groups with one label.
+    """Choose the images to judge: those without a twin in `known`, and whose twins all have the same label.
 
-    Where no images are known, files whose `short_digest` is among `digests_of_known` are left out.
+    If `known` is None, files whose `short_digest` is in `digests_of_known` are left out instead.
 
     Raises:
-        DataError: a twin among the known has another label, unless such images are to be left out; or none remains.
+        DataError: a twin in `known` has another label and `leave_out_conflicts` is false, or no image remains.
     """
     own = list(images.reading.images.values())
     thumbnails, digests = np.stack([image.thumbnail for image in own]), [image.sha256 for image in own]
@@ -234,7 +234,7 @@ def to_judge(
 
 
 def _copies(images: Labelled, digests_of_known: Collection[str]) -> dict[int, LeftOutImage]:
-    """The images that are known by their content, by row."""
+    """The images whose files are in the training data, by row."""
     return {
         row: {"path": images.paths[row], "class": images.labels[row], "reason": SAME_FILE}
         for row, image in enumerate(images.reading.images.values())
@@ -243,7 +243,7 @@ def _copies(images: Labelled, digests_of_known: Collection[str]) -> dict[int, Le
 
 
 def _seen(images: Labelled, known: Known, across: pd.DataFrame, offset: int) -> dict[int, LeftOutImage]:
-    """The images with a twin among the known, by row: beside each its likest twin, of its own label if there is one."""
+    """The images with a twin in `known`, by row, each with its most similar twin, if possible of the same label."""
     found: dict[int, LeftOutImage] = {}
     for twin in across.sort_values("similarity", ascending=False, kind="stable").itertuples():
         row, other = int(str(twin.second)) - offset, int(str(twin.first))
@@ -261,7 +261,7 @@ def _seen(images: Labelled, known: Known, across: pd.DataFrame, offset: int) -> 
 
 
 def known_images(listing: Listing, tested: Collection[str], progress: Progress) -> Known:
-    """The images of a training folder that a model may have seen: all but those whose paths are `tested`."""
+    """The images of a training folder that a model may have seen: all except those whose paths are in `tested`."""
     thumbnails = decoded(listing, THUMBNAIL, progress)
     rows = [row for row, image in enumerate(listing.images) if composed(image.path) not in tested]
     some = [listing.images[row] for row in rows]
@@ -275,10 +275,10 @@ def known_images(listing: Listing, tested: Collection[str], progress: Progress) 
 
 
 def training_listing(root: Path, tested: Mapping[str, str], progress: Progress) -> Listing:
-    """The images of the folder that a model was trained on; `tested` has the SHA-256 of each test image by its path.
+    """The images of the folder that a model was trained on. `tested` maps the path of each test image to its SHA-256.
 
     Raises:
-        DataError: not all test images are there as they were.
+        DataError: test images are missing or have changed.
     """
     listing = find_decoded(root, [THUMBNAIL], progress)
     now = {composed(image.path): image.sha256 for image in listing.images}

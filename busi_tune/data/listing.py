@@ -15,9 +15,9 @@ from busi_tune.names import composed, shown
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image: its path relative to the data folder (with `/`), its class, its given split ("" where none).
+    """An image: its path relative to the data folder (with `/`), its class, and its given split ("" if none).
 
-    The path is as the file system spells it; `names.composed` makes the spelling that splits are compared in.
+    The path has the Unicode form of the file system. Splits are compared in the form of `names.composed`.
     """
 
     path: str
@@ -28,9 +28,9 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """All images of a folder, sorted by path, and how many masks were left out.
+    """All images of a folder, sorted by path, and the number of masks left out.
 
-    `mask_paths` are these masks; `drawn_masks` those among them that only their pixels tell.
+    `mask_paths` are the paths of all masks. `drawn_masks` are those that were recognised only by their pixels.
     """
 
     root: Path
@@ -53,7 +53,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class FolderNames:
-    """A folder as its names show it: classes, (path, class, given split) of each image in order, and the masks."""
+    """The names in a folder: the classes, the (path, class, given split) of each image in order, and the masks."""
 
     root: Path
     classes: tuple[str, ...]
@@ -62,7 +62,7 @@ class FolderNames:
     drawn_masks: tuple[Path, ...]
 
     def listing(self, sha256s: Mapping[Path, str]) -> Listing:
-        """The images that have a SHA-256 in `sha256s`."""
+        """The listing of the images that have a SHA-256 in `sha256s`."""
         rows = tuple(
             ImageFile(self.relative(path), label, split, sha256s[path])
             for path, label, split in self.images
@@ -72,7 +72,7 @@ class FolderNames:
         return Listing(self.root, self.classes, rows, len(masks), masks, drawn)
 
     def relative(self, path: Path) -> str:
-        """A path relative to the folder, with `/`; one elsewhere, which a table may name, as it is."""
+        """A path relative to the folder, with `/`. A path outside the folder, which a table may name, is kept."""
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
 
@@ -80,8 +80,8 @@ def find_images(root: Path) -> Listing:
     """List the images of a folder of class folders, or of train/val/test folders of class folders.
 
     Raises:
-        DataError: no such folder, no class folders, fewer than two classes, a class without images, or a file that
-            cannot be read.
+        DataError: the folder does not exist, has fewer than two classes, has a class without images, or has a file
+            that cannot be read.
     """
     return hashed(find_names(root))
 
@@ -90,7 +90,7 @@ def hashed(found: FolderNames) -> Listing:
     """The listing of all images in `found`.
 
     Raises:
-        DataError: files that cannot be read.
+        DataError: files cannot be read.
     """
     paths = [path for path, _, _ in found.images]
     with ThreadPoolExecutor() as pool:
@@ -109,9 +109,9 @@ def hashed(found: FolderNames) -> Listing:
 
 
 def find_names(root: Path, *, fewest: int = 2) -> FolderNames:
-    """The names in a folder, checked as by `find_images`; only files that may be masks are opened (see masks.py).
+    """The names in a folder, with the same checks as `find_images`. Only possible masks are opened (see masks.py).
 
-    It needs at least the `fewest` classes.
+    The folder must have at least `fewest` classes.
     """
     found = find_classes(root, fewest=fewest)
     kept: list[tuple[Path, str, str]] = []

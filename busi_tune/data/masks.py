@@ -1,4 +1,4 @@
-"""The masks in class folders: by their names, and by the pixels of files that pair with an image by name."""
+"""Recognition of masks in class folders, by their names, or by their pixels if they pair with an image by name."""
 
 import hashlib
 import re
@@ -16,21 +16,22 @@ from busi_tune.errors import FileError, ImageError
 from busi_tune.names import composed
 
 BREAK = re.compile(r"[\s_.-]+")
-# A JPEG of a mask has grey edges: nearly all of its pixels are this near to one of two values this far apart.
+# A JPEG of a mask has grey edges. All but this share of its pixels (MOST_BETWEEN) are within NEAR of one of two values.
+# The two values differ by at least APART.
 NEAR, APART, MOST_BETWEEN = 12, 96, 0.02
 VERSION = 1
 
 
 def masks_by_name(folder: Path, paths: Iterable[Path]) -> set[Path]:
-    """The files of a class folder whose own names, or those of folders inside it, say that they are masks."""
+    """The files of a class folder that are masks by their names, or by the name of a subfolder that holds them."""
     return {path for path in paths if images.is_mask_in(folder, path)}
 
 
 def masks_by_pixels(root: Path, paths: Sequence[Path]) -> set[Path]:
-    """The files of a class that are masks by their pixels: of two values, beside an image of the same name and size.
+    """The files of a class that are masks by their pixels: they have two values and pair with an image of their size.
 
-    Files that pair with no other by name are not opened. What was seen is remembered on this machine, so that files
-    that have not changed are not opened again.
+    Files that do not pair with another file by name are not opened. The result is cached on this machine, so that
+    unchanged files are not opened again.
     """
     pairs = _Pairs(paths)
     candidates = [path for path in paths if pairs.has_any(path)]
@@ -54,9 +55,9 @@ def masks_by_pixels(root: Path, paths: Sequence[Path]) -> set[Path]:
 
 
 class _Pairs:
-    """The files that pair with others by name, as x_roi with x, or as x in another folder or format with x.
+    """Pairs of files by name: x_roi with x in the same folder, or x with x of another folder or format.
 
-    A number does not make a pair: x_2 is another image of a series.
+    A number after a name does not make a pair, because x_2 is another image of a series.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -85,7 +86,7 @@ def _stem(path: Path) -> str:
 
 
 def _shorter(stem: str) -> Iterator[str]:
-    """The stems that `stem` makes another one of by a word before or after."""
+    """The stems that remain when words, but not numbers alone, are removed from the start or the end of `stem`."""
     for gap in BREAK.finditer(stem):
         before, after = stem[: gap.start()], stem[gap.end() :]
         if not re.fullmatch(r"\W*\d+\W*", after):
@@ -104,7 +105,7 @@ def _key(root: Path, paths: Iterable[Path]) -> str:
 
 
 def _two_valued(path: Path) -> bool:
-    """Whether an image has at most two colours, but for a JPEG's edges; False for a file that cannot be read."""
+    """Whether an image has at most two colours, apart from the edges of a JPEG. False if the file cannot be read."""
     try:
         pixels = images.picture(path)
     except (ImageError, OSError):

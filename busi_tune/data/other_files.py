@@ -1,4 +1,4 @@
-"""Files in class folders that are not read: pictures of other formats stop a command, the rest is told."""
+"""Files in class folders that are not read. Pictures of other formats stop a command; other files are reported."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from busi_tune.progress import Progress
 
 
 def other_files(root: Path) -> list[Path]:
-    """The files in class folders that are neither images nor masks by name; hidden and system ones are left out."""
+    """The files in class folders that are neither images nor masks by name, without hidden and system files."""
     found = images.walk(root, others=True)
     return [path for path in found if path.parent != root and not images.is_mask(path)]
 
 
 def check_other_files(root: Path, progress: Progress) -> None:
-    """Refuse a data folder with pictures that would be left out, and report the other files that are.
+    """Refuse a data folder with pictures that cannot be read, and report other files that are left out.
 
     Raises:
-        DataError: there are pictures of other formats, or files without a suffix.
+        DataError: the folder has pictures of other formats, or files without a suffix.
     """
     others = other_files(root)
     foreign = [path for path in others if images.is_foreign(path)]

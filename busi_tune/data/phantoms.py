@@ -1,8 +1,9 @@
 """Phantoms that look like breast ultrasound, for trying the whole tool without real images.
 
-An image is drawn as tissue layers and, but for `normal`, a dark lesion: a smooth oval for `benign`, an irregular,
-spiculated one with a shadow for `malignant`; then multiplied by speckle (Rayleigh-distributed, as in Wagner et al.,
-"Statistics of speckle in ultrasound B-scans", 1983) and log-compressed. They teach nothing about real lesions.
+An image consists of tissue layers and, except for `normal`, a dark lesion. The lesion of `benign` is a smooth oval.
+That of `malignant` is irregular and spiculated, with a shadow. The image is then multiplied by Rayleigh-distributed
+speckle (Wagner et al., "Statistics of speckle in ultrasound B-scans", 1983) and log-compressed. Phantoms teach nothing
+about real lesions.
 """
 
 import io
@@ -27,16 +28,16 @@ KINDS = ("resized", "jpeg", "contrast", "caliper", "label", "cropped", "mirrored
 
 @dataclass(frozen=True)
 class Phantom:
-    """One drawing: grey pixels (height, width) and the lesion's mask of the same shape (False for normal)."""
+    """One phantom: grey pixels (height, width), and the lesion's mask in the same shape (all False for normal)."""
 
     pixels: Pixels
     mask: NDArray[np.bool_]
 
 
 def make_phantoms(folder: Path, progress: Progress, counts: dict[str, int] | None = None, seed: int = 0) -> None:
-    """Write a data set in BUSI's own form into `folder`: images, masks beside them, and planted.csv.
+    """Write a data set in the layout of BUSI to `folder`: images, their masks, and planted.csv.
 
-    planted.csv lists what an audit should find: near-duplicates, and one picture under two labels. The same seed
+    planted.csv lists the near-duplicates, and the picture with two labels, that an audit should find. The same seed
     gives the same bytes.
     """
     wanted = counts or COUNTS
@@ -58,7 +59,7 @@ def make_phantoms(folder: Path, progress: Progress, counts: dict[str, int] | Non
 
 
 def draw(label: str, generator: np.random.Generator) -> Phantom:
-    """One phantom of the class "benign", "malignant" or "normal", of a size of its own."""
+    """Draw one phantom of the class "benign", "malignant" or "normal", in a random size."""
     height, width = (int(n) for n in generator.integers(180, 300, size=2))
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     echo = _tissue(y, x, generator)
@@ -74,7 +75,7 @@ def draw(label: str, generator: np.random.Generator) -> Phantom:
 
 
 def _tissue(y: Floats, x: Floats, generator: np.random.Generator) -> Floats:
-    """Echo strength of skin, fat, gland and muscle, with wavy borders and slow changes of gain."""
+    """The echo strength of skin, fat, gland and muscle, with wavy borders and gradual changes of gain."""
     echo = np.full(y.shape, generator.uniform(0.25, 0.6))
     depth = 0.0
     for brightness in (
@@ -118,7 +119,7 @@ def _lesion(y: Floats, x: Floats, malignant: bool, generator: np.random.Generato
 
 
 def _plant(folder: Path, drawn: dict[str, Phantom], counts: dict[str, int], seed: int) -> None:
-    """Add near-duplicates with a class of their own kind, and one copy under another label."""
+    """Add near-duplicates in the classes of their originals, one copy with another label, and planted.csv."""
     generator = np.random.default_rng((seed, len(counts)))
     names = sorted(drawn)
     rows: list[dict[str, object]] = []
@@ -142,7 +143,7 @@ def _plant(folder: Path, drawn: dict[str, Phantom], counts: dict[str, int], seed
 
 
 def altered(phantom: Phantom, kind: str, generator: np.random.Generator) -> Phantom:
-    """A near-duplicate of one of KINDS; "jpeg" changes nothing here, it is saved at quality 50."""
+    """A near-duplicate of the given `kind`, one of `KINDS`. "jpeg" changes no pixels here; saving does."""
     pixels, mask = phantom.pixels, phantom.mask
     height, width = pixels.shape
     if kind == "resized":

@@ -1,7 +1,7 @@
-"""Decoded images of a data folder: one memory-mapped uint8 array for each size, kept by content.
+"""A cache of decoded images: one memory-mapped uint8 array for each size, named by the contents of the images.
 
-`find_decoded` is the one pass over a folder: each file is read once, hashed, and decoded to all sizes whose array is
-not in the cache.
+`find_decoded` passes over a folder once. It reads and hashes each file, and decodes the file to all sizes whose array
+is not in the cache.
 """
 
 import hashlib
@@ -28,21 +28,21 @@ Array = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 
 
 def find_decoded(root: Path, sizes: Iterable[int], progress: Progress) -> Listing:
-    """As `find_images`; the arrays of `sizes` that are not in the cache are made from the same reading of the files.
+    """List the images in the same way as `find_images`, and create the missing arrays of `sizes` in the same pass.
 
-    No array is made where a file cannot be decoded; `decoded` names these files.
+    If a file cannot be decoded, no array is created, and `decoded` names the file later.
 
     Raises:
-        DataError: as `find_images`.
+        DataError: see `find_images`.
         FileError: the cache cannot be written.
     """
     found = find_names(root)
     paths = [path for path, _, _ in found.images]
     names = [path.relative_to(root).as_posix() for path in paths]
-    # `hashed` names the files that are missing.
+    # If files are missing, `hashed` raises an error that names them.
     if all(path.exists() for path in paths) and _missing(root, names, sizes):
         with locks.only_writer(cache_folder(), wait=True):
-            # Another process may have made them while this one waited.
+            # Another process may have created the arrays while this one waited.
             missing = _missing(root, names, sizes)
             sha256s, problems = _decode(root, names, missing, progress) if missing else ([], [])
         if missing and not problems:
@@ -51,28 +51,28 @@ def find_decoded(root: Path, sizes: Iterable[int], progress: Progress) -> Listin
 
 
 def decoded(listing: Listing, size: int, progress: Progress) -> Pixels:
-    """All images in the listing's order, as an array of shape (images, size, size, 3), RGB.
+    """All images in the order of the listing: uint8 RGB (images, size, size, 3).
 
-    The array is a memory map that every process of the machine shares; its name is the hash of the images'
-    contents, so that a changed file is decoded anew.
+    The array is a memory map that all processes of the machine share. Its name is a hash of the images' contents, so
+    that changed images are decoded again.
 
     Raises:
-        DataError: some files cannot be decoded, of which at most ten are named; or they change meanwhile.
+        DataError: files cannot be decoded (the message names at most ten), or files change during decoding.
         FileError: the cache cannot be written.
     """
     path = _array_file([image.sha256 for image in listing.images], size)
     if not _seen_intact(path):
         with locks.only_writer(cache_folder(), wait=True):
-            # Another process may have made it while this one waited.
+            # Another process may have created the array while this one waited.
             if not _intact(path):
                 _decode_listed(listing, size, path, progress)
-    # "c" is copy-on-write: torch wants memory that it could write to, the file stays as it is.
+    # "c" is copy-on-write. torch requires writable memory, and the file must not change.
     array: Pixels = np.load(path, mmap_mode="c")
     return array
 
 
 def decoding_changes(listing: Listing, size: int) -> dict[str, list[str]]:
-    """The images that were decoded with a change, by the change; nothing where the array is not in the cache."""
+    """The paths of images that decoding changed, for each kind of change. Empty if the cache lacks the array."""
     seal = _array_file([image.sha256 for image in listing.images], size).with_suffix(".sha256")
     found: dict[str, list[str]] = {}
     for line in seal.read_text().splitlines()[1:] if seal.exists() else []:
@@ -94,14 +94,15 @@ def _decode_listed(listing: Listing, size: int, path: Path, progress: Progress) 
 
 
 def _array_file(sha256s: Iterable[str], size: int) -> Path:
-    """The array's file, named by the contents of the images in their order."""
+    """The file of the array, named by the contents of the images in their order."""
     return cache_folder() / f"{_key(size, sha256s)}.npy"
 
 
 def _mark_files(root: Path, names: Sequence[str], sizes: Iterable[int]) -> dict[int, Path]:
-    """For each size the file that names the array of a folder, itself named by the folder's files, sizes and times.
+    """For each size, the mark of a folder: a small file that contains the name of the folder's array.
 
-    A mark only tells before any file is read whether decoding is needed. The hashes decide which array is right.
+    The name of the mark depends on the paths, sizes and times of the folder's files. A mark only shows, before any file
+    is read, whether decoding is needed. `decoded` always finds its array by the hashes of the images.
     """
     folder = [str(root.absolute())]
     for name in names:
@@ -118,7 +119,7 @@ def _key(size: int, parts: Iterable[str]) -> str:
 
 
 def _missing(root: Path, names: Sequence[str], sizes: Iterable[int]) -> list[int]:
-    """The sizes of which no array of the folder, as it is now, is in the cache."""
+    """The sizes for which the cache has no intact array of the folder's current files."""
     return [
         size
         for size, mark in _mark_files(root, names, sizes).items()
@@ -127,7 +128,7 @@ def _missing(root: Path, names: Sequence[str], sizes: Iterable[int]) -> list[int
 
 
 def _seen_intact(path: Path) -> bool:
-    """As `_intact`; an array that this process found intact, and that has not changed since, is not hashed again."""
+    """The same as `_intact`, but an array that this process found intact is not hashed again until it changes."""
     state = digests.state(path)
     if state is None:
         return False
@@ -147,9 +148,9 @@ def _intact(path: Path) -> bool:
 
 
 def _decode(root: Path, names: Sequence[str], sizes: Sequence[int], progress: Progress) -> tuple[list[str], list[str]]:
-    """Read each file once: its SHA-256, and arrays of all `sizes`, which are kept if all files can be decoded.
+    """Read each file once. If all files can be decoded, keep the arrays of all `sizes`.
 
-    Also returns a line for each file that cannot be decoded, in no particular order.
+    Returns the SHA-256 of each file, and a line for each file that cannot be decoded, in no particular order.
     """
     marks = _mark_files(root, names, sizes)
     sha256s = [""] * len(names)
@@ -182,7 +183,7 @@ def _decode(root: Path, names: Sequence[str], sizes: Sequence[int], progress: Pr
 
 @contextmanager
 def _reserved(mark: Path, count: int, size: int) -> Iterator[Array]:
-    """A new array in the temporary file of `mark`, which is gone at the end unless it was given a name."""
+    """Create an array in the temporary file of `mark`. The file is deleted after the block unless it was renamed."""
     temporary = files.temporary_for(mark)
     try:
         with files.explained(temporary, "written"):
@@ -196,7 +197,7 @@ def _reserved(mark: Path, count: int, size: int) -> Iterator[Array]:
 def _publish(array: Array, path: Path, mark: Path, notes: Sequence[Sequence[Note]]) -> None:
     """Give an array its final name, and write its seal and its mark.
 
-    The seal is the SHA-256 of the array's file, and a line for each change that an image was decoded with.
+    The seal holds the SHA-256 of the array's file, and a line for each change that decoding made to an image.
     """
     temporary = files.temporary_for(mark)
     told = [f"\n{row} {note.text}" for row, some in enumerate(notes) for note in some]

@@ -1,4 +1,4 @@
-"""One reading of a data folder for an audit: facts, thumbnail and preview of each image, and the unreadable files."""
+"""Reading of a data folder for an audit: the facts, thumbnail and preview of each image, and the unreadable files."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,8 @@ from busi_tune.errors import DataError, ImageError, listed
 from busi_tune.images import ImageInfo, Pixels
 from busi_tune.progress import Progress
 
-# A pixel has a colour where its channels are this far apart, and an image where this share of its pixels has one.
+# A pixel is coloured if its channels differ by more than COLOUR. An image is coloured if more than COLOURED of its
+# pixels are.
 COLOUR, COLOURED = 24, 0.001
 # The longest side of a preview, in pixels.
 PREVIEW = 160
@@ -34,7 +35,7 @@ class ImageReading:
 
 @dataclass(frozen=True)
 class FolderReading:
-    """The readable images of a folder by their path relative to it, and the reason for each unreadable file."""
+    """The readable images of a folder, by relative path, and the reason for each unreadable file."""
 
     names: FolderNames
     images: Mapping[str, ImageReading]

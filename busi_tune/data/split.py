@@ -29,20 +29,21 @@ TEXTS = ("path", "class", "group", "sha256")
 
 @dataclass(frozen=True)
 class Roles:
-    """What each image is used for: a table of the images used and one of those left out (`LEFT_OUT`), sorted by path.
+    """The role of each image: a table of the images used, and a table of the images left out, both sorted by path.
 
-    Files and fingerprints have composed names, whatever form the file system gives (`names.composed`).
+    The table `left_out` has the columns `LEFT_OUT`. Files and fingerprints contain names in the form of
+    `names.composed`, whatever the form of the file system.
     """
 
     used: pd.DataFrame
     left_out: pd.DataFrame
 
     def fingerprint(self) -> str:
-        """SHA-256 over both tables: two results with the same one saw the same images in the same roles."""
+        """The SHA-256 of both tables. Results with the same fingerprint used the same images in the same roles."""
         return hashlib.sha256(_csv(self.used) + _csv(self.left_out)).hexdigest()
 
     def fitted(self, listing: Listing) -> Self:
-        """The same roles with each path as `listing`, whose images they are of, spells it."""
+        """The same roles with each path in the Unicode form that it has in `listing`."""
         spelt = {composed(image.path): image.path for image in listing.images}
 
         def table(of: pd.DataFrame) -> pd.DataFrame:
@@ -51,7 +52,7 @@ class Roles:
         return replace(self, used=table(self.used), left_out=table(self.left_out))
 
     def write(self, path: Path) -> None:
-        """Write the images used to `path`, and those left out, if any, to the file beside it."""
+        """Write the images used to `path`, and the images left out, if any, to `excluded_file(path)`."""
         beside = excluded_file(path)
         if len(self.left_out):
             files.write_bytes(beside, _csv(self.left_out))
@@ -63,7 +64,7 @@ class Roles:
 
 @dataclass(frozen=True)
 class Split(Roles):
-    """The split of the images; the table of those used has `COLUMNS`."""
+    """The split of the images. The table `used` has the columns `COLUMNS`."""
 
     def rows(self, split: str) -> pd.DataFrame:
         """The rows of one split, in the order of their paths."""
@@ -91,7 +92,7 @@ def _counts(splits: pd.Series) -> SplitCounts:
 
 
 def excluded_file(path: Path) -> Path:
-    """The file of the images that the split in `path` leaves out: `split.excluded.csv` for `split.csv`."""
+    """The file that lists the images left out by the split in `path`: `split.excluded.csv` for `split.csv`."""
     return path.with_name(f"{path.stem}.excluded.csv")
 
 
@@ -101,7 +102,7 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 
 def read_split(path: Path) -> Split:
-    """Read a split that `Split.write` wrote; without a file of left-out images, none are left out.
+    """Read a split that `Split.write` wrote. If the file of left-out images is missing, no images are left out.
 
     Other columns are ignored.
 
@@ -118,10 +119,10 @@ def read_split(path: Path) -> Split:
 
 
 def refuse_to_replace(path: Path) -> None:
-    """Make sure that writing a split to `path` replaces nothing but a split.
+    """Check that writing a split to `path` can only replace another split.
 
     Raises:
-        FileError: something else is there.
+        FileError: `path` holds something else.
     """
     try:
         if path.exists():
@@ -134,13 +135,13 @@ def refuse_to_replace(path: Path) -> None:
 
 
 def missing_exclusions(path: Path) -> str:
-    """Words for an error where the file of the images that a split leaves out is missing; "" where it exists."""
+    """A text for an error message if the file of the images left out by a split is missing; "" if it exists."""
     beside = excluded_file(path)
     return "" if beside.exists() else f" ({beside}, which would list images left out, is missing)"
 
 
 def read_left_out(path: Path) -> pd.DataFrame:
-    """The images that the split, or the folds, in `path` leave out; without a file beside it, none."""
+    """The images that the split or the folds in `path` leave out. The table is empty if their file is missing."""
     beside = excluded_file(path)
     return read_table(beside, LEFT_OUT) if beside.exists() else pd.DataFrame(columns=LEFT_OUT)
 
@@ -162,14 +163,14 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     twice = list(table["path"][table["path"].duplicated()])
     if twice:
         raise FileError(f"{path} names {len(twice)} images twice: {listed(twice)}; restore it or start anew.")
-    # Our own groups are numbers, and their order decides that of resamples.
+    # Our own groups are numbers. Their numerical order determines the order of resamples.
     with suppress(ValueError):
         table["group"] = pd.to_numeric(table["group"])
     return table[columns]
 
 
 def changes(split: Split, listing: Listing) -> list[str]:
-    """The differences of a listing from a split, in words: files that changed, vanished, appeared or moved class."""
+    """The differences of a listing from a split, in words: files that changed, vanished, appeared or changed class."""
     remembered = {}
     for table in (split.used, split.left_out):
         for path, label, digest in zip(table["path"], table["class"], table["sha256"], strict=True):
@@ -195,9 +196,10 @@ def make_split(
 ) -> Split:
     """Assign every image of `listing` to training, validation or test.
 
-    A folder that is already split keeps its split. `grouped` puts each group on one side, stratified by class,
-    as close to `fractions` as groups allow; `random` is the published recipe's plain stratified split. Conflicts are
-    pictures under two labels: `twin_groups`, where groups hold more than twins (a patient may have both).
+    A folder that is already split keeps its split. The strategy "grouped" puts each group on one side, stratified by
+    class, as close to `fractions` as the groups allow. "random" is the plain stratified split of the published recipe.
+    Conflicts are near-duplicates with two labels. `twin_groups` holds the groups of near-duplicates if `groups` also
+    joins the images of a patient, who may have both labels.
 
     Raises:
         DataError: a class has too few groups for every split to get one.
@@ -239,7 +241,7 @@ def _check_sizes(used: pd.DataFrame, listing: Listing) -> None:
 
 
 def _check_sides(used: pd.DataFrame, listing: Listing, fractions: tuple[float, ...]) -> None:
-    """Large groups or extreme fractions can leave a side without a class, on which no figure could be computed."""
+    """Refuse a split with a side that lacks a class, which large groups or extreme fractions can cause."""
     for split in SPLITS:
         absent = sorted(set(listing.classes) - set(used.loc[used["split"] == split, "class"]))
         if absent:
@@ -252,8 +254,8 @@ def _check_sides(used: pd.DataFrame, listing: Listing, fractions: tuple[float, .
 def grouped(labels: Integers, groups: Integers, shares: NDArray[np.float64], seed: int | tuple[int, ...]) -> Integers:
     """A side (0 training, 1 validation, 2 test) for every image, the same for all images of a group.
 
-    Large groups are placed first, each on a random side with room for it (likelier where there is more), so
-    that the many small groups fill the sides to their exact sizes.
+    Large groups are placed first, each on a random side that has room for it; more room makes a side more likely. The
+    many small groups then fill the sides to their exact sizes.
     """
     generator = np.random.default_rng(seed)
     _, members = np.unique(groups, return_inverse=True)
@@ -276,13 +278,13 @@ def grouped(labels: Integers, groups: Integers, shares: NDArray[np.float64], see
 
 
 def _whole_shares(totals: Integers, shares: NDArray[np.float64]) -> Integers:
-    """Images for each (side, class): whole numbers that sum to each class's total, each side at least one."""
+    """The number of images of each class on each side: (sides, classes). Validation and test get at least one each."""
     evaluation = np.maximum(1, np.rint(np.outer(shares[1:], totals))).astype(np.int64)
     return np.vstack([totals - evaluation.sum(axis=0), evaluation])
 
 
 def random(labels: Integers, groups: Integers, shares: NDArray[np.float64], seed: int) -> Integers:  # noqa: ARG001
-    """A side for every image by two stratified draws, as the published recipe does; groups are not looked at."""
+    """A side for every image by two stratified draws, in the same way as the published recipe. Groups are ignored."""
     rows = np.arange(len(labels))
     share = shares[1] / (shares[1] + shares[2])
     try:

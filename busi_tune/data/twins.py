@@ -1,8 +1,8 @@
-"""Near-duplicates among images: the same picture as it is, mirrored, or cropped.
+"""Near-duplicates among images: the same picture unchanged, mirrored or cropped.
 
-The similarity of two images is a cosine of their centred grey 64 x 64 thumbnails, the largest of three: as they are,
-one mirrored, one cropped by up to 5 % at each side. The thumbnails' lowest frequencies say block by block which pairs
-can be similar at all; only those are compared in full, so that no table of all pairs is ever held.
+The similarity of two images is the cosine of their centred grey 64 x 64 thumbnails. It is the largest of three values:
+for unchanged thumbnails, for one mirrored, and for one cropped by up to 5 % at each side. The lowest frequencies show,
+block by block, which pairs can be similar. Only those are compared in full, so that no table of all pairs is needed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,9 @@ THUMBNAIL = crops.SIDE
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 BLOCK = 1024
 ROUNDING = 1e-5
-# What a cropped copy's low frequencies have in common with the original's, at least: as they are, and with the
-# nearest of 16 crops (or so much more than the threshold). Measured: docs/explanation/near-duplicates.md.
+# The least cosine of the low frequencies of a cropped copy and its original: without alignment, and with the nearest of
+# 16 crops. The threshold plus COARSE_GAIN replaces the second if it is less. Measured in
+# docs/explanation/near-duplicates.md.
 BEFORE_ALIGNING, COARSELY_ALIGNED, COARSE_GAIN = 0.87, 0.95, 0.02
 
 Floats = NDArray[np.float32]
@@ -28,10 +29,10 @@ Pairs = tuple[Integers, Integers]
 
 
 def find_twins(thumbnails: Pixels, digests: Sequence[str], threshold: float) -> pd.DataFrame:
-    """All pairs of images that are similar by at least `threshold`, or the same file.
+    """All pairs of images with a similarity of at least `threshold`, or with the same content.
 
-    The table has a row for each pair: `first` < `second` (row numbers), `similarity`, and `kind`, which says what
-    the similarity is of: "copy" (equal `digests`), "near" (as they are), "mirrored" or "cropped".
+    The table has a row for each pair: `first` < `second` (row numbers), `similarity`, and `kind`. The kinds are "copy"
+    (equal `digests`), "near" (unchanged), "mirrored" and "cropped".
     """
     vectors = signatures(thumbnails)
     low = crops.low_frequencies(vectors)
@@ -59,10 +60,10 @@ def signatures(thumbnails: Pixels) -> Floats:
 
 
 def _candidates(low: Floats, threshold: float) -> Iterator[tuple[Pairs, Pairs, Pairs]]:
-    """For each block of first images: the pairs that can be near, mirrored, and the second a crop of the first.
+    """For each block of first images: pairs that can be near, that can be mirrored, and whose second can be a crop.
 
-    A mirrored image has the signs of odd horizontal frequencies reversed. What the low frequencies leave out adds
-    at most the product of its lengths (Cauchy and Schwarz), which stands as one more number beside the even ones.
+    Mirroring reverses the signs of the odd horizontal frequencies. The high frequencies add at most the product of the
+    two images' norms there (Cauchy-Schwarz). Each norm is therefore one more column of the even frequencies.
     """
     rest = np.sqrt(np.maximum(0, 1 - np.square(low).sum(axis=(1, 2))))[:, None]
     even = np.hstack([low[:, :, 0::2].reshape(len(low), -1), rest])
@@ -89,7 +90,7 @@ def _candidates(low: Floats, threshold: float) -> Iterator[tuple[Pairs, Pairs, P
 
 
 def _compared(left: Floats, right: Floats, pairs: Pairs, threshold: float, kind: str) -> pd.DataFrame:
-    """The pairs first < second whose similarity in full is at least `threshold`."""
+    """The pairs first < second whose similarity, compared in full, is at least `threshold`."""
     once = pairs[0] < pairs[1]
     first, second = pairs[0][once], pairs[1][once]
     value = np.array([np.tensordot(left[a], right[b]) for a, b in zip(first, second, strict=True)], dtype=np.float32)
@@ -98,7 +99,7 @@ def _compared(left: Floats, right: Floats, pairs: Pairs, threshold: float, kind:
 
 
 def _cropped(vectors: Floats, unit: Floats, pairs: Pairs, threshold: float) -> pd.DataFrame:
-    """The pairs that are not near, but of which the second is similar to the first one cropped."""
+    """The pairs that are not near, but whose second image is similar to a crop of the first image."""
     least = min(COARSELY_ALIGNED, threshold + COARSE_GAIN)
     order = np.argsort(pairs[0], kind="stable")
     first, second = pairs[0][order], pairs[1][order]
@@ -118,7 +119,7 @@ def _cropped(vectors: Floats, unit: Floats, pairs: Pairs, threshold: float) -> p
 
 
 def _copies(digests: Sequence[str]) -> pd.DataFrame:
-    """Each file with the first one of the same content."""
+    """Pairs of each file and the first file with the same content."""
     numbers = pd.Series(range(len(digests)))
     first = numbers.groupby(list(digests)).transform("min").to_numpy()
     second = np.flatnonzero(first < numbers)

@@ -1,4 +1,4 @@
-"""Prediction with ONNX Runtime alone: images in, probabilities out, for any exported model."""
+"""Prediction with ONNX Runtime, without PyTorch: from images to probabilities, for any exported model."""
 
 from busi_tune.inference.certificate import MODEL, VERIFICATION, open_export
 from busi_tune.inference.classifier import Classifier

@@ -1,11 +1,11 @@
-"""The certificate of an export, verification.json: the one owner that reads, writes and checks it."""
+"""The certificate of an export, verification.json. Only this module reads, writes and checks it."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from busi_tune import files, locks, results
-from busi_tune.errors import BusiTuneError, FileError, ParityError
+from busi_tune.errors import BusiTuneError, ConfigError, FileError, ParityError
 from busi_tune.inference.classifier import Classifier, Optimisation, provider_name
 from busi_tune.inference.contents import read_contents
 from busi_tune.inference.metadata import certificate_inside
@@ -16,9 +16,9 @@ from busi_tune.results import PREDICTIONS, Evidence, ModelCertificate, Verificat
 
 MODEL = "model.onnx"
 VERIFICATION = "verification.json"
-# The file's own hash and size cannot stand inside it.
+# A model file cannot contain its own hash and size.
 OUTSIDE = {"model_sha256", "bytes"}
-# What everybody should know who relies on a certificate without a key.
+# The warning for everyone who relies on a certificate without a key.
 UNSIGNED = (
     "Without a key, a certificate protects from damage and confusion, not from somebody who means harm: that takes a "
     "signature (export --sign, verify --key)."
@@ -34,14 +34,17 @@ def open_export(
     allow_unverified: bool = False,
     key: str = "",
 ) -> Classifier:
-    """The classifier of an export folder, or of one model file in it, that is verified and unchanged.
+    """Open the model of an export folder, or one model file in it, if the model is verified and unchanged.
 
-    With `allow_unverified` also of a model file without a certificate: it is loaded and run in a child process first,
-    and used if it survives that. With a public `key` only of an export that its owner has signed.
+    With a public `key`, the owner of the key must have signed the export. With `allow_unverified`, a model without a
+    valid certificate is accepted, too, if it loads and runs in a child process first.
 
     Raises:
-        BusiTuneError: there is no model, it is not the one that passed verification, or it is unfit.
+        BusiTuneError: the model does not exist, is not the one that passed verification, or cannot be used.
+        ConfigError: `key` and `allow_unverified` are given together.
     """
+    if key and allow_unverified:
+        raise ConfigError("key asks for a signed certificate, and allow_unverified for none; drop one.")
     provider_name(provider)
     model = path / MODEL if path.is_dir() else path
     if not model.is_file():
@@ -61,8 +64,8 @@ def read_certificate(folder: Path) -> VerificationFile:
     """The certificate of the export in `folder`, exactly as it was written.
 
     Raises:
-        FileError: there is none, its content has changed, or it is of a version that this busi-tune does not know.
-        ParityError: its bytes have changed.
+        FileError: the certificate is missing, its content has changed, or this busi-tune does not know its version.
+        ParityError: the bytes of the certificate have changed.
     """
     path = folder / VERIFICATION
     if not path.exists():
@@ -76,21 +79,21 @@ def read_certificate(folder: Path) -> VerificationFile:
 
 
 def content_of_any_version(folder: Path) -> dict[str, object]:
-    """The content of verification.json in `folder`, whatever version of busi-tune wrote it; nothing in it is checked.
+    """The content of verification.json in `folder`, written by any version of busi-tune. The content is not checked.
 
     Raises:
-        FileError: it cannot be read, or is no JSON object.
+        FileError: the file cannot be read, or does not hold a JSON object.
     """
     return dict(files.read_json(folder / VERIFICATION))
 
 
 def write_certificate(folder: Path, content: Mapping[str, object], signer: Signer | None = None) -> VerificationFile:
-    """Write the certificate of the export in `folder`, with the key `schema` first; the certificate as written.
+    """Write the certificate of the export in `folder`, with the entry `schema` first, and return it.
 
-    It names the key of `signer`, whose signature lies beside it.
+    With a `signer`, the certificate names the public key, and the signature is written to a second file.
 
     Raises:
-        FileError: the file system refuses, or `content` is no certificate, which is a defect of ours.
+        FileError: the file system refuses, or `content` is not a certificate, which would be a bug.
     """
     path = folder / VERIFICATION
     document = {"schema": results.SCHEMAS[VerificationFile], **content}
@@ -104,7 +107,7 @@ def write_certificate(folder: Path, content: Mapping[str, object], signer: Signe
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the files of an export that was killed in `folder`; those of one that is still running stay."""
+    """Delete the temporary files of a killed export in `folder`. Those of a running export stay."""
     left = list(folder.glob(f".*{files.TEMPORARY}"))
     if not left or not os.access(folder, os.W_OK):
         return
@@ -118,12 +121,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def check_certificate(model: Path, key: str = "") -> VerificationFile:
-    """Refuse a model file that the certificate in its folder does not vouch for; the certificate.
+    """Check a model file against the certificate in its folder, and return the certificate.
 
-    With a public `key` its owner must have signed the certificate.
+    With a public `key`, the owner of the key must have signed the certificate.
 
     Raises:
-        BusiTuneError: it has no certificate, did not pass, or is another file than the one that passed.
+        BusiTuneError: the model has no certificate, did not pass verification, or is not the file that passed.
     """
     path = model.with_name(VERIFICATION)
     if not path.exists():
@@ -150,14 +153,14 @@ def _is_certified(model: Path) -> bool:
 
 
 def check_folder(folder: Path, key: str = "") -> VerificationFile:
-    """The certificate of the export in `folder`, if all files that it names are the certified ones, by their hashes.
+    """Check the hashes of all files that the certificate of the export in `folder` names, and return the certificate.
 
-    Each model also holds its certificate inside, and the two must say the same. With a public `key` its owner must have
-    signed the certificate. See `uncertified` for all other files.
+    Each model also contains a certificate, and the two must agree. With a public `key`, the owner of the key must have
+    signed the certificate. `uncertified` lists all other files.
 
     Raises:
-        FileError: it is no export.
-        ParityError: it did not pass, or a file is not the certified one, be it by one byte.
+        FileError: the folder is not an export.
+        ParityError: the export did not pass verification, or a file is not the certified file, byte for byte.
     """
     certificate, path = read_certificate(folder), folder / VERIFICATION
     remove_leftovers(folder)
@@ -172,7 +175,7 @@ def check_folder(folder: Path, key: str = "") -> VerificationFile:
     for name, expected in certificate["files"].items():
         if files.sha256(folder / name) != expected:
             raise _foreign(folder / name)
-    # The top of the certificate repeats the entry of one model, and the hash of one file.
+    # The top level of the certificate repeats the entry of MODEL and the hash of PREDICTIONS.
     repeated = {**models[MODEL], "predictions_sha256": certificate["files"].get(PREDICTIONS)}
     if any(certificate.get(key, value) != value for key, value in repeated.items()):
         raise ParityError(f"{path} contradicts itself about {MODEL} or {PREDICTIONS}; export it again.")
@@ -182,7 +185,7 @@ def check_folder(folder: Path, key: str = "") -> VerificationFile:
 
 
 def uncertified(folder: Path, certificate: VerificationFile) -> list[str]:
-    """The names in an export's folder, hidden ones too, that its certificate does not cover."""
+    """The names in an export's folder, including hidden ones, that its certificate does not cover."""
     known = {VERIFICATION, locks.RUN, *certificate["models"], *certificate["files"]}
     if "signed_by" in certificate:
         known.add(signature_of(folder / VERIFICATION).name)
@@ -190,7 +193,7 @@ def uncertified(folder: Path, certificate: VerificationFile) -> list[str]:
 
 
 def _check_key(path: Path, certificate: VerificationFile, key: str) -> None:
-    """Refuse a certificate that the owner of the public `key`, where there is one, has not signed."""
+    """Refuse a certificate that the owner of the public `key` has not signed. Without a key, accept any certificate."""
     if not key:
         return
     signed_by = certificate.get("signed_by")
@@ -202,7 +205,7 @@ def _check_key(path: Path, certificate: VerificationFile, key: str) -> None:
 
 
 def _check_model(model: Path, certificate: VerificationFile) -> None:
-    """Refuse a model file that did not pass, or is not what the certificate and the one inside the model say."""
+    """Refuse a model file that did not pass, or that differs from its certificate or the certificate inside it."""
     entry, path = certificate["models"][model.name], model.with_name(VERIFICATION)
     if not entry["passed"]:
         raise ParityError(f"{model} did not pass its verification, as {path} says; export it again.")
@@ -219,7 +222,7 @@ def _check_model(model: Path, certificate: VerificationFile) -> None:
 
 
 def _said(certificate: VerificationFile, entry: ModelCertificate) -> dict[str, object]:
-    """What the certificate inside a model must say: the evidence of the export, and its own entry."""
+    """The content that the certificate inside a model must have: the export's evidence, and the model's entry."""
     shared = Evidence.__required_keys__ | Evidence.__optional_keys__
     evidence = {name: value for name, value in certificate.items() if name in shared}
     return evidence | {name: value for name, value in entry.items() if name not in OUTSIDE}

@@ -25,7 +25,7 @@ OPTIMISATION: dict[Optimisation, ort.GraphOptimizationLevel] = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-# The exception classes have no other name; ONNX Runtime's documentation imports them so ("Common errors").
+# ONNX Runtime has no public names for these exceptions. Its documentation ("Common errors") imports them from here.
 REFUSALS = (
     onnxruntime_pybind11_state.EPFail,
     onnxruntime_pybind11_state.Fail,
@@ -36,17 +36,17 @@ REFUSALS = (
     onnxruntime_pybind11_state.RuntimeException,
     MemoryError,
     OverflowError,
-    # Metadata that are nested too deeply, and what ONNX Runtime has no name for.
+    # Raised for metadata that are nested too deeply, and for errors that have no class in ONNX Runtime.
     RuntimeError,
 )
 SUFFIX = "ExecutionProvider"
-# The graph resizes in double precision: a larger image is resized as it is read, to the same pixels.
+# The graph resizes in double precision, so a larger image is resized in reading, to the same pixels.
 LARGEST_SIDE = 1024
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of n images: logits and probabilities (n, classes), the guard's scores (n, scores)."""
+    """The outputs for n images: logits and probabilities (n, classes), and the scores of the guard (n, scores)."""
 
     logits: Floats
     probabilities: Floats
@@ -54,14 +54,15 @@ class Outputs:
 
 
 class Classifier:
-    """An exported model in a session, and its `metadata`; `fixed_size` is the side of its input, None if it takes any.
+    """An exported model in an ONNX Runtime session, with its `metadata`.
 
-    `optimisation` is "none", "basic" or "all": with "all" ONNX Runtime folds and lays out the weights anew, which takes
-    their memory twice again, and is faster from the eighth image or so on.
+    `fixed_size` is the height and width of its input, or None if it accepts any size. `optimisation` is "none", "basic"
+    or "all". With "all", ONNX Runtime folds and rearranges the weights. This takes twice their memory in addition, and
+    saves time from about the eighth image on.
 
     Raises:
-        FileError: the file is missing, damaged, not an export of busi-tune, or holds what is never loaded.
-        ConfigError: this ONNX Runtime has no such provider.
+        FileError: the file is missing, damaged, not an export of busi-tune, or has content that is never loaded.
+        ConfigError: this ONNX Runtime does not have the provider.
     """
 
     def __init__(
@@ -73,14 +74,14 @@ class Classifier:
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
         options.graph_optimization_level = OPTIMISATION[optimisation]
-        # Both keep memory for each shape that was seen, and images come in many.
+        # Both keep memory for each shape of the input, and images have many shapes.
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
-        # By its name a file could be of another format, that was not checked.
+        # Otherwise the file's name could select another format, which was not checked.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         chosen = provider_name(provider)
         try:
-            # Where it fails it would go on elsewhere, and say so on stdout.
+            # With the fallback, a failed session would continue on another provider and print that to stdout.
             self.session = ort.InferenceSession(_named(path), options, providers=[chosen], enable_fallback=0)
             self.fixed_size = self._checked_size()
             self.metadata = read_metadata(self.session.get_modelmeta().custom_metadata_map, self.fixed_size)
@@ -93,7 +94,7 @@ class Classifier:
                 f"{path} was made for preprocessing {self.metadata.preprocessing}, and this busi-tune does "
                 f"{images.VERSION}; export it again or install the matching version."
             )
-        # A guard that is promised and not there is an error when it is asked.
+        # If the metadata name a guard that the graph does not have, `run` fails.
         self.outputs = ["logits", "probabilities", *(["guard"] if self.metadata.guards else [])]
 
     @property
@@ -103,14 +104,14 @@ class Classifier:
 
     @property
     def image_size(self) -> int:
-        """Height and width of what the network sees."""
+        """The height and width of the network's input, in pixels."""
         return self.metadata.image_size
 
     def run(self, pixels: Pixels) -> Outputs:
-        """All answers for images (n, height, width, 3), uint8 RGB.
+        """The outputs for images (n, height, width, 3), uint8 RGB.
 
         Raises:
-            FileError: the model fails on them, or answers something else than n rows of finite numbers.
+            FileError: the model fails on the images, or an output is not n rows of finite numbers.
         """
         try:
             found = self.session.run(self.outputs, {"images": pixels})
@@ -126,7 +127,7 @@ class Classifier:
         return Outputs(logits, probabilities, guard[0] if guard else np.zeros((len(pixels), 0), np.float32))
 
     def _checked_size(self) -> int | None:
-        """The height and width that the input is fixed to, or None where it takes any."""
+        """The fixed height and width of the input, or None if the input accepts any size."""
         inputs = [(entry.name, entry.type, entry.shape) for entry in self.session.get_inputs()]
         outputs = {entry.name for entry in self.session.get_outputs()}
         fits = len(inputs) == 1 and inputs[0][:2] == ("images", "tensor(uint8)") and len(inputs[0][2]) == 4
@@ -143,13 +144,13 @@ class Classifier:
 
 
 def provider_name(provider: str) -> str:
-    """ONNX Runtime's name of "cpu", "cuda", ...
+    """ONNX Runtime's name of a provider such as "cpu" or "cuda".
 
     Raises:
-        ConfigError: this ONNX Runtime has it not.
+        ConfigError: this ONNX Runtime does not have the provider.
     """
     known: dict[str, str] = {name.removesuffix(SUFFIX).lower(): name for name in ort.get_available_providers()}
-    # It calls a service and has none of our operators.
+    # Azure's provider calls a web service and has none of our operators.
     known.pop("azure", None)
     if provider.lower() not in known:
         raise ConfigError(f"--provider must be one that this ONNX Runtime has ({', '.join(known)}), not {provider!r}.")
@@ -157,9 +158,9 @@ def provider_name(provider: str) -> str:
 
 
 def _named(path: Path) -> str | bytes:
-    """A file's name in UTF-8, as ONNX Runtime takes it in any locale; of a file with another name, the content.
+    """The name of a model file, or its content if the name is not UTF-8.
 
-    The content would take its size in memory once more.
+    ONNX Runtime accepts names in UTF-8 in any locale. Reading the content takes additional memory of the file's size.
     """
     try:
         return os.fsencode(path).decode()

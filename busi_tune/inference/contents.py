@@ -1,7 +1,7 @@
-"""The parts of a model file that a certificate speaks of, from the file's bytes: its graph, its tensors, its metadata.
+"""The parts of a model file that a certificate covers: its graph, its tensors and its metadata, read from the bytes.
 
-Neither onnx nor a session of ONNX Runtime is needed, so that every installation can compare them. The field numbers are
-those of onnx.proto.
+Reading them needs neither onnx nor a session of ONNX Runtime, so every installation can compare them. The field numbers
+are those of onnx.proto.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from busi_tune.inference.structure import Field, MalformedError, fields, mapped
 GRAPH, METADATA = 7, 14
 TENSOR = 5
 KEY, VALUE = 1, 2
-# The entry of the metadata that cannot be part of what it certifies.
+# The metadata entry that holds the certificate, which cannot cover itself.
 CERTIFICATE = "certificate"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The SHA-256 of a model's tensors, that of all else but the certificate inside it, and its metadata."""
+    """The SHA-256 of a model's tensors, the SHA-256 of all else except its certificate, and its metadata."""
 
     weights_sha256: str
     graph_sha256: str
@@ -32,7 +32,7 @@ def read_contents(model: Path) -> Contents:
     """The contents of a model file.
 
     Raises:
-        FileError: it cannot be read, or is not ONNX.
+        FileError: the file cannot be read, or is not ONNX.
     """
     with mapped(model) as data, memoryview(data) as view:
         return _gathered(data, view)
@@ -56,7 +56,7 @@ def _gathered(data: mmap.mmap, view: memoryview) -> Contents:
 
 
 def _parts(data: mmap.mmap) -> Iterator[tuple[str, Field]]:
-    """The fields of the model, and in place of its graph the fields of that."""
+    """The fields of the model, with the fields of the graph in place of the graph."""
     for field in fields(data, 0, len(data)):
         if field[0] == GRAPH:
             yield from (("graph", inner) for inner in fields(data, *field[2]))
@@ -65,7 +65,7 @@ def _parts(data: mmap.mmap) -> Iterator[tuple[str, Field]]:
 
 
 def _entry(data: bytes) -> tuple[str, str]:
-    """The key and the value of an entry of the metadata."""
+    """The key and the value of a metadata entry."""
     texts = {number: data[first:last] for number, _, (first, last) in fields(data, 0, len(data))}
     try:
         return texts.get(KEY, b"").decode(), texts.get(VALUE, b"").decode()

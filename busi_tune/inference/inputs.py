@@ -1,4 +1,4 @@
-"""The image files that arguments name: files, folders, patterns, and a list on stdin; never all of them in memory."""
+"""The image files that arguments name: files, folders, patterns, or a list on stdin. They are found one at a time."""
 
 import codecs
 import glob
@@ -17,19 +17,19 @@ from busi_tune.files import explained
 
 STDIN = "-"
 CHUNK = 65_536
-# More than any system takes as a path.
+# Longer than a path can be on any system.
 LONGEST = 1_000_000
 
 
 def image_paths(arguments: Sequence[str], lists: Sequence[Path] = (), *, nul: bool = False) -> Iterator[Path]:
-    """The files that the arguments of a command name, then those in `lists`, in order, found as they are asked for.
+    """The files that the arguments of a command name, then those in `lists`, in order. They are found on demand.
 
-    A folder stands for all images in it and below, sorted; a pattern for what it matches, sorted; `-` for the list on
-    stdin. Masks are left out of folders and patterns by name. An argument that stands for no image is given as it is,
-    so that it gets an error of its own. With `nul` the paths in a list end with a NUL, whatever is in them.
+    A folder means all images in it and its subfolders, sorted. A pattern means its matches, sorted. `-` means the list
+    on stdin. Files that are masks by name are left out of folders and patterns. An argument without images is returned
+    unchanged, so that it gets its own error. With `nul`, each path in a list ends with a NUL.
 
     Raises:
-        FileError: the lists, where they are all that is given, are empty.
+        FileError: there are only lists, and they are empty.
     """
     named = (path for argument in arguments for path in _found(argument, nul=nul))
     found = chain(named, (path for name in lists for path in _listed_in(name, nul=nul)))
@@ -62,18 +62,18 @@ def _named(argument: str) -> Iterator[Path]:
     elif mode:
         yield path
     elif glob.has_magic(argument):
-        # Sorted, because a system gives them in any order of its own; as text, because there may be very many.
+        # Sorted, because systems return matches in any order. Text takes less memory if there are very many.
         for name in sorted(glob.iglob(argument, recursive=True)):
             match = Path(name)
             if match.is_dir():
-                # A pattern that goes down matches the files of the folder, too.
+                # A pattern with ** matches the files of the folder as well.
                 yield from () if "**" in argument else _unmasked(match)
             elif not images.is_mask(match):
                 yield match
 
 
 def mode_of(path: Path) -> int:
-    """The mode of a file as `stat` has it; 0 where there is none, or a folder above it may not be searched."""
+    """The mode of a file from `stat`; 0 if the file does not exist, or if its folder may not be searched."""
     try:
         return path.stat().st_mode
     except (OSError, ValueError):
@@ -81,29 +81,29 @@ def mode_of(path: Path) -> int:
 
 
 def _unmasked(folder: Path) -> Iterator[Path]:
-    # Pictures that are not read follow, each for its reason.
+    # Pictures of other formats follow, so that each gets an error with its reason.
     foreign = (path for path in images.walk(folder, others=True) if images.is_foreign(path))
     return (path for path in chain(images.walk(folder), foreign) if not images.is_mask_in(folder, path))
 
 
 def listed(stream: io.BufferedReader, name: str, *, nul: bool) -> Iterator[Path]:
-    """The paths in a list, one a line, or with a NUL after each as `find -print0` writes them; empty ones are left out.
+    """The paths in a list: one on each line, or each with a NUL after it, as `find -print0` writes them.
 
-    UTF-8 or bytes of any kind, and UTF-16 with its mark, which PowerShell writes. A NUL in the first 64 kB is enough
-    for a list of the second kind; `nul` states it.
+    Empty paths are left out. The list is in UTF-8, in any other bytes, or in UTF-16 with a byte order mark, as
+    PowerShell writes it. Paths end with a NUL if `nul` is true, or except in UTF-16 if the first 64 kB have a NUL.
 
     Raises:
-        FileError: what is in the stream is no list.
+        FileError: the content of the stream is not a list of paths.
     """
     start = stream.read1(CHUNK)
     more = iter(lambda: stream.read1(CHUNK), b"")
-    separator = b"\n"
+    separator = b"\0" if nul else b"\n"
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = codecs.iterdecode(chain([start], more), "utf-16", errors="replace")
         chunks: Iterator[bytes] = map(os.fsencode, text)
     else:
         chunks = chain([start.removeprefix(codecs.BOM_UTF8)], more)
-        separator = b"\0" if nul or b"\0" in start else separator
+        separator = b"\0" if b"\0" in start else separator
     rest = b""
     for chunk in chain(chunks, [separator]):
         *names, rest = (rest + chunk).split(separator)
@@ -112,6 +112,6 @@ def listed(stream: io.BufferedReader, name: str, *, nul: bool) -> Iterator[Path]
                 f"The list on {name} has {LONGEST:,} bytes without a line end; give it a path on each line."
             )
         for part in names:
-            # After a NUL nothing belongs to the end of a line.
+            # If paths end with a NUL, a carriage return belongs to the path.
             if path := part if separator == b"\0" else part.rstrip(b"\r"):
                 yield Path(os.fsdecode(path))

@@ -15,20 +15,20 @@ D = TypeVar("D")
 
 
 class GuardScore(msgspec.Struct, frozen=True):
-    """One score of the input guard: above the limit the image gets the warning."""
+    """One score of the input guard. An image with a score above `limit` gets the `warning`."""
 
     name: str
     limit: float
     warning: str
 
     def __post_init__(self) -> None:
-        """Refuse texts that cannot be shown."""
+        """Refuse texts that are not printable."""
         if not (self.name.isprintable() and self.warning.isprintable()):
             raise ValueError("a name or a warning is not printable")
 
 
 class PositiveThreshold(msgspec.Struct, frozen=True, rename={"label": "class"}):
-    """The operating point: an image is flagged as of this class from this probability on."""
+    """The operating point: an image is flagged if the probability of the class `label` is at least `threshold`."""
 
     label: str
     threshold: float
@@ -36,10 +36,10 @@ class PositiveThreshold(msgspec.Struct, frozen=True, rename={"label": "class"}):
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """The metadata of a model; `classes` are in the order of the probabilities, `image_size` is in pixels.
+    """The metadata of a model. `classes` are in the order of the probabilities; `image_size` is in pixels.
 
-    `preprocessing` and `threshold` are None, `positive` and `guards` empty, where the model has none.
-    The threshold is one of the class `positive`.
+    `threshold` applies to the probability of the class `positive`. If the model has no such entries, `preprocessing`
+    and `threshold` are None, and `positive` and `guards` are empty.
     """
 
     classes: tuple[str, ...]
@@ -51,15 +51,15 @@ class ModelMetadata:
 
     @property
     def flag(self) -> str:
-        """The word for the flag in answers, "malignant" or "positive"; empty where the model has no operating point."""
+        """The word for the flag in results, "malignant" or "positive"; "" if the model has no operating point."""
         return positive_word(self.positive) if self.positive else ""
 
 
 def read_metadata(texts: Mapping[str, str], fixed_size: int | None) -> ModelMetadata:
-    """The metadata in `texts`, as ONNX Runtime gives them; the image size from the input's shape where that is fixed.
+    """Read the metadata in `texts`, as ONNX Runtime returns them. `fixed_size` is the size of a fixed input, or None.
 
     Raises:
-        ValueError: an entry is missing or makes no sense; the message is the bare reason.
+        ValueError: an entry is missing or invalid; the message is only the reason.
     """
     if "classes" not in texts:
         raise ValueError("its metadata name no classes")
@@ -84,7 +84,7 @@ def read_metadata(texts: Mapping[str, str], fixed_size: int | None) -> ModelMeta
 
 
 def certificate_inside(texts: Mapping[str, str]) -> dict[str, object]:
-    """The certificate in a model's metadata; empty where there is none that can be read."""
+    """The certificate in a model's metadata; empty if it is missing or cannot be read."""
     try:
         return _decoded(texts, "certificate", dict[str, object], {})
     except ValueError:
@@ -92,7 +92,7 @@ def certificate_inside(texts: Mapping[str, str]) -> dict[str, object]:
 
 
 def _are_names(names: tuple[str, ...]) -> bool:
-    """Whether these names can be shown: a terminal obeys text that is not printable."""
+    """Whether these are different, printable names. A terminal would interpret unprintable characters."""
     return (
         0 < len(names) <= MOST_CLASSES
         and all(name and name.isprintable() for name in names)
@@ -101,7 +101,7 @@ def _are_names(names: tuple[str, ...]) -> bool:
 
 
 def _decoded(texts: Mapping[str, str], name: str, kind: type[T], default: D) -> T | D:
-    """The value of an entry that holds JSON, or `default` where the entry is missing."""
+    """The value of an entry that holds JSON, or `default` if the entry is missing."""
     if name not in texts:
         return default
     try:

@@ -1,4 +1,4 @@
-"""Predictions for image files: decoding runs ahead of the model, and only a few files are in memory."""
+"""Predictions for image files. Files are decoded ahead of the model, and only a few of them are in memory."""
 
 import os
 import stat
@@ -24,13 +24,14 @@ from busi_tune.names import MALIGNANT
 from busi_tune.results import PREDICTION, PredictionEntry
 
 BATCH_SIZE = 8
-# For so few images optimisation takes longer than it saves, and twice the memory (docs/explanation/predict.md).
+# Up to this number of images, optimisation takes longer than it saves, and twice the memory
+# (docs/explanation/predict.md).
 FEW = 8
 PIXELS_AT_ONCE = 4_000_000
 
 
 class Loaded(NamedTuple):
-    """A picture: its pixels as the model takes them, or the reason why there are none; and doubts about them."""
+    """A picture: its pixels for the model, or the reason why it cannot be read, and a warning of doubtful changes."""
 
     path: str
     pixels: Pixels | str
@@ -39,11 +40,11 @@ class Loaded(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """One file's answer: probabilities in the order of the classes, or the reason why there is none.
+    """The prediction for one file: probabilities in the order of the classes, or an `error` with the reason.
 
-    `malignant` says whether the disease reaches its threshold, and is None where the model has no operating point.
-    `flag` is its word in answers: "malignant", or "positive" for a disease of another name. `refer` says whether the
-    largest probability is below the confidence that was asked for, and is None where none was.
+    `malignant` is True if the probability of the disease reaches its threshold, and None without an operating point.
+    `flag` is the name of this entry in results: "malignant", or "positive" for a disease of another name. `refer` is
+    True if the largest probability is below the requested confidence, and None if no confidence was requested.
     """
 
     path: str
@@ -56,11 +57,11 @@ class Prediction:
     refer: bool | None = None
 
     def referred_below(self, confidence: float) -> "Prediction":
-        """The prediction with its mark of whether it is less sure than `confidence`; an error has none."""
+        """The prediction with `refer` set by this `confidence`. An error is returned unchanged."""
         return self if self.error else replace(self, refer=max(self.probabilities) < confidence)
 
     def to_entry(self, classes: Sequence[str]) -> PredictionEntry:
-        """The prediction as JSON has it, with the names of the classes."""
+        """The prediction as a JSON object, with the names of the classes."""
         if self.error:
             return {"schema": PREDICTION, "path": self.path, "error": self.error}
         probabilities = dict(zip(classes, self.probabilities, strict=True))
@@ -83,13 +84,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions of `classifier`, one for each file, in order; each is computed when it is asked for, and once."""
+    """The predictions of `classifier`, one for each file, in order. Each is computed on demand, and only once."""
 
     classifier: Classifier
     found: Iterator[Prediction]
 
     def __iter__(self) -> Iterator[Prediction]:
-        """The predictions that have not been asked for yet."""
+        """The predictions that have not been taken yet."""
         return self.found
 
 
@@ -104,12 +105,12 @@ def predict(
     min_confidence: float | None = None,
     key: str = "",
 ) -> Predictions:
-    """The predictions for `paths` of an export folder's model, or of one model file in it.
+    """Predict the images in `paths` with the model of an export folder, or with one model file in it.
 
-    Up to eight files go one at a time through a model that is not optimised, because optimisation takes longer than it
-    saves; more go through an optimised one, up to `batch_size` at a time. `threads` is 0 for one on each core. With
-    `min_confidence` less sure answers are marked to be referred. With a public `key` (see `signature.read_public_key`)
-    its owner must have signed the export.
+    Up to eight files are predicted one at a time without optimisation, which would take longer than it saves. More
+    files are predicted with optimisation, up to `batch_size` at a time. `threads` 0 means one thread for each core.
+    With `min_confidence`, less certain predictions are marked for referral. With a public `key` (see
+    `signature.read_public_key`), the owner of the key must have signed the export.
 
     Raises:
         BusiTuneError: the model cannot be used (see `open_export`).
@@ -134,14 +135,14 @@ def predict(
 def predict_files(
     classifier: Classifier, paths: Iterable[Path], batch_size: int = BATCH_SIZE, threads: int = 0
 ) -> Iterator[Prediction]:
-    """A prediction for each file, in order; a file that cannot be read gets its error, and the rest goes on.
+    """A prediction for each file, in order. A file that cannot be read gives a prediction with an error.
 
-    Of each `batch_size` files those of equal size go through the model together. The next two batches are decoded
-    meanwhile, by `threads` threads; 0 is one for each core.
+    The images of equal size in a batch of `batch_size` files go through the model together. Meanwhile, `threads`
+    threads decode the next two batches; 0 means one thread for each core.
     """
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
     loaded = _loaded_ahead(pool, classifier, iter(paths), 2 * batch_size)
-    # `images` silences Pillow's warnings for each file, but threads undo that for each other.
+    # `images` silences Pillow's warnings for each file, but each thread can undo that for the others.
     with warnings.catch_warnings(action="ignore"):
         try:
             while batch := list(islice(loaded, batch_size)):
@@ -153,7 +154,7 @@ def predict_files(
 def predict_pictures(classifier: Classifier, pictures: Iterable[tuple[str, bytes]]) -> list[Prediction]:
     """A prediction for each picture, given as its name and the content of its file, in order.
 
-    All of them are in memory at once; those of equal size go through the model together.
+    All pictures are in memory at the same time. Pictures of equal size go through the model together.
     """
     return list(_predicted(classifier, [_decoded(name, data, classifier) for name, data in pictures]))
 
@@ -171,7 +172,7 @@ def _loaded_ahead(
 
 
 def _load(path: Path, classifier: Classifier) -> Loaded:
-    """The pixels of a file as the model takes them, or the reason why there are none."""
+    """The pixels of a file for the model, or the reason why the file cannot be read."""
     # A pipe or a device may have no end, and opening it may wait for ever.
     mode = mode_of(path)
     if mode and not stat.S_ISREG(mode):
@@ -196,7 +197,7 @@ def _no_file(path: Path, mode: int) -> str:
 
 
 def _predicted(classifier: Classifier, batch: list[Loaded]) -> Iterator[Prediction]:
-    """The predictions for a batch in its order, computed for each size at once."""
+    """The predictions for a batch, in its order. Pictures of equal size are computed together."""
     sizes: dict[tuple[int, ...], list[int]] = {}
     for number, loaded in enumerate(batch):
         if not isinstance(loaded.pixels, str):

@@ -15,7 +15,8 @@ from busi_tune.errors import BusiTuneError, FileError
 from busi_tune.images import Pixels
 from busi_tune.inference.classifier import LARGEST_SIDE, Classifier, Optimisation
 
-# Of processor time, and for a large model more: 100 MB load in less than a second. On a busy machine it takes longer.
+# The child gets SECONDS of processor time, and one more for each 100 MB, which load in less than a second. On a busy
+# machine, PATIENCE times as much time may pass.
 SECONDS = 4
 PATIENCE = 3
 BYTES_A_SECOND = 100_000_000
@@ -27,7 +28,7 @@ def try_in_a_child(model: Path, optimisation: Optimisation) -> None:
     """Load `model` and run it on three batches, in a child process with limits (see `limit`).
 
     Raises:
-        FileError: it is refused there, crashes, or takes too long or too much memory.
+        FileError: the model is refused, crashes, or takes too much time or memory.
     """
     seconds = SECONDS + model.stat().st_size // BYTES_A_SECOND
     command = [
@@ -41,7 +42,7 @@ def try_in_a_child(model: Path, optimisation: Optimisation) -> None:
     ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     try:
-        # A command of our own; the only argument from outside is a file's name.
+        # The command is our own. Only the file's name comes from outside.
         done = subprocess.run(  # noqa: S603
             command,
             env=environment,
@@ -61,7 +62,7 @@ def try_in_a_child(model: Path, optimisation: Optimisation) -> None:
 
 
 def examples(classifier: Classifier) -> list[Pixels]:
-    """Batches of noise that the model takes, up to the largest image that is given to it."""
+    """Batches of noise in shapes that the model accepts, up to the largest image that it is given."""
     generator = np.random.default_rng(0)
     side = classifier.fixed_size
     shapes = [(n, side or height, side or width, 3) for n, height, width in SIZES]
@@ -71,12 +72,12 @@ def examples(classifier: Classifier) -> list[Pixels]:
 def limit(seconds: int, size: int) -> None:
     """Limit this process to `seconds` of processor time and `size` bytes of address space, without a core file.
 
-    Windows has no such limits, and macOS none of the address space.
+    Windows has neither limit. macOS does not limit the address space.
     """
     try:
         import resource
     except ModuleNotFoundError:
-        # The parent's own limit, on the time that passes, holds everywhere.
+        # The parent limits the elapsed time on all systems.
         return
     limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: seconds}
     if sys.platform != "darwin":
@@ -87,7 +88,7 @@ def limit(seconds: int, size: int) -> None:
 
 
 def main(model: str, optimisation: str, seconds: str) -> int:
-    """The child's work; the sentence of a refusal goes to stdout."""
+    """Load and run the model in the child process. Returns the exit code; an error message is written to stdout."""
     path = Path(model)
     limit(int(seconds), MOST_BYTES + 6 * path.stat().st_size)
     try:

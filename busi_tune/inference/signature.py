@@ -1,4 +1,4 @@
-"""The signature of an export: Ed25519 over verification.json, which holds the hash of every other file."""
+"""The signature of an export: Ed25519 (RFC 8032) over verification.json, which holds the hash of every other file."""
 
 import base64
 from pathlib import Path
@@ -10,7 +10,7 @@ from busi_tune.errors import ConfigError, FileError, ParityError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-# The bare 64 bytes, as openssl writes and reads them.
+# The file holds only the 64 bytes of the signature, as openssl writes and reads them.
 SUFFIX = ".sig"
 
 
@@ -26,7 +26,7 @@ class Signer:
         self.public = _text(self.key.public_key())
 
     def sign(self, document: Path) -> None:
-        """Write the signature of a file beside it."""
+        """Write the signature of `document` to `signature_of(document)`."""
         with files.explained(document, "read"):
             content = document.read_bytes()
         files.write_bytes(signature_of(document), self.key.sign(content))
@@ -38,7 +38,7 @@ def signature_of(document: Path) -> Path:
 
 
 def read_public_key(path: Path) -> str:
-    """The public key in a PEM file, as a certificate names it.
+    """The public key in a PEM file, in the form that certificates use: its 32 bytes in base64.
 
     Raises:
         ConfigError: the file holds no Ed25519 public key.
@@ -62,10 +62,11 @@ def read_public_key(path: Path) -> str:
 
 
 def check_signature(document: Path, public: str) -> None:
-    """Refuse a document that the owner of the key `public` has not signed as it is.
+    """Refuse a document whose current content the owner of the key `public` has not signed.
 
     Raises:
-        ParityError: it has no signature, or that is of another content or by another key.
+        ParityError: the signature is missing, or is of another content or by another key.
+        FileError: `public` is not a key.
         ConfigError: the package cryptography is not installed.
     """
     _require()
@@ -115,7 +116,7 @@ def _text(key: "Ed25519PublicKey") -> str:
 
 
 def _require() -> None:
-    """Refuse to work without the package cryptography."""
+    """Raise a ConfigError if the package cryptography is not installed."""
     try:
         import cryptography  # noqa: F401
     except ModuleNotFoundError:

@@ -1,7 +1,7 @@
-"""The check of an ONNX file's bytes, before ONNX Runtime opens it, for content that is never loaded.
+"""The check of an ONNX file's bytes for forbidden content, before ONNX Runtime opens the file.
 
-The data of the tensors is stepped over, not read: the check of 100 MB takes milliseconds and no memory. Sources:
-Protocol Buffers' encoding (protobuf.dev/programming-guides/encoding) and the field numbers of onnx.proto.
+The check skips the data of the tensors, so that 100 MB take milliseconds and no memory. Sources: the encoding of
+Protocol Buffers (protobuf.dev/programming-guides/encoding) and the field numbers of onnx.proto.
 """
 
 import mmap
@@ -12,7 +12,7 @@ from pathlib import Path
 from busi_tune import files
 from busi_tune.errors import FileError
 
-# For each kind of message the fields that hold other messages, and their kind.
+# For each kind of message, the numbers of the fields that hold other messages, and the kinds of these messages.
 INSIDE = {
     "model": {7: "graph", 8: "opset import"},
     "graph": {1: "operator", 5: "tensor", 15: "sparse tensor"},
@@ -31,24 +31,24 @@ REFUSED = {
 }
 DATA_LOCATION = ("tensor", 14)
 DOMAINS = {("operator", 7), ("opset import", 1)}
-# A file of nothing but tiny fields would keep us busy for minutes; ResNet50 has 11,000.
+# A file that has only tiny fields would take minutes to check. ResNet50 has 11,000 fields.
 MOST_FIELDS = 1_000_000
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
-# Number, wire type, and the first and last place of the value.
+# The number, the wire type, and the start and end offsets of the value.
 Field = tuple[int, int, tuple[int, int]]
 
 
 class MalformedError(Exception):
-    """Bytes that are not Protocol Buffers; the message says how."""
+    """Bytes that are not Protocol Buffers. The message names the problem."""
 
 
 @contextmanager
 def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """The bytes of an ONNX file, without reading them into memory.
+    """Map the bytes of an ONNX file without reading them into memory.
 
     Raises:
-        FileError: it cannot be read, is empty, or the block finds that its bytes are not ONNX.
+        FileError: the file cannot be read or is empty, or the block raises a MalformedError.
     """
     with files.explained(path, "read"), path.open("rb") as file:
         # An empty file cannot be mapped.
@@ -64,10 +64,10 @@ def mapped(path: Path) -> Iterator[mmap.mmap]:
 
 
 def check_structure(path: Path) -> None:
-    """Refuse an ONNX file that needs anything else than itself and the operators of ONNX.
+    """Refuse an ONNX file that needs other files, or operators that ONNX itself does not define.
 
     Raises:
-        FileError: it is not ONNX, or holds external data, operators of another domain, functions or inner graphs.
+        FileError: the file is not ONNX, or holds external data, operators of another domain, functions or inner graphs.
     """
     with mapped(path) as data:
         found = next(_refused(data), None)
@@ -78,7 +78,7 @@ def check_structure(path: Path) -> None:
 
 
 def _refused(data: mmap.mmap) -> Iterator[str]:
-    """Each refused part of the model, in words."""
+    """A description of each refused part of the model."""
     left = MOST_FIELDS
     messages = [("model", 0, len(data))]
     while messages:
@@ -99,7 +99,7 @@ def _refused(data: mmap.mmap) -> Iterator[str]:
 
 
 def fields(data: mmap.mmap | bytes, start: int, end: int) -> Iterator[Field]:
-    """Number, wire type and place of the value of each field of a message."""
+    """The number, the wire type and the offsets of the value of each field of a message."""
     while start < end:
         key, start = _varint(data, start, end)
         number, wire = key >> 3, key & 7
@@ -119,7 +119,7 @@ def fields(data: mmap.mmap | bytes, start: int, end: int) -> Iterator[Field]:
 
 
 def _varint(data: mmap.mmap | bytes, start: int, end: int) -> tuple[int, int]:
-    """A number of up to ten bytes, seven bits in each, and where it ends."""
+    """Decode a number of up to ten bytes, with seven bits in each. Returns the number and the offset after it."""
     value = 0
     for place in range(start, min(end, start + 10)):
         value |= (data[place] & 0x7F) << 7 * (place - start)

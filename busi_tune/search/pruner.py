@@ -15,7 +15,7 @@ class StalledPruner(BasePruner):
 
     The learning rate has then been lowered, and an epoch at the lower rate did not help. A fixed number of epochs stops
     good trials before their rate is lowered. Trials report their best value so far at each step.
-    `scheduler_patience` is that of trials that do not vary it. docs/explanation/pruner-evidence.md has the measurements.
+    `scheduler_patience` is that of trials that do not vary it. See docs/explanation/pruner-evidence.md.
     """
 
     def __init__(self, scheduler_patience: int) -> None:

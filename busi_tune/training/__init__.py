@@ -1,1 +1,1 @@
-"""Train one configuration, resumable after every epoch; knows nothing of studies or screens."""
+"""Training of one configuration, which can resume after every epoch. It does not depend on studies or output."""

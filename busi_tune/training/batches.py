@@ -1,4 +1,4 @@
-"""Batches of images on the device: the sampler's draws, flips and normalisation."""
+"""Batches of images on the device: sampling, flips and normalisation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from busi_tune.data.dataset import Part, balanced_weights
 
 
 def mixed_seed(seed: int, epoch: int) -> int:
-    """A 63-bit seed that is a function of both; near seeds and epochs give unrelated streams."""
+    """A 63-bit seed that depends on `seed` and `epoch`. Similar seeds and epochs give unrelated streams."""
     low, high = np.random.SeedSequence((seed, epoch)).generate_state(2, dtype=np.uint32)
     return (int(high) << 31) ^ int(low)
 
 
 @dataclass(frozen=True)
 class DeviceImages:
-    """Images (any, size, size, 3) uint8 on one device, and the n of them that are meant: `images[rows]`.
+    """The n images `images[rows]` on one device.
 
-    `labels` (n,) int64 stand beside them; `host_labels` are the same in host memory, for drawing from them must
-    not wait for a GPU.
+    `images` is uint8 (any, size, size, 3); `rows` and `labels` are int64 (n,). `host_labels` are the same labels in
+    host memory, so that sampling does not wait for a GPU. `mean` and `deviation` (3,) are on the scale of the pixels.
     """
 
     images: Tensor
@@ -34,7 +34,7 @@ class DeviceImages:
     deviation: Tensor
 
     def batch(self, chosen: Tensor, flipped: Tensor | None = None) -> Tensor:
-        """Normalised float32 images (len(chosen), 3, size, size), channels last; some mirrored left to right."""
+        """Normalised float32 images (len(chosen), 3, size, size), channels last. `flipped` marks images to mirror."""
         pixels = self.images[self.rows[chosen]]
         if flipped is not None:
             pixels = torch.where(flipped[:, None, None, None], pixels.flip(2), pixels)
@@ -42,9 +42,10 @@ class DeviceImages:
 
 
 def to_device(part: Part, device: str, *, mean: Sequence[float], std: Sequence[float]) -> DeviceImages:
-    """Put one split's images on the device: copied to a GPU, on a CPU the memory map that all workers share.
+    """Put the images of one split on the device.
 
-    `mean` and `std` are of each colour channel, in 0..1.
+    A GPU gets a copy. A CPU uses the memory map that all workers share. `mean` and `std` hold one value for each
+    colour channel, in 0..1.
     """
     on_cpu = device == "cpu"
     rows = part.rows if on_cpu else np.arange(len(part.rows))
@@ -59,7 +60,7 @@ def to_device(part: Part, device: str, *, mean: Sequence[float], std: Sequence[f
 
 
 def class_weights(labels: NDArray[np.int64], classes: int, device: str, *, balanced: bool) -> Tensor:
-    """The loss's weight of each class, (classes,) float32 on the device: `balanced`, or ones."""
+    """The weight of each class in the loss: float32 (classes,) on the device, all 1 unless `balanced`."""
     weights = balanced_weights(labels, classes) if balanced else np.ones(classes)
     return torch.tensor(weights, dtype=torch.float32, device=device)
 
@@ -67,9 +68,9 @@ def class_weights(labels: NDArray[np.int64], classes: int, device: str, *, balan
 def training_batches(
     data: DeviceImages, seed: int, *, batch_size: int, balanced: bool, flip: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of one epoch: (images, labels). Draws and flips are a function of `seed` alone, one for each epoch.
+    """The batches of one epoch, each as (images, labels). Draws and flips depend only on `seed`.
 
-    With `balanced`, classes are drawn equally often; `flip` is the probability that an image is mirrored.
+    With `balanced`, classes are drawn equally often. `flip` is the probability that an image is mirrored.
     """
     generator = torch.Generator().manual_seed(seed)
     count = len(data.labels)
@@ -88,11 +89,11 @@ def _sampler(labels: NDArray[np.int64], generator: torch.Generator, *, balanced:
 
 
 def batch_sizes(count: int, batch_size: int) -> list[int]:
-    """The sizes of the batches of `count` images; the last one may be smaller."""
+    """The sizes of the batches of `count` images. The last batch may be smaller, or larger by one."""
     sizes = [batch_size] * (count // batch_size)
     if count % batch_size:
         sizes.append(count % batch_size)
     if len(sizes) > 1 and sizes[-1] == 1:
-        # A batch of one has no batch statistics: it joins the one before.
+        # Batch normalisation needs more than one image, so a last batch of one joins the batch before it.
         sizes[-2:] = [sizes[-2] + 1]
     return sizes

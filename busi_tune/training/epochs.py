@@ -1,4 +1,4 @@
-"""The record of an epoch, and the rule of early stopping; without PyTorch."""
+"""The record of an epoch and the rule of early stopping. This module does not import PyTorch."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from busi_tune.results import EpochRecord, StoppingState
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's record: the row of history.csv. Losses are weighted means over all images."""
+    """The record of one epoch: a row of history.csv. Losses are class-weighted means over all images."""
 
     epoch: int
     train_loss: float
@@ -21,7 +21,7 @@ class Epoch:
 
     @classmethod
     def from_record(cls, record: EpochRecord) -> "Epoch":
-        """The epoch of a record; keys that are not known are left out."""
+        """Convert a saved record. Unknown keys are ignored."""
         return cls(
             epoch=record["epoch"],
             train_loss=record["train_loss"],
@@ -44,10 +44,10 @@ class Epoch:
 
 @dataclass
 class Watcher:
-    """Which epoch is the best so far, and whether training should stop: values, not exceptions.
+    """Tracks the best epoch so far and decides whether training should stop.
 
-    The epoch kept is the one of best validation accuracy; a tie goes to the lower validation loss. Training
-    stops when the validation loss has not fallen below its lowest for `patience` epochs.
+    The best epoch has the highest validation accuracy; a tie goes to the lower validation loss. Training stops when
+    `patience` epochs in a row have no new lowest validation loss.
     """
 
     patience: int
@@ -60,7 +60,7 @@ class Watcher:
 
     @classmethod
     def from_state(cls, state: StoppingState) -> "Watcher":
-        """The watcher in a saved state; keys that are not known are left out."""
+        """Convert a saved state. Unknown keys are ignored."""
         return cls(
             patience=state["patience"],
             best_epoch=state["best_epoch"],
@@ -72,7 +72,7 @@ class Watcher:
         )
 
     def see(self, record: Epoch) -> bool:
-        """Take in one epoch; True when it is the best so far."""
+        """Add the record of one epoch. Returns True if the epoch is the best so far."""
         if record.val_loss < self.lowest_loss:
             self.lowest_loss, self.lowest_loss_epoch = record.val_loss, record.epoch
         if record.val_accuracy > self.best_accuracy:

@@ -1,4 +1,4 @@
-"""A trained model in the form that is exported: pixels in, logits and features out."""
+"""A trained model in its exported form, which maps pixels to logits and features."""
 
 import contextlib
 import copy
@@ -26,16 +26,16 @@ from busi_tune.training.weights import copy_tensors
 
 Array = NDArray[np.float64]
 Precision = Literal["float64", "float32"]
-# It has an operator for all that torchvision's classifiers compute, and the oldest runtimes know it.
+# This version has all operators that torchvision's classifiers need, and old runtimes support it.
 OPSET = 18
 BATCH = 32
 
 
 class ExportableModel(nn.Module):
-    """uint8 RGB images (n, 3, size, size) to logits (n, classes) and the last layer's inputs, the features (n, k).
+    """Maps uint8 RGB images (n, 3, size, size) to logits (n, classes) and features (n, k).
 
-    Normalisation is inside, and the logits are divided by the temperature. Models of several temperatures may share
-    a network.
+    The features are the inputs of the last layer. The model includes the normalisation and divides the logits by the
+    temperature. Models with different temperatures may share a network.
     """
 
     pixel_mean: Tensor
@@ -62,14 +62,15 @@ class ExportableModel(nn.Module):
         with last_layer(self.model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
             logits = self.model((pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_deviation)
         (features,) = seen
-        # SqueezeNet's last layer is a convolution, whose answers are averaged over the image.
+        # SqueezeNet's last layer is a convolution. Its outputs are averaged over the image, so its inputs are, too.
         return logits, features.mean(dim=(2, 3)) if features.dim() == 4 else features
 
 
 class AveragedModel(nn.Module):
-    """Several models as one, whose probabilities are the mean of theirs; its logits are the logarithms of that mean.
+    """The average of several models.
 
-    The features are those of the first model.
+    Its probabilities are the means of the members' probabilities, and its logits are the logarithms of these means. Its
+    features are those of the first member.
     """
 
     temperature: Tensor
@@ -80,12 +81,12 @@ class AveragedModel(nn.Module):
         self.register_buffer("temperature", torch.tensor(1.0))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithms of the mean probabilities, and features."""
+        """Logarithms of the mean probabilities, divided by the temperature, and features."""
         logits, features = self.uncalibrated(pixels)
         return logits / self.temperature, features
 
     def uncalibrated(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The same: the members have temperatures of their own."""
+        """Logarithms of the mean probabilities, and features. Each member still applies its temperature."""
         found = [member(pixels) for member in self.members]
         logarithms = torch.stack([torch.log_softmax(logits, dim=1) for logits, _ in found])
         return torch.logsumexp(logarithms, dim=0) - math.log(len(found)), found[0][1]
@@ -95,15 +96,15 @@ Exportable = ExportableModel | AveragedModel
 
 
 def last_layer(model: nn.Module) -> nn.Module:
-    """The layer that makes a torchvision classifier's logits: its last linear layer or convolution."""
+    """The layer that computes the logits of a torchvision classifier: its last linear layer or convolution."""
     return [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
 
 
 def best_model(folder: Path, config: Config, classes: int) -> nn.Module:
-    """The model that a run has kept, on the CPU.
+    """The model of a run's best epoch, on the CPU.
 
     Raises:
-        FileError: its checkpoint is not what was written, or not of its configuration.
+        FileError: the best checkpoint has changed, or does not fit the run's configuration.
     """
     model = untrained(config, classes)
     with checkpoint_explained(f"best checkpoint in {folder}"):
@@ -113,7 +114,7 @@ def best_model(folder: Path, config: Config, classes: int) -> nn.Module:
 
 @contextlib.contextmanager
 def checkpoint_explained(name: str) -> Iterator[None]:
-    """Turn the errors of loading a checkpoint that does not fit its run into a FileError that names it."""
+    """Turn the errors of loading a checkpoint that does not fit its run into a FileError that contains `name`."""
     try:
         yield
     except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
@@ -134,10 +135,10 @@ def exportable_model(folder: Path, identity: Identity) -> ExportableModel:
 def logits_of(model: Exportable, pixels: Pixels, precision: Precision) -> tuple[Array, Array]:
     """PyTorch's logits of `pixels` (n, size, size, 3) before and after the temperature, both float64 (n, classes).
 
-    They are computed in `precision`: "float32" is the export's arithmetic, and "float64" is so exact that any
-    difference from it is the other's error.
+    They are computed in `precision`. "float32" is the arithmetic of the export. "float64" is the reference: its own
+    error is negligible in comparison.
     """
-    # A copy: converted in place and back, the parameters would be inference tensors, which cannot be exported.
+    # `double` converts a model in place and would leave inference tensors, which cannot be exported.
     model = copy.deepcopy(model).double() if precision == "float64" else model
     batches = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
     before = torch.cat([model.uncalibrated(batch.contiguous())[0] for batch in batches])
@@ -148,7 +149,7 @@ def logits_of(model: Exportable, pixels: Pixels, precision: Precision) -> tuple[
 def logits_and_features(model: ExportableModel, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The logits (n, classes) and features (n, k) of `pixels` (n, size, size, 3), in float32 on the CPU.
 
-    A GPU may compute convolutions in fewer bits, and the export answers on the CPU.
+    The export runs on the CPU, too. A GPU may compute convolutions with fewer bits.
     """
     batches = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
     logits, features = (
@@ -159,7 +160,7 @@ def logits_and_features(model: ExportableModel, pixels: Pixels) -> tuple[NDArray
 
 @torch.no_grad()
 def nudged(model: Exportable, seed: int) -> Exportable:
-    """A copy whose every weight is moved by about a unit in its last place, up or down at random."""
+    """A copy of the model with each weight moved up or down, at random, by about one unit in the last place."""
     generator = torch.Generator().manual_seed(seed)
     moved = copy.deepcopy(model)
     for value in moved.state_dict().values():
@@ -170,9 +171,9 @@ def nudged(model: Exportable, seed: int) -> Exportable:
 
 
 def to_onnx(model: Exportable, size: int) -> bytes:
-    """The model as a serialised ONNX graph with a free batch axis, its tensors inside by their names, bit for bit."""
+    """The model as serialised ONNX with a free batch axis. It holds the model's tensors by name, bit for bit."""
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    # The exporter reports its steps on stdout, which belongs to results.
+    # The exporter prints to stdout, which is reserved for results.
     with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
         program = torch.onnx.export(
             model,
@@ -183,7 +184,7 @@ def to_onnx(model: Exportable, size: int) -> bytes:
             output_names=["logits", "features"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             external_data=False,
-            # Optimised, batch normalisation would be folded into other weights than those that were trained.
+            # Optimisation would fold batch normalisation into the trained weights and so change them.
             optimize=False,
             verbose=False,
         )
@@ -192,7 +193,7 @@ def to_onnx(model: Exportable, size: int) -> bytes:
 
 
 def tensors(model: Exportable) -> dict[str, NDArray[np.generic]]:
-    """The tensors that the exported graph must hold, by name: all but the counters of training."""
+    """The tensors that the exported graph must hold, by name: all except the batch counters of training."""
     return {
         name: value.numpy() for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")
     }

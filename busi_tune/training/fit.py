@@ -1,4 +1,4 @@
-"""The training loop: a generator that yields one record an epoch."""
+"""The training loop, a generator that yields one record for each epoch."""
 
 import math
 import time
@@ -18,23 +18,23 @@ from busi_tune.training.epochs import Epoch
 from busi_tune.training.state import TrainingState
 
 EVALUATION_BATCH = 64
-# Hears after each batch how many epochs are done, and the share of the next one that is.
+# Called after each batch with the number of finished epochs and the finished share of the current epoch.
 Within = Callable[[int, float], None]
 
 
 def unheard(done: int, share: float) -> None:
-    """Ignore a batch."""
+    """Ignore the report on a batch."""
 
 
 def fit(
     state: TrainingState, train: DeviceImages, validation: DeviceImages, until: int, within: Within = unheard
 ) -> Iterator[Epoch]:
-    """Train `state` to epoch `until`, or to where it stops by itself; yield each epoch's record.
+    """Train `state` to epoch `until` or until it has a stop reason. Yields the record of each epoch.
 
-    After each yield `state` is that epoch's, ready to be saved. Calling `fit` again goes on from there.
+    At each yield, `state` is the state after that epoch and can be saved. Another call of `fit` continues from it.
 
     Raises:
-        TrainingDiverged: the training or the validation loss is no longer finite.
+        TrainingDiverged: the training loss or the validation loss is not finite.
     """
     config = state.config
     weights = class_weights(train.host_labels, state.classes, config.device, balanced=config.class_weights)
@@ -54,7 +54,7 @@ def fit(
         logits = logits_of(state.model, validation, config.precision, batch_done)
         val_loss = weighted_loss(logits, validation.labels, weights)
         predicted = logits.argmax(dim=1).double()
-        # The only moment of an epoch at which the host waits for the device.
+        # The host waits for the device only here, once in each epoch.
         answer = torch.cat([torch.stack([train_loss, val_loss]), predicted]).cpu().numpy()
         losses = answer[:2].tolist()
         _check_finite(losses, number)
@@ -78,7 +78,7 @@ def fit(
 def train_epoch(
     state: TrainingState, data: DeviceImages, weights: Tensor, epoch: int, batch_done: Callable[[], None] | None = None
 ) -> Tensor:
-    """One pass of training; the weighted mean loss over all its images, still on the device (float64, scalar)."""
+    """Train for one epoch. Returns the weighted mean loss over all its images, a float64 scalar on the device."""
     config = state.config
     seed = mixed_seed(config.seed, epoch)
     # Dropout and stochastic depth draw from the global generator.
@@ -98,7 +98,7 @@ def train_epoch(
 
 
 def train_step(state: TrainingState, images: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """One step of the optimiser; the batch's weighted mean loss before it, on the device (scalar)."""
+    """Take one optimiser step. Returns the weighted mean loss of the batch before the step, a scalar on the device."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=state.config.precision == "bfloat16"):
         logits = state.model(images)
     loss = cross_entropy(logits.float(), labels, weight=weights)
@@ -112,7 +112,7 @@ def train_step(state: TrainingState, images: Tensor, labels: Tensor, weights: Te
 def logits_of(
     model: nn.Module, data: DeviceImages, precision: str, batch_done: Callable[[], None] | None = None
 ) -> Tensor:
-    """The logits of all images in order: (n, classes) float32 on the device, the model in evaluation mode."""
+    """The logits of all images, in order: float32 (n, classes) on the device. Sets the model to evaluation mode."""
     model.eval()
     parts = []
     for rows in torch.split(torch.arange(len(data.labels), device=data.labels.device), EVALUATION_BATCH):
@@ -125,7 +125,7 @@ def logits_of(
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy as sum(w * loss) / sum(w) over all images, float64, on the device."""
+    """The cross-entropy sum(w * loss) / sum(w) over all images: a float64 scalar on the device."""
     return cross_entropy(logits.double(), labels, weight=weights.double())
 
 
@@ -139,5 +139,5 @@ def _check_finite(losses: list[float], epoch: int) -> None:
 
 
 def float32_logits(model: nn.Module, data: DeviceImages) -> NDArray[np.float32]:
-    """The logits that final figures are made of, (n, classes), computed in float32 whatever training used."""
+    """The logits for the final metrics: float32 (n, classes), computed in float32 after training in any precision."""
     return logits_of(model.to(device=data.labels.device), data, "float32").cpu().numpy()

@@ -1,4 +1,4 @@
-"""This machine's device, precision and threads, and memory that is kept between steps."""
+"""The device, precision, threads and memory settings of this machine."""
 
 import ctypes
 import os
@@ -18,24 +18,24 @@ from busi_tune.results import Json
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 
-# The share of its threads' processors under which a process is told of it, and the seconds before it is judged.
+# A process is short of processors if it uses fewer than ENOUGH for each thread. It is judged after LONG_ENOUGH seconds.
 ENOUGH, LONG_ENOUGH = 0.8, 20.0
 
 T = TypeVar("T")
 
 
 class Computing(TypedDict):
-    """What a run computes with: fields of its configuration."""
+    """The device and the precision of a run, as in its configuration."""
 
     device: str
     precision: str
 
 
 def resolve(device: str, precision: str) -> Computing:
-    """Replace `auto` by what this machine has, so that a run's config says what really computed it.
+    """Replace `auto` with the device and the precision of this machine, so that a run's configuration records them.
 
     Raises:
-        ConfigError: CUDA is asked for and not there.
+        ConfigError: `device` is a GPU that this machine does not have.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,7 +47,7 @@ def resolve(device: str, precision: str) -> Computing:
 
 
 def on_this_machine(device: str) -> str:
-    """The device to evaluate a run that another machine has trained on `device`: the CPU where there is no GPU."""
+    """The device on which to evaluate a run that was trained on `device`: the CPU if this machine has no GPU."""
     return device if torch.cuda.is_available() else "cpu"
 
 
@@ -68,32 +68,32 @@ def native_bfloat16(device: str) -> bool:
 
 
 def threads() -> int:
-    """How many threads PyTorch computes with on a CPU."""
+    """The number of threads that PyTorch uses on a CPU."""
     return torch.get_num_threads()
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES knows."""
+    """The GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
 
 
 def confine(threads: int, gpu: str | None) -> None:
-    """Let this process, which has computed nothing yet, use so many threads and this GPU alone."""
+    """Limit this process to `threads` threads and to one GPU. Call it before the first computation."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
 
 
 class Processors:
-    """How many processors this process has while it trains, against the threads that it computes with."""
+    """Compares the number of processors that this process uses in training with its number of threads."""
 
     def __init__(self) -> None:
         self.seconds, self.used, self.last = 0.0, 0.0, time.process_time()
         self.told = False
 
     def lacking(self, seconds: float) -> str:
-        """A sentence, once, if threads had to wait for processors; `seconds` is what the last epoch took."""
+        """A notice, given only once, if threads had to wait for processors. `seconds` is the time of the last epoch."""
         now = time.process_time()
         self.seconds, self.used, self.last = self.seconds + seconds, self.used + now - self.last, now
         had = self.used / max(self.seconds, 1e-9)
@@ -107,16 +107,16 @@ class Processors:
 
 
 def contended(had: float, count: int, load: float) -> bool:
-    """Whether `count` threads that `had` so many processors had to wait for them, at this load of the machine.
+    """Whether `count` threads that used `had` processors had to wait for other processes, at this load of the machine.
 
-    Threads that wait for each other take processor time as well, so less than that means other processes. A small
-    network leaves some idle by itself, so the load has to exceed the machine, too.
+    Threads that wait for each other also use processor time. Fewer processors than threads therefore point to other
+    processes. A small network leaves some processors idle, so the load must exceed the number of processors, too.
     """
     return count > 1 and had < ENOUGH * count and load > (os.cpu_count() or 1) + 0.5
 
 
 def environment() -> dict[str, Json]:
-    """The versions and the machine, which beside the configuration decide the last bit of a result."""
+    """The versions and facts of the machine that, with the configuration, determine the last bits of results."""
     return {
         "threads": torch.get_num_threads(),
         "torch": version("torch"),
@@ -127,14 +127,14 @@ def environment() -> dict[str, Json]:
 
 
 def abilities() -> list[str]:
-    """The instructions that this machine's CPU has for fast arithmetic, as PyTorch names them."""
+    """The instruction sets for fast arithmetic of this machine's CPU, by their names in PyTorch."""
     return sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True)
 
 
 def keep_memory() -> None:
     """Let glibc reuse freed activations instead of asking the kernel for zeroed pages in every step.
 
-    Without it a fifth of a training step on a CPU goes into page faults. On systems without glibc it does nothing.
+    Without this call, page faults take a fifth of a training step on a CPU. Does nothing on systems without glibc.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -143,7 +143,7 @@ def keep_memory() -> None:
 
 
 def memory_explained(work: Iterator[T], device: str, load: str) -> Iterator[T]:
-    """Pass on what `work` yields, and turn its running out of memory into one sentence that names `load`.
+    """Yield from `work`, and turn an out-of-memory error into one sentence that names `load`.
 
     Raises:
         OutOfMemory: `device` has too little memory.

@@ -1,4 +1,4 @@
-"""The options of the scheduler and of early stopping that never acted in a set of trainings."""
+"""Detection of scheduler and early-stopping options that had no effect in a set of trainings."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -9,7 +9,7 @@ from busi_tune.training.epochs import Epoch, Watcher
 def never_acted(
     histories: Mapping[int, Sequence[Epoch]], configs: Mapping[int, Config], varied: Collection[str]
 ) -> list[str]:
-    """A sentence for each option in `varied` that changed nothing in any training; the trainings by their numbers."""
+    """A sentence for each option in `varied` without effect in any trial. The mappings are keyed by trial number."""
     trained = [(history, configs[number]) for number, history in histories.items() if history]
     if not trained:
         return []
@@ -34,7 +34,7 @@ def _lowered(history: Sequence[Epoch]) -> bool:
 
 
 def _bounded(history: Sequence[Epoch], config: Config) -> bool:
-    """Whether the scheduler lowered the learning rate to its bound, or the bound kept it where it was."""
+    """Whether the learning rate reached its lower bound, or was never above it."""
     lowest = min(record.learning_rate for record in history)
     return lowest <= config.min_learning_rate
 

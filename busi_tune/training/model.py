@@ -1,4 +1,4 @@
-"""Any torchvision classification model with as many outputs as there are classes."""
+"""Construction of torchvision's classification models, with one output for each class."""
 
 import torch
 from torch import nn
@@ -10,15 +10,15 @@ from busi_tune.option import unknown
 from busi_tune.progress import Progress
 from busi_tune.training.weights import check_weights, load_weights
 
-# These two would otherwise also return an auxiliary head's output while training.
+# Without these arguments, GoogLeNet and Inception also return the output of an auxiliary head in training.
 WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
-# Protocol Buffers end at 2 GiB; the graph and its metadata need some of it.
+# Protocol Buffers are limited to 2 GiB, of which the graph and its metadata need a part.
 LARGEST = 2**31 - 2**25
 ARCHITECTURES: tuple[str, ...] = tuple(models.list_models(module=models))
 
 
 def check_model(config: Config, progress: Progress) -> None:
-    """Check, without data and without allocating the model, that training could start with it.
+    """Check that training can start with the model of `config`, without data and without memory for its weights.
 
     Raises:
         ConfigError: see `untrained`; or the model is too large to be exported.
@@ -30,7 +30,7 @@ def check_model(config: Config, progress: Progress) -> None:
             f"{config.arch} has {size / 1e9:.1f} GB of weights, and an exported model, one ONNX file, holds less than "
             f"{2**31 / 1e9:.1f} GB; choose a smaller --arch."
         )
-    # Tensors without memory show whether the sizes fit; RegNet computes its layers' widths with real ones.
+    # Meta tensors, which take no memory, show whether the sizes fit. RegNet needs real tensors to compute layer widths.
     with torch.device("cpu" if config.arch.startswith("regnet") else "meta"):
         model = untrained(config, classes=2)
     if config.weights not in ("imagenet", "none"):
@@ -40,28 +40,28 @@ def check_model(config: Config, progress: Progress) -> None:
 
 
 def _parameters(arch: str) -> int:
-    """How many numbers the ImageNet weights of an architecture hold; 0 for one that torchvision does not know."""
+    """The number of parameters of an architecture with its ImageNet weights; 0 if torchvision does not know it."""
     return int(models.get_model_weights(arch).DEFAULT.meta["num_params"]) if arch in ARCHITECTURES else 0
 
 
 def checkpoint_bytes(config: Config, classes: int) -> int:
-    """How much a run's checkpoints take: the best weights, and the last ones with the optimiser's two moments."""
+    """The size of a run's checkpoints in bytes: the best weights, and the last weights with two optimiser moments."""
     with torch.device("cpu" if config.arch.startswith("regnet") else "meta"):
         model = untrained(config, classes)
     return 4 * sum(value.numel() * value.element_size() for value in model.parameters())
 
 
 def untrained(config: Config, classes: int) -> nn.Module:
-    """The architecture with its random start, drawn from `config.seed`, on the CPU.
+    """The model with random weights drawn from `config.seed`, on the CPU.
 
     Raises:
-        ConfigError: an unknown architecture, or one that does not take images of that size.
+        ConfigError: the architecture is unknown, or does not accept images of `config.image_size`.
     """
     if config.arch not in ARCHITECTURES:
         raise ConfigError(f"arch: {unknown(config.arch, list(ARCHITECTURES), 'architecture')}")
     extra: dict[str, object] = {}
     if config.arch in ("googlenet", "inception_v3"):
-        # torchvision trained these two on another normalisation, which they make from ImageNet's themselves.
+        # torchvision trained these two with another normalisation, to which they can convert ImageNet's.
         extra = {**WITHOUT_AUXILIARY, "transform_input": config.weights == "imagenet"}
     if config.arch.startswith("vit_"):
         extra = {"image_size": config.image_size}
@@ -81,11 +81,11 @@ def untrained(config: Config, classes: int) -> nn.Module:
 
 
 def build_model(config: Config, classes: int) -> nn.Module:
-    """The model as training starts with it: random or pretrained weights, channels last, on its device.
+    """The model at the start of training: with random or pretrained weights, channels last, on `config.device`.
 
     Raises:
         ConfigError: see `untrained`.
-        WeightsError: the pretrained weights cannot be had.
+        WeightsError: the pretrained weights cannot be loaded.
     """
     model = untrained(config, classes)
     if config.weights != "none":
@@ -94,7 +94,7 @@ def build_model(config: Config, classes: int) -> nn.Module:
 
 
 def placed(model: nn.Module, device: str) -> nn.Module:
-    """The same model on `device`, channels last: the layout that convolutions are fastest in."""
+    """Move the model to `device` and to channels last, the fastest memory layout for convolutions."""
     model.to(device)
     model.to(memory_format=torch.channels_last)
     return model

@@ -1,4 +1,4 @@
-"""Copies of runs: whole or not there, and sharing storage with the original where the file system can."""
+"""Atomic copies of runs. A copy shares storage with its original if the file system supports hard links."""
 
 import os
 import shutil
@@ -9,14 +9,14 @@ from busi_tune.errors import BusiTuneError
 from busi_tune.results import REPORT, REPORT_PAGE, SEEDS, SOURCE
 from busi_tune.training.run_folder import read_identity
 
-# Locks, what was trained beside a run, and pages on it.
+# Files that are not copied: locks, runs of other seeds, and reports.
 LEFT_OUT = (locks.RUN, "seeds", SEEDS, REPORT, REPORT_PAGE)
 
 
 def copy_run(source: Path, target: Path) -> None:
-    """Make `target` a copy of the run `source`, all of it or nothing; the two share storage where they can.
+    """Copy the run `source` to `target`, atomically. The two share storage if the file system supports hard links.
 
-    Sharing is safe because no file of a run is ever changed in place.
+    Sharing is safe because files of a run are replaced, never changed in place.
     """
     temporary = files.temporary_for(target)
     files.remove_leftovers(files.leftovers_of(target))
@@ -39,9 +39,9 @@ def _link(source: str, target: str) -> None:
 
 
 def publish(run: Path, target: Path) -> list[Path]:
-    """Make `target` the copy of a finished run, replacing the copy of another one.
+    """Copy a finished run to `target`, replacing a copy of another run.
 
-    Returns the files of a copy of this run that were missing or changed, and are restored.
+    If `target` is already a copy of this run, missing and changed files are restored. Returns the restored files.
     """
     if target.exists() and _is_another(run, target):
         files.remove_folder(target)
@@ -61,7 +61,7 @@ def publish(run: Path, target: Path) -> list[Path]:
 
 
 def _is_another(run: Path, target: Path) -> bool:
-    """Whether `target` is another run; a damaged one is taken for the same, and restored."""
+    """Whether `target` is another run. A damaged folder counts as the same run, so that it is restored."""
     try:
         return read_identity(target) != read_identity(run)
     except BusiTuneError:
@@ -69,5 +69,5 @@ def _is_another(run: Path, target: Path) -> bool:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two files have the same content; files that share it need not be read."""
+    """Whether two files have the same content. Files that share storage are not read."""
     return other.is_file() and (one.samefile(other) or files.sha256(one) == files.sha256(other))

@@ -1,4 +1,4 @@
-"""The folder of a run: its identity, its last and best checkpoint, and state.json, whose rename commits an epoch."""
+"""The folder of a run: its identity, its last and best checkpoints, and state.json, which commits each epoch."""
 
 import csv
 from collections.abc import Mapping
@@ -30,16 +30,17 @@ from busi_tune.results import (
 )
 from busi_tune.training.epochs import Epoch
 
-# Why training ended.
+# The reasons why training ended.
 EARLY, COMPLETE = "early stopping", "all epochs done"
 FIRST_FILES = frozenset({SPLIT, excluded_file(Path(SPLIT)).name, SOURCE})
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is of: a file of weights counts by its SHA-256 ("" for others), not by its path.
+    """The identity of a run: its configuration, its classes, and the fingerprint of its split.
 
-    The `environment` decides last bits, not what the run means, and the version of busi-tune nothing.
+    A file of initial weights is identified by its SHA-256, not by its path; other weights have "". The `environment`
+    affects only the last bits of results. The version of busi-tune is written, too, but is not part of the identity.
     """
 
     config: Config
@@ -66,8 +67,8 @@ def read_identity(folder: Path) -> Identity:
     """Read config.json.
 
     Raises:
-        FileError: it is missing, damaged, changed or of another version.
-        ConfigError: its configuration breaks a rule.
+        FileError: the file is missing, damaged, changed or of another version.
+        ConfigError: the configuration breaks a rule.
     """
     path = folder / IDENTITY
     found = results.read(path, RunIdentityFile)
@@ -83,7 +84,7 @@ def read_identity(folder: Path) -> Identity:
 
 
 def weights_sha256(weights: str) -> str:
-    """The SHA-256 of the initial weights where they are a file, and "" where they are not.
+    """The SHA-256 of the initial weights if they are a file, else "".
 
     Raises:
         WeightsError: the file cannot be read.
@@ -100,14 +101,14 @@ def weights_sha256(weights: str) -> str:
 
 
 def identified(config: Mapping[str, Json], sha256: str) -> dict[str, Json]:
-    """The values of a configuration by which runs are compared: a file of weights counts by its SHA-256."""
+    """The values of a configuration for comparing runs. A file of weights is replaced by its SHA-256."""
     return {**config, "weights": f"file of SHA-256 {sha256[:16]}"} if sha256 else dict(config)
 
 
 def saved_split(folder: Path, config: Config) -> Split | None:
-    """The split of the run in `folder`, or None where no run has begun there.
+    """The split of the run in `folder`, or None if the folder holds no run.
 
-    `auto` in `config` agrees with whatever it meant when the run began.
+    `auto` in `config` matches any value of the run.
 
     Raises:
         RunError: the folder holds a run of another configuration.
@@ -120,10 +121,10 @@ def saved_split(folder: Path, config: Config) -> Split | None:
 
 
 def own_split(folder: Path, known: Identity) -> Split:
-    """The split of the run in `folder`, which is `known`.
+    """The split of the run in `folder`, whose identity is `known`.
 
     Raises:
-        FileError: its files cannot be read, or are not those that the run was made with.
+        FileError: the files of the split cannot be read, or are not those that the run was trained on.
     """
     split = read_split(folder / SPLIT)
     if split.fingerprint() != known.split:
@@ -135,10 +136,10 @@ def own_split(folder: Path, known: Identity) -> Split:
 
 
 def check_classes(folder: Path, known: Identity, classes: tuple[str, ...]) -> None:
-    """Refuse a run whose classes, in their order, are not those of the data.
+    """Refuse a run whose classes, or their order, differ from those of the data.
 
     Raises:
-        FileError: they differ.
+        FileError: the classes differ.
     """
     if known.classes != classes:
         raise FileError(
@@ -148,10 +149,12 @@ def check_classes(folder: Path, known: Identity, classes: tuple[str, ...]) -> No
 
 
 def refuse_other(folder: Path, known: Identity, config: Config) -> None:
-    """Refuse a run in `folder`, which is `known`, of another configuration than `config`, but for fewer epochs.
+    """Refuse the run in `folder`, whose identity is `known`, if its configuration is not `config`.
+
+    A run of fewer epochs is accepted, because it can be extended.
 
     Raises:
-        RunError: it is one.
+        RunError: the configurations differ.
         WeightsError: the file of weights of `config` cannot be read.
     """
     old = identified(known.config.identity(), known.weights_sha256)
@@ -168,16 +171,16 @@ def refuse_other(folder: Path, known: Identity, config: Config) -> None:
 
 
 def plan_epochs(folder: Path, known: Identity, epochs: int) -> None:
-    """Let the run in `folder`, which is `known`, go on to `epochs`, which are no fewer than before.
+    """Extend the run in `folder`, whose identity is `known`, to `epochs`, which must not be fewer than before.
 
     Raises:
-        FileError: its last checkpoint, from which it would go on, is not what was written.
+        FileError: the last checkpoint, from which training would resume, is missing or has changed.
     """
     state = read_state(folder)
     if known.config.epochs < epochs:
         if state and "last" in state["checkpoints"]:
             checkpoint(folder, "last")
-        # First of all, so that a kill leaves no figures of fewer epochs.
+        # Metrics are deleted first, so that a kill leaves no metrics of fewer epochs.
         with files.explained(folder / METRICS, "deleted"):
             (folder / METRICS).unlink(missing_ok=True)
         replace(known, config=known.config.replace(epochs=epochs)).write(folder)
@@ -186,17 +189,19 @@ def plan_epochs(folder: Path, known: Identity, epochs: int) -> None:
 
 
 def remember_data(folder: Path, root: Path) -> None:
-    """Write data.json: the folder of the images, which is no part of what the run is."""
+    """Write the folder of the images to data.json. It is not part of the identity of the run."""
     document: DataFile = {"schema": results.SCHEMAS[DataFile], "folder": str(root.resolve())}
     files.write_json(folder / SOURCE, document)
 
 
 def remembered_data(folder: Path, option: str = "--data") -> Path:
-    """The folder of the images when the run was last opened, from data.json; `option` names another one.
+    """The folder of the images when the run was last opened, from data.json.
+
+    `option` is the command-line option that names another folder; the error message recommends it.
 
     Raises:
         FileError: data.json is missing, damaged or of another version.
-        RunError: the images are no longer there.
+        RunError: the folder of the images no longer exists.
     """
     root = Path(results.read(folder / SOURCE, DataFile)["folder"])
     if not root.is_dir():
@@ -205,31 +210,31 @@ def remembered_data(folder: Path, option: str = "--data") -> Path:
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether the run in `folder` has been trained to its end and still has its best checkpoint."""
+    """Whether training of the run in `folder` has ended and its checkpoints are kept."""
     state = read_state(folder)
     return state is not None and bool(state["stop_reason"] and state["checkpoints"])
 
 
 def is_finished(folder: Path, epochs: int) -> bool:
-    """Whether the run in `folder` has figures of so many epochs, whatever state these are in."""
+    """Whether the run in `folder` has ended, has metrics (valid or not), and has `epochs` as its maximum."""
     ended = (folder / METRICS).exists() and stop_reason(folder)
     return bool(ended) and read_identity(folder).config.epochs == epochs
 
 
 def clear(folder: Path) -> None:
-    """Delete the run in `folder`, so that it can start anew; a folder that is no run is left as it is."""
+    """Delete the run in `folder`, so that training can start again. A folder without a run is not changed."""
     files.clear_folder(folder, IDENTITY)
 
 
 def read_state(folder: Path) -> StateFile | None:
-    """Read state.json; None where no epoch is committed.
+    """Read state.json. Returns None if no epoch is committed.
 
     Raises:
-        FileError: it is damaged, changed, of another version, or missing though later epochs were committed.
+        FileError: the file is damaged, changed, of another version, or missing although a later epoch was committed.
     """
     path = folder / STATE
     if not path.exists():
-        # Killed in its first epoch, a run may have the checkpoints of that one.
+        # A run that was killed while it saved its first epoch may have checkpoints of that epoch.
         later = sorted(p.name for p in (folder / "checkpoints").glob("*.safetensors") if not p.stem.endswith("-0001"))
         if later or (folder / METRICS).exists():
             raise FileError(f"{path} is missing, and the run cannot be read without it; restore it or start anew.")
@@ -242,7 +247,7 @@ def read_state(folder: Path) -> StateFile | None:
 
 
 def _contradiction(state: StateFile) -> str:
-    """What in a state no training writes, or ""."""
+    """The reason why a state cannot have been written by training, or ""."""
     epochs, kept = [record["epoch"] for record in state["history"]], state["checkpoints"]
     if not epochs or epochs != list(range(1, len(epochs) + 1)):
         return f"its history has the epochs {epochs[:3]}" if epochs else "its history is empty"
@@ -272,10 +277,11 @@ def stop_reason(folder: Path) -> str:
 
 
 def commit(folder: Path, values: TrainingValues, *, last: bytes, best: bytes | None) -> None:
-    """Save an epoch: checkpoints first, then the state that names them, which is the moment it counts.
+    """Save an epoch: first its checkpoints, then state.json, which names them and commits the epoch.
 
-    `last` and `best` are safetensors files; `best` is None where the epoch is not the best so far. Training that has
-    stopped early never goes on, so its last checkpoint, three times as large as the best one, is not kept.
+    `last` and `best` are the contents of safetensors files. `best` is None if the epoch is not the best so far.
+    Training never resumes after early stopping, so the last checkpoint is then deleted. It is three times as large as
+    the best checkpoint.
     """
     checkpoints = files.make_folder(folder / "checkpoints")
     epoch = len(values["history"])
@@ -298,7 +304,7 @@ def _write_state(folder: Path, state: StateFile) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Delete a run's checkpoints; what it measured stays, and training it on begins again at its first epoch."""
+    """Delete the checkpoints of a run. Its records stay. More training starts again at the first epoch."""
     state = read_state(folder)
     if state and state["checkpoints"]:
         _write_state(folder, {**state, "checkpoints": {}})
@@ -306,7 +312,7 @@ def forget(folder: Path) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Bring what follows from the committed state up to date: history.csv, and no checkpoint it does not name."""
+    """Bring the folder in line with the committed state: write history.csv, delete checkpoints without an entry."""
     state = read_state(folder)
     if state is None:
         return
@@ -321,7 +327,7 @@ def checkpoint(folder: Path, kind: str) -> bytes:
     """The "last" or "best" checkpoint's content, checked against its recorded SHA-256.
 
     Raises:
-        FileError: the state does not name it, or it is missing, or not the file that was written.
+        FileError: the state does not name the checkpoint, or its file is missing or has changed.
     """
     state = read_state(folder)
     entry = state["checkpoints"].get(kind) if state else None
@@ -336,10 +342,10 @@ def checkpoint(folder: Path, kind: str) -> bytes:
 
 
 def changed_results(folder: Path) -> list[str]:
-    """The files of a trained run's results that are missing, or not as they were written; all follow from a checkpoint.
+    """The result files of a trained run that are missing or have changed. All can be computed from the best checkpoint.
 
     Raises:
-        FileError: that checkpoint, or the state that names it, is not what was written.
+        FileError: the best checkpoint, or the state that names it, is missing or has changed.
     """
     sha256 = files.sha256_bytes(checkpoint(folder, "best"))
     try:
@@ -355,9 +361,9 @@ def changed_results(folder: Path) -> list[str]:
 
 
 def restore_history(folder: Path, progress: Progress) -> None:
-    """Write a run's history.csv again where it does not hold the epochs of the state, with a notice if it has ended.
+    """Write history.csv again if it does not hold the epochs of the state. A run with metrics also gets a notice.
 
-    A run that was killed in between may lack its last epoch there.
+    If a run was killed between the two writes, history.csv lacks the last epoch.
     """
     state, path = read_state(folder), folder / HISTORY
     wanted = [{key: str(value) for key, value in record.items()} for record in state["history"]] if state else []
@@ -372,11 +378,11 @@ def restore_history(folder: Path, progress: Progress) -> None:
 
 
 def changed_pictures(folder: Path, metrics: MetricsFile) -> list[str]:
-    """The pictures of a finished run that are missing, or not as they were drawn."""
+    """The pictures of a finished run that are missing or have changed."""
     recorded = metrics.get("files")
 
     def whole(path: Path) -> bool:
-        # Earlier versions recorded no files.
+        # Earlier versions did not record the SHA-256 of pictures.
         return path.is_file() and (recorded is None or files.sha256(path) == recorded.get(path.name))
 
     return [name for name in (CURVES, CONFUSION) if not whole(folder / name)]

@@ -1,4 +1,4 @@
-"""A run: a configuration trained in a folder, epoch by epoch, and its figures at the end."""
+"""A run: the training of a configuration in a folder, epoch by epoch, and its final metrics."""
 
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,17 +40,17 @@ class Run:
     dataset: Dataset
 
     def part(self, name: str, progress: Progress) -> Part:
-        """One split's images at the run's size."""
+        """The images of one split, in the size that the run uses."""
         return self.dataset.part(name, self.config.image_size, progress)
 
 
 def open_run(folder: Path, config: Config, root: Path, progress: Progress, split_file: Path | None = None) -> Run:
-    """Open the run of `config` on `root` in `folder`, or begin it; the caller holds the folder's lock.
+    """Open the run of `config` on the images in `root`, or begin it in `folder`. The caller holds the folder's lock.
 
     Raises:
-        RunError: the folder holds something else.
+        RunError: the folder holds another run.
         DataError: the data cannot be used, or has changed since the run began.
-        ConfigError: the device is not there.
+        ConfigError: this machine does not have the device.
     """
     resolved = config.replace(**resolve(config.device, config.precision))
     saved = run_folder.saved_split(folder, resolved)
@@ -62,16 +62,15 @@ def open_run(folder: Path, config: Config, root: Path, progress: Progress, split
 def begin(
     folder: Path, config: Config, dataset: Dataset, progress: Progress, here: Mapping[str, Json] | None = None
 ) -> Run:
-    """Open the run of a resolved `config` on `dataset` in `folder`; a new one is written there by `train`.
+    """Open the run of a resolved `config` on `dataset` in `folder`. For a new run, nothing is written yet.
 
-    `here` is the environment that trains it, by default this process's own.
-
-    A run of fewer epochs goes on to those of `config`.
+    `here` is the environment that trains the run, by default that of this process. A run of fewer epochs is extended
+    to the epochs of `config`.
 
     Raises:
-        DataError: the folder's run was made on another split.
-        RunError: it is of another configuration.
-        FileError: its files are not those that were written.
+        DataError: the run in the folder was trained on another split.
+        RunError: the run in the folder has another configuration.
+        FileError: files of the run are missing or have changed.
     """
     keep_memory()
     run = Run(folder, config, dataset)
@@ -95,7 +94,7 @@ def begin(
 
 
 def introduce(config: Config, dataset: Dataset, folder: Path, progress: Progress, what: str = "Images") -> None:
-    """Say what is about to be trained, on what, and where the results will lie."""
+    """Report the model, the device, the images and the result folder before training begins."""
     start = {"none": "random weights", "imagenet": "ImageNet weights"}.get(config.weights, f"weights {config.weights}")
     size, count = config.image_size, threads()
     progress.notice(
@@ -107,7 +106,7 @@ def introduce(config: Config, dataset: Dataset, folder: Path, progress: Progress
 
 
 def identify(run: Run, here: Mapping[str, Json]) -> None:
-    """Write what a new run is of: its split, and config.json last, whose presence makes the folder a run."""
+    """Write the identity of a new run. config.json is written last, because its presence makes the folder a run."""
     if (run.folder / IDENTITY).exists():
         return
     config, split = run.config, run.dataset.split
@@ -117,13 +116,13 @@ def identify(run: Run, here: Mapping[str, Json]) -> None:
     Identity(config, run.dataset.classes, split.fingerprint(), weights, dict(here)).write(run.folder)
 
 
-# The plain values of a training state, and its tensors as a safetensors file.
+# The plain values of a training state, and its tensors as the content of a safetensors file.
 Checkpoint = tuple[TrainingValues, bytes]
 
 
 @dataclass(frozen=True)
 class Saved:
-    """All that an epoch leaves: its record, the state's plain values, and checkpoints as safetensors files."""
+    """The results of one epoch: its record, the plain values of the state, and checkpoints in safetensors format."""
 
     record: Epoch
     values: TrainingValues
@@ -132,13 +131,13 @@ class Saved:
 
 
 def saved_state(folder: Path) -> Checkpoint | None:
-    """The values and the checkpoint of the last committed epoch, or None where none is kept."""
+    """The values and the checkpoint of the last committed epoch, or None if no such checkpoint is kept."""
     state = run_folder.read_state(folder)
     return (state, run_folder.checkpoint(folder, "last")) if state and "last" in state["checkpoints"] else None
 
 
 def state_from(config: Config, classes: int, saved: Checkpoint | None) -> TrainingState:
-    """The state that was `saved`, or the one before the first epoch."""
+    """The training state in `saved`, or the state before the first epoch if `saved` is None."""
     if saved is None:
         return TrainingState.start(config, classes)
     values, tensors = saved
@@ -149,11 +148,11 @@ def state_from(config: Config, classes: int, saved: Checkpoint | None) -> Traini
 def epochs(
     state: TrainingState, train_part: Part, validation: Part, until: int, within: Within = unheard
 ) -> Iterator[Saved]:
-    """Train `state` to epoch `until` or its own end, writing nothing; yield all that each epoch leaves.
+    """Train `state` to epoch `until` or until it has a stop reason. Yields the results of each epoch; writes no files.
 
     Raises:
-        TrainingDiverged: the loss is no longer finite.
-        OutOfMemory: the device is too small.
+        TrainingDiverged: a loss is not finite.
+        OutOfMemory: the device has too little memory.
     """
     config = state.config
     keep_memory()
@@ -167,21 +166,20 @@ def epochs(
 
 
 def train(run: Run, until: int, progress: Progress, task: str = "training") -> Generator[Epoch, None, None]:
-    """Train to epoch `until` or the run's own end; yield each new epoch's record, while it is being saved.
+    """Train to epoch `until` or to the end of the run. Yields the record of each new epoch.
 
-    Batches are reported as parts of the steps of `task`.
-
-    An epoch is saved while the next one is trained, and all are once this has ended or was closed.
+    Each epoch is saved while the next one is trained. When the generator has ended or was closed, all epochs are
+    saved. Batches are reported to `progress` as parts of the steps of `task`.
 
     Raises:
-        TrainingDiverged: the loss is no longer finite.
+        TrainingDiverged: a loss is not finite.
         FileError: an epoch cannot be saved.
     """
     if run_folder.has_ended(run.folder):
-        # Its last checkpoint, which is large, and may be gone, is not needed.
+        # The last checkpoint is not needed. It is large, and after early stopping it does not exist.
         return
     state = state_from(run.config, len(run.dataset.classes), saved_state(run.folder))
-    # Weights that cannot be had must not leave a run behind, so this comes after them.
+    # This comes after the initial weights, so that weights that cannot be loaded leave no run behind.
     identify(run, environment())
     parts = run.part("train", progress), run.part("validation", progress)
 
@@ -192,7 +190,10 @@ def train(run: Run, until: int, progress: Progress, task: str = "training") -> G
 
 
 class _Saver:
-    """Saves one epoch at a time in a thread of its own; at once where saving has once taken longer than an epoch."""
+    """Saves one epoch at a time in the background.
+
+    Once a save has taken longer than an epoch, `save` waits until its epoch is saved.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -201,7 +202,7 @@ class _Saver:
         self.slow = False
 
     def save(self, saved: Saved) -> None:
-        """Begin to save an epoch, when the last one is saved."""
+        """Wait until the previous epoch is saved, then begin to save this one."""
         self.slow = self.slow or (self.saving is not None and not self.saving.done())
         self.finish()
         self.saving = self.thread.submit(run_folder.commit, self.folder, saved.values, last=saved.last, best=saved.best)
@@ -212,16 +213,16 @@ class _Saver:
         """Wait until the last epoch is saved.
 
         Raises:
-            FileError: it cannot be saved.
+            FileError: the epoch cannot be saved.
         """
         if self.saving is not None:
             self.saving.result()
 
 
 def save_behind(folder: Path, epochs: Iterator[Saved]) -> Generator[Epoch, None, None]:
-    """Save each of `epochs` while the next one is trained; yield their records.
+    """Save each of `epochs` while the next one is trained. Yields their records.
 
-    A kill costs one epoch, or two while the first save that takes longer than an epoch is not finished.
+    A kill loses at most one epoch, or two during the first save that takes longer than an epoch.
     """
     saver = _Saver(folder)
     with saver.thread:
@@ -234,13 +235,13 @@ def save_behind(folder: Path, epochs: Iterator[Saved]) -> Generator[Epoch, None,
 
 
 def evaluate(run: Run, progress: Progress) -> MetricsFile:
-    """The run's figures, from its best checkpoint in float32: metrics.json and predictions.csv.
+    """Evaluate the best checkpoint of a run in float32, write metrics.json and predictions.csv, and return the metrics.
 
-    Files that are there as they were written are not made again. This is the only place that opens the test split, and
-    it does so only when training has ended.
+    Files that exist and have not changed are not written again. Only this function opens the test split, and only
+    after training has ended.
 
     Raises:
-        FileError: the best checkpoint or the state is not what was written.
+        FileError: the best checkpoint or the state is missing or has changed.
     """
     path = run.folder / results.METRICS
     state = run_folder.read_state(run.folder)
@@ -276,7 +277,7 @@ def evaluate(run: Run, progress: Progress) -> MetricsFile:
 
 
 def evaluate_here(folder: Path, dataset: Dataset, progress: Progress) -> MetricsFile:
-    """The figures of a trained run in a folder, as `evaluate`, on a device of this machine; the caller has its lock."""
+    """Evaluate the trained run in `folder` on a device of this machine; see `evaluate`. The caller holds the lock."""
     run_folder.restore_history(folder, progress)
     config = run_folder.read_identity(folder).config
     here = config.replace(device=on_this_machine(config.device))
@@ -302,7 +303,10 @@ def _prior(run: Run) -> dict[str, float]:
 
 
 def test_figures(answers: Answers, split: Split) -> TestFigures:
-    """The figures of the test split with intervals; where twins of it are in training, with and without these."""
+    """The metrics of the test split with intervals.
+
+    If some test images have twins in training, the metrics of the images with and without twins are added.
+    """
     groups = split.rows("test")["group"].to_numpy()
     leaked = split.has_twin_in_training("test").to_numpy()
 

@@ -19,7 +19,7 @@ Tensors = dict[str, Tensor]
 
 
 class TrainingState:
-    """Model, optimiser, scheduler and watcher after `history`; the next epoch follows from these alone."""
+    """The model, optimiser, scheduler and watcher after the epochs in `history`. They determine the next epoch."""
 
     def __init__(self, config: Config, classes: int, model: nn.Module) -> None:
         self.config = config
@@ -45,12 +45,12 @@ class TrainingState:
 
     @property
     def epoch(self) -> int:
-        """How many epochs are done."""
+        """The number of finished epochs."""
         return len(self.history)
 
     @property
     def stop_reason(self) -> str:
-        """Why no further epoch is trained, or "" while there is one."""
+        """The reason why training has ended, or "" if it has not."""
         if self.epoch and self.watcher.should_stop(self.epoch):
             return EARLY
         return COMPLETE if self.epoch >= self.config.epochs else ""
@@ -65,7 +65,7 @@ class TrainingState:
         return {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
 
     def tensors(self) -> Tensors:
-        """Every tensor needed to go on: the model's and the optimiser's."""
+        """All tensors that a resume needs: those of the model and of the optimiser."""
         moments = {
             f"optimizer.{name}.{key}": value.detach().cpu().contiguous()
             for name, parameter in self.model.named_parameters()
@@ -74,7 +74,7 @@ class TrainingState:
         return {f"model.{name}": value for name, value in self.weights().items()} | moments
 
     def values(self) -> TrainingValues:
-        """Everything else needed to go on, as plain values."""
+        """All plain values that a resume needs in addition to the tensors."""
         scheduler = {key: value for key, value in self.scheduler.state_dict().items() if key in SCHEDULER_KEYS}
         return {
             "history": [cast("EpochRecord", asdict(record)) for record in self.history],
@@ -86,7 +86,7 @@ class TrainingState:
 
     @classmethod
     def restore(cls, config: Config, classes: int, tensors: Tensors, values: TrainingValues) -> "TrainingState":
-        """The state that `tensors` and `values` were taken from, bit for bit."""
+        """Restore, bit for bit, the state that `tensors` and `values` were taken from."""
         model = placed(untrained(config, classes), config.device)
         state = cls(config, classes, model)
         own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
@@ -106,7 +106,7 @@ SCHEDULER_KEYS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """On the parameter's device and, where the shapes agree, in its memory layout."""
+    """Copy `value` to the parameter's device and, if the shapes agree, to its memory layout."""
     if value.shape != parameter.shape:
         return value.to(parameter.device)
     return torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -1,4 +1,4 @@
-"""Pretrained weights: those that torchvision downloads and checks, or a file, bare or in a usual wrapper."""
+"""Pretrained weights: downloaded and checked by torchvision, or read from a file with or without a common wrapper."""
 
 import contextlib
 import re
@@ -25,7 +25,7 @@ from busi_tune.errors import WeightsError, listed
 Tensors = dict[str, Tensor]
 
 DOWNLOAD_TIMEOUT = 30.0
-# The errors of reading a file that is damaged, or that holds no weights.
+# The errors of reading a file that is damaged or does not hold weights.
 UNREADABLE = (
     OSError,
     RuntimeError,
@@ -39,22 +39,22 @@ UNREADABLE = (
     UnpicklingError,
     SafetensorError,
 )
-# The class that PyTorch names when it refuses to make one from a file.
+# Finds the name of the class in PyTorch's error when it refuses to load an object of that class.
 FOREIGN = re.compile(r"Unsupported global: GLOBAL (\S+)")
-# The wrapper of a network lies at most so many dicts deep in a file.
+# The most levels of nested dicts in which a network is searched for.
 DEEPEST = 3
 EMA = re.compile(r"(?:^|[._])ema(?:[._]|$)")
-# The heads that GoogLeNet and Inception have in training alone, and that are not built here.
+# GoogLeNet and Inception have these heads only in training. They are not built here.
 AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 WAYS_ON = "use --weights FILE with a file of weights, or --weights none to start from random ones"
 
 
 @dataclass(frozen=True)
 class Network:
-    """The tensors of a network in a file, by the network's own names.
+    """The tensors of a network in a file, by their names in the network.
 
-    `place` says how to find them in the file, "" where nothing is to be unwrapped. `others` are the names of the
-    tensors beside them.
+    `place` describes the wrapper that holds the tensors in the file; it is "" without a wrapper. `others` are the names
+    of the other tensors in the same dict.
     """
 
     place: str
@@ -63,10 +63,10 @@ class Network:
 
 
 def load_weights(model: nn.Module, arch: str, weights: str) -> None:
-    """Load `weights` ("imagenet" or a path) into `model`; a head for other classes keeps its random start.
+    """Load `weights` ("imagenet" or a path) into `model`. A head of another shape keeps its random weights.
 
     Raises:
-        WeightsError: they cannot be downloaded, read or used, or belong to another architecture.
+        WeightsError: the weights cannot be downloaded, read or used, or belong to another architecture.
     """
     if weights == "imagenet":
         state = imagenet_state(get_model_weights(arch), arch)
@@ -78,10 +78,10 @@ def load_weights(model: nn.Module, arch: str, weights: str) -> None:
 def check_weights(model: nn.Module, arch: str, weights: str) -> str:
     """Check that a file of weights can be loaded into `model`, which may be on the meta device.
 
-    Returns a sentence on the wrapper that the weights are in, or "".
+    Returns a sentence about the wrapper that holds the weights, or "".
 
     Raises:
-        WeightsError: they cannot be loaded.
+        WeightsError: the weights cannot be loaded.
     """
     found = network_in(file_content(Path(weights)), model, arch, weights)
     _fitting(found.tensors, model, arch, weights)
@@ -92,10 +92,10 @@ def check_weights(model: nn.Module, arch: str, weights: str) -> str:
 
 
 def imagenet_state(choices: type[WeightsEnum], arch: str) -> dict[str, Tensor]:
-    """The `IMAGENET1K_V2` weights of `arch`, or its default ones where there is no V2.
+    """The `IMAGENET1K_V2` weights of `arch`, or its default weights if it has no V2.
 
     Raises:
-        WeightsError: no network, an interrupted download, or a file whose hash is not the published one.
+        WeightsError: the network is not available, the download is interrupted, or the hash of the file is wrong.
     """
     wanted: WeightsEnum = getattr(choices, "IMAGENET1K_V2", choices.DEFAULT)
     try:
@@ -110,7 +110,7 @@ def imagenet_state(choices: type[WeightsEnum], arch: str) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def _patience(seconds: float) -> Iterator[None]:
-    """Give up on a silent network after `seconds`; torchvision's downloader has no limit of its own."""
+    """Set a network timeout of `seconds` during the block, because torchvision's downloader has none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -123,12 +123,12 @@ def file_content(path: Path) -> Mapping[str, object]:
     """The content of a safetensors file, or of a file of `torch.save` (read without running code).
 
     Raises:
-        WeightsError: it cannot be read, or is no dict.
+        WeightsError: the file cannot be read, or does not hold a dict.
     """
     try:
         if path.suffix.lower() == ".safetensors":
             return dict(load_file(path))
-        # torchvision's training script saves its arguments as well, a Namespace; that is attributes and no code.
+        # torchvision's training script also saves its arguments as a Namespace, which holds attributes and no code.
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
@@ -146,12 +146,12 @@ def _reason(error: Exception) -> str:
 
 
 def network_in(content: Mapping[str, object], model: nn.Module, arch: str, weights: str) -> Network:
-    """The tensors of `model` in the content of a file: bare, in dicts, under a prefix of their names, or all of these.
+    """Find the tensors of `model` in the content of a file: at the top, in nested dicts, or under a name prefix.
 
-    The place that has most of the model's names counts; a moving average (EMA) gives way to the weights themselves.
+    The place with the most names of the model is used. The weights are preferred to their moving average (EMA).
 
     Raises:
-        WeightsError: none of the model's tensors is there, or several networks are.
+        WeightsError: the file holds no tensor of the model, or several networks.
     """
     own = model.state_dict().keys()
     places = [
@@ -177,7 +177,7 @@ def network_in(content: Mapping[str, object], model: nn.Module, arch: str, weigh
 
 
 def _dicts(content: Mapping[str, object], keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensors]]:
-    """The tensors of a dict and of those in it, each with the keys that lead there."""
+    """The tensors of a dict and of each nested dict, with the keys that lead to the dict."""
     named = {name: value for name, value in content.items() if isinstance(name, str)}
     yield keys, {name: value for name, value in named.items() if isinstance(value, Tensor)}
     if len(keys) < DEEPEST:
@@ -187,7 +187,7 @@ def _dicts(content: Mapping[str, object], keys: tuple[str, ...] = ()) -> Iterato
 
 
 def _prefixes(tensors: Tensors, own: Collection[str]) -> Counter[str]:
-    """How many of the names in `own` the tensors have behind each prefix."""
+    """For each prefix, the number of tensors whose names consist of the prefix and a name in `own`."""
     found: Counter[str] = Counter()
     for name in tensors:
         parts = name.split(".")
@@ -202,10 +202,10 @@ def _place(keys: tuple[str, ...], prefix: str) -> str:
 
 
 def _fitting(state: Tensors, model: nn.Module, arch: str, weights: str) -> Tensors:
-    """The tensors that `model` has as well; only its head, and heads for training alone, may differ.
+    """The tensors of `state` that fit `model`. Only the head and the auxiliary heads of training may differ.
 
     Raises:
-        WeightsError: others differ, or a tensor cannot be used.
+        WeightsError: other tensors differ, or a tensor cannot be used.
     """
     own, head = model.state_dict(), _head(model)
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
@@ -226,12 +226,12 @@ def _fitting(state: Tensors, model: nn.Module, arch: str, weights: str) -> Tenso
 
 @torch.no_grad()
 def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy all tensors of a model into it, by their names.
+    """Copy `tensors` into a model, by name.
 
-    Not by `load_state_dict`: MNASNet's asks for a version, which a file of tensors does not hold.
+    `load_state_dict` is not used, because that of MNASNet needs a version, which a file of tensors does not hold.
 
     Raises:
-        ValueError: their names or shapes are not the model's.
+        ValueError: the names or shapes differ from those of the model.
     """
     own = model.state_dict()
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in tensors.items()}:
@@ -245,16 +245,16 @@ def _other(arch: str) -> str:
 
 
 def _head(model: nn.Module) -> str:
-    """The prefix of the layer that gives the logits: the last one with parameters."""
+    """The name prefix of the layer that computes the logits: the last layer with parameters."""
     *_, last = (name for name, module in model.named_modules() if list(module.parameters(recurse=False)))
     return f"{last}."
 
 
 def _usable(value: Tensor, dtype: torch.dtype, name: str, weights: str) -> Tensor:
-    """A tensor of a file in the model's type.
+    """A tensor of a file, converted to the type of the model.
 
     Raises:
-        WeightsError: it is not dense, or holds anything but finite real numbers.
+        WeightsError: the tensor is not dense, is quantised, or holds values that are not finite real numbers.
     """
     problem = ""
     if value.is_meta:

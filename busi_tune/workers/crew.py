@@ -1,4 +1,4 @@
-"""The workers that a command asks for: this process, processes of this machine, or actors of a Ray cluster."""
+"""The start of a command's workers: in this process, in processes of this machine, or in actors of a Ray cluster."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,11 +16,11 @@ from busi_tune.workers.processes import Processes
 
 
 def cluster(address: str | None) -> AbstractContextManager[None]:
-    """Join the Ray cluster at `address` for as long as the block lasts; nothing happens without an address.
+    """Join the Ray cluster at `address` during the block. Does nothing if `address` is None.
 
     Raises:
         ConfigError: Ray is not installed.
-        RunError: no cluster answers there.
+        RunError: no cluster answers at `address`.
     """
     if address is None:
         return nullcontext()
@@ -32,10 +32,10 @@ def cluster(address: str | None) -> AbstractContextManager[None]:
 
 
 def resolved(config: Config, count: int, address: str | None) -> Config:
-    """Replace `auto` by the device and precision of the machines that train.
+    """Replace `auto` with the device and the precision of the machines that train.
 
     Raises:
-        ConfigError: CUDA is asked for and not there, or the cluster has too few CPUs.
+        ConfigError: the machines do not have the GPU in `config`, or the cluster has too few CPUs.
     """
     if address is None:
         return config.replace(**resolve(config.device, config.precision))
@@ -46,9 +46,9 @@ def resolved(config: Config, count: int, address: str | None) -> Config:
 
 @contextmanager
 def workers(count: int, address: str | None, dataset: Dataset, progress: Progress, *, owner: Path) -> Iterator[Workers]:
-    """`count` workers, which end with the block; those of a cluster where `address` names one.
+    """Start `count` workers, and end them with the block. If `address` is given, they run on that Ray cluster.
 
-    The caller holds the lock of the folder `owner`; what a killed command there left of its processes is deleted.
+    The caller holds the lock of the folder `owner`. Temporary folders of killed commands on `owner` are deleted.
     """
     sockets.remove_leftovers(owner)
     if count > 1 and address is None:

@@ -1,4 +1,4 @@
-"""Training a list of runs, several at a time: finalists of a study, or any runs whose configuration is known."""
+"""Training of a list of runs, several at a time, such as the finalists of a study."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from busi_tune.progress import Progress
 from busi_tune.training import run_folder
 from busi_tune.workers.jobs import Ended, Job, Trained, Workers, work_through
 
-# A job with one of these has failed; any other error stops the command.
+# These errors fail only their own job. Any other error stops the command.
 FAILURES = (TrainingDiverged, ConfigError, OutOfMemory, WorkerLost)
 
 
@@ -21,13 +21,13 @@ def train_all(
     show: Callable[[Trained], None],
     keep_model: bool = False,
 ) -> dict[Path, BusiTuneError]:
-    """Train every job to its `until` or its own end; the folders and errors of those that failed.
+    """Train every job to its `until` or to the end of its run. Returns the errors of failed jobs, by their folders.
 
-    A job that is trained already is left out. With `keep_model` the trained model is wanted, not its learning curve
-    alone. `show` is called after each new epoch.
+    A job that is already trained is skipped. With `keep_model`, it is skipped only if it still has its checkpoints.
+    `show` is called after each new epoch.
 
     Raises:
-        BusiTuneError: anything but a failure of training went wrong.
+        BusiTuneError: an error that is not one of `FAILURES`.
     """
     failed: dict[Path, BusiTuneError] = {}
     rest = iter([job for job in jobs if not _is_trained(job, keep_model, progress)])
@@ -51,11 +51,11 @@ def train_all(
 
 
 def _is_trained(job: Job, keep_model: bool, progress: Progress) -> bool:
-    # A worker may have been killed in its last step.
+    # A killed worker may have left an incomplete history.csv.
     with locks.only_writer(job.folder, wait=True):
         run_folder.restore_history(job.folder, progress)
     state = run_folder.read_state(job.folder)
     if state is None or (keep_model and not state["checkpoints"]):
         return False
-    # A run that ended with all of its epochs may be asked for more.
+    # A run that has all of its epochs may be extended, but not after early stopping.
     return len(state["history"]) >= job.until or state["stop_reason"] == run_folder.EARLY

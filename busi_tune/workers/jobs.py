@@ -1,4 +1,4 @@
-"""Jobs and the workers that train them: what a worker offers, and the worker that is this process."""
+"""Jobs, the interface of workers, and the worker in this process."""
 
 import contextlib
 from collections import Counter
@@ -16,13 +16,13 @@ from busi_tune.progress import Progress
 from busi_tune.training import run_folder, runs
 from busi_tune.training.epochs import Epoch
 
-# A worker that dies so often without finishing an epoch will die again: too little memory, most likely.
+# A job that loses this many workers in one epoch is given up. The most likely cause is too little memory.
 MOST_DEATHS = 5
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be trained to epoch `until` or to its own end; on `split`, or on that of the workers' data."""
+    """A run to train to epoch `until` or to its end. If `split` is None, it uses the split of the workers' data."""
 
     name: str
     folder: Path
@@ -31,15 +31,15 @@ class Job:
     split: Split | None = field(default=None, compare=False, repr=False)
 
     def data(self, dataset: Dataset) -> Dataset:
-        """The data of the workers with the job's own split."""
+        """The data of the workers with the split of the job."""
         return dataset if self.split is None else replace(dataset, split=self.split)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The records of a job so far; its worker waits for an answer.
+    """An event: a job has these records so far, and its worker waits for an answer.
 
-    `new` is false for the records that a worker found when it began.
+    `new` is False if the worker has not trained an epoch yet and the records are from earlier training.
     """
 
     job: Job
@@ -49,7 +49,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job is trained as far as it goes: why, or the error that ended it."""
+    """An event: a job has ended, with the reason or with an error."""
 
     job: Job
     reason: str
@@ -58,9 +58,9 @@ class Ended:
 
 @dataclass(frozen=True)
 class Died:
-    """The worker of a job has died; the job can be started again, from its last saved epoch.
+    """An event: the worker of a job has died. The job can be started again and resumes from its last saved epoch.
 
-    `cure` says what may help where it dies again and again.
+    `cure` is the advice for the case that its workers die repeatedly.
     """
 
     job: Job
@@ -72,26 +72,26 @@ Event = Trained | Ended | Died
 
 
 class Workers(Protocol):
-    """Trains several jobs at a time; `next` says what has happened."""
+    """Workers that train several jobs at a time. `next` returns their events."""
 
     @property
     def idle(self) -> int:
-        """How many more jobs can be started."""
+        """The number of jobs that can be started now."""
 
     def start(self, job: Job) -> None:
-        """Begin a job, or go on with it."""
+        """Start a job, or resume it."""
 
     def has_event(self) -> bool:
-        """Whether `next` would give an event at once."""
+        """Whether `next` would return an event at once."""
 
     def next(self) -> Event:
-        """Wait until one of the jobs has something to say."""
+        """Wait for the next event of a job."""
 
     def answer(self, job: Job, go_on: bool) -> None:
-        """Let the worker of a `Trained` job go on, or end it."""
+        """Answer a `Trained` event: the worker trains the next epoch, or ends the job."""
 
     def close(self) -> None:
-        """End all workers; what they have saved is kept."""
+        """End all workers. Saved epochs are kept."""
 
 
 Events = Generator[Trained | Ended, bool | None, None]
@@ -99,9 +99,13 @@ Work = Callable[[Job, Dataset, Progress], Events]
 
 
 def work(job: Job, dataset: Dataset, progress: Progress) -> Events:
-    """Train a job, with its folder held; say what was known at first, then every epoch, and hear whether to go on."""
+    """Train a job while holding the lock of its folder.
+
+    Yields the records of earlier training, then all records after each new epoch. The value sent back says whether to
+    continue.
+    """
     try:
-        # Another worker may be finishing its last epoch there, its driver gone.
+        # A worker whose driver was killed may still be saving its last epoch.
         with locks.only_writer(job.folder, wait=True):
             yield from _epochs(job, dataset, progress)
         yield Ended(job, run_folder.stop_reason(job.folder))
@@ -110,14 +114,14 @@ def work(job: Job, dataset: Dataset, progress: Progress) -> Events:
 
 
 def _epochs(job: Job, dataset: Dataset, progress: Progress) -> Generator[Trained, bool | None, None]:
-    """The records that a job's run has, then those with each new epoch, while the answer is to go on."""
+    """Yield the existing records of a job's run, then all records after each new epoch, until an answer is false."""
     run = runs.begin(job.folder, job.config, job.data(dataset), progress)
     records = run_folder.history(job.folder)
     if not (yield Trained(job, records, new=False)):
         return
     with contextlib.closing(runs.train(run, job.until, progress, job.name)) as epochs:
         for record in epochs:
-            # A run whose checkpoints were given up is trained again from its first epoch.
+            # A run whose checkpoints were deleted is trained again from its first epoch.
             records = [*records[: record.epoch - 1], record]
             if not (yield Trained(job, records)):
                 return
@@ -133,19 +137,19 @@ class Here:
 
     @property
     def idle(self) -> int:
-        """One, while nothing is trained."""
+        """1 if no job is being trained, else 0."""
         return int(self.events is None)
 
     def start(self, job: Job) -> None:
-        """Begin a job, or go on with it."""
+        """Start a job, or resume it."""
         self.events, self.said = work(job, self.dataset, self.progress), None
 
     def has_event(self) -> bool:
-        """Never: an epoch is trained when it is asked for."""
+        """Always False, because epochs are trained inside `next`."""
         return False
 
     def next(self) -> Event:
-        """Train an epoch."""
+        """Train until the next event."""
         assert self.events is not None
         event = self.events.send(self.said)
         if isinstance(event, Ended):
@@ -153,11 +157,11 @@ class Here:
         return event
 
     def answer(self, job: Job, go_on: bool) -> None:  # noqa: ARG002
-        """Go on with the next epoch, or end the job."""
+        """Keep the answer for the next call of `next`."""
         self.said = go_on
 
     def close(self) -> None:
-        """Leave the job."""
+        """Stop the current job."""
         if self.events is not None:
             self.events.close()
         self.events = None
@@ -170,16 +174,16 @@ def work_through(
     ended: Callable[[Ended], None],
     progress: Progress,
 ) -> None:
-    """Train all jobs that `next_job` gives, as many at a time as there are workers.
+    """Train all jobs that `next_job` returns, as many at a time as there are workers.
 
-    `trained` is called after each epoch and says whether to go on; `ended` is called at a job's end.
-    A job whose worker dies is started again; one that has lost `MOST_DEATHS` workers in one epoch ends with an error.
+    `trained` is called after each epoch and returns whether the job continues. `ended` is called when a job has ended.
+    A job whose worker dies is started again. A job that loses `MOST_DEATHS` workers in one epoch ends with an error.
     """
     deaths: Counter[tuple[Job, int]] = Counter()
     reached: Counter[Job] = Counter()
     open_jobs, more = 0, True
     while True:
-        # Workers that wait for an answer come first: the next job may take its time.
+        # Workers that wait for an answer come first, because `next_job` may be slow.
         while more and workers.idle and not (open_jobs and workers.has_event()):
             job = next_job()
             more = job is not None

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine: forked from a warm server, replaced when they die."""
+"""Workers in processes of this machine. A server that has imported PyTorch forks the workers and replacements."""
 
 import contextlib
 import multiprocessing
@@ -20,12 +20,12 @@ from busi_tune.progress import Progress
 from busi_tune.training import hardware
 from busi_tune.workers.jobs import Died, Ended, Event, Job, Trained, Work, work
 
-# Seconds between two reports of batches by one worker.
+# The least number of seconds between two batch reports of one worker.
 REPORT = 0.3
 
 
 class _Within(NamedTuple):
-    """A worker's report of batches, as `Progress.within` takes it."""
+    """A worker's report of batches: the arguments of `Progress.within`."""
 
     task: str
     done: int
@@ -41,25 +41,25 @@ class _Process:
 
 
 class Processes:
-    """Several workers, each a process of its own; they share the decoded images through the page cache.
+    """Several workers, each in a separate process. They share the decoded images through the page cache.
 
-    `task` is what they do with a job.
+    `task` is the function that trains a job.
     """
 
     def __init__(self, count: int, dataset: Dataset, progress: Progress, task: Work = work) -> None:
         self.dataset, self.progress, self.task = dataset, progress, task
-        # Forked from a server that has imported PyTorch once: a worker that died is back at once.
+        # The fork server imports PyTorch only once, so a dead worker is replaced without delay.
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([__name__])
         self.threads, self.gpus = max(1, hardware.threads() // count), hardware.gpus()
         self.workers = [self._begin(number) for number in range(count)]
         for worker in self.workers:
             _await(worker)
-        # The pipes of the busy processes, and what has come out of them.
+        # The pipes of the busy processes, and the events received from them.
         self.selector = selectors.DefaultSelector()
         self.events: deque[Event] = deque()
 
-    # The server that forks may be killed, too; the next try starts another.
+    # The fork server may be killed, too. The next attempt starts another server.
     @retry(
         retry=retry_if_exception_type((EOFError, OSError)),
         stop=stop_after_attempt(5),
@@ -76,11 +76,11 @@ class Processes:
 
     @property
     def idle(self) -> int:
-        """How many processes have no job."""
+        """The number of processes without a job."""
         return sum(worker.job is None for worker in self.workers)
 
     def start(self, job: Job) -> None:
-        """Send a job to a free process; one that has died in the meantime is replaced."""
+        """Send a job to a free process. If that process has died, it is replaced first."""
         number = next(number for number, worker in enumerate(self.workers) if worker.job is None)
         if not self.workers[number].process.is_alive():
             self.workers[number] = self._begin(number)
@@ -91,18 +91,18 @@ class Processes:
         _send(worker.pipe, job)
 
     def has_event(self) -> bool:
-        """Whether a busy process has an event to tell."""
+        """Whether `next` would return an event at once."""
         self._hear(0)
         return bool(self.events)
 
     def next(self) -> Event:
-        """Wait for the first of the busy processes that has an event to tell."""
+        """Wait for the next event of a busy process."""
         while not self.events:
             self._hear(None)
         return self.events.popleft()
 
     def _hear(self, timeout: float | None) -> None:
-        """Take in what busy processes have sent, at most one thing of each: progress is passed on, events are kept."""
+        """Receive at most one message from each busy process. Progress is passed on; events are queued."""
         for key, _ in self.selector.select(timeout):
             worker: _Process = key.data
             try:
@@ -127,11 +127,11 @@ class Processes:
         return job
 
     def answer(self, job: Job, go_on: bool) -> None:
-        """Let the process go on, or end the job."""
+        """Answer a `Trained` event: the process trains the next epoch, or ends the job."""
         _send(next(worker.pipe for worker in self.workers if worker.job == job), go_on)
 
     def close(self) -> None:
-        """End all processes, now."""
+        """Kill all processes."""
         for worker in self.workers:
             worker.process.kill()
             worker.process.join()
@@ -140,10 +140,10 @@ class Processes:
 
 
 def _await(worker: _Process) -> None:
-    """Wait until a new process is ready for jobs; one that is killed before is found dead when it gets one.
+    """Wait until a new process is ready for jobs. If it is killed before that, `start` replaces it.
 
     Raises:
-        RunError: it has ended by itself.
+        RunError: the process has ended by itself.
     """
     try:
         worker.pipe.recv()
@@ -160,13 +160,13 @@ def _died(job: Job, code: int) -> Died:
 
 
 def _send(pipe: Connection, value: object) -> None:
-    """Send `value`; if the other side is gone, the next read from the pipe says so."""
+    """Send `value`. If the other process has ended, the next read from the pipe fails."""
     with contextlib.suppress(OSError):
         pipe.send(value)
 
 
 class _Told:
-    """A worker's progress: notices and batches go to the driver, which reports whole epochs itself."""
+    """A worker's progress. Notices and batch reports go to the driver, which reports whole epochs itself."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe, self.reported = pipe, 0.0
@@ -188,8 +188,11 @@ class _Told:
 
 
 def _serve(pipe: Connection, dataset: Dataset, threads: int, gpu: str | None, task: Work) -> None:
-    """A worker process: jobs in, events out. If its driver is gone, it saves the current epoch and ends."""
-    # Ctrl-C is the driver's to answer.
+    """The main function of a worker process, which receives jobs and sends events.
+
+    If the driver has ended, the process saves the current epoch and ends.
+    """
+    # The driver handles Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hardware.confine(threads, gpu)
     _send(pipe, "ready")

@@ -1,4 +1,4 @@
-"""Workers that are actors of a Ray cluster: Ray places and restarts them; images go out once, checkpoints come back."""
+"""Workers in actors of a Ray cluster. Ray places and restarts the actors, which return each epoch's checkpoints."""
 
 import logging
 import math
@@ -25,19 +25,19 @@ from busi_tune.training import hardware, run_folder, runs
 from busi_tune.training.epochs import Epoch
 from busi_tune.workers.jobs import Died, Ended, Event, Job, Trained
 
-# What an actor answers: the environment that it trains in, an epoch, or that none is left.
+# The answer of an actor: its environment, the results of an epoch, or None if no epoch is left.
 Answer = runs.Saved | dict[str, Json] | None
 
 
 class Needs(TypedDict):
-    """The share of a node that each actor asks for."""
+    """The share of a node that each actor needs."""
 
     num_cpus: int
     num_gpus: float
 
 
 class Trainer:
-    """An actor of the cluster: trains one job at a time, an epoch a call, and touches no file."""
+    """An actor of the cluster. It trains one job at a time, one epoch in each call, and writes no files."""
 
     def __init__(self, threads: int) -> None:
         hardware.confine(threads, None)
@@ -46,12 +46,12 @@ class Trainer:
     def begin(
         self, job: Job, classes: int, kept: runs.Checkpoint | None, parts: tuple[Part, Part], weights: str
     ) -> dict[str, Json]:
-        """Resume a job from its last checkpoint; the environment here, on which the last bits of its result depend.
+        """Begin a job, or resume it from its last checkpoint, `kept`. Returns the environment of this node.
 
-        A job that begins must find the file of weights with the driver's SHA-256, `weights`.
+        `weights` is the SHA-256 of the driver's file of initial weights. A new job needs the same file on this node.
 
         Raises:
-            BusiTuneError: its model cannot be built here.
+            BusiTuneError: the model cannot be built on this node.
         """
         config = job.config
         if kept is None and run_folder.weights_sha256(config.weights) != weights:
@@ -61,13 +61,13 @@ class Trainer:
         self.epochs = runs.epochs(runs.state_from(config, classes, kept), *parts, job.until)
         return hardware.environment()
 
-    # The one thing that can be asked of an actor before it is restarted, and answered afterwards.
+    # Ray repeats only this call after a restart, so its answer shows that the actor has been restarted.
     @ray.method(max_task_retries=-1)
     def there(self) -> None:
-        """Answer, once Ray has found a place for this actor."""
+        """Answer once Ray has placed this actor on a node."""
 
     def epoch(self) -> runs.Saved | None:
-        """Train one epoch; its record and checkpoints, or None where no epoch is left.
+        """Train one epoch. Returns its record and checkpoints, or None if no epoch is left.
 
         Raises:
             BusiTuneError: training failed.
@@ -86,7 +86,7 @@ class _Actor:
 
     @property
     def free(self) -> bool:
-        """Whether it can be given a job: it has none, and is not being restarted."""
+        """Whether the actor can take a job: it has none, and it is not being restarted."""
         return self.job is None and self.said is None
 
     def settle(self) -> None:
@@ -97,10 +97,10 @@ class _Actor:
 
 
 class RayActors:
-    """Several actors; the driver keeps all files, so that no file system need be shared.
+    """Several actors. The driver writes all files, so no shared file system is needed.
 
-    An epoch is saved while the next one is trained, by threads of the driver's. The job of an actor that died waits for
-    whichever is free first: there may be no place left for that one.
+    Threads of the driver save each epoch while the next one is trained. The job of a dead actor waits for the first
+    free actor, because the cluster may have no room left for the dead one.
     """
 
     def __init__(self, count: int, dataset: Dataset, progress: Progress) -> None:
@@ -114,11 +114,11 @@ class RayActors:
 
     @property
     def idle(self) -> int:
-        """How many actors can be given a job."""
+        """The number of actors that can take a job."""
         return sum(actor.free for actor in self.actors)
 
     def start(self, job: Job) -> None:
-        """Send a job to the next free actor, with its last checkpoint."""
+        """Send a job to a free actor, with its last checkpoint. If no actor is free, the job waits."""
         actor = next((actor for actor in self.actors if actor.free), None)
         if actor is None:
             self.queue.append(job)
@@ -133,7 +133,7 @@ class RayActors:
         actor.said = actor.handle.begin.remote(job, len(self.dataset.classes), kept, parts, weights)
 
     def _parts(self, job: Job) -> "ray.ObjectRef[tuple[Part, ...]]":
-        """The images of training and validation in Ray's object store, those of each size and split once."""
+        """The images of training and validation in Ray's object store, stored once for each size and split."""
         size, dataset = job.config.image_size, job.data(self.dataset)
         key = size, "" if job.split is None else job.split.fingerprint()
         if key not in self.parts:
@@ -149,7 +149,7 @@ class RayActors:
         return bool(said) and bool(ray.wait(said, timeout=0)[0])
 
     def next(self) -> Event:
-        """Wait for the first busy actor that has an event."""
+        """Wait for the next event of a busy actor."""
         while True:
             event, actor = None, self._first()
             said, actor.said = actor.said, None
@@ -161,7 +161,7 @@ class RayActors:
                 return event
 
     def _first(self) -> _Actor:
-        """The first actor that has answered, or is there again after a restart."""
+        """Wait for the first actor that has answered or has been restarted."""
         asked = [actor for actor in self.actors if actor.said is not None]
         [ready], _ = ray.wait([actor.said for actor in asked], num_returns=1)
         return next(actor for actor in asked if actor.said == ready)
@@ -174,7 +174,7 @@ class RayActors:
             actor.job = None
             return Ended(job, "", cluster_error(error))
         except RayError as error:
-            # The actor, its node, or what it had to say is gone.
+            # The actor, its node or its answer is lost.
             actor.job, actor.said = None, actor.handle.there.remote()
             return Died(job, str(error).splitlines()[0])
 
@@ -192,13 +192,13 @@ class RayActors:
         return Trained(job, actor.records)
 
     def answer(self, job: Job, go_on: bool) -> None:
-        """Let the actor train the next epoch, or end the job."""
+        """Answer a `Trained` event: the actor trains the next epoch, or the job ends."""
         actor = next(actor for actor in self.actors if actor.job == job)
         more = go_on and not run_folder.has_ended(job.folder)
         actor.said = actor.handle.epoch.remote() if more else ray.put(None)
 
     def close(self) -> None:
-        """End all actors; what they have said is saved."""
+        """End all actors. Epochs that the driver has received are saved."""
         for actor in self.actors:
             ray.kill(actor.handle)
         self.savers.shutdown()
@@ -206,14 +206,14 @@ class RayActors:
 
 @contextmanager
 def cluster(address: str) -> Iterator[None]:
-    """Join the cluster at `address`, and leave it in the end; "auto" is the one that runs here.
+    """Join the cluster at `address` during the block. "auto" is the cluster that runs on this machine.
 
     Raises:
-        RunError: there is none.
+        RunError: no cluster answers.
     """
     try:
         if address != "auto":
-            # Ray itself would try for minutes.
+            # Ray itself would retry for minutes.
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="busi-tune")
@@ -227,22 +227,25 @@ def cluster(address: str) -> Iterator[None]:
 
 
 def _needs(count: int) -> Needs:
-    """What each of `count` actors asks Ray for, so that the cluster has room for all of them at once.
+    """The resources for each of `count` actors, chosen so that the cluster has room for all of them at once.
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: the cluster has too few CPUs.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return shares([int(node.get("CPU", 0)) for node in nodes], [int(node.get("GPU", 0)) for node in nodes], count)
 
 
 def shares(cpus: Sequence[int], gpus: Sequence[int], count: int) -> Needs:
-    """The most CPUs that each of `count` actors can have on nodes with so many, and a GPU or an equal part of one.
+    """The most CPUs that each of `count` actors can have, and its share of a GPU.
+
+    `cpus` and `gpus` hold the numbers of each node. Each actor gets a whole GPU or an equal part of one. If any node
+    has GPUs, only nodes with GPUs are used.
 
     Raises:
-        ConfigError: there are fewer CPUs than actors, on the nodes with GPUs if there are any.
+        ConfigError: the usable nodes have fewer CPUs than there are actors.
     """
-    # Each node's CPUs, and its GPUs; where there are any, a node without is no place for an actor.
+    # The CPUs and GPUs of each usable node.
     nodes = [(cpu, gpu) for cpu, gpu in zip(cpus, gpus, strict=True) if gpu or not sum(gpus)]
     most = sum(cpu for cpu, _ in nodes)
     if most < count:
@@ -258,10 +261,10 @@ def shares(cpus: Sequence[int], gpus: Sequence[int], count: int) -> Needs:
 
 
 def resolve_there(config: Config, count: int) -> Config:
-    """Replace `auto` by what the cluster's machines have.
+    """Replace `auto` with the device and the precision of the machines in the cluster.
 
     Raises:
-        ConfigError: CUDA is asked for and not there.
+        ConfigError: the machines do not have the GPU in `config`.
         RunError: the cluster cannot run busi-tune.
     """
     needs = _needs(count)
@@ -273,7 +276,7 @@ def resolve_there(config: Config, count: int) -> Config:
 
 
 def cluster_error(error: RayError) -> BusiTuneError:
-    """What went wrong on the cluster, as our own error."""
+    """Convert an error of the cluster to an error of our own."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, BusiTuneError):
         return cause

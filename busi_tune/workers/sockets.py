@@ -1,4 +1,4 @@
-"""The temporary folder in which multiprocessing keeps its socket, and what a driver that was killed left of it."""
+"""The temporary folder of multiprocessing's socket, and its removal after its driver was killed."""
 
 import os
 import tempfile
@@ -12,14 +12,14 @@ from filelock import FileLock
 from busi_tune import files, locks
 from busi_tune.errors import FileError
 
-# Held to the end of this process, which deletes its folder itself unless it is killed.
+# The locks are held until this process ends. It deletes its temporary folder itself unless it is killed.
 _held: dict[Path, FileLock] = {}
 
 
 def mark_own(study: Path) -> None:
-    """Lock a file in this process's folder, which says that it is the folder of a driver of `study`.
+    """Mark the temporary folder of this process, with a locked file, as the folder of a driver of `study`.
 
-    A process that multiprocessing started has the folder of the one that started it, which may live on.
+    A process that multiprocessing started is not marked. It uses the folder of its parent, which may run longer.
     """
     if parent_process() is not None:
         return
@@ -31,9 +31,9 @@ def mark_own(study: Path) -> None:
 
 
 def remove_leftovers(study: Path) -> None:
-    """Delete the folders of drivers of `study` that were killed; the caller holds the study's lock."""
+    """Delete the temporary folders of killed drivers of `study`. The caller holds the lock of the study."""
     for path in Path(tempfile.gettempdir()).glob(f"pymp-*/{_mark(study)}"):
-        # Other users' cannot be locked.
+        # Files of other users cannot be locked.
         with suppress(FileError):
             lock = None if path in _held else locks.take(path, wait=False)
             if lock is not None:

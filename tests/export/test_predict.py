@@ -490,6 +490,8 @@ def test_a_list_by_name_and_names_with_line_ends(export: Path, pictures: Path, t
     assert exit_code(arguments) == 0
     assert answered(target) == [str(pictures / COLOUR), str(odd)]
     assert list(image_paths([], [listed, listed], nul=True)) == [odd, odd]
+    listed.write_bytes(codecs.BOM_UTF16_LE + "two\nlines.png\0".encode("utf-16-le"))
+    assert list(image_paths([], [listed], nul=True)) == [Path("two\nlines.png")]
 
 
 @pytest.mark.parametrize("form", [[], ["--jsonl"], ["--csv", "-"], ["--csv", "/dev/stdout"]])
