@@ -10,7 +10,7 @@ from pathlib import Path
 # With more names, a search would take long and find too many matches.
 MOST_NAMES = 10_000
 # The errors about a file that is not there.
-MISSING = re.compile(r"does not exist|[Nn]o such|holds no ")
+MISSING = re.compile(r"does not exist|[Nn]o such|holds no |is not a folder")
 
 
 def did_you_mean(arguments: Sequence[str], error: str) -> str:

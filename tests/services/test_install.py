@@ -95,7 +95,7 @@ def test_evaluate_says_what_an_export_needs(installed: Path, tmp_path: Path) -> 
     done = run(installed, ["evaluate", ".", "--data", ".", "--out", "e"], tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert line.endswith(", which is not installed; pip install 'busi-tune[evaluate]' installs all it takes.")
+    assert line.endswith(", which is not installed; pip install '/path/to/busi-tune[evaluate]' installs all it takes.")
     assert list(tmp_path.iterdir()) == []
 
 
