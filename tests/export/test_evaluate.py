@@ -458,7 +458,7 @@ sys.exit(exit_code(sys.argv[1:]))
     }
     done = subprocess.run([*command, str(exported.run), *options], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("pip install 'busi-tune[train]' installs all it takes.")
+    assert done.stderr.splitlines()[-1].endswith("pip install '/path/to/busi-tune[train]' installs all it takes.")
 
 
 def test_it_is_shown_as_tables(

@@ -222,8 +222,8 @@ def test_without_the_extra_the_command_says_what_to_install(export: Path) -> Non
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "busi-tune: This command needs uvicorn, which is not installed; pip install '/path/to/busi-tune[serve]' installs all "
-        "it takes.\n"
+        "busi-tune: This command needs uvicorn, which is not installed; pip install '/path/to/busi-tune[serve]' "
+        "installs all it takes.\n"
     )
 
 
