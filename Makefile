@@ -32,8 +32,8 @@ services:
 # The fast tests on the lowest versions that pyproject.toml allows.
 lowest:
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet uv
-	.venv-lowest/bin/uv pip install --quiet --resolution lowest-direct --editable '.[test]'
+	.ci/lowest > .venv-lowest/constraints.txt
+	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[test]'
 	.venv-lowest/bin/pytest --numprocesses 2 --dist worksteal -m 'not slow and not services'
 
 # Which lines no test reaches; child processes count, too.
