@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from busi_tune import files, locks, results
+from busi_tune import files, results
 from busi_tune.errors import BusiTuneError, ConfigError, FileError, ParityError
 from busi_tune.inference.classifier import Classifier, Optimisation, provider_name
 from busi_tune.inference.contents import read_contents
@@ -111,6 +111,8 @@ def remove_leftovers(folder: Path) -> None:
     left = list(folder.glob(f".*{files.TEMPORARY}"))
     if not left or not os.access(folder, os.W_OK):
         return
+    from busi_tune import locks
+
     lock = locks.take(folder / locks.RUN, wait=False)
     if lock is None:
         return
@@ -186,7 +188,9 @@ def check_folder(folder: Path, key: str = "") -> VerificationFile:
 
 def uncertified(folder: Path, certificate: VerificationFile) -> list[str]:
     """The names in an export's folder, including hidden ones, that its certificate does not cover."""
-    known = {VERIFICATION, locks.RUN, *certificate["models"], *certificate["files"]}
+    from busi_tune.locks import RUN
+
+    known = {VERIFICATION, RUN, *certificate["models"], *certificate["files"]}
     if "signed_by" in certificate:
         known.add(signature_of(folder / VERIFICATION).name)
     return sorted(entry.name for entry in folder.iterdir() if entry.name not in known)

@@ -32,7 +32,7 @@ from result_files import rows
 pytest_plugins = ["exported"]
 
 MAP = "benign=B,malignant=M,normal=N"
-FILES = {".lock", "evaluation.json", "predictions.csv", "confusion_matrix.png", "risk_coverage.png", "reliability.png"}
+FILES = {"evaluation.json", "predictions.csv", "confusion_matrix.png", "risk_coverage.png", "reliability.png"}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from busi_tune.cli.extras import TRAINING
+from busi_tune.inference.certificate import UNSIGNED
 from exported import Exported, flip_a_bit, linked
 from small_export import CLASSES, small_model, write_export
 
@@ -65,7 +66,7 @@ def test_predict_works(installed: Path, options: list[str], tmp_path: Path) -> N
     Image.fromarray(np.full((30, 40), 99, np.uint8)).save(tmp_path / "image.png")
     done = run(installed, ["predict", str(export), "image.png", "--jsonl", *options], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["class"] in CLASSES
+    assert json.loads(done.stdout)["predicted"] in CLASSES
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_evaluate_says_what_an_export_needs(installed: Path, tmp_path: Path) -> 
 def test_verify_without_data_works(installed: Path, exported: Exported, tmp_path: Path) -> None:
     done = run(installed, ["verify", str(exported.folder)], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{exported.folder}: every file is the one that was certified.\n"
+    assert done.stdout == f"{exported.folder}: every file is the one that was certified.\n{UNSIGNED}\n"
     folder = linked(exported.folder, tmp_path / "export")
     flip_a_bit(folder / "model.onnx")
     done = run(installed, ["verify", str(folder)], tmp_path)

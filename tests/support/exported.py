@@ -15,7 +15,7 @@ from busi_tune.progress import Silent
 from busi_tune.results import VerificationFile
 
 MODELS = {"model.onnx", "model-32.onnx"}
-EXPORT_FILES = MODELS | {".lock", "README.md", "labels.json", "predictions.csv", "verification.json"}
+EXPORT_FILES = MODELS | {"README.md", "labels.json", "predictions.csv", "verification.json"}
 
 
 @dataclass(frozen=True)

@@ -339,7 +339,11 @@ ANEW = "Nothing is half-written: run the same command again to start anew."
         (["data", "split", "--data", "data", "--out", "split.csv"], ANEW),
         (["export", "run", "--out", "out"], ANEW),
         (["verify", "out"], "The check is not complete: run the same command again."),
-        (["predict", "out", "-"], "Each line that was printed is a whole answer; the file of --csv is not written."),
+        (
+            ["predict", "out", "-"],
+            "Each line that was printed is a whole answer; --csv FILE.csv keeps them in FILE.csv.partial, and "
+            "--resume continues after them.",
+        ),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )

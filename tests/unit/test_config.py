@@ -75,7 +75,13 @@ def test_the_defaults_of_a_study_and_of_an_export() -> None:
         "storage": None,
         "ray": None,
     }
-    assert vars(ExportOptions()) == {"int8": False, "float16": False, "max_drop": 0.01, "sensitivity": None}
+    assert vars(ExportOptions()) == {
+        "int8": False,
+        "float16": False,
+        "network_only": "none",
+        "max_drop": 0.01,
+        "sensitivity": None,
+    }
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -118,9 +118,11 @@ def test_a_turned_copy_with_another_label_is_a_conflict(data: Path, capsys: pyte
     for name, form in (("copy.png", "PNG"), ("copy.webp", "WEBP"), ("copy.jpg", "JPEG"), ("copy.tif", "TIFF")):
         (data / "malignant" / name).write_bytes(encoded(copy, form, exif=upright))
     assert exit_code(splitting(data)) == 0
-    names = ", ".join(["benign/3.png", *(f"malignant/copy.{suffix}" for suffix in ("jpg", "png", "tif", "webp"))])
-    told = f"5 images left out, their near-duplicates carry another label: {names}."
+    table = data.parent / "split.excluded.csv"
+    told = f"5 images left out: near-duplicates of them carry another label. {table} lists them."
     assert told in capsys.readouterr().err.splitlines()
+    names = ["benign/3.png", *(f"malignant/copy.{suffix}" for suffix in ("jpg", "png", "tif", "webp"))]
+    assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == names
 
 
 def test_predict_warns_of_doubtful_pictures_and_names_what_it_cannot_read(

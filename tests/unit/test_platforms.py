@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from busi_tune.inference import open_export, predict_files
+from busi_tune.inference.certificate import UNSIGNED
 from small_export import CLASSES, small_model, write_export
 
 MISSING = """
@@ -80,4 +81,4 @@ def test_predict(options: list[str], export: Path, image: Path, tmp_path: Path) 
 
 def test_verify(export: Path, tmp_path: Path) -> None:
     out, _ = run(["verify", str(export)], tmp_path)
-    assert out == f"{export}: every file is the one that was certified.\n"
+    assert out == f"{export}: every file is the one that was certified.\n{UNSIGNED}\n"

@@ -98,18 +98,17 @@ def test_a_baseline_and_its_export_read_each_file_once(data: Path, tmp_path: Pat
 
 
 def test_a_whole_run_reads_each_file_once(data: Path, tmp_path: Path) -> None:
-    """Baseline, search, export and predictions in one process."""
+    """Baseline, search, export, predictions and the report in one process."""
     command = ["run", "--data", str(data), *TRAINING, "--trials", "2", "--trial-epochs", "1", "--json"]
     once = every_image_once(data)
     [found] = opened(data, tmp_path, command)
     with (tmp_path / "studies/tuned/best/split.csv").open() as file:
         test = Counter(line.split(",")[0] for line in file if ",test," in line)
-    # The export decodes the test images again, and `predict` reads six of them from their files.
+    # The export decodes the test images again, `predict` reads six of them, and the report shows some as pictures.
     again = found - once
     assert found >= once
     assert test <= again
-    assert sum((again - test).values()) == 6
-    assert set(again) <= set(test)
+    assert 6 < sum((again - test).values()) <= 40
 
 
 @pytest.fixture
