@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 from busi_tune.errors import FileError, RunError
 
 TEMPORARY = ".busi-tune.tmp"
+# In a folder of results, the file that locks.py locks.
+LOCK = ".lock"
 # Files and folders that file managers and operating systems create in any folder, in lower case.
 SYSTEM_NAMES = frozenset(
     {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory", "@eadir", "__macosx", ".localized", "icon\r"}

@@ -20,11 +20,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from busi_tune.errors import RunError
-from busi_tune.files import TEMPORARY, explained, make_folder, remove_leftovers
+from busi_tune.files import LOCK, TEMPORARY, explained, make_folder, remove_leftovers
 
 # The advice for a script that starts several workers.
 GUARD = 'put what the script does under `if __name__ == "__main__":`'
-RUN, STUDY = ".lock", ".study.lock"
+RUN, STUDY = LOCK, ".study.lock"
 # Seconds between two attempts to take a lock.
 POLL = 0.02
 

@@ -188,9 +188,7 @@ def check_folder(folder: Path, key: str = "") -> VerificationFile:
 
 def uncertified(folder: Path, certificate: VerificationFile) -> list[str]:
     """The names in an export's folder, including hidden ones, that its certificate does not cover."""
-    from busi_tune.locks import RUN
-
-    known = {VERIFICATION, RUN, *certificate["models"], *certificate["files"]}
+    known = {VERIFICATION, files.LOCK, *certificate["models"], *certificate["files"]}
     if "signed_by" in certificate:
         known.add(signature_of(folder / VERIFICATION).name)
     return sorted(entry.name for entry in folder.iterdir() if entry.name not in known)

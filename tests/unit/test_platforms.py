@@ -81,4 +81,4 @@ def test_predict(options: list[str], export: Path, image: Path, tmp_path: Path) 
 
 def test_verify(export: Path, tmp_path: Path) -> None:
     out, _ = run(["verify", str(export)], tmp_path)
-    assert out == f"{export}: every file is the one that was certified.\n{UNSIGNED}\n"
+    assert out == f"{export}: the 3 certified files are unchanged.\n{UNSIGNED}\n"
