@@ -51,8 +51,8 @@ def model(exported: Exported) -> onnx.ModelProto:
 def test_the_file_is_valid_and_whole(exported: Exported, model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model, full_check=True)
     assert names(exported.folder) == EXPORT_FILES
-    assert model.ir_version == 10
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+    assert model.ir_version == 8
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     assert not model.functions
     check_structure(exported.folder / "model.onnx")
     assert {tensor.data_location for tensor in model.graph.initializer} == {onnx.TensorProto.DEFAULT}

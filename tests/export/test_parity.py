@@ -105,7 +105,8 @@ def test_a_correct_export_passes(case: Case) -> None:
     assert result.confusion_matrix["pytorch"] == result.confusion_matrix["onnxruntime"]
     assert np.sum(result.confusion_matrix["onnxruntime"]) == result.images == count
     recorded = json.loads((case.exported.folder / "verification.json").read_text())
-    assert recorded == case.exported.certificate
+    # The file also holds its own SHA-256.
+    assert recorded == case.exported.certificate | {"sha256": recorded["sha256"]}
 
 
 def test_ready_images_are_answered_alike(case: Case) -> None:
@@ -413,7 +414,7 @@ def test_a_failed_verification_leaves_no_model(
         patch.setattr("busi_tune.export.parity.FACTOR", 1e-6)
         with pytest.raises(ParityError, match="a logit is off by"):
             pipeline.export(exported.run, folder, exported.data, Silent())
-    assert names(folder) == EXPORT_FILES - MODELS
+    assert names(folder) == EXPORT_FILES - MODELS - {"labels.json"}
     certificate = json.loads((folder / "verification.json").read_text())
     assert certificate["passed"] is False
     assert certificate["reasons"]
