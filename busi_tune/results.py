@@ -721,8 +721,6 @@ class Evidence(TypedDict):
 
     `validation_risk_coverage` is of the calibrated probabilities of the validation images; earlier versions lack it.
     `warnings` say why the network is of no use, though it may be exported rightly; it is empty for most.
-    `signed_by` is the Ed25519 public key, 32 bytes in base64, of the signature in verification.json.sig, and in that
-    file alone.
     """
 
     source_sha256: str
@@ -741,7 +739,6 @@ class Evidence(TypedDict):
     operating_point: NotRequired[OperatingPointEntry]
     validation_risk_coverage: NotRequired[list[RiskCoveragePoint]]
     averaged: NotRequired[AveragedEntry]
-    signed_by: NotRequired[str]
 
 
 class VerificationFile(Evidence):
@@ -749,6 +746,7 @@ class VerificationFile(Evidence):
 
     `seen_images` has the first 16 digits of the SHA-256 of all images of the training folder but the test images,
     sorted; earlier versions lack it.
+    `signed_by` is the Ed25519 public key, 32 bytes in base64, of the signature in verification.json.sig.
     """
 
     schema: str
@@ -762,6 +760,7 @@ class VerificationFile(Evidence):
     models: dict[str, ModelCertificate]
     files: dict[str, str]
     seen_images: NotRequired[list[str]]
+    signed_by: NotRequired[str]
 
 
 class ModelLabels(TypedDict):

@@ -167,7 +167,7 @@ def test_stopped_again_and_again_it_ends_with_the_same_bytes(
             stops += 1
             continue
         break
-    assert stops > 3
+    assert stops >= 3
     assert tree(tmp_path / "study") == tree(folder)
 
 
