@@ -279,8 +279,7 @@ def _certificate(draft: Draft, made: Mapping[str, Made], evidence: Evidence, car
         "tolerance": headline["tolerance"],
         "answers_changed": headline["answers_changed"],
         "model_sha256": headline["model_sha256"],
-        # mypy takes it that evidence might hold signed_by, which is added when the certificate is signed.
-        **evidence,  # type: ignore[typeddict-item]
+        **evidence,
         "models": models,
         "files": {PREDICTIONS: evidence["predictions_sha256"]},
         "seen_images": _seen_images(draft.source),
