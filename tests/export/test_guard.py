@@ -294,7 +294,8 @@ def test_the_graph_joins_a_network_with_any_names(guard: Guard) -> None:
     pixels = layered(3, 3)
     given = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     features, values = InferenceSession(network.SerializeToString()).run(["features", "guard"], {"pixels": given})
-    np.testing.assert_array_equal(values, scores(guard, pixels, features))
+    # Below opset 19, ONNX Runtime's average pooling may differ in the last digits.
+    np.testing.assert_allclose(values, scores(guard, pixels, features), rtol=1e-5)
 
 
 def test_torch_is_not_needed() -> None:

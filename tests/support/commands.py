@@ -66,7 +66,7 @@ def judge(found: Outcome) -> str:
     Any other outcome is an error, described in full.
     """
     lines = [line for line in found.error.splitlines() if not LIBTIFF.match(line)]
-    if found.code == 0 and not lines and "class" in json.loads(found.out):
+    if found.code == 0 and not lines and "predicted" in json.loads(found.out):
         return "answer"
     if found.code == 1 and not lines and found.out and "error" in json.loads(found.out):
         return "row with an error"

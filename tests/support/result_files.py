@@ -26,12 +26,18 @@ def content(path: Path) -> object:
     return path.read_bytes()
 
 
+LEFT_OUT = frozenset({"study.db", "data.json", "report.html", "report.json"})
+
+
 def tree(folder: Path) -> dict[str, object]:
-    """All files of a result folder with their content, except for the database, locks and data.json."""
+    """All files of a result folder with their content, except for the database, locks, data.json and the report.
+
+    A report shows the seconds of each epoch.
+    """
     paths = (
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".lock" and path.name not in ("study.db", ".lock", "data.json")
+        if path.is_file() and path.suffix != ".lock" and path.name not in LEFT_OUT
     )
     # learning_curves.png is compared, too: it is drawn from history.csv and shows no timings.
     return {path.relative_to(folder).as_posix(): content(path) for path in paths}

@@ -32,7 +32,6 @@ RUN = ["run", "--data", "../data", "--epochs", "3", "--trials", "2", "--trial-ep
 CROSSVAL = ["crossval", "--data", "../data", "--folds", "2", "--epochs", "2", *SMALL]
 
 
-@pytest.mark.xfail(reason="fails since the last merges; the cause is not known yet", strict=False)
 @pytest.mark.parametrize(
     ("command", "kills"),
     [(BASELINE, 10), (SEARCH, 12), (RUN, 5), (CROSSVAL, 8)],
@@ -67,7 +66,6 @@ def test_many_kills_in_a_row_cost_no_byte(tmp_path: Path, phantoms: Path) -> Non
     assert tree(killed / "studies") == tree(whole / "studies")
 
 
-@pytest.mark.xfail(reason="fails since the last merges; the cause is not known yet", strict=False)
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
 def test_a_kill_in_the_middle_of_a_checkpoint_costs_no_byte(share: float, tmp_path: Path, phantoms: Path) -> None:
     whole = workplace(tmp_path, "whole", phantoms)

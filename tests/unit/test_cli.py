@@ -330,7 +330,6 @@ RESUMED = "All finished epochs are saved: run the same command again to continue
 ANEW = "Nothing is half-written: run the same command again to start anew."
 
 
-@pytest.mark.xfail(reason="fails since the last merges; the cause is not known yet", strict=False)
 @pytest.mark.parametrize(
     ("command", "says"),
     [
