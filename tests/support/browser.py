@@ -1,7 +1,5 @@
 """Pytest fixture: a headless Chromium that records console messages and network requests. PYTEST_DONT_REWRITE"""
 
-import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +9,9 @@ import pytest
 from axe_core_python.selenium import Axe
 from selenium import webdriver
 
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-    "--enable-unsafe-swiftshader",
-)
+from chromium import chromium, requested, resize
+
+FLAGS = ("--hide-scrollbars", "--enable-unsafe-swiftshader")
 
 # Limit for loading a page or running a script, in seconds.
 PATIENCE = 300
@@ -31,10 +25,7 @@ class Browser:
 
     def show(self, page: Path, *, width: int = 1400, dark: bool = False) -> None:
         """Opens a local page in a window of this width, and clears the logs."""
-        theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": theme})
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        resize(self.driver, width, 900, dark=dark)
         for kind in ("browser", "performance"):
             self.driver.get_log(kind)
         self.driver.get(page.resolve().as_uri())
@@ -50,8 +41,7 @@ class Browser:
 
     def requests(self) -> list[str]:
         """The addresses that the page requested, local ones included."""
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        return requested(self.driver)
 
     def violations(self) -> list[str]:
         """Serious and critical findings of axe-core; the inside of a chart counts as one image and is not checked."""
@@ -65,19 +55,10 @@ class Browser:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Chromium from the system's packages; without it the test is skipped."""
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        pytest.skip("Chromium and its driver are not installed; apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.binary_location = str(programs[0])
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(programs[1])))
-    # Loading can be slow on a busy machine.
-    driver.set_script_timeout(PATIENCE)
-    driver.set_page_load_timeout(PATIENCE)
-    yield Browser(driver)
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("downloads"), *FLAGS) as driver:
+        # Loading can be slow on a busy machine.
+        driver.set_script_timeout(PATIENCE)
+        driver.set_page_load_timeout(PATIENCE)
+        yield Browser(driver)

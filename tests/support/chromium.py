@@ -12,7 +12,7 @@ from selenium.webdriver.chrome.service import Service
 
 
 @contextmanager
-def chromium(downloads: Path) -> Iterator[webdriver.Chrome]:
+def chromium(downloads: Path, *flags: str) -> Iterator[webdriver.Chrome]:
     """A browser that saves downloads to `downloads`; without Chromium the test is skipped."""
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or driver is None:
@@ -20,7 +20,7 @@ def chromium(downloads: Path) -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = program
     # Chromium's sandbox and shared memory do not work in a container.
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", *flags):
         options.add_argument(argument)
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
