@@ -256,6 +256,14 @@ key_option = setting(
     unset="any certificate",
     help="Ed25519 public key of the signer of EXPORT: refuse what its owner has not signed; needs the extra sign.",
 )
+threads_option = setting(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="INTEGER",
+    group="machines",
+    help="Threads to compute with; 0 takes one for each core.",
+)
 json_option = setting(
     "--json", "as_json", is_flag=True, group="output", help="Print one JSON object instead of tables."
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from busi_tune.cli.parameters import PATH, Command, examples, key_option, setting
+from busi_tune.cli.parameters import PATH, Command, examples, key_option, setting, threads_option
 from busi_tune.errors import printable
 
 if TYPE_CHECKING:
@@ -78,14 +78,7 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     group="machines",
     help="Images that the model answers at once, at most.",
 )
-@setting(
-    "--threads",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="INTEGER",
-    group="machines",
-    help="Threads to compute with; 0 takes one for each core.",
-)
+@threads_option
 @setting(
     "--provider",
     default="cpu",
@@ -131,8 +124,7 @@ def predict(
     read becomes a row with its error; the others are still answered, and the exit code is 1.
     """
     from busi_tune import inference
-    from busi_tune.cli.answer_table import answer_table, is_straight
-    from busi_tune.cli.suggestions import nearest
+    from busi_tune.cli.answer_table import answer_table
     from busi_tune.inference.inputs import image_paths
     from busi_tune.inference.signature import read_public_key
 
@@ -141,12 +133,7 @@ def predict(
     form = _form(csv_file, as_json=as_json, as_lines=as_lines)
     if key is not None and allow_unverified:
         raise click.UsageError("--key asks for a signed certificate, and --allow-unverified for none; drop one.")
-    changes = [name for name, asked in (("--append", append), ("--resume", resume)) if asked]
-    if overwrite and changes:
-        raise click.UsageError(f"--overwrite and {changes[0]} contradict each other; drop one.")
-    if changes and (csv_file is None or is_straight(csv_file)):
-        raise click.UsageError(f"{changes[0]} needs a file; name it with --csv FILE.csv.")
-    existing: Existing = "overwrite" if overwrite else "append" if append else "refuse"
+    existing = _existing(csv_file, overwrite=overwrite, append=append, resume=resume)
     with answer_table(csv_file, existing, resume=resume) if csv_file is not None else nullcontext() as table:
         found = image_paths(paths, lists, nul=nul)
         predictions = inference.predict(
@@ -161,11 +148,30 @@ def predict(
         )
         failed = _show(predictions, table, form, selective=min_confidence is not None)
     if failed:
-        missing = [(path, nearest(Path(path))) for path in paths[:MOST_HINTS]]
-        for path, near in missing:
-            if near is not None:
-                click.echo(f"{printable(path)} does not exist; did you mean {printable(str(near))}?", err=True)
+        _hint(paths[:MOST_HINTS])
     return int(failed)
+
+
+def _existing(csv_file: Path | None, *, overwrite: bool, append: bool, resume: bool) -> "Existing":
+    """What happens to an existing table. Options that contradict each other are refused."""
+    from busi_tune.cli.answer_table import is_straight
+
+    changes = [name for name, asked in (("--append", append), ("--resume", resume)) if asked]
+    if overwrite and changes:
+        raise click.UsageError(f"--overwrite and {changes[0]} contradict each other; drop one.")
+    if changes and (csv_file is None or is_straight(csv_file)):
+        raise click.UsageError(f"{changes[0]} needs a file; name it with --csv FILE.csv.")
+    return "overwrite" if overwrite else "append" if append else "refuse"
+
+
+def _hint(paths: Iterable[str]) -> None:
+    """Name a similar file for each path that does not exist."""
+    from busi_tune.cli.suggestions import nearest
+
+    for path in paths:
+        near = nearest(Path(path))
+        if near is not None:
+            click.echo(f"{printable(path)} does not exist; did you mean {printable(str(near))}?", err=True)
 
 
 def _form(csv_file: Path | None, *, as_json: bool, as_lines: bool) -> str:

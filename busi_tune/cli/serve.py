@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from busi_tune.cli.parameters import PATH, Command, examples, json_option, setting
+from busi_tune.cli.parameters import PATH, Command, examples, json_option, setting, threads_option
 
 
 @click.command(
@@ -29,14 +29,7 @@ from busi_tune.cli.parameters import PATH, Command, examples, json_option, setti
     group="machines",
     help="Port to listen on; 0 takes any free one.",
 )
-@setting(
-    "--threads",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="INTEGER",
-    group="machines",
-    help="Threads to compute with; 0 takes one for each core.",
-)
+@threads_option
 @json_option
 def serve(export: Path, *, host: str, port: int, threads: int, as_json: bool) -> None:
     """Answer pictures with the model of the folder EXPORT on a local web page, until Ctrl-C.

@@ -42,6 +42,24 @@ def identifiers(path: Path, column: str, given: pd.Series) -> pd.Series:
     return stripped
 
 
+def path_table(path: Path, column: str) -> pd.DataFrame:
+    """The text columns of a CSV file that has at least the columns path and `column`.
+
+    Raises:
+        DataError: the file has other columns.
+        FileError: the file cannot be read, or its columns are not separated by commas.
+    """
+    files.refuse_other_separators(path)
+    with files.explained(path, "read"):
+        try:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except ValueError as error:
+            raise DataError(f"{path} is not a CSV file ({str(error).strip()}); correct it.") from error
+    if not {"path", column} <= set(table.columns):
+        raise DataError(f"{path} must have the columns path and {column}, not {', '.join(table.columns)}.")
+    return table
+
+
 def given_pairs(path: Path, paths: list[str]) -> tuple[Integers, Integers]:
     """Pairs of the first image of a group and each image of it, from a CSV with the columns path and group.
 
@@ -53,14 +71,7 @@ def given_pairs(path: Path, paths: list[str]) -> tuple[Integers, Integers]:
             differ only by case, blanks or leading zeros.
         FileError: the file cannot be read, or its columns are not separated by commas.
     """
-    files.refuse_other_separators(path)
-    with files.explained(path, "read"):
-        try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except ValueError as error:
-            raise DataError(f"{path} is not a CSV file ({str(error).strip()}); correct it.") from error
-    if not {"path", "group"} <= set(table.columns):
-        raise DataError(f"{path} must have the columns path and group, not {', '.join(table.columns)}.")
+    table = path_table(path, "group")
     number = {composed(name): row for row, name in enumerate(paths)}
     table["path"] = table["path"].map(composed)
     unknown = [name for name in table["path"] if name not in number]

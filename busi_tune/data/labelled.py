@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from busi_tune import files
 from busi_tune.data.dataset import tell_masks
-from busi_tune.data.groups import given_pairs, group_numbers
+from busi_tune.data.groups import given_pairs, group_numbers, path_table
 from busi_tune.data.listing import FolderNames, Listing, find_names
 from busi_tune.data.other_files import check_other_files
 from busi_tune.data.pixel_cache import decoded, find_decoded
@@ -132,14 +131,7 @@ def _listed(table: Path) -> FolderNames:
     Raises:
         DataError: the table lacks a column or a value, is empty, or names an image twice.
     """
-    files.refuse_other_separators(table)
-    with files.explained(table, "read"):
-        try:
-            rows = pd.read_csv(table, dtype=str, keep_default_na=False)
-        except ValueError as error:
-            raise DataError(f"{table} is not a CSV file ({str(error).strip()}); correct it.") from error
-    if not {"path", "label"} <= set(rows.columns):
-        raise DataError(f"{table} must have the columns path and label, not {', '.join(rows.columns)}.")
+    rows = path_table(table, "label")
     if rows.empty or rows[["path", "label"]].isin([""]).to_numpy().any():
         raise DataError(f"{table} must have a path and a label in every row, and at least one row.")
     paths = [table.parent / path for path in rows["path"]]

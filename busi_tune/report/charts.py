@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import plotly.graph_objects as go
 
@@ -130,36 +131,31 @@ def learning(records: Sequence[EpochRecord], kept: int | None) -> dict[str, Char
     ]
     rates = line(epochs, [record["learning_rate"] for record in records], "learning rate", GREY)
     rates.line.shape = "hv"
+    over_epochs = partial(chart, x="epoch", xaxis=whole(len(records)))
     return {
-        "loss": chart(
+        "loss": over_epochs(
             "Loss",
             f"Line chart of {len(records)} epochs: the training loss ends at {last['train_loss']:.3f}, the validation "
             f"loss at {last['val_loss']:.3f}; the lowest validation loss is {lowest['val_loss']:.3f} in epoch "
             f"{lowest['epoch']}; {ending}.",
             losses,
-            x="epoch",
             y="weighted cross-entropy",
-            xaxis=whole(len(records)),
             marked=mark,
         ),
-        "score": chart(
+        "score": over_epochs(
             "Validation scores",
             f"Line chart: the validation accuracy ends at {last['val_accuracy']:.3f}, the macro F1 at "
             f"{last['val_macro_f1']:.3f}; {ending}.",
             scores,
-            x="epoch",
             y="score",
-            xaxis=whole(len(records)),
             marked=mark,
         ),
-        "rate": chart(
+        "rate": over_epochs(
             "Learning rate",
             f"Step chart: the learning rate begins at {records[0]['learning_rate']:g} and ends at "
             f"{last['learning_rate']:g}.",
             [rates],
-            x="epoch",
             y="learning rate",
-            xaxis=whole(len(records)),
             yaxis=_decades([record["learning_rate"] for record in records]),
             showlegend=False,
         ),
