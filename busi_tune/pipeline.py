@@ -518,7 +518,7 @@ def run_all(
     test = list(run_data(best, places.data, progress).split.rows("test")["path"])
     some = test[:: max(1, len(test) // 6)][:6]
     classes = list(first["test"]["per_class"])
-    predictions = predict_files(open_export(places.export), [places.data / path for path in some])
+    predictions = predict_files(open_export(places.export, 1), [places.data / path for path in some])
     report(places.study, progress, root=places.data, export=places.export)
     return {
         "schema": results.SCHEMAS[RunResult],

@@ -92,7 +92,8 @@ def of_export(path: Path, training_data: Path | None, progress: Progress) -> Can
     """
     folder, name = (path.parent, path.name) if path.is_file() else (path, MODEL)
     certificate = check_folder(folder)
-    classifier = open_export(path)
+    # `predict_files` uses one thread for each core.
+    classifier = open_export(path, threads=1)
     model = certificate["models"][name]
     internal = model.get("test", certificate["test"])
     guard = model.get("guard", certificate["guard"])

@@ -1,4 +1,4 @@
-"""Predictions for image files. Files are decoded ahead of the model, and only a few of them are in memory."""
+"""Predictions for image files. Threads decode and predict in parallel, and only a few files are in memory."""
 
 import os
 import stat
@@ -108,7 +108,8 @@ def predict(
     """Predict the images in `paths` with the model of an export folder, or with one model file in it.
 
     Up to eight files are predicted one at a time without optimisation, which would take longer than it saves. More
-    files are predicted with optimisation, up to `batch_size` at a time. `threads` 0 means one thread for each core.
+    files are predicted with optimisation: each of `threads` threads has a part of the `batch_size` files that are
+    predicted at the same time, or at least one file. `threads` 0 means one thread for each core.
     With `min_confidence`, less certain predictions are marked for referral. With a public `key` (see
     `signature.read_public_key`), the owner of the key must have signed the export.
 
@@ -117,16 +118,18 @@ def predict(
     """
     remaining = iter(paths)
     first = list(islice(remaining, FEW + 1))
-    few = len(first) <= FEW
+    few, workers = len(first) <= FEW, threads or os.cpu_count() or 1
     classifier = open_export(
         export,
-        threads,
+        threads if few or provider != "cpu" else 1,
         optimisation="none" if few else "all",
         provider=provider,
         allow_unverified=allow_unverified,
         key=key,
     )
-    found = predict_files(classifier, chain(first, remaining), 1 if few else batch_size, threads)
+    # A GPU needs whole batches; on a CPU, threads that each have a part of the batch need as much memory as one batch.
+    each = batch_size if provider != "cpu" else max(1, batch_size // workers)
+    found = predict_files(classifier, chain(first, remaining), 1 if few else each, 2 if few else workers)
     if min_confidence is not None:
         return Predictions(classifier, (prediction.referred_below(min_confidence) for prediction in found))
     return Predictions(classifier, found)
@@ -137,18 +140,34 @@ def predict_files(
 ) -> Iterator[Prediction]:
     """A prediction for each file, in order. A file that cannot be read gives a prediction with an error.
 
-    The images of equal size in a batch of `batch_size` files go through the model together. Meanwhile, `threads`
-    threads decode the next two batches; 0 means one thread for each core.
+    Each of `threads` threads decodes and predicts batches of `batch_size` files; 0 means one thread for each core. The
+    images of equal size in a batch go through the model together. A classifier with one thread of its own is fastest.
     """
-    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
-    loaded = _loaded_ahead(pool, classifier, iter(paths), 2 * batch_size)
+    workers = threads or os.cpu_count() or 1
+    pool = ThreadPoolExecutor(workers)
     # `images` silences Pillow's warnings for each file, but each thread can undo that for the others.
     with warnings.catch_warnings(action="ignore"):
         try:
-            while batch := list(islice(loaded, batch_size)):
-                yield from _predicted(classifier, batch)
+            yield from chain.from_iterable(_batches(pool, classifier, iter(paths), batch_size, ahead=2 * workers))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _batches(
+    pool: ThreadPoolExecutor, classifier: Classifier, paths: Iterator[Path], batch_size: int, *, ahead: int
+) -> Iterator[list[Prediction]]:
+    """The predictions of each batch, in order. At most `ahead` further batches are in the pool."""
+    waiting = deque[Future[list[Prediction]]]()
+    while batch := list(islice(paths, batch_size)):
+        waiting.append(pool.submit(_predict_batch, classifier, batch))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _predict_batch(classifier: Classifier, paths: list[Path]) -> list[Prediction]:
+    return list(_predicted(classifier, [_load(path, classifier) for path in paths]))
 
 
 def predict_pictures(classifier: Classifier, pictures: Iterable[tuple[str, bytes]]) -> list[Prediction]:
@@ -157,18 +176,6 @@ def predict_pictures(classifier: Classifier, pictures: Iterable[tuple[str, bytes
     All pictures are in memory at the same time. Pictures of equal size go through the model together.
     """
     return list(_predicted(classifier, [_decoded(name, data, classifier) for name, data in pictures]))
-
-
-def _loaded_ahead(
-    pool: ThreadPoolExecutor, classifier: Classifier, paths: Iterator[Path], ahead: int
-) -> Iterator[Loaded]:
-    waiting: deque[Future[Loaded]] = deque()
-    for path in paths:
-        waiting.append(pool.submit(_load, path, classifier))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _load(path: Path, classifier: Classifier) -> Loaded:
