@@ -89,7 +89,7 @@ def _repeat(
     trained: Callable[[Epoch], None] | None = None,
 ) -> CrossvalFile:
     files.refuse_foreign(folder, "a cross-validation", CROSSVAL, FIRST_FILES)
-    with locks.only_writer(folder):
+    with locks.only_writer(folder, finished=POOLED):
         if overwrite:
             files.clear_folder(folder, CROSSVAL)
         dataset, folds = _open(root, folder, config, progress, count=options.folds, given=given)

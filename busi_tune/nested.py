@@ -59,7 +59,7 @@ def search_nested(
     """
     files.refuse_foreign(folder, "a nested search", NESTED, FIRST_FILES)
     place = baseline or folder / "baseline"
-    with locks.only_writer(folder):
+    with locks.only_writer(folder, finished=NESTED_VERDICT):
         if overwrite:
             files.clear_folder(folder, NESTED)
         _refuse_other(folder, place, folds)
@@ -200,7 +200,8 @@ def _judge(
         "agreement": agreement([choice["params"] for choice in choices], space),
         "judged": JUDGED,
     }
-    results.write(folder / NESTED_VERDICT, document)
+    if not (folder / NESTED_VERDICT).exists() or results.read(folder / NESTED_VERDICT, NestedFile) != document:
+        results.write(folder / NESTED_VERDICT, document)
     return document
 
 

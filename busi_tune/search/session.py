@@ -1,5 +1,6 @@
 """A search from its options to its result: it opens the study, runs the trials and does the final work."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -72,6 +73,8 @@ def search(
         budget = Budget(trials=options.trials, seconds=options.timeout, epochs=options.epochs_total)
         _tell_added(trials.all(), progress)
         driver = Driver(session, budget, max(options.keep_trials, options.confirm))
+        if not driver.has_work() and _is_read_only(folder):
+            return _result(session, results.read(folder / results.OUTCOME, OutcomeFile))
         if driver.has_work():
             runs.introduce(resolved, dataset, folder, progress)
             _tell_disk(session, driver.keep, options)
@@ -101,8 +104,13 @@ def _study_lock(folder: Path, database: Database, stack: ExitStack) -> Iterator[
         with locks.locked(files.make_folder(folder) / locks.STUDY):
             yield
         return
-    stack.enter_context(locks.only_writer(folder, name=locks.STUDY))
+    stack.enter_context(locks.only_writer(folder, name=locks.STUDY, finished=results.OUTCOME))
     yield
+
+
+def _is_read_only(folder: Path) -> bool:
+    """Whether a finished study can be shown, but not changed."""
+    return (folder / results.OUTCOME).exists() and not os.access(folder, os.W_OK)
 
 
 def _clear(folder: Path, progress: Progress) -> None:
@@ -170,12 +178,16 @@ def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
     if outcome:
         document: OutcomeFile = {"schema": results.SCHEMAS[OutcomeFile], **outcome}
         results.write(session.folder / results.OUTCOME, document)
+    return _result(session, outcome)
+
+
+def _result(session: Search, outcome: SearchFinals) -> SearchResult:
     return {
+        **outcome,
         "schema": results.SCHEMAS[SearchResult],
         "metric": session.plan.metric,
         "trials": trial_rows(finished(session.trials.all()), session.plan.space),
         "disk_bytes": files.disk_bytes(session.folder, without=(results.REPORT, results.REPORT_PAGE)),
-        **outcome,
     }
 
 

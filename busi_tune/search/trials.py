@@ -8,6 +8,7 @@ from functools import partial
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune.errors import ConfigError, FileError
@@ -60,17 +61,7 @@ class Trials:
         self.database, self.plan = database, plan
         # Retries would not help with a wrong address or password.
         storage = database.call(database.open, patient=False)
-        self.study = database.call(
-            lambda: optuna.create_study(
-                storage=storage,
-                study_name=name,
-                direction=plan.direction,
-                sampler=SeededTPESampler(plan.space, plan.config.seed),
-                pruner=make_pruner(plan),
-                load_if_exists=True,
-            ),
-            patient=False,
-        )
+        self.study = database.call(lambda: _opened(storage, name, plan), patient=False)
         if database.call(lambda: self.study.direction, patient=False) != plan.direction:
             raise FileError(f"The study's database {database.name} has another direction; restore it or start anew.")
         known = self.all()
@@ -186,6 +177,23 @@ def _is_sound(trial: FrozenTrial) -> bool:
     values = [*(trial.values or []), *trial.intermediate_values.values()]
     whole = (trial.user_attrs.get(name, 0) for name in (EPOCHS_RUN, PRUNED_AT, RUNGS))
     return all(isinstance(value, float) for value in values) and all(isinstance(number, int) for number in whole)
+
+
+def _opened(storage: RDBStorage, name: str, plan: Plan) -> optuna.Study:
+    """The study `name`, created if it does not exist."""
+    sampler, pruner = SeededTPESampler(plan.space, plan.config.seed), make_pruner(plan)
+    try:
+        # `create_study` would write, and a finished study may be on a read-only disk.
+        return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+    except KeyError:
+        return optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction=plan.direction,
+            sampler=sampler,
+            pruner=pruner,
+            load_if_exists=True,
+        )
 
 
 def reopened(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:

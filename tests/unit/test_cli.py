@@ -454,15 +454,24 @@ def test_a_full_disk_and_a_read_only_one(here: Path, phantoms: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mount namespaces are Linux's")
-def test_a_finished_run_in_a_folder_that_cannot_be_written(
-    here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "words",
+    [
+        "baseline",
+        "crossval --folds 2",
+        pytest.param("search --trials 2 --trial-epochs 1", marks=pytest.mark.slow),
+        pytest.param("search --trials 2 --trial-epochs 1 --folds 2", marks=pytest.mark.slow),
+    ],
+)
+def test_a_finished_result_in_a_folder_that_cannot_be_written(
+    here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str], words: str
 ) -> None:
-    """A finished run on a read-only disk is shown as usual. With --overwrite, the folder's error is reported."""
+    """A finished result on a read-only disk is shown as usual. With --overwrite, the folder's error is reported."""
     Path("disk").mkdir()
-    command = ["baseline", "--data", str(phantoms), "--out", "run", "--epochs", "1", *SMALL]
-    assert exit_code(command) == 0
+    words = f"{words} --out run --epochs 1 {' '.join(SMALL)}"
+    assert exit_code([*words.split(), "--data", str(phantoms)]) == 0
     shown = capsys.readouterr().out
-    again = f"busi-tune baseline --data '{phantoms}' --out run --epochs 1 {' '.join(SMALL)}"
+    again = f"busi-tune {words} --data '{phantoms}'"
     script = f"mount --bind run disk && mount -o remount,bind,ro disk && mount --move disk run && {again}"
     # The run has no lock file, so a lock would have to be created.
     assert not Path("run/.lock").exists()
