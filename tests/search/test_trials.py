@@ -185,6 +185,8 @@ def test_a_trial_that_was_enqueued_by_hand_is_the_next(tmp_path: Path) -> None:
     assert trial.trial.params.keys() == SPACE.keys()
 
 
+# Optuna warns, too.
+@pytest.mark.filterwarnings("ignore:Fixed parameter")
 @pytest.mark.parametrize(
     ("wanted", "problem"),
     [

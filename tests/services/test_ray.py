@@ -90,6 +90,25 @@ def test_a_study_on_a_cluster_is_the_study_of_one_process(
     assert (tmp_path / "study/best/predictions.csv").read_bytes() == (local / "best/predictions.csv").read_bytes()
 
 
+def test_a_nested_search_on_a_cluster_is_that_of_one_process(cluster: Cluster, phantoms: Path, tmp_path: Path) -> None:
+    """The folds of the cross-validation and the trials of each fold's study are trained on the cluster."""
+    config = TINY.replace(epochs=2)
+    here, there = (
+        pipeline.search_folds(
+            phantoms,
+            tmp_path / name,
+            config,
+            SearchOptions(trials=2, trial_epochs=2, ray=address, workers=2 if address else 1),
+            Silent(),
+            folds=2,
+        )
+        for name, address in (("here", None), ("there", cluster.address))
+    )
+    assert there == here
+    for path in ("predictions.csv", "baseline/predictions.csv"):
+        assert (tmp_path / "there" / path).read_bytes() == (tmp_path / "here" / path).read_bytes()
+
+
 def test_actors_that_are_killed_cost_no_committed_epoch(
     cluster: Cluster, phantoms: Path, local: Path, tmp_path: Path
 ) -> None:
