@@ -236,7 +236,7 @@ config_option = click.option(
     is_eager=True,
     expose_value=False,
     callback=_read_config,
-    help="TOML file of these options, dashes written as underscores; the command line wins over the file.",
+    help="TOML file with these options, with underscores for dashes; the command line wins over the file.",
 )
 data_option = partial(setting, "--data", type=PATH, metavar="DIR", group="data")
 out_option = partial(setting, "--out", type=PATH, metavar="DIR", group="output")
@@ -253,8 +253,8 @@ key_option = setting(
     type=PATH,
     metavar="PUB.pem",
     group="model",
-    unset="any certificate",
-    help="Ed25519 public key of the signer of EXPORT: refuse what its owner has not signed; needs the extra sign.",
+    unset="no signature needed",
+    help="Ed25519 public key of the signer; refuses an EXPORT without this signature; needs the extra sign.",
 )
 json_option = setting(
     "--json", "as_json", is_flag=True, group="output", help="Print one JSON object instead of tables."

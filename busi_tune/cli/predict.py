@@ -58,7 +58,7 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     "--allow-unverified",
     is_flag=True,
     group="model",
-    help="Use a model without a certificate, after it has been tried in a process of its own.",
+    help="Use a model without a certificate, after a trial in a separate process.",
 )
 @key_option
 @setting(
@@ -67,8 +67,8 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     callback=_share,
     metavar="NUMBER",
     group="model",
-    unset="every image is answered",
-    help="Mark answers whose largest probability is lower as refer; `export` prints the validation error for some.",
+    unset="no prediction is marked",
+    help="Mark predictions with a lower probability as refer; `export` prints the validation error for several values.",
 )
 @setting(
     "--batch-size",
@@ -76,7 +76,7 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     default=8,
     metavar="INTEGER",
     group="machines",
-    help="Images that the model answers at once, at most.",
+    help="Maximum number of images that the model classifies at once.",
 )
 @setting(
     "--threads",
@@ -84,7 +84,7 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     default=0,
     metavar="INTEGER",
     group="machines",
-    help="Threads to compute with; 0 takes one for each core.",
+    help="Number of threads; 0 means one for each core.",
 )
 @setting(
     "--provider",
@@ -99,11 +99,11 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     type=PATH,
     metavar="FILE.csv",
     group="output",
-    help="Also write the answers to this file; - writes them to stdout in place of the table.",
+    help="Also write the predictions to this file; - writes them to stdout instead of the table.",
 )
-@setting("--overwrite", is_flag=True, group="output", help="Replace the file of --csv, or an interrupted one.")
-@setting("--append", is_flag=True, group="output", help="Add the answers to those in the file of --csv.")
-@setting("--resume", is_flag=True, group="output", help="Go on after the answers that an interrupted --csv kept.")
+@setting("--overwrite", is_flag=True, group="output", help="Replace the file of --csv, finished or interrupted.")
+@setting("--append", is_flag=True, group="output", help="Add the predictions to the file of --csv.")
+@setting("--resume", is_flag=True, group="output", help="Continue the interrupted file of --csv.")
 @setting("--json", "as_json", is_flag=True, group="output", help="Print one JSON list instead of a table.")
 @setting("--jsonl", "as_lines", is_flag=True, group="output", help="Print one JSON object per line instead of a table.")
 def predict(
@@ -128,7 +128,7 @@ def predict(
     """Classify images with the model of the folder EXPORT, or with one of its model files.
 
     IMAGE is a file, a folder, a pattern ("scans/**/*.png") or - for a list of files on stdin. A file that cannot be
-    read becomes a row with its error; the others are still answered, and the exit code is 1.
+    read becomes a row with its error. The other files are still classified, and the exit code is 1.
     """
     from busi_tune import inference
     from busi_tune.cli.answer_table import answer_table, is_straight

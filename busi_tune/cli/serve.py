@@ -19,7 +19,7 @@ from busi_tune.cli.parameters import PATH, Command, examples, json_option, setti
     default="127.0.0.1",
     metavar="ADDRESS",
     group="machines",
-    help="Address to listen on; any other than this machine's own opens the page to the network.",
+    help="Address to listen on; any address but the loopback address opens the page to the network.",
 )
 @setting(
     "--port",
@@ -35,14 +35,14 @@ from busi_tune.cli.parameters import PATH, Command, examples, json_option, setti
     default=0,
     metavar="INTEGER",
     group="machines",
-    help="Threads to compute with; 0 takes one for each core.",
+    help="Number of threads; 0 means one for each core.",
 )
 @json_option
 def serve(export: Path, *, host: str, port: int, threads: int, as_json: bool) -> None:
-    """Answer pictures with the model of the folder EXPORT on a local web page, until Ctrl-C.
+    """Classify pictures with the model of the folder EXPORT on a local web page, until Ctrl-C.
 
-    The page takes pictures that are dropped in and shows their probabilities; programs use POST /predict. Nothing is
-    stored, and nothing leaves this machine.
+    Drop pictures on the page to see their probabilities. Programs use POST /predict. Nothing is stored, and nothing
+    leaves this machine.
     """
     from busi_tune.cli.screen import print_json, print_line
     from busi_tune.serve import server
