@@ -58,7 +58,9 @@ def cross_validate(
     """
     given = read_folds(folds_file) if folds_file else None
     if given is not None and options.repeats > 1:
-        raise ConfigError(f"repeats must be 1 where {folds_file} says the folds, not {options.repeats}; leave one out.")
+        raise ConfigError(
+            f"repeats must be 1 with the folds of {folds_file}, not {options.repeats}; remove one of the two options."
+        )
     with crew.cluster(options.ray):
         resolved = crew.resolved(config, options.workers, options.ray)
         first = _repeat(root, folder, resolved, options, progress, given=given, overwrite=overwrite, trained=trained)

@@ -211,7 +211,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _finite(text: str) -> float:
@@ -298,7 +298,7 @@ def refuse_inside(folder: Path, images: Path) -> None:
     """
     if folder.resolve().is_relative_to(images.resolve()):
         raise RunError(
-            f"{folder} lies in the folder of images, {images}, and would be taken for a class; name an --out beside it."
+            f"{folder} is inside the folder of images, {images}, and would count as a class; name an --out outside it."
         )
 
 

@@ -114,6 +114,6 @@ class SearchOptions(WorkerOptions):
         if wrong := self.device_problem(config):
             problems.append(wrong)
         if self.storage and self.ray:
-            problems.append("storage and ray exclude each other: on Ray one driver owns the study")
+            problems.append("storage and ray exclude each other: on Ray only one driver can run the study")
         if problems:
-            raise ConfigError(f"The search breaks a rule: {'; '.join(problems)}.")
+            raise ConfigError(f"The search cannot start: {'; '.join(problems)}.")

@@ -17,7 +17,7 @@ def show_checked(certificate: VerificationFile, folder: Path, key: str) -> None:
         return
     print_text(f"{folder}: the {count} certified files are unchanged.")
     if "signed_by" in certificate:
-        print_text(f"They are signed by the key {certificate['signed_by']}; --key checks whose key it is.")
+        print_text(f"They are signed by the key {certificate['signed_by']}; --key checks that it is the right key.")
     print_text(UNSIGNED)
 
 
@@ -38,10 +38,10 @@ def show_certificate(certificate: VerificationFile, folder: Path) -> None:
         *([] if useless else errors),
         ["ways to run it that were compared", len(model["errors"])],
         ["answers changed", model["answers_changed"]],
-        ["confusion matrices", "equal" if matrices["pytorch"] == matrices["onnxruntime"] else "equal but for rounding"],
+        ["confusion matrices", "equal" if matrices["pytorch"] == matrices["onnxruntime"] else "equal, rounding apart"],
         ["pictures not resized to the pixel", model["resized_differently"]],
     ]
-    verdict = "answers as PyTorch does, but is of no use" if useless else "verified"
+    verdict = "predicts as PyTorch does, but is useless" if useless else "verified"
     print_table(f"{folder}: {verdict}", ["check", "value"], rows)
     for warning in certificate["warnings"]:
         print_text(warning)
@@ -62,7 +62,7 @@ def show_export(certificate: VerificationFile, folder: Path) -> None:
         rows,
     )
     if worse := worsened(certificate["calibration"]["test"]):
-        print_text(f"On the test split the temperature makes worse: {', '.join(worse)}.")
+        print_text(f"On the test split, the temperature makes these worse: {', '.join(worse)}.")
     if "operating_point" in certificate:
         _show_point(certificate["operating_point"])
     show_selective(certificate.get("validation_risk_coverage", []))
@@ -93,7 +93,7 @@ def suggestion(points: list[RiskCoveragePoint]) -> str:
         return "No confidence halves the error of the validation images."
     return (
         f"From confidence {found['confidence']:.3f} on, {found['coverage']:.0%} of the validation images are answered, "
-        f"with an error of {found['error']:.3f} in place of {points[-1]['error']:.3f}."
+        f"with an error of {found['error']:.3f} instead of {points[-1]['error']:.3f}."
     )
 
 
@@ -120,7 +120,7 @@ def _show_point(point: OperatingPointEntry) -> None:
         [name, _figure(found["value"]), _interval(found["interval"]), found["images"]]
         for name, found in (("sensitivity", test["sensitivity"]), ("specificity", test["specificity"]))
     ]
-    title = f"Flagged as {point['class']} from {point['threshold']:.4f} on: the test split"
+    title = f"Test images flagged as {point['class']}, at probabilities from {point['threshold']:.4f} on"
     print_table(title, ["", "test", "95 % interval", "images"], rows)
     print_text(point["sentence"])
     print_text(point["claim"]["sentence"])

@@ -34,7 +34,7 @@ def list_results(folder: Path, as_json: bool) -> None:
     from busi_tune.report.inventory import inventory
 
     if not folder.is_dir():
-        raise FileError(f"{folder} is no folder; name one that holds results, as in studies.")
+        raise FileError(f"{folder} is not a folder; name one that holds results, as in studies.")
     found = inventory(folder)
     if as_json:
         print_json(found)

@@ -25,7 +25,7 @@ INTERRUPTED = 130
 # The exit code that a shell reports for a program that SIGPIPE (13) ended.
 CLOSED_PIPE = 141
 RESUMED = "All finished epochs are saved: run the same command again to continue."
-ANEW = "Nothing is half-written: run the same command again to start anew."
+ANEW = "No half-written result is left: run the same command again to start anew."
 # The escape sequence that shows the cursor again, which progress bars hide.
 SHOW_CURSOR = "\x1b[?25h"
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "FILE", tuple: "A,B,C"}

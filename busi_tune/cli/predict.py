@@ -28,8 +28,8 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
 
 @click.command(
     cls=Command,
-    interrupted="Each line that was printed is a whole answer; --csv FILE.csv keeps them in FILE.csv.partial, and "
-    "--resume continues after them.",
+    interrupted="Each printed line is complete. With --csv FILE.csv, FILE.csv.partial keeps the rows, and --resume "
+    "continues after them.",
     epilog=examples(
         "busi-tune predict exports/tuned scan.png",
         "find scans -name '*.png' | busi-tune predict exports/tuned - --csv answers.csv",
@@ -140,10 +140,10 @@ def predict(
         raise click.UsageError("Missing argument 'IMAGE...': name images, or a list of them with --list.")
     form = _form(csv_file, as_json=as_json, as_lines=as_lines)
     if key is not None and allow_unverified:
-        raise click.UsageError("--key asks for a signed certificate, and --allow-unverified for none; drop one.")
+        raise click.UsageError("--key requires a signature, and --allow-unverified no certificate; remove one of them.")
     changes = [name for name, asked in (("--append", append), ("--resume", resume)) if asked]
     if overwrite and changes:
-        raise click.UsageError(f"--overwrite and {changes[0]} contradict each other; drop one.")
+        raise click.UsageError(f"--overwrite and {changes[0]} contradict each other; remove one of them.")
     if changes and (csv_file is None or is_straight(csv_file)):
         raise click.UsageError(f"{changes[0]} needs a file; name it with --csv FILE.csv.")
     existing: Existing = "overwrite" if overwrite else "append" if append else "refuse"
@@ -176,7 +176,7 @@ def _form(csv_file: Path | None, *, as_json: bool, as_lines: bool) -> str:
     if csv_file is not None and is_stdout(csv_file):
         on_stdout.append(f"--csv {csv_file}")
     if len(on_stdout) > 1:
-        raise click.UsageError(f"{' and '.join(on_stdout)} would both print on stdout; drop one.")
+        raise click.UsageError(f"{' and '.join(on_stdout)} would both print on stdout; remove one of them.")
     return "".join(on_stdout)
 
 

@@ -14,7 +14,7 @@ from busi_tune.cli.parameters import PATH, Command, config_option, data_option, 
     ),
 )
 @click.argument("folder", type=PATH)
-@data_option(unset="the folder that training used", help="Folder of the images, from which the page takes its pictures.")
+@data_option(unset="the folder that training used", help="Folder of the images, for the pictures on the page.")
 @setting(
     "--export",
     "export_folder",

@@ -10,7 +10,7 @@ from busi_tune.cli.parameters import PATH, Command, examples, json_option, setti
 
 @click.command(
     cls=Command,
-    interrupted="The page is closed, and nothing was stored.",
+    interrupted="The server has stopped, and nothing was stored.",
     epilog=examples("busi-tune serve exports/tuned", "busi-tune serve exports/tuned --port 9000 --threads 1"),
 )
 @click.argument("export", type=PATH, metavar="EXPORT")
@@ -58,7 +58,7 @@ def serve(export: Path, *, host: str, port: int, threads: int, as_json: bool) ->
         if as_json:
             print_json({"url": url})
         else:
-            print_line(f"{url} answers pictures with {export}; Ctrl-C ends it.")
+            print_line(f"{url} classifies pictures with {export}; Ctrl-C stops it.")
         # The process that started this one may wait for the line.
         sys.stdout.flush()
 

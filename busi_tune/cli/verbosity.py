@@ -35,7 +35,7 @@ def _noted(context: click.Context, parameter: click.Parameter, given: bool) -> b
     context.meta[f"busi_tune.{parameter.name}"] = given
     both = [f"busi_tune.{QUIET}", f"busi_tune.{VERBOSE}"]
     if all(context.meta.get(name) for name in both):
-        raise click.UsageError("-q and -v contradict each other; drop one.", context)
+        raise click.UsageError("-q and -v contradict each other; remove one of them.", context)
     return given
 
 

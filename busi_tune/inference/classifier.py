@@ -40,7 +40,7 @@ REFUSALS = (
     RuntimeError,
 )
 SUFFIX = "ExecutionProvider"
-# The resize in the graph needs much memory for large images, so a larger image is resized in reading, to the same pixels.
+# The graph's resize needs much memory for large images, so they are resized in reading, to the same pixels.
 LARGEST_SIDE = 1024
 
 

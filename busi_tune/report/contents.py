@@ -266,7 +266,7 @@ def _crossval(folder: Path, album: Album) -> ReportFile:
     found = document["pooled"] = results.read(folder / POOLED, CrossvalFile)
     document["finished"], document["figures"] = True, _figures(found["pooled"])
     document["state"] = f"Finished: {folds.count} folds."
-    answered = "each answered by a model that has seen neither it nor a near-duplicate of it"
+    answered = "each predicted by a model that was trained neither on it nor on a near-duplicate of it"
     document["verdict"] = _accuracy(found["pooled"], "Accuracy", f", {answered}")
     training = {number: read_split(run / SPLIT).rows("train") for number, run in runs.items()}
     document["answers"] = _answers(_answered(folder, found["pooled"], folds.used, training), album)

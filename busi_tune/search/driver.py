@@ -72,7 +72,7 @@ class Search:
             return
         with locks.locked(self.folder / locks.STUDY):
             if results.read(self.folder / IDENTITY, StudyFile)["study"] != self.trials.study.study_name:
-                raise RunError(f"Another driver has started the study in {self.folder} anew; run the command again.")
+                raise RunError(f"Another driver has started the study in {self.folder} over; run the command again.")
             yield
 
 

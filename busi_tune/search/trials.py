@@ -117,7 +117,7 @@ class Trials:
                 self.database.call(partial(suggest, opened.trial, name, distribution), own=ValueError)
             self.plan.trial_config(opened.trial.params)
         except (ConfigError, ValueError) as error:
-            reason = f"It was enqueued with values that it cannot have: {error}"
+            reason = f"It was enqueued with invalid values: {error}"
             self.database.progress.notice(f"Trial {opened.number} failed: {reason}")
             self.tell(opened, TrialState.FAIL, {"epochs_run": 0, "stop_reason": reason})
             return None

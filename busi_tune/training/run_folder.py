@@ -95,8 +95,8 @@ def weights_sha256(weights: str) -> str:
         return digest(Path(weights))
     except OSError as error:
         raise WeightsError(
-            f"The weights in {weights} could not be read ({error.strerror}), and a run is known by them; "
-            "restore the file or name it where it is now with --weights."
+            f"The weights in {weights} could not be read ({error.strerror}), but they identify the run; "
+            "restore the file or name its new place with --weights."
         ) from error
 
 
