@@ -122,7 +122,7 @@ def _open(
         folds = make_folds(dataset.split, count, config.split_seed)
         return dataset, folds
     if given is not None and given.fingerprint() != folds.fingerprint():
-        raise RunError(f"{folder} was begun with other folds; name another --out, or start anew with --overwrite.")
+        raise RunError(f"{folder} was begun with other folds; name another --out, or start over with --overwrite.")
     if folds.count != count and not path.exists():
         raise RunError(f"The file of folds has {folds.count} folds, not {count}; give --folds {folds.count}.")
     if folds.count != count:
@@ -163,7 +163,7 @@ def _identify(folder: Path, config: Config, folds: Folds) -> None:
     if different:
         raise RunError(
             f"{folder} holds another cross-validation ({'; '.join(different)}); name another --out, "
-            "or start anew with --overwrite."
+            "or start over with --overwrite."
         )
 
 

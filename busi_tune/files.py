@@ -204,9 +204,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise FileError(f"{path} is not valid JSON ({error}); restore it or start anew.") from error
+        raise FileError(f"{path} is not valid JSON ({error}); restore it or start over.") from error
     if not isinstance(value, dict):
-        raise FileError(f"{path} must hold a JSON object, not a {type(value).__name__}; restore it or start anew.")
+        raise FileError(f"{path} must hold a JSON object, not a {type(value).__name__}; restore it or start over.")
     return value
 
 

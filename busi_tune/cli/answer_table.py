@@ -50,7 +50,7 @@ class AnswerTable:
                 if path is None or str(path) != row.get("path"):
                     raise FileError(
                         f"{partial} has a row for {row.get('path')} where the command names "
-                        f"{path or 'no more images'}; name the same images, or start anew with --overwrite."
+                        f"{path or 'no more images'}; name the same images, or start over with --overwrite."
                     )
                 self.kept += 1
                 self.failed = self.failed or bool(row.get("error"))
@@ -68,7 +68,7 @@ class AnswerTable:
         if others:
             raise FileError(
                 f"{self.path}{PARTIAL} holds predictions of the model {others.pop()}, not of {model}; use the same "
-                "model, or start anew with --overwrite."
+                "model, or start over with --overwrite."
             )
         known = self.columns
         if not known and self.existing == "append" and self.path.exists():
@@ -192,7 +192,7 @@ def _check(path: Path, partial: Path, existing: Existing, *, resume: bool, left:
     if left and not resume and existing != "overwrite":
         raise FileError(
             f"{partial} holds the predictions of an interrupted command; add --resume to continue, or --overwrite to "
-            "start anew."
+            "start over."
         )
     if not path.exists() or not path.stat().st_size or existing == "append":
         return

@@ -25,7 +25,7 @@ INTERRUPTED = 130
 # The exit code that a shell reports for a program that SIGPIPE (13) ended.
 CLOSED_PIPE = 141
 RESUMED = "All finished epochs are saved: run the same command again to continue."
-ANEW = "No half-written result is left: run the same command again to start anew."
+ANEW = "No half-written result is left: run the same command again to start over."
 # The escape sequence that shows the cursor again, which progress bars hide.
 SHOW_CURSOR = "\x1b[?25h"
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "FILE", tuple: "A,B,C"}
@@ -263,7 +263,7 @@ all_option = setting(
     "--all", "everything", is_flag=True, group="output", help="Print all metrics, not only the six reported most."
 )
 overwrite_option = setting(
-    "--overwrite", is_flag=True, group="output", help="Delete the result in the output folder and start anew."
+    "--overwrite", is_flag=True, group="output", help="Delete the result in the output folder and start over."
 )
 
 

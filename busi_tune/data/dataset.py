@@ -113,11 +113,11 @@ def open_dataset(
     if given is not None and split_file is not None:
         _check_given(given, listing, split_file)
     if saved is not None:
-        _check_changes(saved, listing, "restore the files, or start anew with --overwrite")
+        _check_changes(saved, listing, "restore the files, or start over with --overwrite")
         if given is not None and given.fingerprint() != saved.fingerprint():
             raise DataError(
                 f"{split_file} is not the split that the folder began with; name another --out, "
-                "or start anew with --overwrite."
+                "or start over with --overwrite."
             )
         return Dataset(listing, saved.fitted(listing))
     tell_classes(listing, config, progress)

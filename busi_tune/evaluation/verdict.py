@@ -301,4 +301,4 @@ def answers_of(run: Path, rows: pd.DataFrame, classes: tuple[str, ...], positive
 
 
 def _damaged(path: Path, error: Exception) -> FileError:
-    return FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.")
+    return FileError(f"{path} is damaged ({str(error).strip()}); restore it or start over.")

@@ -20,7 +20,7 @@ VERIFICATION = "verification.json"
 OUTSIDE = {"model_sha256", "bytes"}
 # The warning for everyone who relies on a certificate without a key.
 UNSIGNED = (
-    "Without --key, this check finds damaged and mixed-up files, but not an attack; only a signature does "
+    "Without --key, verify finds damaged and mixed-up files, but not an attack; against attacks, use a signature "
     "(export --sign, verify --key)."
 )
 

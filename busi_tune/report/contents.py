@@ -377,15 +377,15 @@ def _answered(
             probabilities = table[[f"p_{name}" for name in classes]].to_numpy(dtype=np.float64)
             labels = np.array([classes.index(label) for label in table["class"]], dtype=np.int64)
         except (ValueError, KeyError) as error:
-            raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.") from error
+            raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start over.") from error
     answers = Answers(labels, probabilities, classes)
     if confusion_matrix(labels, answers.predicted, len(classes)).tolist() != test["confusion_matrix"]:
-        raise FileError(f"{path} is damaged (its answers are not those of the figures); restore it or start anew.")
+        raise FileError(f"{path} is damaged (its answers are not those of the figures); restore it or start over.")
     groups = np.arange(len(table))
     if used is not None:
         known = used.assign(path=used["path"].map(composed)).set_index("path").reindex(table["path"])
         if known["group"].isna().any():
-            raise FileError(f"{path} has images that the split does not have; restore it or start anew.")
+            raise FileError(f"{path} has images that the split does not have; restore it or start over.")
         groups = np.asarray(pd.factorize(known["group"])[0], dtype=np.int64)
         table["sha256"] = known["sha256"].to_numpy()
     return JudgedAnswers(answers, table, groups, used is not None, training)

@@ -55,7 +55,7 @@ class Search:
         if now != known:
             raise RunError(
                 f"The weights in {config.weights} have changed since the study in {self.folder} began (SHA-256 "
-                f"{known[:16]} -> {now[:16]}); restore them, or start anew with --overwrite."
+                f"{known[:16]} -> {now[:16]}); restore them, or start over with --overwrite."
             )
         return config
 

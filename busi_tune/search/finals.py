@@ -87,7 +87,7 @@ def check_trials(search: Search) -> None:
         if problem:
             raise RunError(
                 f"Trial {trial.number} in the database {search.trials.database.name} is not what was trained in "
-                f"{folder} ({problem}); restore both, or start anew with --overwrite."
+                f"{folder} ({problem}); restore both, or start over with --overwrite."
             )
 
 

@@ -72,14 +72,14 @@ class Trials:
             patient=False,
         )
         if database.call(lambda: self.study.direction, patient=False) != plan.direction:
-            raise FileError(f"The study's database {database.name} has another direction; restore it or start anew.")
+            raise FileError(f"The study's database {database.name} has another direction; restore it or start over.")
         known = self.all()
         if [trial.number for trial in known] != list(range(len(known))):
-            raise FileError(f"The study's database {database.name} lacks trials; restore it or start anew.")
+            raise FileError(f"The study's database {database.name} lacks trials; restore it or start over.")
         damaged = [trial.number for trial in known if not _is_sound(trial)]
         if damaged:
             raise FileError(
-                f"The study's database {database.name} is damaged (trial {damaged[0]}); restore it or start anew."
+                f"The study's database {database.name} is damaged (trial {damaged[0]}); restore it or start over."
             )
         if not known:
             first = {field: getattr(plan.config, field) for field in plan.space}

@@ -212,7 +212,7 @@ def test_names_that_are_not_utf_8_end_in_no_traceback(tmp_path: Path) -> None:
     assert b".\\udcff 1" in (out / "audit.html").read_bytes()
     for answer in answers[1:]:
         assert answer.stderr.splitlines()[-1].startswith("busi-tune: ")
-        assert "that no table can hold" in answer.stderr
+        assert "that no CSV can hold" in answer.stderr
 
 
 def test_the_demo_is_drawn_alike_from_a_seed(tmp_path: Path) -> None:
