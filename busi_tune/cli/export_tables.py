@@ -29,17 +29,17 @@ def show_certificate(certificate: VerificationFile, folder: Path) -> None:
         ["largest logit error, ONNX Runtime", _error(model["max_error"])],
         ["largest logit error, PyTorch float32", _error(model["pytorch_float32_error"])],
         ["tolerance", _error(model["tolerance"])],
-        ["smallest margin of an answer", _error(model["smallest_margin"])],
+        ["smallest margin of a prediction", _error(model["smallest_margin"])],
     ]
     # Errors and margins mean nothing for a network whose outputs are constant or only rounding noise.
     useless = bool(certificate["warnings"])
     rows: list[list[object]] = [
         ["test images", model["images"]],
         *([] if useless else errors),
-        ["ways to run it that were compared", len(model["errors"])],
-        ["answers changed", model["answers_changed"]],
+        ["runtime settings compared", len(model["errors"])],
+        ["predictions changed", model["answers_changed"]],
         ["confusion matrices", "equal" if matrices["pytorch"] == matrices["onnxruntime"] else "equal, rounding apart"],
-        ["pictures not resized to the pixel", model["resized_differently"]],
+        ["pictures resized differently", model["resized_differently"]],
     ]
     verdict = "predicts as PyTorch does, but is useless" if useless else "verified"
     print_table(f"{folder}: {verdict}", ["check", "value"], rows)
@@ -106,7 +106,7 @@ def _show_variant(name: str, model: ModelCertificate) -> None:
         [f"validation accuracy, {form}", f"{gate['accuracy']['candidate']:.3f}"],
         ["layers left in float32", len(model["kept_in_float32"])],
         ["test accuracy", f"{_figure(test['accuracy'])} ({_interval(test['intervals'].get('accuracy'))})"],
-        ["agreement on test", f"{model['agreement']:.3f}, {len(model['changed'])} answers changed"],
+        ["agreement on test", f"{model['agreement']:.3f}, {len(model['changed'])} predictions changed"],
         ["one picture, float32", f"{latency['float32']:.1f} ms"],
         [f"one picture, {form}", f"{latency[form]:.1f} ms"],
         ["megabytes", f"{model['bytes'] / 1e6:.1f}"],

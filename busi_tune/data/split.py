@@ -131,7 +131,7 @@ def refuse_to_replace(path: Path) -> None:
             read_left_out(path)
     except FileError as error:
         reason = str(error).partition(";")[0]
-        raise FileError(f"{path} would replace something that is no split ({reason}); name another --out.") from error
+        raise FileError(f"{path} exists, is not a split ({reason}) and is not replaced; name another --out.") from error
 
 
 def missing_exclusions(path: Path) -> str:

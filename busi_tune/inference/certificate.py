@@ -220,7 +220,7 @@ def _check_model(model: Path, certificate: VerificationFile) -> None:
     for part in (part for part in found if found[part] != expected[part]):
         raise ParityError(f"The {part} of {model} is not what was certified, whatever its hash; export it again.")
     if certificate_inside(contents.metadata) != _said(certificate, entry):
-        raise ParityError(f"{path} does not say what the certificate inside {model} says; export it again.")
+        raise ParityError(f"{path} and the certificate inside {model} differ; export it again.")
 
 
 def _said(certificate: VerificationFile, entry: ModelCertificate) -> dict[str, object]:

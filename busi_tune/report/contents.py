@@ -304,8 +304,8 @@ def _export_verdict(document: ReportFile) -> str:
     if not certificate["passed"]:
         return f"Not verified: {'; '.join(certificate['reasons'])}."
     changed = certificate["answers_changed"]
-    but = f", but for {changed} answers within the tolerance" if changed else ""
-    return f"Verified: on all {certificate['images']} test images ONNX Runtime answers as PyTorch does{but}."
+    but = f", except for {changed} predictions within the tolerance" if changed else ""
+    return f"Verified: on all {certificate['images']} test images ONNX Runtime predicts as PyTorch does{but}."
 
 
 def _add_export(document: ReportFile, folder: Path, export: Path) -> None:
@@ -380,7 +380,7 @@ def _answered(
             raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start over.") from error
     answers = Answers(labels, probabilities, classes)
     if confusion_matrix(labels, answers.predicted, len(classes)).tolist() != test["confusion_matrix"]:
-        raise FileError(f"{path} is damaged (its answers are not those of the figures); restore it or start over.")
+        raise FileError(f"{path} is damaged (its predictions do not match the figures); restore it or start over.")
     groups = np.arange(len(table))
     if used is not None:
         known = used.assign(path=used["path"].map(composed)).set_index("path").reindex(table["path"])

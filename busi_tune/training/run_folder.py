@@ -373,7 +373,7 @@ def restore_history(folder: Path, progress: Progress) -> None:
     except (OSError, ValueError, csv.Error):
         whole = False
     if not whole and (folder / METRICS).exists():
-        progress.notice(f"{path} is missing or not what was written; it is written again.")
+        progress.notice(f"{path} is missing or has changed; it is written again.")
     settle(folder)
 
 

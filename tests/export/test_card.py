@@ -239,10 +239,13 @@ def test_the_card_of_a_refused_export_names_no_file_that_is_not_there(exported: 
 
 
 def test_a_network_of_no_use_is_called_so(exported: Exported) -> None:
-    certificate: VerificationFile = {**exported.certificate, "warnings": ["The network answers benign to all images."]}
+    certificate: VerificationFile = {
+        **exported.certificate,
+        "warnings": ["The network predicts benign for all images."],
+    }
     card = model_card(exported.run, certificate)
     assert "**This network is useless.**" in card
-    assert "- The network answers benign to all images." in card
+    assert "- The network predicts benign for all images." in card
     assert f"{certificate['max_error']:.2e}" not in card
 
 
@@ -257,7 +260,7 @@ def test_warnings_about_networks_of_no_use() -> None:
     assert about(useful) == []
     assert ["ran into its bound of 20" in text for text in about(useful, temperature=20.0)] == [True]
     assert ["ran into its bound of 0.05" in text for text in about(useful, temperature=0.05)] == [True]
-    assert about(np.array([[0.0, 1.0], [0.2, 1.0]])) == ["The network answers malignant to all 2 test images."]
+    assert about(np.array([[0.0, 1.0], [0.2, 1.0]])) == ["The network predicts malignant for all 2 test images."]
     assert ["do not depend on the image" in text for text in about(np.zeros((2, 2)), error=0.0)] == [True]
     assert ["are so large that rounding" in text for text in about(useful * 1e10, error=4780.0)] == [True]
     assert "no numbers at all" in about(useful, error=float("nan"))[-1]

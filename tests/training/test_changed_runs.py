@@ -194,7 +194,7 @@ def test_an_export_makes_the_figures_again_too(run: Path, studies: Path, phantom
     changed(run / "metrics.json", lambda d: d["test"].update(accuracy=0.99), forged=False)
     said = Recorder()
     pipeline.run_data(run, phantoms, said)
-    assert f"{run / 'metrics.json'} is missing or not what was written" in said.notices[0]
+    assert f"{run / 'metrics.json'} is missing or has changed" in said.notices[0]
     assert tree(run) == tree(studies / "baseline")
 
 

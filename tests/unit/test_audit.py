@@ -288,7 +288,7 @@ def test_a_split_replaces_a_split_and_nothing_else(
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         assert exit_code(["data", "split", "--data", str(phantoms), "--out", str(file)]) == 1
         assert capsys.readouterr().err == (
-            f"busi-tune: {file} would replace something that is no split ({tmp_path / reason}); name another --out.\n"
+            f"busi-tune: {file} exists, is not a split ({tmp_path / reason}) and is not replaced; name another --out.\n"
         )
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     found = []
