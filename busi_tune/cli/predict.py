@@ -68,7 +68,8 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     metavar="NUMBER",
     group="model",
     unset="no prediction is marked",
-    help="Mark predictions with a lower probability as refer; `export` prints the validation error for several values.",
+    help="Mark predictions whose largest probability is lower as refer; `export` prints the validation error for "
+    "several values.",
 )
 @setting(
     "--batch-size",

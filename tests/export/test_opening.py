@@ -243,7 +243,7 @@ USE = "is not a model that busi-tune can use"
         (facts(guard="null"), "its guard is damaged: Expected `array`, got `null`"),
         (
             facts(guard=[{"name": "a", "limit": 1, "warning": "w"}]),
-            "its output guard must have 1 numbers for each image",
+            "its output guard must have 1 numbers for each",
         ),
         (renamed(small_model(), "images", "pictures"), "does not take `images`"),
         (renamed(small_model(), "probabilities", "chances"), "does not take `images`"),
