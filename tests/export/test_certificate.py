@@ -96,7 +96,7 @@ def other_model(folder: Path) -> None:
         (lambda folder: (folder / "verification.json").unlink(), FileError, "export holds no verification.json; name"),
         (lambda folder: rewrite(folder, dict.clear), FileError, "has the schema None"),
         (certificate_says("schema", "busi-tune.verification/9"), FileError, "has version busi-tune.verification/9"),
-        (certificate_says("models", {}), FileError, r"is no certificate \(it does not name model.onnx\)"),
+        (certificate_says("models", {}), FileError, r"is not a certificate \(it does not name model.onnx\)"),
         (certificate_says("images", "3"), FileError, "is damaged .Expected `int`, got `str`"),
         (certificate_says("passed", False), ParityError, "did not pass its verification"),
         (certificate_says("files", {"README.md": "0"}), FileError, "README.md could not be read"),

@@ -144,7 +144,7 @@ def test_claims_of_the_test_split(
     exact = stats.binomtest(cases - missed, cases, alternative="greater").proportion_ci(0.95, method="exact")
     assert found["at_least"] == at_least == pytest.approx(exact.low, abs=1e-3)
     assert (found["supported"], found["needed"]) == (supported, needed)
-    assert f"a sensitivity of at least {at_least:.3f} with 95 % confidence" in found["sentence"]
+    assert f"a sensitivity of at least {at_least:.3f}, with 95 % confidence" in found["sentence"]
     assert (f"needs at least {needed} cases without a miss" in found["sentence"]) is not supported
 
 
