@@ -67,7 +67,7 @@ class Config(Options):
     )
     similarity: float = option(
         0.93,
-        "Cosine similarity from which two images are near-duplicates; a lower value makes larger groups",
+        "Lowest cosine similarity of two near-duplicates; a lower value makes larger groups",
         group="data",
         low=0.5,
         high=1.0,
@@ -77,7 +77,7 @@ class Config(Options):
     )
     classes: str | None = option(
         None,
-        "Names of all classes, as in A,B,C; a folder of another name is refused, similar names are accepted",
+        "Names of all classes, as in A,B,C; another folder is then an error, and similar names are allowed",
         group="data",
         read=_class_list,
         metavar="A,B,C",
@@ -89,7 +89,7 @@ class Config(Options):
         group="data",
         test=_class_name,
         metavar="NAME",
-        unset="malignant, if there is such a class",
+        unset="malignant, if this class exists",
     )
     split_seed: int = option(
         0,
@@ -129,9 +129,9 @@ class Config(Options):
         True, "Weight each class in the loss by the inverse of its frequency", group="training"
     )
     weighted_sampler: bool = option(True, "Draw each class equally often in training", group="training")
-    batch_size: int = option(32, "Images in each training step", group="training", low=2, high=4096)
+    batch_size: int = option(32, "Number of images in each training step", group="training", low=2, high=4096)
     epochs: int = option(
-        80, "Maximum number of epochs; early stopping can end training before", group="training", low=1, high=10_000
+        80, "Maximum number of epochs; early stopping can end training earlier", group="training", low=1, high=10_000
     )
     learning_rate: float = option(1e-3, "Initial learning rate of AdamW", group="training", low=1e-8, high=10.0)
     weight_decay: float = option(1e-2, "Weight decay of AdamW", group="training", low=0.0, high=10.0)
@@ -161,12 +161,12 @@ class Config(Options):
     )
     precision: Precision = option(
         "auto",
-        "Arithmetic of training; auto is bfloat16 if the hardware multiplies it natively, else float32",
+        "Number format of training; auto is bfloat16 if the hardware has bfloat16 instructions, else float32",
         group="machines",
     )
     device: str = option(
         "auto",
-        "Device to train on: cpu, cuda or cuda:N; auto is cuda if PyTorch sees a GPU, else cpu",
+        "Device to train on: cpu, cuda or cuda:N; auto is cuda if PyTorch finds a GPU, else cpu",
         group="machines",
         test=_device,
         metavar="NAME",

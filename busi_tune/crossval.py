@@ -58,7 +58,9 @@ def cross_validate(
     """
     given = read_folds(folds_file) if folds_file else None
     if given is not None and options.repeats > 1:
-        raise ConfigError(f"repeats must be 1 where {folds_file} says the folds, not {options.repeats}; leave one out.")
+        raise ConfigError(
+            f"repeats must be 1 with the folds of {folds_file}, not {options.repeats}; remove one of the two options."
+        )
     with crew.cluster(options.ray):
         resolved = crew.resolved(config, options.workers, options.ray)
         first = _repeat(root, folder, resolved, options, progress, given=given, overwrite=overwrite, trained=trained)
@@ -120,7 +122,7 @@ def _open(
         folds = make_folds(dataset.split, count, config.split_seed)
         return dataset, folds
     if given is not None and given.fingerprint() != folds.fingerprint():
-        raise RunError(f"{folder} was begun with other folds; name another --out, or start anew with --overwrite.")
+        raise RunError(f"{folder} was begun with other folds; name another --out, or start over with --overwrite.")
     if folds.count != count and not path.exists():
         raise RunError(f"The file of folds has {folds.count} folds, not {count}; give --folds {folds.count}.")
     if folds.count != count:
@@ -161,7 +163,7 @@ def _identify(folder: Path, config: Config, folds: Folds) -> None:
     if different:
         raise RunError(
             f"{folder} holds another cross-validation ({'; '.join(different)}); name another --out, "
-            "or start anew with --overwrite."
+            "or start over with --overwrite."
         )
 
 

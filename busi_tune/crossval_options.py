@@ -17,7 +17,7 @@ class CrossvalOptions(WorkerOptions):
         ConfigError: one or more values have a wrong type or break a rule; the message names all of them.
     """
 
-    folds: int = option(5, "Number of parts of the images; each part is the test part once", group="data", low=2)
+    folds: int = option(5, "Number of folds; each fold is the test set once", group="data", low=2)
     repeats: int = option(
         1, "Number of times that the folds are drawn, with --split-seed and the seeds after it", group="data", low=1
     )

@@ -39,7 +39,7 @@ class ExportOptions(Options):
     )
     sensitivity: float | None = option(
         None,
-        "Sensitivity for the disease, as in 0.95; a threshold for it is fitted on the validation split",
+        "Intended sensitivity for the disease, as in 0.95; the validation split sets a threshold for it",
         group="output",
         above=0,
         below=1,

@@ -204,14 +204,14 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise FileError(f"{path} is not valid JSON ({error}); restore it or start anew.") from error
+        raise FileError(f"{path} is not valid JSON ({error}); restore it or start over.") from error
     if not isinstance(value, dict):
-        raise FileError(f"{path} must hold a JSON object, not a {type(value).__name__}; restore it or start anew.")
+        raise FileError(f"{path} must hold a JSON object, not a {type(value).__name__}; restore it or start over.")
     return value
 
 
 def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _finite(text: str) -> float:
@@ -298,7 +298,7 @@ def refuse_inside(folder: Path, images: Path) -> None:
     """
     if folder.resolve().is_relative_to(images.resolve()):
         raise RunError(
-            f"{folder} lies in the folder of images, {images}, and would be taken for a class; name an --out beside it."
+            f"{folder} is inside the folder of images, {images}, and would count as a class; name an --out outside it."
         )
 
 

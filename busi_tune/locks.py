@@ -23,7 +23,7 @@ from busi_tune.errors import RunError
 from busi_tune.files import LOCK, TEMPORARY, explained, make_folder, remove_leftovers
 
 # The advice for a script that starts several workers.
-GUARD = 'put what the script does under `if __name__ == "__main__":`'
+GUARD = 'put the work of the script under `if __name__ == "__main__":`'
 RUN, STUDY = LOCK, ".study.lock"
 # Seconds between two attempts to take a lock.
 POLL = 0.02
@@ -75,8 +75,7 @@ def _refuse_unguarded_script() -> None:
     while frame is not None:
         if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__mp_main__":
             raise RunError(
-                f"Each worker process imports {frame.f_code.co_filename}, which begins the work of the script again; "
-                f"{GUARD}."
+                f"Each worker process imports {frame.f_code.co_filename}, which would start its work again; {GUARD}."
             )
         frame = frame.f_back
 

@@ -34,8 +34,8 @@ from busi_tune.training.epochs import Epoch
 # The files of a search that was killed during its cross-validation.
 FIRST_FILES = frozenset({"baseline", FOLDS, "folds.excluded.csv"})
 JUDGED = (
-    "This judges the procedure, search included: each fold's images were answered by what a study had chosen without "
-    "them. It is no figure of one configuration, for the folds may choose different ones."
+    "This evaluates the procedure, including the search: a study chose the model of each fold without the fold's "
+    "images. It is not the figure of one configuration, because the studies may choose different ones."
 )
 
 
@@ -74,7 +74,7 @@ def search_nested(
         found: dict[int, SearchResult] = {}
         for fold in range(1, folds + 1):
             study, run = _study(folder, fold), place / "folds" / str(fold)
-            progress.notice(f"Fold {fold} of {folds}: a study of its own, which does not see the fold, in {study}.")
+            progress.notice(f"Fold {fold} of {folds}: its study, which does not use the fold's images, is in {study}.")
             found[fold] = session.search(
                 root,
                 study,
@@ -149,7 +149,7 @@ class _Cost:
         beside = f" with {self.workers} workers" if self.workers > 1 else ""
         self.progress.notice(
             f"The first epoch took {epoch.seconds:.1f} s, so all of them take at most about {hours:.2g} hours{beside}; "
-            "what is finished is not done again."
+            "finished parts are not repeated."
         )
 
 

@@ -217,7 +217,7 @@ def check(known: Mapping[str, Checks], values: Mapping[str, object]) -> tuple[di
     """The valid values in their types, and a line for each unknown key and each invalid value."""
     typed: dict[str, object] = {}
     problems = [
-        unknown(name, list(known)) + (" (keys stand in no table)" if isinstance(value, dict) else "")
+        unknown(name, list(known)) + (" (write keys outside of tables)" if isinstance(value, dict) else "")
         for name, value in values.items()
         if name not in known
     ]

@@ -183,7 +183,7 @@ def baseline(
         if not run_folder.stop_reason(folder):
             runs.introduce(run.config, run.dataset, folder, progress)
             if done:
-                progress.notice(f"{folder} goes on after epoch {done[-1].epoch}.")
+                progress.notice(f"{folder} continues after epoch {done[-1].epoch}.")
         processors = hardware.Processors()
         for record in runs.train(run, run.config.epochs, progress):
             if run.config.device == "cpu" and (lacking := processors.lacking(record.seconds)):
@@ -412,7 +412,7 @@ def _runs_of(folder: Path, fold: int | None) -> list[Path]:
     """
     if not (folder / results.POOLED).exists():
         if fold is not None:
-            raise ConfigError(f"fold is of a finished cross-validation, and {folder} is none; leave out --fold.")
+            raise ConfigError(f"fold needs a finished cross-validation, and {folder} is not one; leave out --fold.")
         return [folder]
     runs = {each["fold"]: folder / each["run"] for each in results.read(folder / results.POOLED, CrossvalFile)["folds"]}
     if fold is not None and fold not in runs:

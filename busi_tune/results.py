@@ -1153,11 +1153,11 @@ def check(value: Mapping[str, object], kind: type[T], source: str) -> T:
     if found != SCHEMAS[kind]:
         known_name = isinstance(found, str) and found.partition("/")[0] == name
         wrong = f"has version {found}" if known_name else f"has the schema {found!r}"
-        raise FileError(f"{source} {wrong}, and this busi-tune reads {name} of version {version}; start anew.")
+        raise FileError(f"{source} {wrong}, and this busi-tune reads {name} of version {version}; start over.")
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise FileError(f"{source} is damaged ({error}); restore it or start anew.") from error
+        raise FileError(f"{source} is damaged ({error}); restore it or start over.") from error
     return cast("T", value)
 
 
@@ -1182,7 +1182,7 @@ def read(path: Path, kind: type[T]) -> T:
     document = check(found, kind, str(path))
     if recorded != _content(found):
         raise FileError(
-            f"{path} was changed after it was written (its content has another SHA-256); restore it or start anew."
+            f"{path} was changed after it was written (its content has another SHA-256); restore it or start over."
         )
     return document
 

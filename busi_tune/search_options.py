@@ -72,23 +72,23 @@ class SearchOptions(WorkerOptions):
         "worse than the best completed trial",
         group="search",
     )
-    keep_trials: int = option(1, "Best trials whose checkpoints are kept", group="search", low=1)
+    keep_trials: int = option(1, "Number of best trials whose checkpoints are kept", group="search", low=1)
     confirm: int = option(
-        0, "Number of best trials to train to the end with several seeds; the best mean wins", group="search", low=0
+        0, "Number of best trials to train fully with several seeds; the best mean wins", group="search", low=0
     )
     confirm_seeds: int = option(
         3, "Number of seeds that each trial of --confirm is trained with", group="search", low=1
     )
     audit_pruned: int = option(
         0,
-        "Number of pruned trials to continue to the end of their trial, which measures what pruning cost",
+        "Number of pruned trials to continue up to --trial-epochs, to measure what pruning cost",
         group="search",
         low=0,
     )
     storage: str | None = option(
         None,
-        "URL of a PostgreSQL database that several machines share, postgresql+psycopg://USER@HOST/DB; "
-        "needs the extra postgres; BUSI_TUNE_STORAGE can hold it instead",
+        "URL of a PostgreSQL database that several machines share, as in postgresql+psycopg://USER@HOST/DB; "
+        "needs the extra postgres; the environment variable BUSI_TUNE_STORAGE sets it, too",
         group="machines",
         metavar="URL",
         unset="a file in the study's folder",
@@ -114,6 +114,6 @@ class SearchOptions(WorkerOptions):
         if wrong := self.device_problem(config):
             problems.append(wrong)
         if self.storage and self.ray:
-            problems.append("storage and ray exclude each other: on Ray one driver owns the study")
+            problems.append("storage and ray exclude each other: on Ray only one driver can run the study")
         if problems:
-            raise ConfigError(f"The search breaks a rule: {'; '.join(problems)}.")
+            raise ConfigError(f"The search cannot start: {'; '.join(problems)}.")

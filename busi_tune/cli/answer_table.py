@@ -49,8 +49,8 @@ class AnswerTable:
                 path = next(paths, None)
                 if path is None or str(path) != row.get("path"):
                     raise FileError(
-                        f"{partial} has the answer of {row.get('path')} where the command names "
-                        f"{path or 'no more images'}; name the same images, or start anew with --overwrite."
+                        f"{partial} has a row for {row.get('path')} where the command names "
+                        f"{path or 'no more images'}; name the same images, or start over with --overwrite."
                     )
                 self.kept += 1
                 self.failed = self.failed or bool(row.get("error"))
@@ -67,8 +67,8 @@ class AnswerTable:
         others = self.models - {model}
         if others:
             raise FileError(
-                f"{self.path}{PARTIAL} holds answers of the model {others.pop()}, and this one is {model}; use that "
-                "model, or start anew with --overwrite."
+                f"{self.path}{PARTIAL} holds predictions of the model {others.pop()}, not of {model}; use the same "
+                "model, or start over with --overwrite."
             )
         known = self.columns
         if not known and self.existing == "append" and self.path.exists():
@@ -76,7 +76,7 @@ class AnswerTable:
                 known = next(csv.reader(file), [])
         if known and list(known) != list(columns):
             raise FileError(
-                f"{self.path} has the columns {','.join(known)[:200]}, and this model's answers have "
+                f"{self.path} has the columns {','.join(known)[:200]}, and this model's predictions have "
                 f"{','.join(columns)}; name another file."
             )
         begun, self.columns = bool(self.columns), columns
@@ -188,17 +188,18 @@ def _alone(path: Path, partial: Path) -> Iterator[BinaryIO]:
 def _check(path: Path, partial: Path, existing: Existing, *, resume: bool, left: bool) -> None:
     """Refuse options that do not fit the existing files; `left` is true if an interrupted command left predictions."""
     if resume and not left:
-        raise FileError(f"{partial} does not exist, so there is nothing to go on with; leave out --resume.")
+        raise FileError(f"{partial} does not exist, so there is nothing to continue; leave out --resume.")
     if left and not resume and existing != "overwrite":
         raise FileError(
-            f"{partial} holds the answers of an interrupted command; add --resume to go on after them, or --overwrite."
+            f"{partial} holds the predictions of an interrupted command; add --resume to continue, or --overwrite to "
+            "start over."
         )
     if not path.exists() or not path.stat().st_size or existing == "append":
         return
     if existing == "refuse":
         raise FileError(f"{path} exists; add --overwrite to replace it, --append to add to it, or name another file.")
     if _first_column(path) != "path":
-        raise FileError(f"{path} would be replaced, and is no table of answers; name another file.")
+        raise FileError(f"{path} is not a table of predictions, so --overwrite does not replace it; name another file.")
 
 
 def _first_column(path: Path) -> str:

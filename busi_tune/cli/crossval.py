@@ -43,7 +43,7 @@ from busi_tune.results import FOLDS
     metavar="FILE.csv",
     group="data",
     unset="drawn by --split-seed",
-    help="Folds to use, as another cross-validation wrote them to folds.csv.",
+    help="File with the folds to use: folds.csv of another cross-validation.",
 )
 @out_option(default=Path("studies/crossval"), help="Folder of the cross-validation.")
 @all_option
@@ -60,9 +60,9 @@ def crossval(
     overwrite: bool,
     **values: object,
 ) -> None:
-    """Train the configuration once for each fold, and pool the answers.
+    """Train the configuration once for each fold, and pool the predictions.
 
-    Each image is answered by a model that has seen neither it nor a near-duplicate of it.
+    Each image is predicted by a model that was trained neither on it nor on a near-duplicate of it.
     """
     refuse(values, Config, CrossvalOptions)
     config, options = made(Config, values), made(CrossvalOptions, values)
@@ -93,9 +93,9 @@ def crossval(
 @all_option
 @json_option
 def compare(*, first: Path, second: Path, everything: bool, as_json: bool) -> None:
-    """Compare two finished runs on one split, or two cross-validations on the same folds.
+    """Compare two finished runs on the same split, or two cross-validations on the same folds.
 
-    Differences are SECOND less FIRST, paired by image and by group of near-duplicates.
+    Differences are SECOND minus FIRST, paired by image and by group of near-duplicates.
     """
     from busi_tune.cli.screen import print_json
     from busi_tune.cli.tables import show_comparison

@@ -55,7 +55,7 @@ def data() -> None:
 def audit(data: Path, out: Path, split_file: Path | None, strict: bool, as_json: bool, **values: object) -> int:
     """Report on a folder: sizes, copies, near-duplicates, conflicting labels, and how much a split would leak.
 
-    Writes audit.json, and audit.html with the pictures beside each other.
+    Writes audit.json, and audit.html with the pictures of each group side by side.
     """
     config = made(Config, values)
     from busi_tune import pipeline
@@ -92,14 +92,14 @@ def audit(data: Path, out: Path, split_file: Path | None, strict: bool, as_json:
     type=PATH,
     metavar="FILE.csv",
     group="data",
-    help="Images that stay on one side, as of one patient: a CSV file with the columns path and group.",
+    help="CSV file with the columns path and group: images of one group, as of one patient, stay in one part.",
 )
 @stated_options(Config, *SPLITTING, "classes")
 @setting("--out", type=PATH, required=True, metavar="FILE.csv", group="output", help="File of the split.")
 @json_option
 @config_option
 def split(data: Path, out: Path, patients: Path | None, as_json: bool, **values: object) -> None:
-    """Split a folder into training, validation and test, with groups of near-duplicates on one side."""
+    """Split a folder into training, validation and test; each group of near-duplicates stays in one part."""
     config = made(Config, values)
     asked = [Config.options[name].flag for name in SPLITTING if name != "similarity" and given(name)]
     from busi_tune import pipeline
@@ -123,7 +123,7 @@ def split(data: Path, out: Path, patients: Path | None, as_json: bool, **values:
 @out_option(required=True, help="Folder of the phantoms.")
 @json_option
 def demo(out: Path, seed: int, as_json: bool) -> None:
-    """Draw phantom images, with masks, near-duplicates and a conflict, listed in planted.csv."""
+    """Draw phantom images with masks, near-duplicates and a conflict; planted.csv lists the near-duplicates."""
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_end, print_json, screen
 

@@ -36,15 +36,15 @@ from busi_tune.config import Config
     "mapping",
     metavar="CLASS=LABEL,...",
     group="data",
-    unset="labels are named as classes",
-    help="Labels of the images that have another name than their class, as in benign=B,malignant=M.",
+    unset="labels are class names",
+    help="Label of each class whose images have another label than the class name, as in benign=B,malignant=M.",
 )
 @setting(
     "--groups",
     type=PATH,
     metavar="FILE.csv",
     group="data",
-    help="Images that belong together, as of one patient: a CSV file with the columns path and group.",
+    help="CSV file with the columns path and group: images of one group, as of one patient, belong together.",
 )
 @stated_options(Config, "similarity")
 @setting(
@@ -52,14 +52,14 @@ from busi_tune.config import Config
     type=PATH,
     metavar="DIR",
     group="data",
-    unset="for a run the folder at that time, for an export none",
-    help="Folder of the images that the model was trained on, whose twins are left out.",
+    unset="for a run its training folder, for an export none",
+    help="Folder of the training images; near-duplicates of them are left out.",
 )
 @setting(
     "--leave-out-conflicts",
     is_flag=True,
     group="data",
-    help="Leave out images whose twin in the training data has another label, which are refused otherwise.",
+    help="Leave out images with a near-duplicate of another label in the training data, instead of stopping.",
 )
 @out_option(required=True, help="Folder of the evaluation.")
 @json_option
@@ -76,7 +76,7 @@ def evaluate(
     as_json: bool,
     **values: object,
 ) -> None:
-    """Judge MODEL, a finished run or an export, on labelled images from elsewhere.
+    """Evaluate MODEL, a finished run or an export, on labelled external images.
 
     Writes evaluation.json, predictions.csv and pictures. An export needs no PyTorch.
     """

@@ -27,14 +27,15 @@ def show_evaluation(found: EvaluationFile, folder: Path) -> None:
     print_table(
         f"{found['model']} on {found['data']}: accuracy {external['accuracy']:.4f} on {external['images']} images in "
         f"{external['groups']} groups, and {internal['accuracy']:.4f} on its own {internal['images']} test images",
-        ["metric", "there", INTERVAL, "own test", "difference", INTERVAL],
+        ["metric", "external", INTERVAL, "own test", "difference", INTERVAL],
         rows,
     )
     for sentence in missing_intervals(external):
         print_text(sentence)
     if found["absent_classes"]:
-        print_text(f"No image there is of class {', '.join(found['absent_classes'])}; the macro figures need it.")
-    show_matrix("Confusion matrix there (rows: true class)", external)
+        absent = ", ".join(found["absent_classes"])
+        print_text(f"No external image is of class {absent}, so there are no macro figures.")
+    show_matrix("Confusion matrix of the external images (rows: true class)", external)
     _show_calibration(found)
     if "operating_point" in found:
         _show_point(found["operating_point"])
@@ -49,8 +50,9 @@ def show_evaluation(found: EvaluationFile, folder: Path) -> None:
 def _show_calibration(found: EvaluationFile) -> None:
     there = found["calibration"]
     print_text(
-        f"The mean confidence there is {there['confidence']:.3f} at an accuracy of {there['accuracy']:.3f}; a further "
-        f"temperature of {there['temperature']:.2f} would calibrate the probabilities there (1 changes nothing)."
+        f"On the external images the mean confidence is {there['confidence']:.3f} at an accuracy of "
+        f"{there['accuracy']:.3f}. A further temperature of {there['temperature']:.2f} would calibrate these "
+        "probabilities (1 changes nothing)."
     )
 
 
@@ -59,17 +61,17 @@ def _show_point(point: TransferPoint) -> None:
         return ["none" if figure["value"] is None else f"{figure['value']:.3f}", low_high(figure["interval"])]
 
     rows = []
-    for name, at in (("stored", point["stored"]), ("found there", point["needed"])):
+    for name, at in (("stored", point["stored"]), ("external", point["needed"])):
         if at is not None:
             sensitivity, specificity = at["figures"]["sensitivity"], at["figures"]["specificity"]
             rows.append([name, f"{at['threshold']:.4f}", *cells(sensitivity), *cells(specificity)])
     print_table(
-        f"Flagged as {point['class']} there, with a threshold for a sensitivity of {point['sensitivity']:g}",
+        f"External images flagged as {point['class']}, threshold for a sensitivity of {point['sensitivity']:g}",
         ["threshold", "from", "sensitivity", INTERVAL, "specificity", INTERVAL],
         rows,
     )
     if point["needed"] is not None:
-        print_text("The threshold found there was found on the images that it is judged on, which promises nothing.")
+        print_text("The external threshold is evaluated on the images that chose it, which promises nothing.")
 
 
 def _show_guard(found: EvaluationFile) -> None:
@@ -77,8 +79,8 @@ def _show_guard(found: EvaluationFile) -> None:
         guard = found["guard"]
         scores = ", ".join(f"{name} {share:.3f}" for name, share in guard["scores"].items())
         print_text(
-            f"The input guard warns of {guard['external']:.3f} of the images there ({scores}), and of "
-            f"{guard['internal']:.3f} of the own test images."
+            f"The input guard warns of {guard['external']:.3f} of the external images ({scores}), and of "
+            f"{guard['internal']:.3f} of the model's own test images."
         )
 
 
@@ -88,9 +90,9 @@ def _show_confidence(found: EvaluationFile) -> None:
     point = found["min_confidence"]
     own, there = point["validation"], point["external"]
     result = (
-        f"{there['coverage']:.0%} of the images there are answered, with an error of {there['error']:.3f}"
+        f"{there['coverage']:.0%} of the external images are answered, with an error of {there['error']:.3f}"
         if there
-        else "no image there is answered"
+        else "no external image is answered"
     )
     print_text(
         f"From confidence {point['confidence']:.3f} on, which halves the error of the validation images "

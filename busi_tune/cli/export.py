@@ -30,7 +30,7 @@ from busi_tune.export_options import ExportOptions
     ),
 )
 @click.argument("run", type=PATH)
-@data_option(unset="the folder at the time of training", help="Folder of the images that the run was trained on.")
+@data_option(unset="the folder that training used", help="Folder of the images that the run was trained on.")
 @out_option(unset="exports/NAME of the run or study", help="Folder of the export.")
 @stated_options(ExportOptions)
 @setting(
@@ -46,7 +46,7 @@ from busi_tune.export_options import ExportOptions
     type=click.IntRange(min=1),
     group="output",
     metavar="INTEGER",
-    unset="the mean of all",
+    unset="the mean of all folds",
     help="Fold of the cross-validation RUN whose model is exported.",
 )
 @json_option
@@ -63,9 +63,9 @@ def export(
     overwrite: bool,
     **values: object,
 ) -> None:
-    """Export the finished run RUN to ONNX, verified against PyTorch on its test split.
+    """Export the finished run RUN to ONNX, and verify it against PyTorch on the test split.
 
-    Of a cross-validation, one model is exported that averages the probabilities of its folds' models.
+    If RUN is a cross-validation, the exported model averages the probabilities of the models of all folds.
     """
     options = made(ExportOptions, values)
     from busi_tune import pipeline
@@ -100,14 +100,14 @@ def default_folder(run: Path) -> Path:
     ),
 )
 @click.argument("export_folder", type=PATH, metavar="EXPORT")
-@data_option(help="Folder of the images that it was evaluated on, to compare its answers again here.")
+@data_option(help="Folder of the run's images, to predict its test images again and compare.")
 @key_option
 @json_option
 def verify(export_folder: Path, data: Path | None, key: Path | None, as_json: bool) -> None:
-    """Check that EXPORT is what was certified; with --data, also that it answers its test images as it did.
+    """Check that no file of EXPORT has changed; with --data, also that its predictions are still the same.
 
-    Without --key this protects from damage and confusion, not from somebody who means harm and writes a new
-    certificate.
+    Without --key this finds damaged and mixed-up files. It does not find an attack, because an attacker can write a
+    new certificate.
     """
     from busi_tune.cli.export_tables import show_certificate, show_checked
     from busi_tune.cli.screen import print_json, screen

@@ -17,7 +17,7 @@ def show_checked(certificate: VerificationFile, folder: Path, key: str) -> None:
         return
     print_text(f"{folder}: the {count} certified files are unchanged.")
     if "signed_by" in certificate:
-        print_text(f"They are signed by the key {certificate['signed_by']}; --key checks whose key it is.")
+        print_text(f"They are signed by the key {certificate['signed_by']}; --key checks that it is the right key.")
     print_text(UNSIGNED)
 
 
@@ -29,19 +29,19 @@ def show_certificate(certificate: VerificationFile, folder: Path) -> None:
         ["largest logit error, ONNX Runtime", _error(model["max_error"])],
         ["largest logit error, PyTorch float32", _error(model["pytorch_float32_error"])],
         ["tolerance", _error(model["tolerance"])],
-        ["smallest margin of an answer", _error(model["smallest_margin"])],
+        ["smallest margin of a prediction", _error(model["smallest_margin"])],
     ]
     # Errors and margins mean nothing for a network whose outputs are constant or only rounding noise.
     useless = bool(certificate["warnings"])
     rows: list[list[object]] = [
         ["test images", model["images"]],
         *([] if useless else errors),
-        ["ways to run it that were compared", len(model["errors"])],
-        ["answers changed", model["answers_changed"]],
-        ["confusion matrices", "equal" if matrices["pytorch"] == matrices["onnxruntime"] else "equal but for rounding"],
-        ["pictures not resized to the pixel", model["resized_differently"]],
+        ["runtime settings compared", len(model["errors"])],
+        ["predictions changed", model["answers_changed"]],
+        ["confusion matrices", "equal" if matrices["pytorch"] == matrices["onnxruntime"] else "equal, rounding apart"],
+        ["pictures resized differently", model["resized_differently"]],
     ]
-    verdict = "answers as PyTorch does, but is of no use" if useless else "verified"
+    verdict = "predicts as PyTorch does, but is useless" if useless else "verified"
     print_table(f"{folder}: {verdict}", ["check", "value"], rows)
     for warning in certificate["warnings"]:
         print_text(warning)
@@ -62,7 +62,7 @@ def show_export(certificate: VerificationFile, folder: Path) -> None:
         rows,
     )
     if worse := worsened(certificate["calibration"]["test"]):
-        print_text(f"On the test split the temperature makes worse: {', '.join(worse)}.")
+        print_text(f"On the test split, the temperature makes these worse: {', '.join(worse)}.")
     if "operating_point" in certificate:
         _show_point(certificate["operating_point"])
     show_selective(certificate.get("validation_risk_coverage", []))
@@ -93,7 +93,7 @@ def suggestion(points: list[RiskCoveragePoint]) -> str:
         return "No confidence halves the error of the validation images."
     return (
         f"From confidence {found['confidence']:.3f} on, {found['coverage']:.0%} of the validation images are answered, "
-        f"with an error of {found['error']:.3f} in place of {points[-1]['error']:.3f}."
+        f"with an error of {found['error']:.3f} instead of {points[-1]['error']:.3f}."
     )
 
 
@@ -106,7 +106,7 @@ def _show_variant(name: str, model: ModelCertificate) -> None:
         [f"validation accuracy, {form}", f"{gate['accuracy']['candidate']:.3f}"],
         ["layers left in float32", len(model["kept_in_float32"])],
         ["test accuracy", f"{_figure(test['accuracy'])} ({_interval(test['intervals'].get('accuracy'))})"],
-        ["agreement on test", f"{model['agreement']:.3f}, {len(model['changed'])} answers changed"],
+        ["agreement on test", f"{model['agreement']:.3f}, {len(model['changed'])} predictions changed"],
         ["one picture, float32", f"{latency['float32']:.1f} ms"],
         [f"one picture, {form}", f"{latency[form]:.1f} ms"],
         ["megabytes", f"{model['bytes'] / 1e6:.1f}"],
@@ -120,7 +120,7 @@ def _show_point(point: OperatingPointEntry) -> None:
         [name, _figure(found["value"]), _interval(found["interval"]), found["images"]]
         for name, found in (("sensitivity", test["sensitivity"]), ("specificity", test["specificity"]))
     ]
-    title = f"Flagged as {point['class']} from {point['threshold']:.4f} on: the test split"
+    title = f"Test images flagged as {point['class']}, at probabilities from {point['threshold']:.4f} on"
     print_table(title, ["", "test", "95 % interval", "images"], rows)
     print_text(point["sentence"])
     print_text(point["claim"]["sentence"])

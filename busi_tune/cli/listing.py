@@ -23,17 +23,18 @@ UNITS = (("days", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 @click.argument("folder", type=PATH, default=".", metavar="[FOLDER]")
 @json_option
 def list_results(folder: Path, as_json: bool) -> None:
-    """List all runs, studies, cross-validations and exports in FOLDER (by default here) and below.
+    """List all runs, studies, cross-validations and exports in FOLDER and its subfolders.
 
-    Each has its state, its accuracy and macro F1 on the test images with 95 % intervals, its size, its age, and the
-    command to run next. What lies inside a study or a cross-validation belongs to it and is not listed.
+    FOLDER is the current folder by default. Each result has its state, its accuracy and macro F1 on the test images
+    with 95 % intervals, its size, its age, and the command to run next. Runs inside a study or a cross-validation are
+    not listed.
     """
     from busi_tune.cli.screen import print_json, print_line, print_table
     from busi_tune.errors import FileError
     from busi_tune.report.inventory import inventory
 
     if not folder.is_dir():
-        raise FileError(f"{folder} is no folder; name one that holds results, as in studies.")
+        raise FileError(f"{folder} is not a folder; name one that holds results, as in studies.")
     found = inventory(folder)
     if as_json:
         print_json(found)

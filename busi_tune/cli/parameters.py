@@ -25,7 +25,7 @@ INTERRUPTED = 130
 # The exit code that a shell reports for a program that SIGPIPE (13) ended.
 CLOSED_PIPE = 141
 RESUMED = "All finished epochs are saved: run the same command again to continue."
-ANEW = "Nothing is half-written: run the same command again to start anew."
+ANEW = "No half-written result is left: run the same command again to start over."
 # The escape sequence that shows the cursor again, which progress bars hide.
 SHOW_CURSOR = "\x1b[?25h"
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "FILE", tuple: "A,B,C"}
@@ -236,7 +236,7 @@ config_option = click.option(
     is_eager=True,
     expose_value=False,
     callback=_read_config,
-    help="TOML file of these options, dashes written as underscores; the command line wins over the file.",
+    help="TOML file with these options, with underscores for dashes; the command line wins over the file.",
 )
 data_option = partial(setting, "--data", type=PATH, metavar="DIR", group="data")
 out_option = partial(setting, "--out", type=PATH, metavar="DIR", group="output")
@@ -253,8 +253,8 @@ key_option = setting(
     type=PATH,
     metavar="PUB.pem",
     group="model",
-    unset="any certificate",
-    help="Ed25519 public key of the signer of EXPORT: refuse what its owner has not signed; needs the extra sign.",
+    unset="no signature needed",
+    help="Ed25519 public key of the signer; refuses an EXPORT without this signature; needs the extra sign.",
 )
 threads_option = setting(
     "--threads",
@@ -262,7 +262,7 @@ threads_option = setting(
     default=0,
     metavar="INTEGER",
     group="machines",
-    help="Threads to compute with; 0 takes one for each core.",
+    help="Number of threads; 0 means one for each core.",
 )
 json_option = setting(
     "--json", "as_json", is_flag=True, group="output", help="Print one JSON object instead of tables."
@@ -271,7 +271,7 @@ all_option = setting(
     "--all", "everything", is_flag=True, group="output", help="Print all metrics, not only the six reported most."
 )
 overwrite_option = setting(
-    "--overwrite", is_flag=True, group="output", help="Delete the result in the output folder and start anew."
+    "--overwrite", is_flag=True, group="output", help="Delete the result in the output folder and start over."
 )
 
 

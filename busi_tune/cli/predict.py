@@ -28,8 +28,8 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
 
 @click.command(
     cls=Command,
-    interrupted="Each line that was printed is a whole answer; --csv FILE.csv keeps them in FILE.csv.partial, and "
-    "--resume continues after them.",
+    interrupted="Each printed line is complete. With --csv FILE.csv, FILE.csv.partial keeps the rows, and --resume "
+    "continues after them.",
     epilog=examples(
         "busi-tune predict exports/tuned scan.png",
         "find scans -name '*.png' | busi-tune predict exports/tuned - --csv answers.csv",
@@ -58,7 +58,7 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     "--allow-unverified",
     is_flag=True,
     group="model",
-    help="Use a model without a certificate, after it has been tried in a process of its own.",
+    help="Use a model without a certificate, after a trial in a separate process.",
 )
 @key_option
 @setting(
@@ -67,8 +67,9 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     callback=_share,
     metavar="NUMBER",
     group="model",
-    unset="every image is answered",
-    help="Mark answers whose largest probability is lower as refer; `export` prints the validation error for some.",
+    unset="no prediction is marked",
+    help="Mark predictions whose largest probability is lower as refer; `export` prints the validation error for "
+    "several values.",
 )
 @setting(
     "--batch-size",
@@ -76,7 +77,7 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     default=8,
     metavar="INTEGER",
     group="machines",
-    help="Images that the model answers at once, at most.",
+    help="Maximum number of images that the model classifies at once.",
 )
 @threads_option
 @setting(
@@ -92,11 +93,11 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     type=PATH,
     metavar="FILE.csv",
     group="output",
-    help="Also write the answers to this file; - writes them to stdout in place of the table.",
+    help="Also write the predictions to this file; - writes them to stdout instead of the table.",
 )
-@setting("--overwrite", is_flag=True, group="output", help="Replace the file of --csv, or an interrupted one.")
-@setting("--append", is_flag=True, group="output", help="Add the answers to those in the file of --csv.")
-@setting("--resume", is_flag=True, group="output", help="Go on after the answers that an interrupted --csv kept.")
+@setting("--overwrite", is_flag=True, group="output", help="Replace the file of --csv, finished or interrupted.")
+@setting("--append", is_flag=True, group="output", help="Add the predictions to the file of --csv.")
+@setting("--resume", is_flag=True, group="output", help="Continue the interrupted file of --csv.")
 @setting("--json", "as_json", is_flag=True, group="output", help="Print one JSON list instead of a table.")
 @setting("--jsonl", "as_lines", is_flag=True, group="output", help="Print one JSON object per line instead of a table.")
 def predict(
@@ -121,7 +122,7 @@ def predict(
     """Classify images with the model of the folder EXPORT, or with one of its model files.
 
     IMAGE is a file, a folder, a pattern ("scans/**/*.png") or - for a list of files on stdin. A file that cannot be
-    read becomes a row with its error; the others are still answered, and the exit code is 1.
+    read becomes a row with its error. The other files are still classified, and the exit code is 1.
     """
     from busi_tune import inference
     from busi_tune.cli.answer_table import answer_table
@@ -132,7 +133,7 @@ def predict(
         raise click.UsageError("Missing argument 'IMAGE...': name images, or a list of them with --list.")
     form = _form(csv_file, as_json=as_json, as_lines=as_lines)
     if key is not None and allow_unverified:
-        raise click.UsageError("--key asks for a signed certificate, and --allow-unverified for none; drop one.")
+        raise click.UsageError("--key requires a signature, and --allow-unverified no certificate; remove one of them.")
     existing = _existing(csv_file, overwrite=overwrite, append=append, resume=resume)
     with answer_table(csv_file, existing, resume=resume) if csv_file is not None else nullcontext() as table:
         found = image_paths(paths, lists, nul=nul)
@@ -158,7 +159,7 @@ def _existing(csv_file: Path | None, *, overwrite: bool, append: bool, resume: b
 
     changes = [name for name, asked in (("--append", append), ("--resume", resume)) if asked]
     if overwrite and changes:
-        raise click.UsageError(f"--overwrite and {changes[0]} contradict each other; drop one.")
+        raise click.UsageError(f"--overwrite and {changes[0]} contradict each other; remove one of them.")
     if changes and (csv_file is None or is_straight(csv_file)):
         raise click.UsageError(f"{changes[0]} needs a file; name it with --csv FILE.csv.")
     return "overwrite" if overwrite else "append" if append else "refuse"
@@ -182,7 +183,7 @@ def _form(csv_file: Path | None, *, as_json: bool, as_lines: bool) -> str:
     if csv_file is not None and is_stdout(csv_file):
         on_stdout.append(f"--csv {csv_file}")
     if len(on_stdout) > 1:
-        raise click.UsageError(f"{' and '.join(on_stdout)} would both print on stdout; drop one.")
+        raise click.UsageError(f"{' and '.join(on_stdout)} would both print on stdout; remove one of them.")
     return "".join(on_stdout)
 
 

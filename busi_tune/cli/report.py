@@ -14,21 +14,21 @@ from busi_tune.cli.parameters import PATH, Command, config_option, data_option, 
     ),
 )
 @click.argument("folder", type=PATH)
-@data_option(unset="the folder at the time of training", help="Folder of the images, for the pictures.")
+@data_option(unset="the folder that training used", help="Folder of the images, for the pictures on the page.")
 @setting(
     "--export",
     "export_folder",
     type=PATH,
     metavar="EXPORT",
     group="output",
-    help="Export of the run, or of the study's best run, to be shown on the same page.",
+    help="Export of the run, or of the study's best run, to show on the same page.",
 )
 @json_option
 @config_option
 def report(folder: Path, data: Path | None, export_folder: Path | None, as_json: bool) -> None:
-    """Write one page on FOLDER, a run, a study, a cross-validation or an export: report.html, and report.json.
+    """Write a page about FOLDER, which is a run, a study, a cross-validation or an export.
 
-    The page holds everything it shows and loads nothing from a network.
+    Writes report.html, one file that loads nothing from a network, and report.json.
     """
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_json, print_line, screen

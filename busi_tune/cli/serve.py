@@ -10,7 +10,7 @@ from busi_tune.cli.parameters import PATH, Command, examples, json_option, setti
 
 @click.command(
     cls=Command,
-    interrupted="The page is closed, and nothing was stored.",
+    interrupted="The server has stopped, and nothing was stored.",
     epilog=examples("busi-tune serve exports/tuned", "busi-tune serve exports/tuned --port 9000 --threads 1"),
 )
 @click.argument("export", type=PATH, metavar="EXPORT")
@@ -19,7 +19,7 @@ from busi_tune.cli.parameters import PATH, Command, examples, json_option, setti
     default="127.0.0.1",
     metavar="ADDRESS",
     group="machines",
-    help="Address to listen on; any other than this machine's own opens the page to the network.",
+    help="Address to listen on; any address but the loopback address opens the page to the network.",
 )
 @setting(
     "--port",
@@ -32,10 +32,10 @@ from busi_tune.cli.parameters import PATH, Command, examples, json_option, setti
 @threads_option
 @json_option
 def serve(export: Path, *, host: str, port: int, threads: int, as_json: bool) -> None:
-    """Answer pictures with the model of the folder EXPORT on a local web page, until Ctrl-C.
+    """Classify pictures with the model of the folder EXPORT on a local web page, until Ctrl-C.
 
-    The page takes pictures that are dropped in and shows their probabilities; programs use POST /predict. Nothing is
-    stored, and nothing leaves this machine.
+    Drop pictures on the page to see their probabilities. Programs use POST /predict. Nothing is stored, and nothing
+    leaves this machine.
     """
     from busi_tune.cli.screen import print_json, print_line
     from busi_tune.serve import server
@@ -51,7 +51,7 @@ def serve(export: Path, *, host: str, port: int, threads: int, as_json: bool) ->
         if as_json:
             print_json({"url": url})
         else:
-            print_line(f"{url} answers pictures with {export}; Ctrl-C ends it.")
+            print_line(f"{url} classifies pictures with {export}; Ctrl-C stops it.")
         # The process that started this one may wait for the line.
         sys.stdout.flush()
 

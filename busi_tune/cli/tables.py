@@ -59,9 +59,9 @@ def show_run(figures: MetricsFile, folder: Path, *, everything: bool = False) ->
     shares = figures["effective_prior"]
     if max(shares.values()) - min(shares.values()) > EQUAL:
         text = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-        print_text(f"Sampler and class weights together train for about these class shares: {text}.")
+        print_text(f"Sampler and class weights together give about these class shares in training: {text}.")
     if "risk_coverage" in figures["validation"]:
-        print_text(f"{suggestion(figures['validation']['risk_coverage'])} An export calibrates confidences anew.")
+        print_text(f"{suggestion(figures['validation']['risk_coverage'])} An export calibrates the confidences.")
     if figures["leaked_test_images"]:
         print_text(f"{figures['leaked_test_images']:.0%} of the test images have a near-duplicate in training.")
 
@@ -164,16 +164,16 @@ def show_crossval(result: CrossvalResult, folder: Path, *, everything: bool = Fa
     rows = [row + cells for row, cells in zip(_metric_rows([pooled], names), more, strict=True)]
     print_text(f"{folder}: {pooled['images']} images in {pooled['groups']} groups of near-duplicates,")
     columns = ["metric", "pooled", INTERVAL, "mean", "sd", "low", "high"]
-    print_table(f"each answered by one of {count} models that had not seen it; spread over the folds", columns, rows)
+    print_table(f"each predicted by one of {count} models not trained on it; spread over the folds", columns, rows)
     show_matrix("Confusion matrix of all folds (rows: true class)", pooled)
     if result["repeats"]:
         accuracy = result["repeats"]["accuracy"]
         print_text(
-            f"Over the partitions the pooled accuracy has mean {accuracy['mean']:.3f} and standard deviation "
+            f"Over the repeats the pooled accuracy has mean {accuracy['mean']:.3f} and standard deviation "
             f"{accuracy['standard_deviation']:.3f}, from {accuracy['lowest']:.3f} to {accuracy['highest']:.3f}."
         )
     print_text(
-        "The interval is for these images and these models; it does not cover what other training images would change."
+        "The interval is for these images and these models; it does not cover the effect of other training images."
     )
 
 
@@ -186,7 +186,7 @@ def show_split(result: SplitResult, file: Path) -> None:
     """Print the numbers of images of each class, and of groups, in a split."""
     rows = [[label, *counts.values()] for label, counts in result["images"].items()]
     rows.append(["groups", *result["groups"].values()])
-    print_table(f"{file}: images a class, and groups", ["class", *result["groups"]], rows)
+    print_table(f"{file}: images of each class, and groups", ["class", *result["groups"]], rows)
     print_text(
         f"{result['left_out']} images left out; {result['leaked']:.0%} of the test images have a twin in training."
     )
@@ -218,7 +218,7 @@ def show_search(result: SearchResult, folder: Path, *, everything: bool = False)
             [entry["trial"], entry["mean"], entry["standard_deviation"], ", ".join(f"{v:.4g}" for v in entry["values"])]
             for entry in result["finalists"]
         ]
-        print_table(f"Finalists: best {result['metric']} of full trainings, a seed each", columns, rows)
+        print_table(f"Finalists: best {result['metric']} of full trainings, one for each seed", columns, rows)
     confirmed = "confirmed by its mean over seeds" if result["finalists"] else "not confirmed with other seeds"
     before = next(trial["epochs_run"] for trial in result["trials"] if trial["number"] == best["trial"])
     trained = f", continued from epoch {before} to {best['epochs_run']}" if before != best["epochs_run"] else ""
@@ -290,14 +290,14 @@ def show_nested(found: NestedFile, folder: Path, *, everything: bool = False) ->
         ]
         for choice in found["choices"]
     ]
-    print_table(f"{folder}: what each fold's study chose, and the accuracy on the fold itself", columns, rows)
+    print_table(f"{folder}: values that each fold's study chose, and the accuracy on the fold", columns, rows)
     for name, agreed in found["agreement"].items():
         print_text(
             f"{name.replace('_', ' ').capitalize()}: the choices spread over {agreed['spread']:.0%} of the range; "
-            f"drawn at random they would over {agreed['by_chance']:.0%}."
+            f"random values would spread over {agreed['by_chance']:.0%}."
         )
     own = sum(choice["trial"] == 0 for choice in found["choices"])
-    print_text(f"In {own} of {len(rows)} folds the study chose the baseline's own values.")
+    print_text(f"In {own} of {len(rows)} folds the study chose the values of the baseline.")
     title = f"Baseline against the search procedure, paired on {found['images']} images in {found['groups']} groups"
     _show_differences(title, found, ("baseline", "tuned"), everything)
     print_text(found["sentence"])
@@ -346,11 +346,11 @@ def _show_audit_of_pruning(audited: list[AuditedTrial] | None) -> None:
     if not audited:
         print_text("No pruned trial could be continued, so the audit has no result.")
         return
-    columns = ["trial", "pruned at", "value then", "value at its end", "regret"]
+    columns = ["trial", "pruned at", "value then", "final value", "regret"]
     print_table("Pruned trials, drawn at random and continued", columns, [entry.values() for entry in audited])
     lost = [entry["regret"] for entry in audited if entry["regret"]]
     print_text(
-        f"{len(lost)} of {len(audited)} would have been better than the best; mean regret "
+        f"{len(lost)} of {len(audited)} would have been better than the best trial; mean regret "
         f"{sum(lost) / len(audited):.4f}."
     )
 
@@ -371,7 +371,7 @@ def show_all(result: RunResult, *, everything: bool = False) -> None:
         ["search", trials, str(places["study"])],
         ["best", _figures(best), str(places["study"] / "best")],
         ["export", verified, str(places["export"] / "model.onnx")],
-        ["report", "all of it on one page", str(places["report"])],
+        ["report", "all results on one page", str(places["report"])],
     ]
     print_table("Done", ["step", "result", "where"], rows)
 

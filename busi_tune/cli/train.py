@@ -60,7 +60,7 @@ def hide_password(storage: str | None) -> None:
     default=1,
     group="training",
     metavar="INTEGER",
-    help="Trainings on the same split, with --seed and the seeds that follow it.",
+    help="Number of trainings on the same split, with --seed and the seeds after it.",
 )
 @out_option(default=BASELINE, help="Folder of the run.")
 @all_option
@@ -80,7 +80,7 @@ def baseline(
 ) -> None:
     """Train the documented configuration and evaluate it on the test split.
 
-    With --seeds, train it again with the seeds that follow, and print how much the seed alone changes.
+    With --seeds, also train it with further seeds, and print the spread of each metric over the seeds.
     """
     config = made(Config, follow_split(values, split_file))
     # Check that the last seed is valid before the first training.
@@ -122,8 +122,8 @@ def baseline(
     type=PATH,
     metavar="RUN",
     group="search",
-    unset="baseline beside the study's folder, if there is one",
-    help="Folder of a finished run of this configuration, which becomes trial 0 as it is; with --folds, of its "
+    unset="the folder baseline next to the study's folder, if it exists",
+    help="Folder of a finished run of this configuration, which becomes trial 0; with --folds, folder of a finished "
     "cross-validation.",
 )
 @setting(
@@ -132,7 +132,8 @@ def baseline(
     group="search",
     metavar="INTEGER",
     unset="one split",
-    help="Outer folds, each with a study of its own that does not see the fold: judges the search as a procedure.",
+    help="Number of outer folds, to evaluate the search as a procedure; each fold has a study that does not use the "
+    "fold's images.",
 )
 @stated_options(SearchOptions)
 @out_option(default=Path("studies/tuned"), help="Folder of the study.")
@@ -152,7 +153,7 @@ def search(
     overwrite: bool,
     **values: object,
 ) -> None:
-    """Search around the configuration with Optuna, then train the best trial to its end."""
+    """Search for better hyperparameters with Optuna, then finish the training of the best trial."""
     if folds is not None and split_file is not None:
         raise click.UsageError("--split and --folds exclude each other; remove one.")
     values = follow_split(values, split_file)
@@ -206,7 +207,7 @@ def search(
     epilog=examples("busi-tune run --demo", "busi-tune run --data data/busi --trials 40 --name wide"),
 )
 @data_option(help=IMAGES)
-@setting("--demo", is_flag=True, group="data", help="Draw phantom images and run small on them; needs no data.")
+@setting("--demo", is_flag=True, group="data", help="Draw phantom images and do a small run on them; needs no data.")
 @split_option
 @stated_options(Config)
 @stated_options(SearchOptions)
@@ -227,9 +228,9 @@ def run(
     overwrite: bool,
     **values: object,
 ) -> None:
-    """Do it all: baseline, search, retrain, export, verify, predict.
+    """Run all steps: baseline, search, retrain, export, verify, predict.
 
-    A finished step is not done again, and an interrupted step is resumed.
+    Finished steps are skipped, and an interrupted step is resumed.
     """
     if demo == (data is not None):
         raise click.UsageError("Give either --data DIR or --demo.")

@@ -19,14 +19,14 @@ def verbosity_options() -> list[click.Parameter]:
             is_flag=True,
             expose_value=False,
             callback=_noted,
-            help="Print results and errors alone: no progress, no notices.",
+            help="Print only results and errors, no progress and no notices.",
         ),
         click.Option(
             ["-v", "--verbose"],
             is_flag=True,
             expose_value=False,
             callback=_noted,
-            help="Also print what libraries log, and where in the code an error arose.",
+            help="Also print the log messages of libraries, and the traceback of an error.",
         ),
     ]
 
@@ -35,7 +35,7 @@ def _noted(context: click.Context, parameter: click.Parameter, given: bool) -> b
     context.meta[f"busi_tune.{parameter.name}"] = given
     both = [f"busi_tune.{QUIET}", f"busi_tune.{VERBOSE}"]
     if all(context.meta.get(name) for name in both):
-        raise click.UsageError("-q and -v contradict each other; drop one.", context)
+        raise click.UsageError("-q and -v contradict each other; remove one of them.", context)
     return given
 
 

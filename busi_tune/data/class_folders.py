@@ -56,7 +56,7 @@ def find_classes(root: Path, *, fewest: int = 2) -> ClassFolders:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; name the folder that holds one folder of images for each class.")
     if UNFIT.search(str(root)):
-        raise DataError(f"The data folder's name, {str(root)!r}, holds characters that no table can hold; rename it.")
+        raise DataError(f"The data folder's name, {str(root)!r}, holds characters that no CSV can hold; rename it.")
     top = _subfolders(root)
     sides = {SPLIT_FOLDERS[folder.name.lower()]: folder for folder in top if folder.name.lower() in SPLIT_FOLDERS}
     if sides:
@@ -83,8 +83,8 @@ def check_class_names(found: ClassFolders, stated: str | None) -> None:
         near = near_names(classes)
         if near is not None:
             raise DataError(
-                f"{found.root} has the classes {near[0]!r} and {near[1]!r}, which may be one of them misspelt: rename "
-                f"the wrong folder, or say with --classes {','.join(classes)} that all are meant."
+                f"{found.root} has the classes {near[0]!r} and {near[1]!r}, one of which may be misspelt: rename "
+                f"the wrong folder, or state all classes with --classes {','.join(classes)}."
             )
         return
     wanted = stated.split(",")
@@ -143,7 +143,7 @@ def _check_masks(found: ClassFolders) -> None:
         if is_mask_class(folder.label, others):
             beside = [base for base in _subfolders(folder.path.parent) if len(_subfolders(base)) >= 2]
             way = f"did you mean {beside[0]}?" if beside else "move it out of the data folder."
-            raise DataError(f"{folder.path} is a folder of masks by its name, and masks are no class: {way}")
+            raise DataError(f"{folder.path} is a folder of masks by its name, and masks cannot be a class: {way}")
 
 
 def _check_classes(found: ClassFolders, fewest: int) -> None:

@@ -113,11 +113,11 @@ def open_dataset(
     if given is not None and split_file is not None:
         _check_given(given, listing, split_file)
     if saved is not None:
-        _check_changes(saved, listing, "restore the files, or start anew with --overwrite")
+        _check_changes(saved, listing, "restore the files, or start over with --overwrite")
         if given is not None and given.fingerprint() != saved.fingerprint():
             raise DataError(
-                f"{split_file} is another split than the one that was begun with; name another --out, "
-                "or start anew with --overwrite."
+                f"{split_file} is not the split that the folder began with; name another --out, "
+                "or start over with --overwrite."
             )
         return Dataset(listing, saved.fitted(listing))
     tell_classes(listing, config, progress)
@@ -133,7 +133,7 @@ def open_dataset(
 
 
 def _check_given(given: Split, listing: Listing, file: Path) -> None:
-    _check_changes(given, listing, f"restore the files, or make a new split than {file}", file)
+    _check_changes(given, listing, f"restore the files, or make a new split instead of {file}", file)
     untrained = sorted(set(listing.classes) - set(given.rows("train")["class"]))
     if untrained:
         raise DataError(f"{file} has no training image of class {', '.join(untrained)}; give each class some.")
@@ -186,7 +186,7 @@ def _check_changes(split: Split, listing: Listing, remedy: str, file: Path | Non
     if different:
         appeared = any(change.endswith(" appeared") for change in different)
         why = missing_exclusions(file) if file and appeared else ""
-        raise DataError(f"{listing.root} is not what the split was made of: {listed(different)}{why}; {remedy}.")
+        raise DataError(f"{listing.root} does not have the images of the split: {listed(different)}{why}; {remedy}.")
 
 
 def tell_classes(listing: Listing, config: Config, progress: Progress) -> None:
@@ -194,8 +194,8 @@ def tell_classes(listing: Listing, config: Config, progress: Progress) -> None:
     progress.notice(f"Classes: {', '.join(f'{name} {count}' for name, count in listing.counts.items())}.")
     if positive_class(listing.classes, config.positive) is None:
         progress.notice(
-            "No class is called malignant, so there will be no sensitivity and specificity; say with --positive NAME "
-            "which class is the disease."
+            "No class is called malignant, so there will be no sensitivity and specificity; name the class of the "
+            "disease with --positive NAME."
         )
 
 
@@ -205,8 +205,8 @@ def tell_masks(listing: Listing, progress: Progress) -> None:
         progress.notice(f"{listing.masks} masks left out.")
     if listing.drawn_masks:
         progress.notice(
-            f"Of these, {len(listing.drawn_masks)} are masks by their pixels, which have two values and the size of an "
-            f"image of the same name: {listed(list(listing.drawn_masks), most=3)}."
+            f"{len(listing.drawn_masks)} of these were recognised by their pixels, which have two values and the size "
+            f"of an image of the same name: {listed(list(listing.drawn_masks), most=3)}."
         )
 
 
@@ -215,7 +215,7 @@ def tell_left_out(dataset: Dataset, written_to: Path, progress: Progress) -> Non
     listing, split = dataset.listing, dataset.split
     tell_masks(listing, progress)
     if listing.is_split:
-        progress.notice(f"{listing.root} is already split and is taken as it is.")
+        progress.notice(f"{listing.root} is already split; this split is used.")
     if len(split.left_out):
         count, beside = len(split.left_out), excluded_file(written_to)
         progress.notice(f"{count} images left out: near-duplicates of them carry another label. {beside} lists them.")
@@ -242,7 +242,7 @@ def _tell_leak(split: Split, progress: Progress) -> None:
     if leaked > 0:
         progress.notice(
             f"This split leaks: {leaked:.0%} of the test images have a near-duplicate in training, "
-            "so every figure on it is too good."
+            "so the test figures are too high."
         )
 
 

@@ -80,5 +80,5 @@ def read_folds(path: Path) -> Folds:
         raise FileError(f"{path} must number its folds from 1 on, at least two, in the column fold; restore it.")
     torn = used.groupby("group")["fold"].nunique()
     if (torn > 1).any():
-        raise FileError(f"{path} has group {torn.idxmax()} in {torn.max()} folds; a group must lie in one fold.")
+        raise FileError(f"{path} has group {torn.idxmax()} in {torn.max()} folds; a group must be in one fold.")
     return Folds(used, read_left_out(path))

@@ -153,8 +153,8 @@ def _classes_of(data: Path, names: FolderNames, mapping: Mapping[str, str], clas
     unknown = [label for label, name in found.items() if name is None]
     if unknown:
         raise DataError(
-            f"{data} has the label {unknown[0]!r}, which is no class of the model ({', '.join(classes)}); say with "
-            f"--map CLASS={unknown[0]} which one it is, or leave these images out."
+            f"{data} has the label {unknown[0]!r}, which is not a class of the model ({', '.join(classes)}); name its "
+            f"class with --map CLASS={unknown[0]}, or remove these images."
         )
     return {label: name for label, name in found.items() if name is not None}
 
@@ -218,7 +218,7 @@ def to_judge(
     if len(left_out) == len(own):
         reasons = pd.Series([image["reason"] for image in left_out.values()]).value_counts()
         counts = ", ".join(f"{count} because {reason}" for reason, count in reasons.items())
-        raise DataError(f"No image of {images.reading.names.root} is left to judge ({counts}); name other images.")
+        raise DataError(f"No image of {images.reading.names.root} is left to evaluate ({counts}); name other images.")
     rows = np.array([row for row in range(len(own)) if row not in left_out], dtype=np.int64)
     given = images.given
     groups = group_numbers(len(own), np.concatenate([first, given[0]]), np.concatenate([second, given[1]]))

@@ -146,7 +146,7 @@ def _check_images(found: ClassFolders, kept: list[tuple[Path, str, str]], masks:
             own = sorted(path.name for path in masks if path.is_relative_to(folder.path))
             if own:
                 raise DataError(
-                    f"{folder.path} holds nothing but masks, to judge by names and pixels ({listed(own, most=3)}): "
+                    f"{folder.path} holds only masks, by their names and pixels ({listed(own, most=3)}): "
                     "rename those that are images, or remove the folder."
                 )
         if empty:
@@ -157,7 +157,7 @@ def _check_images(found: ClassFolders, kept: list[tuple[Path, str, str]], masks:
 def _check_paths(root: Path, paths: list[str]) -> None:
     odd = sorted(repr(path) for path in paths if UNFIT.search(path))
     if odd:
-        raise DataError(f"{len(odd)} paths hold characters that no table can hold: {listed(odd)}; rename them.")
+        raise DataError(f"{len(odd)} paths hold characters that no CSV can hold: {listed(odd)}; rename them.")
     spelt: dict[str, str] = {}
     for path in paths:
         other = spelt.setdefault(composed(path), path)

@@ -131,7 +131,7 @@ def refuse_to_replace(path: Path) -> None:
             read_left_out(path)
     except FileError as error:
         reason = str(error).partition(";")[0]
-        raise FileError(f"{path} would replace something that is no split ({reason}); name another --out.") from error
+        raise FileError(f"{path} exists, is not a split ({reason}) and is not replaced; name another --out.") from error
 
 
 def missing_exclusions(path: Path) -> str:
@@ -152,17 +152,17 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
         try:
             table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)
         except ValueError as error:
-            raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.") from error
+            raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start over.") from error
     for name in {"path", "class"} & set(table.columns):
         table[name] = table[name].map(composed)
     if "group" in table.columns:
         table["group"] = identifiers(path, "group", table["group"])
     whole = set(columns) <= set(table.columns) and not table[columns].isin([""]).to_numpy().any()
     if not whole or not table["sha256"].str.fullmatch("[0-9a-f]{64}").all():
-        raise FileError(f"{path} must have whole rows of {', '.join(columns)}; restore it or start anew.")
+        raise FileError(f"{path} must have whole rows of {', '.join(columns)}; restore it or start over.")
     twice = list(table["path"][table["path"].duplicated()])
     if twice:
-        raise FileError(f"{path} names {len(twice)} images twice: {listed(twice)}; restore it or start anew.")
+        raise FileError(f"{path} names {len(twice)} images twice: {listed(twice)}; restore it or start over.")
     # Our own groups are numbers. Their numerical order determines the order of resamples.
     with suppress(ValueError):
         table["group"] = pd.to_numeric(table["group"])

@@ -93,6 +93,6 @@ def _check_alike(one: _Tested, other: _Tested) -> None:
     if different:
         what = "folds" if one.kind == "cross-validation" else "split"
         raise RunError(
-            f"{one.folder} and {other.folder} were not made on the same {what}: {listed(different)} differ; "
-            f"make one of them anew on the other's {what}."
+            f"{one.folder} and {other.folder} do not have the same {what}: {listed(different)} differ; "
+            f"make one of them again with the other's {what}."
         )

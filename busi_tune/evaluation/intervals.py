@@ -41,7 +41,7 @@ MACRO = {
     "macro_average_precision": "average_precision",
 }
 ONE_GROUP = "all images are near-duplicates of each other"
-ONE_CLASS = "all images, or all answers, are of one class"
+ONE_CLASS = "all images, or all predictions, are of one class"
 UNBOUNDED = "it has no upper bound, so one image more can change it by any amount"
 # The metrics that may have no interval, with the reason.
 WITHOUT: dict[Name, str] = {("log_loss",): UNBOUNDED, ("matthews_correlation",): ONE_CLASS}

@@ -155,7 +155,7 @@ def _sentence(found: Decision, names: tuple[str, str], *, same: bool) -> str:
             f"{found['verdict'].capitalize()}: the {names[1]} is {abs(gain):.1f} points {word} than "
             f"{names[0]} (95 % interval {low:.1f} to {high:.1f})."
         )
-    why = " (both answer alike)" if same else ""
+    why = " (both models predict alike)" if same else ""
     if interval and not interval[0] <= 0 <= interval[1]:
         why = f" (its interval excludes zero, but the exact test by groups has p = {found['grouped_p']:.3f})"
     smallest = found["detectable_difference"]
@@ -184,9 +184,9 @@ def with_advice(found: Comparison, images: int, command: str) -> Comparison:
         seen = (
             ""
             if smallest is None
-            else f", and would see about {100 * smallest * (found['images'] / images) ** 0.5:.1f} points"
+            else f", and could see about {100 * smallest * (found['images'] / images) ** 0.5:.1f} points"
         )
-        advice.append(f"{command} answers all {images}{seen}")
+        advice.append(f"{command} predicts all {images}{seen}")
     if not advice:
         return found
     text = "; ".join(advice)
@@ -301,4 +301,4 @@ def answers_of(run: Path, rows: pd.DataFrame, classes: tuple[str, ...], positive
 
 
 def _damaged(path: Path, error: Exception) -> FileError:
-    return FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.")
+    return FileError(f"{path} is damaged ({str(error).strip()}); restore it or start over.")

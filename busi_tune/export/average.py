@@ -29,13 +29,13 @@ def check_average(source: Source, options: ExportOptions) -> None:
     asked = [name for name in REFUSED if getattr(options, name)]
     if asked:
         raise ConfigError(
-            f"{asked[0]} is fitted on images that no model was trained on, and the {len(source.members)} models of "
+            f"{asked[0]} needs images that no model was trained on, and the {len(source.members)} models of "
             "this average leave none; export one of them with --fold."
         )
     if options.network_only != "none":
         raise ConfigError(
-            f"network_only is of one network, and this export is the mean of {len(source.members)}; export one of them "
-            "with --fold."
+            f"network_only needs a single network, and this export is the mean of {len(source.members)}; export one of "
+            "them with --fold."
         )
     sizes = sorted({member.size for member in source.members})
     if len(sizes) > 1:

@@ -96,8 +96,8 @@ class OperatingPoint:
     def _sentence(self) -> str:
         return (
             f"Threshold {self.threshold:.4f}, for a sensitivity of {self.sensitivity:g}: {self.missed} of {self.cases} "
-            f"{self.positive} cases lie below it on the validation images that chose the checkpoint, which promises "
-            "nothing."
+            f"{self.positive} validation cases are below it. The same images chose the checkpoint, so this promises "
+            "nothing for new cases."
         )
 
 
@@ -114,7 +114,9 @@ def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> Ope
     name = answers.classes[disease]
     positive = answers.labels == disease
     if not positive.any():
-        raise ConfigError(f"sensitivity is of the class {name}, of which the validation split has no image.")
+        raise ConfigError(
+            f"sensitivity needs validation images of class {name}, and the split has none; leave out --sensitivity."
+        )
     score = answers.probabilities[:, disease]
     lowest = np.sort([score[positive & (groups == group)].min() for group in np.unique(groups[positive])])
     missed = allowed_misses(len(lowest), sensitivity)
@@ -185,21 +187,21 @@ def claim(cases: int, missed: int, sensitivity: float, positive: str = MALIGNANT
 
 def _claimed(found: SensitivityClaim, sensitivity: float, positive: str) -> str:
     if not found["cases"]:
-        return f"The test split has no {positive} case, so nothing is claimed of new cases."
+        return f"The test split has no {positive} case, so there is no claim for new cases."
     flagged = found["cases"] - found["missed"]
     shown = (
-        f"{flagged} of {found['cases']} {positive} cases are flagged on the test split, which chose nothing: new cases "
-        f"like them reach a sensitivity of at least {found['at_least']:.3f} with 95 % confidence"
+        f"{flagged} of {found['cases']} {positive} cases are flagged on the test split, which chose nothing. New cases "
+        f"like them have a sensitivity of at least {found['at_least']:.3f}, with 95 % confidence."
     )
     if found["supported"]:
-        return f"{shown}."
-    return f"{shown}, not {sensitivity:g}, which takes at least {found['needed']} cases without a miss."
+        return shown
+    return f"{shown} A claim of {sensitivity:g} needs at least {found['needed']} cases without a miss."
 
 
 def _disease(answers: Answers) -> int:
     if answers.disease is None:
         raise ConfigError(
-            f"sensitivity is of the class malignant, and the classes are {', '.join(answers.classes)}; train with "
-            "--positive NAME, which says what class is the disease."
+            f"sensitivity needs a class for the disease, and the classes are {', '.join(answers.classes)}; train with "
+            "--positive NAME, which names this class."
         )
     return answers.disease

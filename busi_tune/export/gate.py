@@ -82,7 +82,7 @@ def compare(
     if not np.isfinite(candidate).all():
         reasons.append("its answers are not finite")
     if agreement < AGREEMENT:
-        reasons.append(f"it gives {agreement:.1%} of the answers that float32 gives, less than {AGREEMENT:.0%}")
+        reasons.append(f"only {agreement:.1%} of its predictions equal those of float32, less than {AGREEMENT:.0%}")
     return Gate(
         passed=not reasons,
         reasons=reasons,

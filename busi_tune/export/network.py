@@ -56,7 +56,7 @@ def make_network(draft: Draft, *, static: bool) -> Made:
     checks = {
         f"a logit is off by {error:.3g}, more than {reference.tolerance:.3g}": not error <= reference.tolerance,
         f"on noise a logit is off by {probe_error:.3g}": not probe_error <= reference.probe_tolerance,
-        "answers differ by more than rounding": bool((changed & (margins > 2 * error)).any()),
+        "predictions differ by more than rounding": bool((changed & (margins > 2 * error)).any()),
         f"tensors are not those of the run: {', '.join(foreign[:3])}": bool(foreign),
     }
     reasons = [reason for reason, failed in checks.items() if failed]

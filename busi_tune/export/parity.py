@@ -292,7 +292,7 @@ def _reasons(found: Verification, changed: int) -> list[str]:
             f"{found.probe_tolerance:.3g}"
         )
     if changed:
-        reasons.append(f"{changed} answers differ by more than rounding")
+        reasons.append(f"{changed} predictions differ by more than rounding")
     if found.resized_differently:
         reasons.append(f"{found.resized_differently} pictures are not resized as they were for training")
     return reasons

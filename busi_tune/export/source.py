@@ -110,8 +110,8 @@ class Source:
         if not (differences <= LEAST_DIFFERENCE + DEVICES * error).all():
             worst = rows["path"].iloc[int(differences.argmax())]
             raise RunError(
-                f"The model in {self.run} does not answer as the run's {PREDICTIONS} says: probabilities differ by up "
-                f"to {differences.max():.2g}, that of {worst} most; its configuration, its checkpoint "
+                f"The model in {self.run} does not give the predictions in the run's {PREDICTIONS}: probabilities "
+                f"differ by up to {differences.max():.2g}, most for {worst}; its configuration, its checkpoint "
                 "or that file is not the run's own."
             )
 

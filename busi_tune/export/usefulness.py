@@ -23,7 +23,7 @@ def warnings_about(temperature: float, reference: Reference, classes: Sequence[s
             "The network's logits do not depend on the image: nothing but rounding tells the test images apart."
         )
     elif len(logits) > 1 and (answers := set(logits.argmax(axis=1).tolist())) and len(answers) == 1:
-        found.append(f"The network answers {classes[answers.pop()]} to all {len(logits)} test images.")
+        found.append(f"The network predicts {classes[answers.pop()]} for all {len(logits)} test images.")
     if not tolerance <= LARGEST_TOLERANCE:
         found.append(
             "The network's logits are so large that rounding moves them by more than "

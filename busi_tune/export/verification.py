@@ -21,7 +21,7 @@ from busi_tune.results import PREDICTIONS, ModelCertificate, VerificationFile
 
 def failure(folder: Path, reasons: Sequence[str]) -> str:
     """The sentence for an export that did not pass."""
-    return f"The export in {folder} does not answer as its PyTorch model does: {'; '.join(reasons)}."
+    return f"The export in {folder} does not predict as its PyTorch model does: {'; '.join(reasons)}."
 
 
 def images_sha256(table: pd.DataFrame) -> str:

@@ -202,4 +202,4 @@ def _pixels(path: Path, size: int) -> images.Pixels:
 
 def _unanswered(path: Path, reason: str) -> DataError:
     """The error for an image that was readable as a thumbnail, but not at the network's size."""
-    return DataError(f"{path} cannot be answered ({reason}); leave it out, or run the same command again.")
+    return DataError(f"{path} cannot be predicted ({reason}); leave it out, or run the same command again.")

@@ -129,13 +129,13 @@ def _twins_checked(candidate: Candidate, similarity: float) -> str:
     if candidate.known is None and candidate.digests_of_known:
         return (
             f"Compared with the SHA-256 of {len(candidate.digests_of_known)} images in the certificate, which finds "
-            "equal files alone; name the folder of the training images with --training-data DIR to find "
+            "only identical files; name the folder of the training images with --training-data DIR to find "
             "near-duplicates."
         )
     if candidate.known is None:
         return (
-            f"{candidate.path} does not say what it was trained on, so twins of its training images were not looked "
-            "for; name their folder with --training-data DIR."
+            f"{candidate.path} does not name its training images, so near-duplicates of them were not left out; name "
+            "their folder with --training-data DIR."
         )
     return (
         f"Compared with {len(candidate.known.paths)} images of {candidate.known.root}, all but its test images, at a "

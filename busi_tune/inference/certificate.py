@@ -20,8 +20,8 @@ VERIFICATION = "verification.json"
 OUTSIDE = {"model_sha256", "bytes"}
 # The warning for everyone who relies on a certificate without a key.
 UNSIGNED = (
-    "Without a key, a certificate protects from damage and confusion, not from somebody who means harm: that takes a "
-    "signature (export --sign, verify --key)."
+    "Without --key, verify finds damaged and mixed-up files, but not an attack; against attacks, use a signature "
+    "(export --sign, verify --key)."
 )
 
 
@@ -44,7 +44,7 @@ def open_export(
         ConfigError: `key` and `allow_unverified` are given together.
     """
     if key and allow_unverified:
-        raise ConfigError("key asks for a signed certificate, and allow_unverified for none; drop one.")
+        raise ConfigError("key requires a signed certificate, and allow_unverified requires none; remove one of them.")
     provider_name(provider)
     model = path / MODEL if path.is_dir() else path
     if not model.is_file():
@@ -168,7 +168,7 @@ def check_folder(folder: Path, key: str = "") -> VerificationFile:
     remove_leftovers(folder)
     models = certificate["models"]
     if MODEL not in models:
-        raise FileError(f"{path} is no certificate (it does not name {MODEL}); export the model again.")
+        raise FileError(f"{path} is not a certificate (it does not name {MODEL}); export the model again.")
     if not certificate["passed"]:
         raise ParityError(f"The export in {folder} did not pass its verification; export it again.")
     if signed_by := certificate.get("signed_by"):
@@ -220,7 +220,7 @@ def _check_model(model: Path, certificate: VerificationFile) -> None:
     for part in (part for part in found if found[part] != expected[part]):
         raise ParityError(f"The {part} of {model} is not what was certified, whatever its hash; export it again.")
     if certificate_inside(contents.metadata) != _said(certificate, entry):
-        raise ParityError(f"{path} does not say what the certificate inside {model} says; export it again.")
+        raise ParityError(f"{path} and the certificate inside {model} differ; export it again.")
 
 
 def _said(certificate: VerificationFile, entry: ModelCertificate) -> dict[str, object]:

@@ -40,7 +40,7 @@ REFUSALS = (
     RuntimeError,
 )
 SUFFIX = "ExecutionProvider"
-# The graph resizes in double precision, so a larger image is resized in reading, to the same pixels.
+# The graph's resize needs much memory for large images, so they are resized in reading, to the same pixels.
 LARGEST_SIDE = 1024
 
 
@@ -120,7 +120,7 @@ class Classifier:
         widths = [len(self.classes), len(self.classes), len(self.metadata.guards)]
         for name, array, width in zip(self.outputs, found, widths, strict=False):
             if not isinstance(array, np.ndarray) or array.shape != (len(pixels), width):
-                raise self._refused(ValueError(f"it does not answer {width} numbers an image as its {name}"))
+                raise self._refused(ValueError(f"its output {name} must have {width} numbers for each image"))
             if array.dtype != np.float32 or not np.isfinite(array).all():
                 raise self._refused(ValueError(f"its {name} are not finite numbers"))
         logits, probabilities, *guard = found

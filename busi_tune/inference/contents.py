@@ -70,4 +70,4 @@ def _entry(data: bytes) -> tuple[str, str]:
     try:
         return texts.get(KEY, b"").decode(), texts.get(VALUE, b"").decode()
     except UnicodeDecodeError:
-        raise MalformedError("metadata that are no text") from None
+        raise MalformedError("metadata that are not text") from None

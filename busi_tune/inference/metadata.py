@@ -65,7 +65,7 @@ def read_metadata(texts: Mapping[str, str], fixed_size: int | None) -> ModelMeta
         raise ValueError("its metadata name no classes")
     classes = _decoded(texts, "classes", tuple[str, ...], ())
     if not _are_names(classes):
-        raise ValueError("its classes are no list of different names")
+        raise ValueError("its classes are not a list of different names")
     size = int(texts["image_size"]) if "image_size" in texts else fixed_size
     if size is None or not 1 <= size <= MOST_SIDE or fixed_size not in {None, size}:
         raise ValueError("its metadata name no image size that goes with its input")

@@ -81,10 +81,10 @@ def check_signature(document: Path, public: str) -> None:
     try:
         Ed25519PublicKey.from_public_bytes(base64.b64decode(public, validate=True)).verify(signed, content)
     except ValueError:
-        raise FileError(f"{document} names a key that is none ({public[:60]!r}); export the model again.") from None
+        raise FileError(f"{document} names an invalid key ({public[:60]!r}); export the model again.") from None
     except InvalidSignature:
         raise ParityError(
-            f"{signature} is no signature of {document} by the key {public}; get the export again from its signer."
+            f"{signature} is not a signature of {document} by the key {public}; get the export again from its signer."
         ) from None
 
 

@@ -73,7 +73,8 @@ def check_structure(path: Path) -> None:
         found = next(_refused(data), None)
     if found is not None:
         raise FileError(
-            f"{path} holds {found}, which is never loaded; only one file with ONNX's own operators is: export it again."
+            f"{path} holds {found}, which is never loaded; a model must be one file with ONNX's own operators: export "
+            "it again."
         )
 
 

@@ -273,8 +273,8 @@ def coverage(curve: Band) -> Chart:
     """The error rate of the most confident predictions, over their share of the images."""
     half = min(range(len(curve["x"])), key=lambda place: abs(curve["x"][place] - 0.5))
     return chart(
-        "Error rate of the surest answers",
-        f"Risk-coverage curve: the error rate of all answers is {curve['y'][-1]:.3f}, that of the surest "
+        "Error rate of the most confident predictions",
+        f"Risk-coverage curve: the error rate of all predictions is {curve['y'][-1]:.3f}, that of the most confident "
         f"{curve['x'][half]:.0%} is {curve['y'][half]:.3f}.",
         band(curve, "error rate", BLUE, "%{x:.1%} of the images<br>error rate %{y:.3f}"),
         x="share of the images that are answered",

@@ -266,7 +266,7 @@ def _crossval(folder: Path, album: Album) -> ReportFile:
     found = document["pooled"] = results.read(folder / POOLED, CrossvalFile)
     document["finished"], document["figures"] = True, _figures(found["pooled"])
     document["state"] = f"Finished: {folds.count} folds."
-    answered = "each answered by a model that has seen neither it nor a near-duplicate of it"
+    answered = "each predicted by a model that was trained neither on it nor on a near-duplicate of it"
     document["verdict"] = _accuracy(found["pooled"], "Accuracy", f", {answered}")
     training = {number: read_split(run / SPLIT).rows("train") for number, run in runs.items()}
     document["answers"] = _answers(_answered(folder, found["pooled"], folds.used, training), album)
@@ -304,8 +304,8 @@ def _export_verdict(document: ReportFile) -> str:
     if not certificate["passed"]:
         return f"Not verified: {'; '.join(certificate['reasons'])}."
     changed = certificate["answers_changed"]
-    but = f", but for {changed} answers within the tolerance" if changed else ""
-    return f"Verified: on all {certificate['images']} test images ONNX Runtime answers as PyTorch does{but}."
+    but = f", except for {changed} predictions within the tolerance" if changed else ""
+    return f"Verified: on all {certificate['images']} test images ONNX Runtime predicts as PyTorch does{but}."
 
 
 def _add_export(document: ReportFile, folder: Path, export: Path) -> None:
@@ -377,15 +377,15 @@ def _answered(
             probabilities = table[[f"p_{name}" for name in classes]].to_numpy(dtype=np.float64)
             labels = np.array([classes.index(label) for label in table["class"]], dtype=np.int64)
         except (ValueError, KeyError) as error:
-            raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start anew.") from error
+            raise FileError(f"{path} is damaged ({str(error).strip()}); restore it or start over.") from error
     answers = Answers(labels, probabilities, classes)
     if confusion_matrix(labels, answers.predicted, len(classes)).tolist() != test["confusion_matrix"]:
-        raise FileError(f"{path} is damaged (its answers are not those of the figures); restore it or start anew.")
+        raise FileError(f"{path} is damaged (its predictions do not match the figures); restore it or start over.")
     groups = np.arange(len(table))
     if used is not None:
         known = used.assign(path=used["path"].map(composed)).set_index("path").reindex(table["path"])
         if known["group"].isna().any():
-            raise FileError(f"{path} has images that the split does not have; restore it or start anew.")
+            raise FileError(f"{path} has images that the split does not have; restore it or start over.")
         groups = np.asarray(pd.factorize(known["group"])[0], dtype=np.int64)
         table["sha256"] = known["sha256"].to_numpy()
     return JudgedAnswers(answers, table, groups, used is not None, training)

@@ -24,7 +24,7 @@ def plot_run(folder: Path, progress: Progress) -> None:
     metrics = results.read(folder / results.METRICS, MetricsFile)
     missing = changed_pictures(folder, metrics)
     if any(name in metrics.get("files", {}) for name in missing):
-        progress.notice(f"{folder / missing[0]} is missing or not what was drawn; it is drawn again.")
+        progress.notice(f"{folder / missing[0]} is missing or has changed; it is drawn again.")
     for name in missing:
         figure = (
             learning_curves(history(folder), metrics["best_epoch"]) if name == CURVES else confusion(metrics["test"])
@@ -111,7 +111,7 @@ def risk_coverage_curves(curves: Mapping[str, list[RiskCoveragePoint]]) -> Figur
     for name, points in curves.items():
         if points:
             axes.plot([point["coverage"] for point in points], [point["error"] for point in points], ".-", label=name)
-    axes.set(xlabel="share answered, the surest first", ylabel="error among the answered", xlim=(0, 1.02))
+    axes.set(xlabel="share of the images, most confident first", ylabel="error rate of these", xlim=(0, 1.02))
     axes.set_ylim(bottom=0)
     axes.legend(loc="best", frameon=False)
     axes.grid(color="0.92")

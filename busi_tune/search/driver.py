@@ -55,7 +55,7 @@ class Search:
         if now != known:
             raise RunError(
                 f"The weights in {config.weights} have changed since the study in {self.folder} began (SHA-256 "
-                f"{known[:16]} -> {now[:16]}); restore them, or start anew with --overwrite."
+                f"{known[:16]} -> {now[:16]}); restore them, or start over with --overwrite."
             )
         return config
 
@@ -72,7 +72,7 @@ class Search:
             return
         with locks.locked(self.folder / locks.STUDY):
             if results.read(self.folder / IDENTITY, StudyFile)["study"] != self.trials.study.study_name:
-                raise RunError(f"Another driver has started the study in {self.folder} anew; run the command again.")
+                raise RunError(f"Another driver has started the study in {self.folder} over; run the command again.")
             yield
 
 

@@ -40,7 +40,7 @@ def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
     elif required:
         raise RunError(f"{baseline} cannot be the study's first trial: {problem}; name another --baseline.")
     elif baseline.exists():
-        search.progress.notice(f"{baseline} is not the study's first trial, which is trained anew: {problem}.")
+        search.progress.notice(f"{baseline} is not the study's first trial, which is trained again: {problem}.")
 
 
 def _unlike(search: Search, baseline: Path) -> str:
@@ -87,7 +87,7 @@ def check_trials(search: Search) -> None:
         if problem:
             raise RunError(
                 f"Trial {trial.number} in the database {search.trials.database.name} is not what was trained in "
-                f"{folder} ({problem}); restore both, or start anew with --overwrite."
+                f"{folder} ({problem}); restore both, or start over with --overwrite."
             )
 
 
@@ -218,15 +218,15 @@ def train_best(search: Search, wanted: Sequence[int]) -> BestTrial:
                 best = trials[number]
                 return {**figures[number], "trial": number, "params": dict(best.params), "value": best.value}
     raise BusiTuneError(
-        f"None of the {len(trials)} trials in {search.folder} could be trained to its end; see its trials.csv and "
-        "the notices above for why."
+        f"None of the {len(trials)} trials in {search.folder} could be trained fully; its trials.csv and the notices "
+        "above state the reasons."
     )
 
 
 def _publish(search: Search, number: int) -> None:
     best = search.folder / "best"
     if publish(search.trial_folder(number), best):
-        search.progress.notice(f"{best} was not as it was published; it is copied again.")
+        search.progress.notice(f"{best} has been changed; it is copied again.")
 
 
 def _evaluated(search: Search, job: Job) -> MetricsFile:

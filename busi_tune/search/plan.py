@@ -112,7 +112,7 @@ def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str
     if different:
         raise RunError(
             f"{folder} holds another study ({'; '.join(different)}); name another --out, "
-            "or start anew with --overwrite."
+            "or start over with --overwrite."
         )
     return known["study"]
 
@@ -160,7 +160,7 @@ def saved_split(folder: Path) -> Split | None:
     if split.fingerprint() != results.read(folder / IDENTITY, StudyFile)["split"]:
         raise FileError(
             f"{folder / SPLIT} is not the split that the study began with, or {excluded_file(folder / SPLIT).name} "
-            "beside it is not (their fingerprint differs); restore both, or start anew with --overwrite."
+            "beside it is not (their fingerprint differs); restore both, or start over with --overwrite."
         )
     return split
 

@@ -117,7 +117,7 @@ def _clear(folder: Path, progress: Progress) -> None:
     for path in folder.glob(f"{TRIALS}/.*.lock"):
         held = locks.take(path, wait=False)
         if held is None:
-            raise RunError(f"{folder} is in use by another driver; --overwrite it when all of them have ended.")
+            raise RunError(f"{folder} is in use by another driver; use --overwrite when all drivers have ended.")
         held.release()
     # A worker outlives a killed driver, and would write its epoch into the new study.
     for path in [*folder.glob(f"{TRIALS}/*/{locks.RUN}"), *folder.glob(f"confirm/*/*/{locks.RUN}")]:
@@ -134,8 +134,8 @@ def _tell_added(trials: Sequence[FrozenTrial], progress: Progress) -> None:
     added = [str(trial.number) for trial in finished(trials) if not is_trained(trial)]
     if added:
         progress.notice(
-            f"Trials that were added with their values, and never trained here: {listed(added)}. They guide the search "
-            "and are never the best; to have them trained, enqueue their parameters (study.enqueue_trial)."
+            f"Trials that were added with their values, and never trained here: {listed(added)}. They inform the "
+            "sampler and are never the best; to train them, enqueue their parameters (study.enqueue_trial)."
         )
 
 
@@ -149,7 +149,7 @@ def _tell_disk(search: Search, keep: int, options: SearchOptions) -> None:
     count = keep + 1 + max(options.workers, options.confirm * (options.confirm_seeds - 1), options.audit_pruned)
     search.progress.notice(
         f"The study takes up to {count * each / 1e6:,.0f} MB of disk: checkpoints of {count} trainings, "
-        f"{each / 1e6:,.0f} MB each. All others keep their figures alone."
+        f"{each / 1e6:,.0f} MB each. All other trainings keep only their figures."
     )
 
 
@@ -166,7 +166,7 @@ def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
     while judged < len(finished(trials := session.trials.all())):
         if running(trials) or not session.claims.take(0):
             session.progress.notice(
-                f"Another driver is still running in {session.folder}; the last to end trains the best."
+                f"Another driver is still running in {session.folder}; the last one to end trains the best trial."
             )
             break
         try:

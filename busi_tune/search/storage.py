@@ -39,7 +39,7 @@ def server_url(text: str) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise ConfigError(f"storage must be a URL like {SERVER}://user@host/database, and this is none.") from None
+        raise ConfigError(f"storage must be a URL like {SERVER}://user@host/database; it is not a URL.") from None
     if url.drivername != SERVER or not url.database:
         raise ConfigError(
             f"storage must be a URL like {SERVER}://user@host/database, not one of {url.drivername!r} "

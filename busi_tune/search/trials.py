@@ -63,14 +63,14 @@ class Trials:
         storage = database.call(database.open, patient=False)
         self.study = database.call(lambda: _opened(storage, name, plan), patient=False)
         if database.call(lambda: self.study.direction, patient=False) != plan.direction:
-            raise FileError(f"The study's database {database.name} has another direction; restore it or start anew.")
+            raise FileError(f"The study's database {database.name} has another direction; restore it or start over.")
         known = self.all()
         if [trial.number for trial in known] != list(range(len(known))):
-            raise FileError(f"The study's database {database.name} lacks trials; restore it or start anew.")
+            raise FileError(f"The study's database {database.name} lacks trials; restore it or start over.")
         damaged = [trial.number for trial in known if not _is_sound(trial)]
         if damaged:
             raise FileError(
-                f"The study's database {database.name} is damaged (trial {damaged[0]}); restore it or start anew."
+                f"The study's database {database.name} is damaged (trial {damaged[0]}); restore it or start over."
             )
         if not known:
             first = {field: getattr(plan.config, field) for field in plan.space}
@@ -108,7 +108,7 @@ class Trials:
                 self.database.call(partial(suggest, opened.trial, name, distribution), own=ValueError)
             self.plan.trial_config(opened.trial.params)
         except (ConfigError, ValueError) as error:
-            reason = f"It was enqueued with values that it cannot have: {error}"
+            reason = f"It was enqueued with invalid values: {error}"
             self.database.progress.notice(f"Trial {opened.number} failed: {reason}")
             self.tell(opened, TrialState.FAIL, {"epochs_run": 0, "stop_reason": reason})
             return None

@@ -48,7 +48,7 @@ class Endpoints:
 
     async def _predictions(self, request: Request) -> list[Prediction]:
         if request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
-            raise HTTPException(403, "Pages of other sites get no answer here; open this site's own page.")
+            raise HTTPException(403, "Requests from pages of other sites are refused; open this site's own page.")
         async with self.room:
             pictures = await read_pictures(request)
             return await asyncio.gather(*(self.batching.answer(name, data) for name, data in pictures))
@@ -99,8 +99,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     texts = {
-        HTTPStatus.NOT_FOUND: f"There is no {path} here; /docs says what there is.",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"{path} takes no {request.method}; /docs says what it takes.",
+        HTTPStatus.NOT_FOUND: f"There is no {path} here; /docs lists the addresses.",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{path} does not accept {request.method}; /docs lists what it accepts.",
     }
     return JSONResponse(
         Refusal(error=texts.get(HTTPStatus(error.status_code), error.detail)), error.status_code, error.headers

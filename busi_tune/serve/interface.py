@@ -22,11 +22,11 @@ class Refusal(TypedDict):
 
 
 REFUSALS = {
-    400: f"It is no form of files, or holds more than {MOST_FILES} files.",
-    403: "It was sent by a page of another site.",
-    408: f"It did not arrive within {SECONDS} s.",
-    413: f"It is larger than {MOST_BYTES // MEGABYTE} MB.",
-    415: f"It is of another type than {FORM}.",
+    400: f"The body is not a form with files, is cut off, or holds no file or more than {MOST_FILES} files.",
+    403: "A page of another site sent the request.",
+    408: f"The body did not arrive within {SECONDS} s.",
+    413: f"The body is larger than {MOST_BYTES // MEGABYTE} MB.",
+    415: f"The type of the body is not {FORM}.",
     422: "None of the files is a picture that can be read.",
 }
 
@@ -45,8 +45,8 @@ def openapi() -> dict[str, object]:
     operation = {
         "operationId": "predict",
         "summary": "Classify pictures",
-        "description": "The answers are those of busi-tune predict --json. A file that cannot be read has its error "
-        "in its place; the others are answered. A field may have any name. Nothing is stored.",
+        "description": "The predictions are those of busi-tune predict --json. A file that cannot be read has an error "
+        "instead of a prediction. A field may have any name. Nothing is stored.",
         "requestBody": {"required": True, "content": {FORM: {"schema": form}}},
         "responses": {"200": answer("A prediction for each file, in order.", "FormAnswers"), **refusals},
     }

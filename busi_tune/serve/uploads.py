@@ -71,7 +71,7 @@ async def _limited(request: Request) -> AsyncGenerator[bytes, None]:
             break
     if size > MOST_BYTES:
         raise HTTPException(
-            413, f"The body is larger than the {MOST_BYTES // MEGABYTE} MB that are taken at once; send fewer pictures."
+            413, f"The body is larger than the {MOST_BYTES // MEGABYTE} MB that are accepted; send fewer pictures."
         )
 
 

@@ -124,7 +124,7 @@ def checkpoint_explained(name: str) -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileError(
             f"The {name} does not fit the run's configuration and state ({reason.rstrip(':.')}); "
-            "restore the run's files or start anew."
+            "restore the run's files or start over."
         ) from error
 
 

@@ -101,8 +101,8 @@ class Processors:
             return ""
         self.told = True
         return (
-            f"This process has {had:.1f} of the {threads()} processors that its threads compute on, because others are "
-            "busy; threads wait for each other, so fewer may be faster: OMP_NUM_THREADS=1 (last digits change)."
+            f"This process gets only {had:.1f} of {threads()} processors, because other processes are busy. Its "
+            "threads wait for each other, so fewer threads may be faster: set OMP_NUM_THREADS=1 (last digits change)."
         )
 
 

@@ -23,7 +23,7 @@ def never_acted(
         "early_stopping_patience": (stopped, "training was stopped early"),
     }
     return [
-        f"{name} never acted: {what} in none of the {len(trained)} trials."
+        f"{name} had no effect: {what} in none of the {len(trained)} trials."
         for name, (acted, what) in rules.items()
         if name in varied and not any(acted)
     ]

@@ -73,7 +73,7 @@ def read_identity(folder: Path) -> Identity:
     path = folder / IDENTITY
     found = results.read(path, RunIdentityFile)
     if not found["classes"] or len(set(found["classes"])) < len(found["classes"]):
-        raise FileError(f"{path} is damaged (its classes are {found['classes']}); restore it or start anew.")
+        raise FileError(f"{path} is damaged (its classes are {found['classes']}); restore it or start over.")
     return Identity(
         config=Config.from_dict(found["config"], source=str(path)),
         classes=tuple(found["classes"]),
@@ -95,8 +95,8 @@ def weights_sha256(weights: str) -> str:
         return digest(Path(weights))
     except OSError as error:
         raise WeightsError(
-            f"The weights in {weights} could not be read ({error.strerror}), and a run is known by them; "
-            "restore the file or name it where it is now with --weights."
+            f"The weights in {weights} could not be read ({error.strerror}), but they identify the run; "
+            "restore the file or name its new place with --weights."
         ) from error
 
 
@@ -130,7 +130,7 @@ def own_split(folder: Path, known: Identity) -> Split:
     if split.fingerprint() != known.split:
         raise FileError(
             f"{folder / SPLIT} is not the split that the run was made on, or {excluded_file(folder / SPLIT).name} "
-            "beside it is not (their fingerprint differs); restore both, or start anew with --overwrite."
+            "beside it is not (their fingerprint differs); restore both, or start over with --overwrite."
         )
     return split
 
@@ -166,7 +166,7 @@ def refuse_other(folder: Path, known: Identity, config: Config) -> None:
     if different:
         raise RunError(
             f"{folder} holds a run of another configuration ({'; '.join(different)}); "
-            "name another --out, or start anew with --overwrite."
+            "name another --out, or start over with --overwrite."
         )
 
 
@@ -237,12 +237,12 @@ def read_state(folder: Path) -> StateFile | None:
         # A run that was killed while it saved its first epoch may have checkpoints of that epoch.
         later = sorted(p.name for p in (folder / "checkpoints").glob("*.safetensors") if not p.stem.endswith("-0001"))
         if later or (folder / METRICS).exists():
-            raise FileError(f"{path} is missing, and the run cannot be read without it; restore it or start anew.")
+            raise FileError(f"{path} is missing, and the run cannot be read without it; restore it or start over.")
         return None
     state = results.read(path, StateFile)
     problem = _contradiction(state)
     if problem:
-        raise FileError(f"{path} is damaged ({problem}); restore it or start anew.")
+        raise FileError(f"{path} is damaged ({problem}); restore it or start over.")
     return state
 
 
@@ -332,12 +332,12 @@ def checkpoint(folder: Path, kind: str) -> bytes:
     state = read_state(folder)
     entry = state["checkpoints"].get(kind) if state else None
     if entry is None:
-        raise FileError(f"{folder / STATE} names no {kind} checkpoint; restore it or start anew.")
+        raise FileError(f"{folder / STATE} names no {kind} checkpoint; restore it or start over.")
     path = folder / "checkpoints" / entry["file"]
     with files.explained(path, "read"):
         data: bytes = path.read_bytes()
     if files.sha256_bytes(data) != entry["sha256"]:
-        raise FileError(f"{path} is not the file that was written (its SHA-256 differs); restore it or start anew.")
+        raise FileError(f"{path} is not the file that was written (its SHA-256 differs); restore it or start over.")
     return data
 
 
@@ -373,7 +373,7 @@ def restore_history(folder: Path, progress: Progress) -> None:
     except (OSError, ValueError, csv.Error):
         whole = False
     if not whole and (folder / METRICS).exists():
-        progress.notice(f"{path} is missing or not what was written; it is written again.")
+        progress.notice(f"{path} is missing or has changed; it is written again.")
     settle(folder)
 
 

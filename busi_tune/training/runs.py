@@ -251,7 +251,7 @@ def evaluate(run: Run, progress: Progress) -> MetricsFile:
     if not changed:
         return results.read(path, MetricsFile)
     if path.exists():
-        progress.notice(f"{run.folder / changed[0]} is missing or not what was written; the figures are made again.")
+        progress.notice(f"{run.folder / changed[0]} is missing or has changed; the figures are made again.")
     model = best_model(run.folder, run.config, len(run.dataset.classes))
     validation = _answers(run, model, run.part("validation", progress))
     part = run.part("test", progress)

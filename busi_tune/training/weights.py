@@ -141,7 +141,7 @@ def file_content(path: Path) -> Mapping[str, object]:
 def _reason(error: Exception) -> str:
     foreign = FOREIGN.search(str(error))
     if foreign:
-        return f"it holds {foreign[1]}, which is not loaded because it may run code: save the state_dict() alone"
+        return f"it holds {foreign[1]}, which is not loaded because it may run code: save only the state_dict()"
     return getattr(error, "strerror", None) or "damaged, or no state dict of tensors"
 
 
@@ -266,7 +266,7 @@ def _usable(value: Tensor, dtype: torch.dtype, name: str, weights: str) -> Tenso
     elif value.is_complex() or dtype.is_floating_point != value.is_floating_point():
         problem = f"holds numbers of type {str(value.dtype).removeprefix('torch.')}"
     elif not value.to(dtype).isfinite().all():
-        problem = "holds values that are no finite numbers"
+        problem = "holds values that are not finite"
     if problem:
         raise WeightsError(f"The weights {weights} cannot be used: {name} {problem}; {WAYS_ON}.")
     return value.to(dtype)

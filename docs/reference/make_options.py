@@ -34,7 +34,7 @@ timeout = "1h30m"
 A file may hold every option of its command except `--config` itself. The command line wins over the file. Options that
 are true or false have two spellings: `--class-weights` switches it on, `--no-class-weights` switches it off.
 
-Every command also takes `-q` (results and errors alone), `-v` (also what libraries log, and where an error arose),
+Every command also takes `-q` (only results and errors), `-v` (also log messages of libraries, and tracebacks),
 `--json` and `--help`.
 """
 

@@ -76,9 +76,9 @@ def test_its_figures_are_those_of_single_models_and_its_card_says_so(
     card = " ".join((place / "README.md").read_text().split())
     for part in (
         "the mean of the probabilities of 2 models",
-        "These are no figures of this model.",
+        "These are not the figures of the average.",
         "no image is left to fit a threshold on",
-        f"{cost['bytes']['average'] / 1e6:.1f} MB in place of {cost['bytes']['single'] / 1e6:.1f} MB",
+        f"{cost['bytes']['average'] / 1e6:.1f} MB instead of the {cost['bytes']['single'] / 1e6:.1f} MB",
     ):
         assert part in card
 
@@ -95,9 +95,9 @@ def test_one_fold_is_exported_as_its_run_and_what_cannot_be_is_refused(
     )
     for folder, options, fold, problem in [
         (study, ExportOptions(), 3, r"^fold must be between 1 and 2, the folds of .*, not 3\.$"),
-        (study / "folds" / "1", ExportOptions(), 1, r"^fold is of a finished cross-validation, and .* is none; "),
-        (study, ExportOptions(sensitivity=0.9), None, r"^sensitivity is fitted on images that no model was trained"),
-        (study, ExportOptions(int8=True), None, r"^int8 is fitted on images that no model was trained on"),
+        (study / "folds" / "1", ExportOptions(), 1, r"^fold needs a finished cross-validation, and .* is not one; "),
+        (study, ExportOptions(sensitivity=0.9), None, r"^sensitivity needs images that no model was trained"),
+        (study, ExportOptions(int8=True), None, r"^int8 needs images that no model was trained on"),
     ]:
         with pytest.raises(BusiTuneError, match=problem):
             pipeline.export(folder, tmp_path / "other", phantoms, Silent(), options=options, fold=fold)

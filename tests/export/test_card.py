@@ -89,8 +89,8 @@ def test_what_the_card_says_of_the_test_split(exported: Exported, card: str) -> 
     # Balanced accuracy has no row of its own, because it equals macro recall.
     assert len(metrics) == len(numbers(test))
     assert "No interval of log loss: it has no upper bound" in text
-    assert f"On the {figures['images']} test images, which are {figures['groups']} groups" in text
-    assert "None has a near-duplicate in the training split." in text
+    assert f"those on the {figures['images']} test images, in {figures['groups']} groups" in text
+    assert "None of these images has a near-duplicate in the training split." in text
 
 
 def test_what_the_card_says_of_probabilities_guard_and_verification(exported: Exported, card: str) -> None:
@@ -108,7 +108,7 @@ def test_what_the_card_says_of_probabilities_guard_and_verification(exported: Ex
     ]
     assert dict(rates[1:]) == {kind: figure(share) for kind, share in certificate["guard"]["test"].items()}
     text, _ = found["What was verified"]
-    assert f"{certificate['images']} test images, from their files, and a few of them in 8 other ways" in text
+    assert f"on {certificate['images']} test images, read from their files, and on a few of them in 8 other" in text
     assert f"{certificate['max_error']:.2e}" in text
     assert "Operating point" not in found
     assert "Smaller models" not in found
@@ -129,10 +129,10 @@ def test_what_the_card_says_of_data_licence_and_limits(exported: Exported, card:
     with (exported.run / "split.excluded.csv").open() as file:
         assert f"Images left out: {len(list(csv.DictReader(file)))} (" in text
     assert f"`{exported.certificate['split'][:16]}`" in text
-    assert "BUSI's, they are under CC BY 4.0" in text
-    assert "the images' licence is their owners' to give" in text
-    assert "other machines, operators and patients differ" in sections(card)["Limits"][0]
-    assert "no medical device" in card
+    assert "The images of BUSI have the licence CC BY 4.0" in text
+    assert "whose owners decide on their licence" in text
+    assert "Other machines, operators and patients differ" in sections(card)["Limits"][0]
+    assert "not a medical device" in card
 
 
 def test_the_card_reads_well(card: str) -> None:
@@ -177,8 +177,8 @@ def test_an_operating_point_and_a_smaller_model(exported: Exported, tmp_path: Pa
     point = certificate["operating_point"]
     text, (table,) = found["Operating point"]
     assert f"its probability of malignant is at least {point['threshold']:.4f}" in text
-    assert f"{point['missed']} of {point['cases']} malignant cases lie below it" in text
-    assert "images that chose the checkpoint, which promises nothing for new cases" in text
+    assert f"{point['missed']} of {point['cases']} malignant cases are below it" in text
+    assert "The same images chose the checkpoint, so this promises nothing for new cases." in text
     assert point["claim"]["sentence"] in text
     test = point["test"]
     assert table[1:] == [
@@ -188,8 +188,8 @@ def test_an_operating_point_and_a_smaller_model(exported: Exported, tmp_path: Pa
     small = certificate["models"]["model.float16.onnx"]
     text, _ = found["Smaller models"]
     assert f"`model.float16.onnx` ({small['bytes'] / 1e6:.1f} MB)" in text
-    assert f"{100 * small['agreement']:.1f} % of the answers" in text
-    assert f"accuracy {small['test']['accuracy']:.3f}" in text
+    assert f"{100 * small['agreement']:.1f} % of the images" in text
+    assert f"accuracy of {small['test']['accuracy']:.3f}" in text
     assert f"{small['latency_ms']['float16']:.1f} ms" in text
     assert f"{small['operating_point']['threshold']:.4f}" in text
 
@@ -232,17 +232,20 @@ def test_the_card_of_a_refused_export_names_no_file_that_is_not_there(exported: 
         for name, entry in exported.certificate["models"].items()
     }
     card = model_card(exported.run, certificate)
-    assert "did not pass its verification, and this folder holds no model" in card
+    assert "did not pass its verification, so this folder holds no model" in card
     assert "- `model.onnx`: a logit is off by &lt;b&gt;" in card
     named = {name for name in re.findall(r"`([^`]+\.\w+)`", card) if not name.endswith(".onnx")}
     assert named == {"verification.json", "predictions.csv"}
 
 
 def test_a_network_of_no_use_is_called_so(exported: Exported) -> None:
-    certificate: VerificationFile = {**exported.certificate, "warnings": ["The network answers benign to all images."]}
+    certificate: VerificationFile = {
+        **exported.certificate,
+        "warnings": ["The network predicts benign for all images."],
+    }
     card = model_card(exported.run, certificate)
-    assert "**This network is of no use.**" in card
-    assert "- The network answers benign to all images." in card
+    assert "**This network is useless.**" in card
+    assert "- The network predicts benign for all images." in card
     assert f"{certificate['max_error']:.2e}" not in card
 
 
@@ -257,7 +260,7 @@ def test_warnings_about_networks_of_no_use() -> None:
     assert about(useful) == []
     assert ["ran into its bound of 20" in text for text in about(useful, temperature=20.0)] == [True]
     assert ["ran into its bound of 0.05" in text for text in about(useful, temperature=0.05)] == [True]
-    assert about(np.array([[0.0, 1.0], [0.2, 1.0]])) == ["The network answers malignant to all 2 test images."]
+    assert about(np.array([[0.0, 1.0], [0.2, 1.0]])) == ["The network predicts malignant for all 2 test images."]
     assert ["do not depend on the image" in text for text in about(np.zeros((2, 2)), error=0.0)] == [True]
     assert ["are so large that rounding" in text for text in about(useful * 1e10, error=4780.0)] == [True]
     assert "no numbers at all" in about(useful, error=float("nan"))[-1]

@@ -365,7 +365,7 @@ def no_group(folder: Path) -> list[str]:
         (lambda _: ["--data", "THERE", "--map", "benign=X"], 2, "map names the label 'X', and THERE has B, M, N"),
         (lambda _: ["--data", "THERE", "--map", "benign"], 2, "map must be CLASS=LABEL pairs"),
         (lambda _: ["--data", "THERE", "--map", "benign=B,normal=B"], 2, "map gives the label 'B' two classes"),
-        (lambda _: ["--data", "THERE"], 1, "THERE has the label 'B', which is no class of the model"),
+        (lambda _: ["--data", "THERE"], 1, "THERE has the label 'B', which is not a class of the model"),
         (lambda _: ["--data", "nowhere"], 1, "nowhere is not a folder"),
         (empty, 1, "None of the 2 images in PLACE can be read: B/a.png ("),
         (no_file, 1, "None of the 1 images in "),
@@ -404,7 +404,7 @@ def test_folders_that_are_no_model_or_no_place_are_refused(
     (tmp_path / "foreign/notes.txt").write_text("mine")
     cases: list[tuple[Callable[[], object], str]] = [
         (lambda: pipeline.evaluate(tmp_path, there, tmp_path / "out", Silent()), "is neither a finished run nor"),
-        (lambda: pipeline.evaluate(export, there, elsewhere / "out", Silent()), "lies in the folder of images"),
+        (lambda: pipeline.evaluate(export, there, elsewhere / "out", Silent()), "is inside the folder of images"),
         (
             lambda: pipeline.evaluate(export, there, tmp_path / "foreign", Silent()),
             "is not empty and not an evaluation",
@@ -471,10 +471,10 @@ def test_it_is_shown_as_tables(
         f"{export} on {elsewhere}: accuracy ",
         "malignant vs rest sensitivity",
         "aurc",
-        "Confusion matrix there",
-        "Flagged as malignant there, with a threshold for a sensitivity of 0.8",
+        "Confusion matrix of the external images",
+        "External images flagged as malignant, threshold for a sensitivity of 0.8",
         "The input guard warns of",
-        "The mean confidence there is",
+        "On the external images the mean confidence is",
         "Compared with",
     ):
         assert words in text

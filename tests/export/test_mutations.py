@@ -101,7 +101,7 @@ def test_verify_says_what_a_certificate_without_a_key_is_worth(
     assert exit_code(["verify", str(folder)]) == 0
     unsigned = capsys.readouterr().out
     assert unsigned.startswith(f"{folder}: the 4 certified files are unchanged.\n")
-    assert "protects from damage and confusion, not from somebody who means harm" in unsigned
+    assert "finds damaged and mixed-up files, but not an attack" in unsigned
     write_certificate(folder, read_certificate(folder), Signer(keys[0]))
     public = read_public_key(keys[1])
     assert exit_code(["verify", str(folder)]) == 0
@@ -129,7 +129,7 @@ def test_a_key_refuses_what_its_owner_has_not_signed(
     assert len(whole) == 64
     for wrong in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
         signature.write_bytes(wrong)
-        assert "is no signature of" in refusal(keys[1])
+        assert "is not a signature of" in refusal(keys[1])
     signature.unlink()
     assert "was signed, and" in refusal(keys[1])
     rewrite(signed, lambda content: content.pop("signed_by"))

@@ -356,7 +356,7 @@ def test_a_csv_through_a_link_and_over_one_that_a_spreadsheet_saved(
         target.write_bytes(content)
         capsys.readouterr()
         assert exit_code(command) == 1
-        assert "would be replaced, and is no table of answers" in capsys.readouterr().err
+        assert "is not a table of predictions, so --overwrite does not replace it" in capsys.readouterr().err
         assert target.read_bytes() == content
 
 
@@ -420,14 +420,14 @@ def test_an_interrupted_table_is_kept_and_resumed(
         assert first.wait() in (130, -signal.SIGKILL)
         if end == signal.SIGINT:
             assert first.stderr is not None
-            assert b"keeps them in FILE.csv.partial, and --resume continues after them" in first.stderr.read()
+            assert b"FILE.csv.partial keeps the rows, and --resume continues after them" in first.stderr.read()
     assert not target.exists()
     with partial.open("ab") as file:
         # A row that was cut off within a quoted name.
         file.write(b'"/a\r\nb')
     capsys.readouterr()
     assert exit_code(["predict", str(export), *options]) == 1
-    assert "holds the answers of an interrupted command; add --resume" in capsys.readouterr().err
+    assert "holds the predictions of an interrupted command; add --resume" in capsys.readouterr().err
     assert exit_code(["predict", str(export), *options, "--resume"]) == 1
     assert target.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not partial.exists()
@@ -443,14 +443,14 @@ def test_a_table_is_resumed_with_the_same_images_and_model_alone(
     target.replace(partial)
     resume = ["--csv", str(target), "--resume"]
     for names, reason in (
-        ([colour], f"has the answer of {grey} where the command names {colour}; name the same images"),
-        ([grey], f"has the answer of {colour} where the command names no more images"),
+        ([colour], f"has a row for {grey} where the command names {colour}; name the same images"),
+        ([grey], f"has a row for {colour} where the command names no more images"),
     ):
         capsys.readouterr()
         assert exit_code(["predict", str(export), *names, *resume]) == 1
         assert reason in capsys.readouterr().err
     assert exit_code(["predict", str(export / f"model-{SIZE}.onnx"), grey, colour, grey, *resume]) == 1
-    assert "holds answers of the model" in capsys.readouterr().err
+    assert "holds predictions of the model" in capsys.readouterr().err
     assert exit_code(["predict", str(export / "model-plain.onnx"), grey, colour, grey, *resume]) == 1
     assert partial.read_bytes() == expected
     assert exit_code(["predict", str(export), grey, colour, *resume]) == 0
@@ -559,7 +559,11 @@ def test_a_mask_is_taken_where_it_is_named(pictures: Path) -> None:
     [
         (["{empty}", "{image}"], 1, "holds no model.onnx"),
         (["{missing}", "{image}"], 1, "missing does not exist"),
-        (["{export}", "{image}", "--json", "--jsonl"], 2, "--json and --jsonl would both print on stdout; drop one."),
+        (
+            ["{export}", "{image}", "--json", "--jsonl"],
+            2,
+            "--json and --jsonl would both print on stdout; remove one",
+        ),
         (["{export}", "{image}", "--json", "--csv", "/dev/stdout"], 2, "--json and --csv /dev/stdout would both"),
         (["{export}", "{image}", "--jsonl", "--csv", "-"], 2, "--jsonl and --csv - would both"),
         (["/dev/null", "{image}", "--allow-unverified"], 1, "/dev/null is no file"),
@@ -569,7 +573,7 @@ def test_a_mask_is_taken_where_it_is_named(pictures: Path) -> None:
         (
             ["{export}", "{image}", "--csv", "{image}", "--overwrite"],
             1,
-            "would be replaced, and is no table of answers",
+            "is not a table of predictions, so --overwrite does not replace it",
         ),
         (["{export}", "{image}", "--provider", "tpu"], 2, "--provider must be one that"),
         (["{export}"], 2, "Missing argument 'IMAGE...': name images, or a list of them with --list."),
@@ -580,7 +584,7 @@ def test_a_mask_is_taken_where_it_is_named(pictures: Path) -> None:
         ),
         (["{export}", "{image}", "--append"], 2, "--append needs a file; name it with --csv FILE.csv."),
         (["{export}", "{image}", "--csv", "-", "--resume"], 2, "--resume needs a file"),
-        (["{export}", "{image}", "--csv", "{empty}/a.csv", "--resume"], 1, "there is nothing to go on with"),
+        (["{export}", "{image}", "--csv", "{empty}/a.csv", "--resume"], 1, "there is nothing to continue"),
         (["{export}", "--list", "{missing}"], 1, "missing could not be read: No such file"),
         (["{export}", "--list", "/dev/null"], 1, "The list on /dev/null names no file"),
         (["{export}", "{image}", "--batch-size", "0"], 2, "--batch-size"),

@@ -105,7 +105,7 @@ def test_what_is_refused_gets_a_sentence(server: Served, pictures: list[Path]) -
         (form([("a.bin", bytes(65 * MEGABYTE))]), {}, 413, "larger than the 64 MB"),
         (form([("notes.txt", b"no picture")]), {}, 422, "notes.txt: not a PNG"),
         (form([("none.png", b"")]), {}, 422, "none.png: empty"),
-        (whole, {"Sec_Fetch_Site": "cross-site"}, 403, "Pages of other sites"),
+        (whole, {"Sec_Fetch_Site": "cross-site"}, 403, "Requests from pages of other sites"),
     ]
     for body, headers, status, words in cases:
         found, _, answer = ask(server.url, body, **headers)
@@ -170,7 +170,7 @@ def test_names_from_elsewhere_are_escaped(tmp_path: Path) -> None:
     assert page.count("<script") == 2
     assert "<b>" not in page
     assert "javascript:" not in page.replace("[link](javascript:alert(3))", "")
-    assert "README.md is not the one that was certified" in page
+    assert "README.md has changed since it was certified" in page
     assert answers["predictions"][0]["path"] == name
     assert headers["Content-Type"] == "application/json"
     assert headers["X-Content-Type-Options"] == "nosniff"
@@ -181,7 +181,10 @@ def test_ctrl_c_ends_it(export: Path) -> None:
     with served(export) as server:
         server.process.send_signal(signal.SIGINT)
         _, error = server.process.communicate(timeout=60)
-        assert (server.process.returncode, error) == (130, "Interrupted. The page is closed, and nothing was stored.\n")
+        assert (server.process.returncode, error) == (
+            130,
+            "Interrupted. The server has stopped, and nothing was stored.\n",
+        )
 
 
 @pytest.mark.parametrize(

@@ -111,5 +111,5 @@ def test_what_never_acted_is_one_sentence() -> None:
     configs = {number: Config() for number in range(12)}
     space: Space = {"scheduler_patience": SCHEDULER["scheduler_patience"]}
     assert never_acted(dict.fromkeys(range(12), STEADY), configs, space) == [
-        "scheduler_patience never acted: the learning rate was lowered in none of the 12 trials."
+        "scheduler_patience had no effect: the learning rate was lowered in none of the 12 trials."
     ]

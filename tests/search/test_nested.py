@@ -71,7 +71,7 @@ def test_the_verdict_is_the_comparison_of_the_pooled_answers_and_judges_the_proc
     found = compare_folders(folder / "baseline", folder)
     assert found["differences"] == result["differences"]
     assert found["grouped_p"] == result["grouped_p"]
-    assert "search included" in result["judged"]
+    assert "including the search" in result["judged"]
     assert results.read(folder / "nested_verdict.json", NestedFile) == result
     assert result["baseline"]["pooled"]["accuracy"] == result["differences"]["accuracy"]["baseline"]
     assert result["tuned"]["pooled"]["accuracy"] == result["differences"]["accuracy"]["tuned"]

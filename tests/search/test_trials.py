@@ -208,7 +208,7 @@ def test_a_trial_that_was_enqueued_with_impossible_values_fails_and_the_study_go
     assert failed.state == TrialState.FAIL
     assert problem in failed.user_attrs["stop_reason"]
     [notice] = seen.notices
-    assert notice.startswith("Trial 1 failed: It was enqueued with values that it cannot have: ")
+    assert notice.startswith("Trial 1 failed: It was enqueued with invalid values: ")
     assert asked(trials).number == 2
 
 

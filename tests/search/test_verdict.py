@@ -168,7 +168,7 @@ def test_the_baseline_itself_is_no_evidence() -> None:
     found = verdict.compare(one, one, groups)
     assert found["verdict"] == "no evidence"
     assert found["sentence"] == (
-        "No evidence of a difference (both answer alike); at this test size only differences "
+        "No evidence of a difference (both models predict alike); at this test size only differences "
         "above 10.0 points could be seen."
     )
     assert found["mcnemar_p"] == found["grouped_p"] == 1
@@ -187,7 +187,7 @@ def test_no_evidence_ends_with_what_would_help() -> None:
     needed = found["images"] * (smallest / gain) ** 2
     said = re.fullmatch(
         rf"{re.escape(found['sentence'])} To see the {100 * gain:.1f} points measured here would take about ([\d,]+) "
-        rf"images; `busi-tune crossval` answers all {4 * found['images']}, and would see about {50 * smallest:.1f} "
+        rf"images; `busi-tune crossval` predicts all {4 * found['images']}, and could see about {50 * smallest:.1f} "
         r"points\.",
         told["sentence"],
     )

@@ -186,10 +186,10 @@ def test_a_script_without_a_main_guard_is_told_to_have_one(guard: str, tmp_path:
     if "__main__" in guard:
         assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
         return
-    what = 'put what the script does under `if __name__ == "__main__":`.'
+    what = 'put the work of the script under `if __name__ == "__main__":`.'
     assert (done.returncode, done.stdout) == (1, "")
     assert f"RunError: A worker process ended before it could begin, as the error above says; {what}\n" in done.stderr
-    assert f"script.py, which begins the work of the script again; {what}" in done.stderr
+    assert f"script.py, which would start its work again; {what}" in done.stderr
 
 
 DRIVER = """

@@ -80,7 +80,7 @@ def drop(page: webdriver.Chrome, paths: list[Path]) -> None:
 def answers(page: webdriver.Chrome, count: int) -> list[dict[str, str]]:
     """The text of each cell and the exact probabilities by row of the table, once all `count` pictures are answered."""
     state = page.find_element(By.ID, "state")
-    WebDriverWait(page, PATIENCE).until(lambda _: state.text.startswith(f"{count} of {count} answered"))
+    WebDriverWait(page, PATIENCE).until(lambda _: state.text.startswith(f"{count} of {count} done"))
     rows: list[dict[str, str]] = page.execute_script(
         "return [...document.querySelectorAll('#answers tbody tr')].map((row) => Object.fromEntries(["
         "...[...row.cells].map((cell) => [cell.classList[0], cell.textContent]),"
@@ -154,14 +154,14 @@ def test_files_that_are_no_pictures_are_rows_with_their_errors(page: webdriver.C
         "sixty.png": "10000 x 6000 pixels are more than the 50,000,000 that are read",
         "notes.txt": "not a PNG, JPEG, BMP, TIFF, WEBP image",
         "empty.png": "empty",
-        "huge.png": "larger than the 64 MB that are taken",
+        "huge.png": "larger than the 64 MB that are accepted",
     }
     page.find_element(By.ID, "files").send_keys(
         "\n".join(str(path) for path in (*map(tmp_path.joinpath, words), whole))
     )
     *broken, good = answers(page, 6)
     for row in broken:
-        assert row["answer"] == "no answer"
+        assert row["answer"] == "no prediction"
         assert words[row["file"]] in row["remark"]
     assert good["answer"] in CLASSES
 

@@ -93,7 +93,7 @@ def test_a_study_that_others_are_at_work_on_is_not_overwritten(
     pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=1), Silent())
     other = locks.take(locks.trial_lock(tmp_path / "study/trials", 7), wait=False)
     assert other is not None
-    with pytest.raises(RunError, match=r"study is in use by another driver; --overwrite it when all of them have"):
+    with pytest.raises(RunError, match=r"study is in use by another driver; use --overwrite when all drivers have"):
         pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=1), Silent(), overwrite=True)
     again = pipeline.search(phantoms, tmp_path / "study", TINY, options(postgres, trials=2), Silent())
     other.release()

@@ -142,7 +142,7 @@ def test_an_export_compares_its_answers_with_the_runs(change: Damage, run: Path,
 
     compare()
     changed(run / "config.json", change)
-    assert f"The model in {run} does not answer as the run's predictions.csv says" in refused(compare, RunError)
+    assert f"The model in {run} does not give the predictions in the run's predictions" in refused(compare, RunError)
 
 
 def emptied(name: str) -> Damage:
@@ -194,7 +194,7 @@ def test_an_export_makes_the_figures_again_too(run: Path, studies: Path, phantom
     changed(run / "metrics.json", lambda d: d["test"].update(accuracy=0.99), forged=False)
     said = Recorder()
     pipeline.run_data(run, phantoms, said)
-    assert f"{run / 'metrics.json'} is missing or not what was written" in said.notices[0]
+    assert f"{run / 'metrics.json'} is missing or has changed" in said.notices[0]
     assert tree(run) == tree(studies / "baseline")
 
 
@@ -261,7 +261,7 @@ def test_a_run_of_an_earlier_version_stays_readable(run: Path, studies: Path, ph
 def test_more_epochs_go_on_from_the_last_checkpoint_bit_for_bit(run: Path, phantoms: Path, tmp_path: Path) -> None:
     said = Recorder()
     pipeline.baseline(phantoms, run, SMALL.replace(epochs=4), said)
-    assert said.notices[-1] == f"{run} goes on after epoch 2."
+    assert said.notices[-1] == f"{run} continues after epoch 2."
     assert said.epochs("training") == [3, 4]
     pipeline.baseline(phantoms, tmp_path / "whole", SMALL.replace(epochs=4), Recorder())
     assert tree(run) == tree(tmp_path / "whole")
@@ -332,7 +332,7 @@ def test_the_best_of_a_study_is_copied_again_where_it_was_changed(study: Path, s
     (study / "best/predictions.csv").unlink()
     said = Recorder()
     pipeline.search(phantoms, study, SMALL, OPTIONS, said)
-    assert f"{study / 'best'} was not as it was published; it is copied again." in said.notices
+    assert f"{study / 'best'} has been changed; it is copied again." in said.notices
     assert tree(study / "best") == tree(studies / "tuned/best")
 
 

@@ -152,12 +152,12 @@ def test_two_cross_validations_on_the_same_folds_are_compared_image_by_image(
 def test_what_was_not_made_alike_is_not_compared(study: Path, tmp_path: Path) -> None:
     for other, problem in [
         (study / "folds" / "1", r"is a cross-validation and .* a run; compare two of a kind\.$"),
-        (study / "repeats" / "2", r"were not made on the same folds: .* differ; "),
+        (study / "repeats" / "2", r"do not have the same folds: .* differ; "),
         (tmp_path, r"is neither a finished run nor a finished cross-validation; "),
     ]:
         with pytest.raises(RunError, match=problem):
             compare_folders(study, other)
-    with pytest.raises(RunError, match="were not made on the same split: "):
+    with pytest.raises(RunError, match="do not have the same split: "):
         compare_folders(study / "folds" / "1", study / "folds" / "2")
 
 
@@ -167,7 +167,7 @@ def test_what_was_not_made_alike_is_not_compared(study: Path, tmp_path: Path) ->
     [
         ("too many", r"^60 folds need as many groups of near-duplicates in every class, and .* has \d+; ask for fewer"),
         ("one class in one fold", r"^Fold \d of 3 gets no image of class normal in its test part; "),
-        ("other data", r" is not what the split was made of: .*; restore the files"),
+        ("other data", r" does not have the images of the split: .*; restore the files"),
         ("another number", r"^The file of folds has 3 folds, not 2; give --folds 3\.$"),
     ],
 )

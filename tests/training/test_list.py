@@ -93,4 +93,4 @@ def test_nothing_and_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert exit_code(["list", str(tmp_path)]) == 0
     assert "holds no results" in capsys.readouterr().out
     assert exit_code(["list", str(tmp_path / "nowhere")]) == 1
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err

@@ -253,4 +253,4 @@ def test_processors_that_are_lacking_are_told_once() -> None:
     finally:
         torch.set_num_threads(before)
     assert [bool(text) for text in told] == [False, busy, False]
-    assert not busy or told[1].startswith("This process has 0.0 of the 2 processors that its threads compute on, ")
+    assert not busy or told[1].startswith("This process gets only 0.0 of 2 processors, ")

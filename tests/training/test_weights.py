@@ -168,9 +168,9 @@ def spoilt(value: Tensor, one: float) -> Tensor:
 
 
 SPOILERS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "NaN": (lambda v: spoilt(v, float("nan")), "holds values that are no finite numbers"),
-    "infinity": (lambda v: spoilt(v, float("-inf")), "holds values that are no finite numbers"),
-    "too large for float32": (lambda v: spoilt(v.double(), 1e300), "holds values that are no finite numbers"),
+    "NaN": (lambda v: spoilt(v, float("nan")), "holds values that are not finite"),
+    "infinity": (lambda v: spoilt(v, float("-inf")), "holds values that are not finite"),
+    "too large for float32": (lambda v: spoilt(v.double(), 1e300), "holds values that are not finite"),
     "complex": (lambda v: v.to(torch.complex64), "holds numbers of type complex64"),
     "whole numbers": (lambda v: v.to(torch.int8), "holds numbers of type int8"),
     "truth values": (lambda v: v > 0, "holds numbers of type bool"),
@@ -211,7 +211,7 @@ def test_a_pickled_object_is_named(tmp_path: Path, tiny: Config) -> None:
     torch.save(nn.Linear(2, 2), path)
     text = refused(tiny.replace(weights=str(path)))
     assert "it holds torch.nn.modules.linear.Linear, which is not loaded because it may run code" in text
-    assert "save the state_dict() alone" in text
+    assert "save only the state_dict()" in text
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ def test_names_that_are_not_utf_8_end_in_no_traceback(tmp_path: Path) -> None:
     assert b".\\udcff 1" in (out / "audit.html").read_bytes()
     for answer in answers[1:]:
         assert answer.stderr.splitlines()[-1].startswith("busi-tune: ")
-        assert "that no table can hold" in answer.stderr
+        assert "that no CSV can hold" in answer.stderr
 
 
 def test_the_demo_is_drawn_alike_from_a_seed(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_split_replaces_a_split_and_nothing_else(
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         assert exit_code(["data", "split", "--data", str(phantoms), "--out", str(file)]) == 1
         assert capsys.readouterr().err == (
-            f"busi-tune: {file} would replace something that is no split ({tmp_path / reason}); name another --out.\n"
+            f"busi-tune: {file} exists, is not a split ({tmp_path / reason}) and is not replaced; name another --out.\n"
         )
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     found = []

@@ -98,8 +98,8 @@ def test_operating_points(cases: int, sensitivity: float, missed: int) -> None:
     # With one more miss, the sample would not be unusual for a lower true sensitivity.
     assert stats.binom.cdf(missed + 1, cases, 1 - sensitivity) > 0.05
     assert point.entry()["sentence"].endswith(
-        f"{missed} of {cases} malignant cases lie below it on the validation images that chose the checkpoint, which "
-        "promises nothing."
+        f"{missed} of {cases} malignant validation cases are below it. The same images chose the checkpoint, so this "
+        "promises nothing for new cases."
     )
 
 
@@ -144,14 +144,14 @@ def test_claims_of_the_test_split(
     exact = stats.binomtest(cases - missed, cases, alternative="greater").proportion_ci(0.95, method="exact")
     assert found["at_least"] == at_least == pytest.approx(exact.low, abs=1e-3)
     assert (found["supported"], found["needed"]) == (supported, needed)
-    assert f"a sensitivity of at least {at_least:.3f} with 95 % confidence" in found["sentence"]
-    assert (f"which takes at least {needed} cases without a miss" in found["sentence"]) is not supported
+    assert f"a sensitivity of at least {at_least:.3f}, with 95 % confidence" in found["sentence"]
+    assert (f"needs at least {needed} cases without a miss" in found["sentence"]) is not supported
 
 
 def test_without_a_malignant_test_image_nothing_is_claimed() -> None:
     point = OperatingPoint("malignant", 0.9, 0.5, 30, 0)
     found = evaluated(point, answers(np.array([]), np.array([0.1, 0.7])), np.arange(2))
-    assert found["claim"]["sentence"] == "The test split has no malignant case, so nothing is claimed of new cases."
+    assert found["claim"]["sentence"] == "The test split has no malignant case, so there is no claim for new cases."
     assert not found["claim"]["supported"]
     assert found["test"]["sensitivity"] == {"value": None, "images": 0, "interval": None}
     assert found["test"]["specificity"]["value"] == 0.5
@@ -187,7 +187,7 @@ def test_figures_at_a_threshold() -> None:
 
 def test_without_malignant_images_there_is_no_point() -> None:
     shown = Answers(np.array([0, 0]), np.full((2, 3), 1 / 3), CLASSES)
-    with pytest.raises(ConfigError, match="of which the validation split has no image"):
+    with pytest.raises(ConfigError, match="needs validation images of class"):
         operating_point(shown, np.arange(2), 0.95)
     with pytest.raises(ConfigError, match="the classes are cat, dog"):
         operating_point(Answers(np.array([0]), np.full((1, 2), 0.5), ("cat", "dog")), np.arange(1), 0.95)

@@ -327,7 +327,7 @@ def test_ctrl_c_says_how_to_go_on(here: Path, phantoms: Path) -> None:
 
 STARTED = "import os; from busi_tune.__main__ import main; os.write(1, b'x'); main()"
 RESUMED = "All finished epochs are saved: run the same command again to continue."
-ANEW = "Nothing is half-written: run the same command again to start anew."
+ANEW = "No half-written result is left: run the same command again to start over."
 
 
 @pytest.mark.parametrize(
@@ -341,8 +341,8 @@ ANEW = "Nothing is half-written: run the same command again to start anew."
         (["verify", "out"], "The check is not complete: run the same command again."),
         (
             ["predict", "out", "-"],
-            "Each line that was printed is a whole answer; --csv FILE.csv keeps them in FILE.csv.partial, and "
-            "--resume continues after them.",
+            "Each printed line is complete. With --csv FILE.csv, FILE.csv.partial keeps the rows, and --resume "
+            "continues after them.",
         ),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
@@ -396,7 +396,7 @@ def test_ctrl_c_in_the_middle_of_predict(here: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     says = (
-        "Interrupted. Each line that was printed is a whole answer; --csv FILE.csv keeps them in FILE.csv.partial, and "
+        "Interrupted. Each printed line is complete. With --csv FILE.csv, FILE.csv.partial keeps the rows, and "
         "--resume continues after them.\n"
     )
     assert (process.returncode, errors.decode()) == (130, says)
@@ -535,7 +535,7 @@ def test_results_are_not_written_among_the_images(
     shutil.copytree(phantoms, data)
     monkeypatch.chdir(data)
     assert exit_code([*command.split(), "--data", "."]) == 1
-    assert "lies in the folder of images, ., and would be taken for a class; name an --out beside it." in (
+    assert "is inside the folder of images, ., and would count as a class; name an --out outside it." in (
         capsys.readouterr().err
     )
     assert sorted(path.name for path in data.iterdir()) == sorted(path.name for path in phantoms.iterdir())

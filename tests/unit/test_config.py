@@ -232,9 +232,9 @@ def test_a_study_must_fit_its_configuration() -> None:
     with pytest.raises(ConfigError) as error:
         SearchOptions(trial_epochs=9, workers=2, storage="a", ray="auto").check(Config(epochs=5, device="cuda:1"))
     assert str(error.value) == (
-        "The search breaks a rule: trial_epochs must be between 1 and epochs (5), not 9: give a lower --trial-epochs; "
+        "The search cannot start: trial_epochs must be between 1 and epochs (5), not 9: give a lower --trial-epochs; "
         "device must be cuda where workers are spread over the GPUs, not cuda:1; "
-        "storage and ray exclude each other: on Ray one driver owns the study."
+        "storage and ray exclude each other: on Ray only one driver can run the study."
     )
     SearchOptions(trial_epochs=5).check(Config(epochs=5, device="cuda:1"))
 

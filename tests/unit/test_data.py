@@ -116,7 +116,7 @@ def leave(*names: str) -> Callable[[Path], None]:
         (leave("a/1.png", "b/", "c/"), "{root} has no images of class b, c; add some or remove the folder."),
         (
             leave("a/1.png", "b/1_mask.png", "c/"),
-            "{root}/b holds nothing but masks, to judge by names and pixels (1_mask.png): rename those that are "
+            "{root}/b holds only masks, by their names and pixels (1_mask.png): rename those that are "
             "images, or remove the folder.",
         ),
         (
@@ -176,7 +176,7 @@ def test_names_that_no_table_can_hold(tmp_path: Path, name: str, odd: str, split
         find_images(tmp_path)
     assert repr(split + name) in str(error.value)
     assert str(error.value).endswith("; rename them.")
-    assert " hold characters that no table can hold: " in str(error.value)
+    assert " hold characters that no CSV can hold: " in str(error.value)
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes no such names")
@@ -185,7 +185,7 @@ def test_a_data_folder_whose_own_name_no_table_can_hold(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         find_images(root)
     assert str(error.value) == (
-        f"The data folder's name, {str(root)!r}, holds characters that no table can hold; rename it."
+        f"The data folder's name, {str(root)!r}, holds characters that no CSV can hold; rename it."
     )
 
 

@@ -176,18 +176,18 @@ def test_json_does_not_hold_what_json_has_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "is not valid JSON (Expecting value: line 1 column 1 (char 0)); restore it or start anew."),
+        (b"", "is not valid JSON (Expecting value: line 1 column 1 (char 0)); restore it or start over."),
         (
             b'{"a": 1',
-            "is not valid JSON (Expecting ',' delimiter: line 1 column 8 (char 7)); restore it or start anew.",
+            "is not valid JSON (Expecting ',' delimiter: line 1 column 8 (char 7)); restore it or start over.",
         ),
         (
             b'{"a": "\xff"}',
             "is not valid JSON ('utf-8' codec can't decode byte 0xff in position 7: invalid start byte); "
-            "restore it or start anew.",
+            "restore it or start over.",
         ),
-        (b"[1]", "must hold a JSON object, not a list; restore it or start anew."),
-        (b"null", "must hold a JSON object, not a NoneType; restore it or start anew."),
+        (b"[1]", "must hold a JSON object, not a list; restore it or start over."),
+        (b"null", "must hold a JSON object, not a NoneType; restore it or start over."),
         (None, "could not be read: No such file or directory; fix that and run the same command again."),
     ],
 )

@@ -131,7 +131,7 @@ def test_what_pixels_told_is_told_by_name_and_remembered(tmp_path: Path, monkeyp
     notices = Recorder()
     open_dataset(root, Config(), notices)
     assert (
-        "Of these, 1 are masks by their pixels, which have two values and the size of an image of the same name: "
+        "1 of these were recognised by their pixels, which have two values and the size of an image of the same name: "
         "a/1_roi.png."
     ) in notices.notices
 
@@ -145,12 +145,15 @@ def test_no_image_of_busi_is_taken_for_a_mask() -> None:
 @pytest.mark.parametrize(
     ("names", "problem"),
     [
-        (["images/1.png", "masks/1.png"], "{root}/masks is a folder of masks by its name, and masks are no class: "),
-        (["images/b/1.png", "images/m/1.png", "masks/b/1.png"], "masks are no class: did you mean {root}/images?"),
+        (
+            ["images/1.png", "masks/1.png"],
+            "{root}/masks is a folder of masks by its name, and masks cannot be a class",
+        ),
+        (["images/b/1.png", "images/m/1.png", "masks/b/1.png"], "masks cannot be a class: did you mean {root}/images?"),
         (["benign/1.png", "normal/1.png", "benign_GT/1.png"], "{root}/benign_GT is a folder of masks by its name"),
         (["benign/1.png", "normal/1.png", "Ground Truth/1.png"], "{root}/Ground Truth is a folder of masks"),
         (["train/images/1.png", "train/labels masks/1.png", "val/a/1.png", "test/a/1.png"], "every split needs every"),
-        (["a/x_mask.png", "a/masks/y.png", "b/1.png"], "{root}/a holds nothing but masks, to judge by names and"),
+        (["a/x_mask.png", "a/masks/y.png", "b/1.png"], "{root}/a holds only masks, by their names and"),
     ],
 )
 def test_folders_of_masks_are_no_classes(tmp_path: Path, names: list[str], problem: str) -> None:
@@ -245,8 +248,8 @@ def test_similar_classes_are_asked_about_and_stated_ones_are_compared(tmp_path: 
     with pytest.raises(DataError) as error:
         open_dataset(root, Config(), Silent())
     assert str(error.value) == (
-        f"{root} has the classes 'benign' and 'bening', which may be one of them misspelt: rename the wrong folder, or "
-        "say with --classes benign,bening,normal that all are meant."
+        f"{root} has the classes 'benign' and 'bening', one of which may be misspelt: rename the wrong folder, or "
+        "state all classes with --classes benign,bening,normal."
     )
     dataset = open_dataset(root, Config(classes="Normal, benign,bening"), Silent())
     assert dataset.classes == labels

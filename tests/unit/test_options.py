@@ -283,14 +283,14 @@ def test_the_help_of_export(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 EXPORT_HELP = """\
 Usage: busi-tune export [OPTIONS] RUN
 
-  Export the finished run RUN to ONNX, verified against PyTorch on its test split.
+  Export the finished run RUN to ONNX, and verify it against PyTorch on the test split.
 
-  Of a cross-validation, one model is exported that averages the probabilities of its folds'
-  models.
+  If RUN is a cross-validation, the exported model averages the probabilities of the models of all
+  folds.
 
 Data:
-  --data DIR  Folder of the images that the run was trained on.  [default: the folder at the time
-              of training]
+  --data DIR  Folder of the images that the run was trained on.  [default: the folder that
+              training used]
 
 Output:
   --out DIR                       Folder of the export.  [default: exports/NAME of the run or
@@ -307,21 +307,21 @@ Output:
                                   that an int8 or float16 model may have on the validation split;
                                   0.01 is one percentage point.  [at least 0 and below 1]
                                   [default: 0.01]
-  --sensitivity NUMBER            Sensitivity for the disease, as in 0.95; a threshold for it is
-                                  fitted on the validation split.  [above 0 and below 1]
-                                  [default: no threshold]
+  --sensitivity NUMBER            Intended sensitivity for the disease, as in 0.95; the validation
+                                  split sets a threshold for it.  [above 0 and below 1]  [default:
+                                  no threshold]
   --sign KEY.pem                  Ed25519 private key that signs the certificate; needs the extra
                                   sign.  [default: no signature]
   --fold INTEGER                  Fold of the cross-validation RUN whose model is exported.  [at
-                                  least 1]  [default: the mean of all]
+                                  least 1]  [default: the mean of all folds]
   --json                          Print one JSON object instead of tables.
-  --overwrite                     Delete the result in the output folder and start anew.
+  --overwrite                     Delete the result in the output folder and start over.
 
 Other:
-  --config FILE.toml  TOML file of these options, dashes written as underscores; the command line
+  --config FILE.toml  TOML file with these options, with underscores for dashes; the command line
                       wins over the file.
-  -q, --quiet         Print results and errors alone: no progress, no notices.
-  -v, --verbose       Also print what libraries log, and where in the code an error arose.
+  -q, --quiet         Print only results and errors, no progress and no notices.
+  -v, --verbose       Also print the log messages of libraries, and the traceback of an error.
   -h, --help          Show this message and exit.
 
   Examples:

@@ -70,7 +70,7 @@ def test_the_operating_point_is_one_of_the_disease() -> None:
     usual, other = (operating_point(given, groups, 0.8) for given in (answers(), answers(("b", "C", "n"), "c")))
     assert (other.threshold, other.missed) == (usual.threshold, usual.missed)
     assert other.entry()["class"] == "C"
-    assert " C cases lie below it on the validation images" in other.entry()["sentence"]
+    assert " C validation cases are below it." in other.entry()["sentence"]
     assert usual.entry()["class"] == "malignant"
     named = evaluated(other, answers(("rest", "C", "n"), "C"), groups)
     as_usual = evaluated(usual, answers(), groups)
@@ -79,8 +79,8 @@ def test_the_operating_point_is_one_of_the_disease() -> None:
     with pytest.raises(ConfigError) as error:
         operating_point(answers(("b", "C", "n")), groups, 0.8)
     assert str(error.value) == (
-        "sensitivity is of the class malignant, and the classes are b, C, n; train with --positive NAME, which says "
-        "what class is the disease."
+        "sensitivity needs a class for the disease, and the classes are b, C, n; train with --positive NAME, which "
+        "names this class."
     )
 
 
@@ -101,8 +101,8 @@ def test_what_is_said_where_no_class_is_the_disease(tmp_path: Path) -> None:
     open_dataset(root, Config(), notices)
     assert notices.notices[:2] == [
         "Classes: ill 8, well 8.",
-        "No class is called malignant, so there will be no sensitivity and specificity; say with --positive NAME which "
-        "class is the disease.",
+        "No class is called malignant, so there will be no sensitivity and specificity; name the class of the disease "
+        "with --positive NAME.",
     ]
     notices = Recorder()
     open_dataset(root, Config(positive="Ill"), notices)

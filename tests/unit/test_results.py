@@ -114,9 +114,9 @@ def test_a_change_is_noticed_by_the_sha256_of_the_content(tmp_path: Path) -> Non
     path.write_text(json.dumps(json.loads(text)))
     assert results.read(path, DataFile) == document
     path.write_text(text.replace("0.1", "NaN"))
-    assert "is not valid JSON (NaN is no number)" in refusal(path, DataFile)
+    assert "is not valid JSON (NaN is not a number)" in refusal(path, DataFile)
     path.write_text(text.replace("0.1", "1e999"))
-    assert "is not valid JSON (1e999 is no number)" in refusal(path, DataFile)
+    assert "is not valid JSON (1e999 is not a number)" in refusal(path, DataFile)
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())

@@ -122,7 +122,7 @@ def test_equal_class_shares_are_left_out(figures: MetricsFile, capsys: pytest.Ca
     show_run(equal, Path("run"))
     assert "class shares" not in capsys.readouterr().out
     show_run({**equal, "effective_prior": {"a": 0.3, "b": 0.33, "c": 0.37}}, Path("run"))
-    assert "these class shares: a 0.30, b 0.33, c 0.37." in capsys.readouterr().out
+    assert "these class shares in training: a 0.30, b 0.33, c 0.37." in capsys.readouterr().out
 
 
 def test_a_temperature_that_makes_the_calibration_worse_is_named() -> None:
@@ -152,7 +152,7 @@ def test_a_temperature_that_makes_the_calibration_worse_is_named() -> None:
         (["../images"], "Did you mean busi-tune run --data ../images?"),
         (["baseline", "--data", "d", "--config", "lr.toml"], "unknown key 'lr', did you mean 'learning_rate'?"),
         (["baseline", "--data", "d", "--config", "lr.toml"], "unknown key 'model', did you mean 'arch'?"),
-        (["baseline", "--data", "d", "--config", "lr.toml"], "unknown key 'training' (keys stand in no table)"),
+        (["baseline", "--data", "d", "--config", "lr.toml"], "unknown key 'training' (write keys outside of tables)"),
         (["search", "--data", "d", "--space", "space.toml"], "unknown key 'batch', did you mean 'batch_size'?"),
     ],
 )

@@ -288,7 +288,7 @@ def test_leaks_are_told(phantoms: Path) -> None:
         leaked = dataset.split.has_twin_in_training("test").mean()
         told = (
             f"This split leaks: {leaked:.0%} of the test images have a near-duplicate in training, "
-            "so every figure on it is too good."
+            "so the test figures are too high."
         )
         assert (told in notices.notices) == (leaked > 0)
         if leaked > 0:
@@ -383,8 +383,9 @@ def test_a_lost_list_of_left_out_images_is_named(tmp_path: Path, phantoms: Path)
     with pytest.raises(DataError) as error:
         open_dataset(phantoms, Config(strategy="file"), Silent(), split_file=tmp_path / "my.csv")
     assert str(error.value) == (
-        f"{phantoms} is not what the split was made of: {', '.join(names)} ({tmp_path / 'my.excluded.csv'}, which "
-        f"would list images left out, is missing); restore the files, or make a new split than {tmp_path / 'my.csv'}."
+        f"{phantoms} does not have the images of the split: {', '.join(names)} ({tmp_path / 'my.excluded.csv'}, which "
+        "would list images left out, is missing); restore the files, or make a new split instead of "
+        f"{tmp_path / 'my.csv'}."
     )
 
 
@@ -429,8 +430,8 @@ def test_changes_are_noticed(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         open_dataset(root, Config(), Silent(), saved=split)
     assert str(error.value) == (
-        f"{root} is not what the split was made of: {', '.join(expected)}; restore the files, "
-        "or start anew with --overwrite."
+        f"{root} does not have the images of the split: {', '.join(expected)}; restore the files, "
+        "or start over with --overwrite."
     )
 
 
@@ -460,22 +461,22 @@ def test_changes_of_what_was_left_out_are_noticed() -> None:
         (
             "split.csv",
             "path,class,group,split,sha256\n" + 2 * f"a/1.png,a,0,train,{'0' * 64}\n",
-            "names 1 images twice: a/1.png; restore it or start anew.",
+            "names 1 images twice: a/1.png; restore it or start over.",
         ),
         (
             "split.csv",
             "path,class,split\na/1.png,a,train\n",
-            "must have whole rows of path, class, group, split, sha256; restore it or start anew.",
+            "must have whole rows of path, class, group, split, sha256; restore it or start over.",
         ),
         (
             "split.csv",
             f"note,path,class,group,split,sha256\n,a/1.png,a,,train,{'0' * 64}\n",
-            "must have whole rows of path, class, group, split, sha256; restore it or start anew.",
+            "must have whole rows of path, class, group, split, sha256; restore it or start over.",
         ),
         (
             "split.excluded.csv",
             "path,class,group,split,sha256\n",
-            "must have whole rows of path, class, group, reason, sha256; restore it or start anew.",
+            "must have whole rows of path, class, group, reason, sha256; restore it or start over.",
         ),
     ],
 )

@@ -42,7 +42,7 @@ def test_a_run_takes_a_split_and_refuses_another(
     assert exit_code([*command, "--split", str(split_files[0]), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == figures
     assert exit_code([*command, "--split", str(split_files[1])]) == 1
-    assert "is another split than the one that was begun with" in capsys.readouterr().err
+    assert "is not the split that the folder began with" in capsys.readouterr().err
     assert exit_code(command) == 1
     assert "strategy: 'file' -> 'grouped'" in capsys.readouterr().err
 
@@ -71,8 +71,8 @@ def test_files_that_changed_since_are_named(tmp_path: Path, tiny: Config) -> Non
             root, tmp_path / "run", tiny.replace(strategy="file"), Silent(), split_file=tmp_path / "s.csv"
         )
     assert str(error.value) == (
-        f"{root} is not what the split was made of: benign/benign (1).png vanished, normal/normal (2).png vanished, "
-        f"normal/new.png appeared; restore the files, or make a new split than {tmp_path / 's.csv'}."
+        f"{root} does not have the images of the split: benign/benign (1).png vanished, normal/normal (2).png "
+        f"vanished, normal/new.png appeared; restore the files, or make a new split instead of {tmp_path / 's.csv'}."
     )
 
 
@@ -84,7 +84,7 @@ def test_a_study_and_its_export_keep_to_their_split(
     result = pipeline.search(phantoms, study, config, options, Silent(), split_file=split_files[0])
     fingerprint = read_split(split_files[0]).fingerprint()
     assert result["best"]["test"]["images"] == len(read_split(split_files[0]).rows("test"))
-    with pytest.raises(DataError, match="is another split than the one that was begun with"):
+    with pytest.raises(DataError, match="is not the split that the folder began with"):
         pipeline.search(phantoms, study, config, options, Silent(), split_file=split_files[1])
     certificate = pipeline.export(study / "best", tmp_path / "export", phantoms, Silent())
     assert certificate["split"] == fingerprint

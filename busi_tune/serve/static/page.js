@@ -28,7 +28,7 @@ function element(name, text = "", kind = "") {
 
 function take(files) {
   const room = facts.mostRows - rows.length;
-  notice = files.length > room ? `Only ${facts.mostRows} pictures are listed at a time; the rest was left out.` : "";
+  notice = files.length > room ? `Only ${facts.mostRows} pictures are listed at a time; the others are left out.` : "";
   for (const file of [...files].slice(0, room)) {
     const line = element("tr");
     const cells = {};
@@ -61,7 +61,7 @@ async function work() {
 }
 
 async function ask(file) {
-  if (file.size > facts.mostBytes - 4096) return { error: `larger than the ${facts.mostBytes / 1048576} MB that are taken` };
+  if (file.size > facts.mostBytes - 4096) return { error: `larger than the ${facts.mostBytes / 1048576} MB that are accepted` };
   const form = new FormData();
   form.append("files", file);
   try {
@@ -69,7 +69,7 @@ async function ask(file) {
     const content = await response.json();
     return response.ok ? content.predictions[0] : { error: content.error };
   } catch (error) {
-    return { error: `no answer (${error.message}); is the program still running, and the file still there?` };
+    return { error: `no response (${error.message}); check that the program is still running and that the file still exists` };
   }
 }
 
@@ -93,7 +93,7 @@ async function look(row) {
 
 function fill({ answer, cells }) {
   if (answer.error) {
-    cells.answer.textContent = "no answer";
+    cells.answer.textContent = "no prediction";
     cells.answer.classList.add("error");
     cells.remark.textContent = answer.error;
     cells.remark.classList.add("error");
@@ -124,7 +124,7 @@ function show() {
   const done = rows.filter((row) => row.answer).length;
   bar.hidden = table.hidden = rows.length === 0;
   csv.disabled = rows.length === 0 || done < rows.length;
-  state.textContent = `${done} of ${rows.length} answered. ${notice}`;
+  state.textContent = `${done} of ${rows.length} done. ${notice}`;
 }
 
 // A spreadsheet runs a cell that begins so.
