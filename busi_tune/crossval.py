@@ -18,7 +18,6 @@ from busi_tune.evaluation.seeds import spreads
 from busi_tune.evaluation.verdict import answers_of
 from busi_tune.names import composed
 from busi_tune.progress import Progress
-from busi_tune.report import plots
 from busi_tune.results import (
     CROSSVAL,
     FOLDS,
@@ -31,6 +30,8 @@ from busi_tune.results import (
 )
 from busi_tune.training import run_folder, runs
 from busi_tune.training.epochs import Epoch
+from busi_tune.training.model import checkpoint_bytes
+from busi_tune.training.pace import Remaining
 from busi_tune.workers import crew, job_list
 from busi_tune.workers.jobs import Job, Trained, Workers
 
@@ -56,11 +57,7 @@ def cross_validate(
     Raises:
         BusiTuneError: see errors.py. Every finished epoch is kept.
     """
-    given = read_folds(folds_file) if folds_file else None
-    if given is not None and options.repeats > 1:
-        raise ConfigError(
-            f"repeats must be 1 with the folds of {folds_file}, not {options.repeats}; remove one of the two options."
-        )
+    given = _given(folds_file, options)
     with crew.cluster(options.ray):
         resolved = crew.resolved(config, options.workers, options.ray)
         first = _repeat(root, folder, resolved, options, progress, given=given, overwrite=overwrite, trained=trained)
@@ -77,6 +74,87 @@ def cross_validate(
         "pooled": found[0]["pooled"],
         "repeats": spreads([each["pooled"] for each in found]) if len(found) > 1 else {},
     }
+
+
+def folds_left(
+    root: Path,
+    folder: Path,
+    config: Config,
+    options: CrossvalOptions,
+    progress: Progress,
+    *,
+    folds_file: Path | None = None,
+    overwrite: bool = False,
+) -> list[Remaining]:
+    """Run the checks of `cross_validate` and count what is left of each fold; nothing is written.
+
+    Raises:
+        BusiTuneError: the cross-validation would raise it before its first epoch.
+    """
+    given = _given(folds_file, options)
+    with crew.cluster(options.ray):
+        resolved = crew.resolved(config, options.workers, options.ray)
+    found: list[Remaining] = []
+    for repeat in range(options.repeats):
+        place = folder / "repeats" / str(repeat + 1) if repeat else folder
+        drawn = resolved.replace(split_seed=resolved.split_seed + repeat)
+        found += _remaining(root, place, drawn, options, progress, given=given, anew=overwrite)
+    return found
+
+
+def _remaining(
+    root: Path,
+    folder: Path,
+    config: Config,
+    options: CrossvalOptions,
+    progress: Progress,
+    *,
+    given: Folds | None,
+    anew: bool,
+) -> list[Remaining]:
+    files.refuse_foreign(folder, "a cross-validation", CROSSVAL, FIRST_FILES)
+    locks.check_writable(folder)
+    dataset, folds = _open(root, folder, config, progress, count=options.folds, given=given, anew=anew, write=False)
+    if (folder / CROSSVAL).exists() and not anew:
+        _refuse_other(folder, _identity(config, folds))
+    finished = (folder / POOLED).exists() and not anew
+    found = []
+    for job in _jobs(folder, config, folds).values():
+        own = job.data(dataset)
+        left = 0 if finished else config.epochs if anew else runs.epochs_left(job.folder, config, own)
+        done = 0 if anew else len(run_folder.history(job.folder))
+        found.append(
+            Remaining(
+                name=job.name,
+                folder=job.folder,
+                dataset=own,
+                configs=(config,),
+                trainings=1,
+                finished=int(not left),
+                epochs_done=done,
+                epochs=left,
+                # The pooled answers are evaluated once more.
+                evaluations=0 if finished else 2 if job.folder.name == "1" else 1,
+                checkpoints=1,
+                checkpoint_bytes=checkpoint_bytes(config, len(dataset.classes)),
+            )
+        )
+    return found
+
+
+def _given(folds_file: Path | None, options: CrossvalOptions) -> Folds | None:
+    """The folds in `folds_file`.
+
+    Raises:
+        ConfigError: further repeats would draw other folds.
+    """
+    if folds_file is None:
+        return None
+    if options.repeats > 1:
+        raise ConfigError(
+            f"repeats must be 1 with the folds of {folds_file}, not {options.repeats}; remove one of the two options."
+        )
+    return read_folds(folds_file)
 
 
 def _repeat(
@@ -98,6 +176,8 @@ def _repeat(
         # Split all folds before writing, so that a failure leaves no files.
         jobs = _jobs(folder, config, folds)
         _identify(folder, config, folds)
+        run_folder.remember_data(folder, root)
+        run_folder.remember_options(folder, {key: value for key, value in options.changed().items() if key != "folds"})
         if not (folder / POOLED).exists():
             runs.introduce(config, jobs[1].data(dataset), folder, progress, "Images in the first fold")
             with crew.workers(options.workers, options.ray, dataset, progress, owner=folder) as workers:
@@ -107,28 +187,43 @@ def _repeat(
             results.write(folder / POOLED, pool(folder, runs_of, folds, dataset.classes, config.positive))
         found = results.read(folder / POOLED, CrossvalFile)
         if not (folder / results.CONFUSION).exists():
+            # Its import writes a cache of fonts, and a dry run imports this module.
+            from busi_tune.report import plots
+
             plots.plot_pooled(folder, found["pooled"])
         return found
 
 
 def _open(
-    root: Path, folder: Path, config: Config, progress: Progress, *, count: int, given: Folds | None
+    root: Path,
+    folder: Path,
+    config: Config,
+    progress: Progress,
+    *,
+    count: int,
+    given: Folds | None,
+    anew: bool = False,
+    write: bool = True,
 ) -> tuple[Dataset, Folds]:
-    """The images of `root` with the folds stored in `folder`, else the `given` folds, else new folds."""
+    """The images of `root` with the folds stored in `folder`, else the `given` folds, else new folds.
+
+    With `anew`, the stored folds are ignored. Without `write`, nothing is written to the cache of decoded images.
+    """
     path = folder / FOLDS
-    folds = read_folds(path) if path.exists() else given
+    stored = path.exists() and not anew
+    folds = read_folds(path) if stored else given
     if folds is None:
-        dataset = open_dataset(root, config, progress, written_to=path)
+        dataset = open_dataset(root, config, progress, written_to=path, write=write)
         folds = make_folds(dataset.split, count, config.split_seed)
         return dataset, folds
     if given is not None and given.fingerprint() != folds.fingerprint():
         raise RunError(f"{folder} was begun with other folds; name another --out, or start over with --overwrite.")
-    if folds.count != count and not path.exists():
+    if folds.count != count and not stored:
         raise RunError(f"The file of folds has {folds.count} folds, not {count}; give --folds {folds.count}.")
     if folds.count != count:
         raise RunError(f"{path} has {folds.count} folds, not {count}; give --folds {folds.count}, or another --out.")
-    finished = (folder / POOLED).exists()
-    dataset = open_dataset(root, config, progress, saved=_split(folds, 1, config), decode=not finished)
+    finished = (folder / POOLED).exists() and not anew
+    dataset = open_dataset(root, config, progress, saved=_split(folds, 1, config), decode=not finished, write=write)
     return dataset, folds.fitted(dataset.listing)
 
 
@@ -144,18 +239,27 @@ def _identify(folder: Path, config: Config, folds: Folds) -> None:
     Raises:
         RunError: the folder holds the cross-validation of another configuration.
     """
-    path = folder / CROSSVAL
-    document: CrossvalIdentityFile = {
+    document = _identity(config, folds)
+    if not (folder / CROSSVAL).exists():
+        folds.write(folder / FOLDS)
+        results.write(folder / CROSSVAL, document)
+        return
+    _refuse_other(folder, document)
+
+
+def _identity(config: Config, folds: Folds) -> CrossvalIdentityFile:
+    return {
         "schema": results.SCHEMAS[CrossvalIdentityFile],
         "config": config.to_dict(),
         "weights_sha256": run_folder.weights_sha256(config.weights),
         "folds": folds.count,
         "folds_sha256": folds.fingerprint(),
     }
-    if not path.exists():
-        folds.write(folder / FOLDS)
-        results.write(path, document)
-        return
+
+
+def _refuse_other(folder: Path, document: CrossvalIdentityFile) -> None:
+    """Refuse the cross-validation in `folder` if its identity is not `document`."""
+    path = folder / CROSSVAL
     known = results.read(path, CrossvalIdentityFile)
     different = differences(*(_values(each, path) for each in (known, document)))
     if known["folds_sha256"] != document["folds_sha256"]:
@@ -203,6 +307,8 @@ def _train(jobs: dict[int, Job], workers: Workers, progress: Progress, trained: 
 
 def _evaluate(jobs: dict[int, Job], dataset: Dataset, progress: Progress) -> None:
     """Evaluate each fold on its test part."""
+    from busi_tune.report import plots
+
     for fold, job in jobs.items():
         with locks.only_writer(job.folder):
             runs.begin(job.folder, job.config, job.data(dataset), progress)

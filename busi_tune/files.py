@@ -1,6 +1,7 @@
 """Atomic writes of files, SHA-256, JSON and CSV, and checks of result folders."""
 
 import csv
+import errno
 import glob
 import hashlib
 import io
@@ -236,14 +237,33 @@ def make_folder(folder: Path) -> Path:
     Raises:
         FileError: a file has this name, or the file system refuses.
     """
+    _check_name(folder)
+    with explained(folder, "created"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that `make_folder` could not create, without creating it.
+
+    Raises:
+        FileError: see `make_folder`.
+    """
+    _check_name(folder)
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    with explained(folder, "created"):
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(nearest, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _check_name(folder: Path) -> None:
     if folder.is_file():
         raise FileError(f"{folder} is a file; name a folder.")
     if folder.is_symlink() and not folder.exists():
         target = folder.readlink()
         raise FileError(f"{folder} is a link to {target}, which does not exist; create that, or remove the link.")
-    with explained(folder, "created"):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def remove_folder(folder: Path) -> None:

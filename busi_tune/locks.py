@@ -13,6 +13,7 @@ holder uses and deletes it.
 import inspect
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from busi_tune.errors import RunError
-from busi_tune.files import LOCK, TEMPORARY, explained, make_folder, remove_leftovers
+from busi_tune.files import LOCK, TEMPORARY, check_folder, explained, lock_open, make_folder, remove_leftovers
 
 # The advice for a script that starts several workers.
 GUARD = 'put the work of the script under `if __name__ == "__main__":`'
@@ -107,7 +108,7 @@ def only_writer(folder: Path, *, wait: bool = False, name: str = RUN, finished: 
     created = not folder.exists()
     lock = take(make_folder(folder) / name, wait=wait)
     if lock is None:
-        raise RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")
+        raise _in_use(folder)
     try:
         # Deeper folders have their own writers.
         remove_leftovers([*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")])
@@ -118,3 +119,38 @@ def only_writer(folder: Path, *, wait: bool = False, name: str = RUN, finished: 
         raise
     finally:
         drop(lock)
+
+
+def check_writable(folder: Path, *, name: str = RUN, finished: str = "") -> None:
+    """Refuse a folder that `only_writer` would refuse. Nothing is created or changed.
+
+    Raises:
+        RunError: another process holds the lock.
+        FileError: the folder cannot be created or written.
+    """
+    if finished and (folder / finished).exists() and not os.access(folder, os.W_OK):
+        return
+    check_folder(folder)
+    if is_held(folder / name):
+        raise _in_use(folder)
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process holds the lock on `path`. Nothing is created or changed."""
+    try:
+        # A `FileLock` would truncate the file, which changes its time.
+        with path.open("rb") as file:
+            free = lock_open(file, wait=False)
+    except OSError:
+        # No process holds a lock without its file, or in a folder that this user may not read.
+        return False
+    if sys.platform != "win32":
+        return not free
+    lock = take(path, wait=False)
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
+def _in_use(folder: Path) -> RunError:
+    return RunError(f"{folder} is in use by another busi-tune process; wait until it has ended.")

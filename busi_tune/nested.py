@@ -1,16 +1,16 @@
 """A nested search: each outer fold has a separate study, whose best model predicts the images of that fold only."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from busi_tune import files, locks, results
 from busi_tune.config import Config
-from busi_tune.crossval import cross_validate, pool
+from busi_tune.crossval import cross_validate, folds_left, pool
 from busi_tune.crossval_options import CrossvalOptions
 from busi_tune.data.folds import read_folds
 from busi_tune.errors import RunError
 from busi_tune.evaluation.verdict import answers_of, compare, with_advice
 from busi_tune.progress import Progress
-from busi_tune.report import plots
 from busi_tune.results import (
     FOLDS,
     NESTED,
@@ -27,9 +27,11 @@ from busi_tune.results import (
 )
 from busi_tune.search import session
 from busi_tune.search.choices import agreement
+from busi_tune.search.remaining import study_left
 from busi_tune.search_options import SearchOptions
 from busi_tune.training import run_folder
 from busi_tune.training.epochs import Epoch
+from busi_tune.training.pace import Remaining
 
 # The files of a search that was killed during its cross-validation.
 FIRST_FILES = frozenset({"baseline", FOLDS, "folds.excluded.csv"})
@@ -71,6 +73,7 @@ def search_nested(
         anew = overwrite and baseline is None
         first = cross_validate(root, place, config, outer, progress, overwrite=anew, trained=cost.trained)
         _identify(folder, place, config)
+        _remember(root, folder, options, baseline)
         found: dict[int, SearchResult] = {}
         for fold in range(1, folds + 1):
             study, run = _study(folder, fold), place / "folds" / str(fold)
@@ -86,6 +89,48 @@ def search_nested(
                 overwrite=False,
             )
         return _judge(folder, place, config, options, first=first, found=found)
+
+
+def nested_left(
+    root: Path,
+    folder: Path,
+    config: Config,
+    options: SearchOptions,
+    progress: Progress,
+    *,
+    folds: int,
+    baseline: Path | None = None,
+    overwrite: bool = False,
+) -> list[Remaining]:
+    """Run the checks of `search_nested` and count what is left of each fold and each study; nothing is written.
+
+    Raises:
+        BusiTuneError: the nested search would raise it before its first epoch.
+    """
+    files.refuse_foreign(folder, "a nested search", NESTED, FIRST_FILES)
+    locks.check_writable(folder)
+    place = baseline or folder / "baseline"
+    anew = overwrite and baseline is None
+    if not overwrite:
+        _refuse_other(folder, place, folds)
+    outer = CrossvalOptions(folds=folds, workers=options.workers, ray=options.ray)
+    first = folds_left(root, place, config, outer, progress, overwrite=anew)
+    studies = []
+    for number, fold in enumerate(first, start=1):
+        split_file = fold.folder / SPLIT
+        study = study_left(
+            root,
+            _study(folder, number),
+            config,
+            options,
+            progress,
+            baseline_run=None,
+            split_file=split_file if split_file.exists() and not anew else None,
+            overwrite=overwrite,
+            first=fold.dataset,
+        )
+        studies.append(replace(study, name=f"study, {fold.name}"))
+    return [*(replace(fold, name=f"baseline, {fold.name}") for fold in first), *studies]
 
 
 def _study(folder: Path, fold: int) -> Path:
@@ -123,6 +168,13 @@ def _identify(folder: Path, place: Path, config: Config) -> None:
         "folds_sha256": drawn.fingerprint(),
     }
     results.write(folder / NESTED, document)
+
+
+def _remember(root: Path, folder: Path, options: SearchOptions, baseline: Path | None) -> None:
+    """Write the folder of the images and the options that the studies of the folds do not hold, for `list`."""
+    run_folder.remember_data(folder, root)
+    values = {key: value for key, value in options.changed().items() if key not in ("space", "storage")}
+    run_folder.remember_options(folder, values | ({"baseline": str(baseline.resolve())} if baseline else {}))
 
 
 class _Cost:
@@ -168,6 +220,9 @@ def _judge(
     identity = run_folder.read_identity(best[1])
     tuned = pool(folder, best, drawn, identity.classes, config.positive)
     if not (folder / POOLED).exists() or results.read(folder / POOLED, CrossvalFile) != tuned:
+        # Its import writes a cache of fonts, and a dry run imports this module.
+        from busi_tune.report import plots
+
         results.write(folder / POOLED, tuned)
         plots.plot_pooled(folder, tuned["pooled"])
     rows = drawn.used

@@ -201,6 +201,10 @@ class Options:
         """Plain values, as JSON and TOML hold them."""
         return {name: _plain(value) for name, value in vars(self).items()}
 
+    def changed(self) -> "dict[str, Json]":
+        """The plain values that are not the default."""
+        return {name: value for name, value in self.to_dict().items() if value != _plain(self.options[name].default)}
+
     def replace(self, **changes: object) -> Self:
         """The same options with some values changed."""
         return self.from_dict({**vars(self), **changes})
@@ -300,7 +304,19 @@ def shown(value: object) -> str:
     """A value as the command line shows it."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
+    return ",".join(map(_number, value)) if isinstance(value, tuple) else str(value)
+
+
+def words(kind: type[Options], values: Mapping[str, object]) -> list[str]:
+    """The words of a command line that set `values` of a class of options. Defaults and other keys are left out."""
+    found: list[str] = []
+    for name, one in kind.options.items():
+        given = values.get(name, one.default)
+        value = one.checked(tuple(given) if isinstance(given, list) else given)
+        if value is None or value == one.default:
+            continue
+        found += [one.flag if value else f"--no-{one.flag[2:]}"] if one.kind is bool else [one.flag, shown(value)]
+    return found
 
 
 def _is_three_numbers(value: object) -> TypeGuard[Sequence[float]]:
@@ -308,7 +324,8 @@ def _is_three_numbers(value: object) -> TypeGuard[Sequence[float]]:
 
 
 def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:g}"
+    """A number with all its digits."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def _plain(value: object) -> "Json":

@@ -153,8 +153,11 @@ def baseline(
     *,
     split_file: Path | None = None,
     overwrite: bool = False,
+    seeds: int = 1,
 ) -> MetricsFile:
     """Train `config` on the images in `root`, evaluate the best epoch, and return the content of metrics.json.
+
+    `seeds` is the number of trainings that the caller plans with `more_seeds`; `list` repeats it.
 
     Raises:
         BusiTuneError: see errors.py. The epochs trained so far are kept.
@@ -164,7 +167,7 @@ def baseline(
     if overwrite or not (folder / results.METRICS).exists():
         from busi_tune.training.hardware import resolve
 
-        _check_before_data(config.replace(**resolve(config.device, config.precision)), split_file, progress)
+        check_before_data(config.replace(**resolve(config.device, config.precision)), split_file, progress)
     with locks.only_writer(folder, finished=results.METRICS):
         if overwrite:
             run_folder.clear(folder)
@@ -185,7 +188,10 @@ def baseline(
             if done:
                 progress.notice(f"{folder} continues after epoch {done[-1].epoch}.")
         processors = hardware.Processors()
-        for record in runs.train(run, run.config.epochs, progress):
+        for new, record in enumerate(runs.train(run, run.config.epochs, progress)):
+            if not new:
+                # Before the first epoch, the folder may not be a run.
+                run_folder.remember_options(folder, {"seeds": seeds} if seeds > 1 else {})
             if run.config.device == "cpu" and (lacking := processors.lacking(record.seconds)):
                 progress.notice(lacking)
             done.append(record)
@@ -196,7 +202,7 @@ def baseline(
         return _shown(folder, progress)
 
 
-def _check_before_data(config: Config, split_file: Path | None, progress: Progress) -> None:
+def check_before_data(config: Config, split_file: Path | None, progress: Progress) -> None:
     """Run all checks that need no images, before images are read or an old run is deleted.
 
     Raises:
@@ -261,7 +267,7 @@ def search(
     """
     options.check(config)
     files.refuse_inside(folder, root)
-    _check_before_data(config, split_file, progress)
+    check_before_data(config, split_file, progress)
     from busi_tune.search import session
 
     return session.search(
@@ -294,20 +300,32 @@ def search_folds(
     Raises:
         BusiTuneError: see errors.py. Every finished epoch is kept.
     """
+    check_search_folds(root, folder, config, options, progress, folds=folds)
+    from busi_tune.nested import search_nested
+
+    return search_nested(
+        root, folder, config, options, progress, folds=folds, baseline=baseline_run, overwrite=overwrite
+    )
+
+
+def check_search_folds(
+    root: Path, folder: Path, config: Config, options: SearchOptions, progress: Progress, *, folds: int
+) -> None:
+    """Run all checks of `search_folds` that need no images.
+
+    Raises:
+        BusiTuneError: the options, the folders or the model cannot be used.
+    """
     options.check(config)
     CrossvalOptions(folds=folds).check(config)
     if options.storage:
         raise ConfigError("storage and folds exclude each other: each fold's study is a file in its own folder.")
     files.refuse_inside(folder, root)
-    _check_before_data(config, None, progress)
-    from busi_tune.nested import search_nested
+    check_before_data(config, None, progress)
     from busi_tune.search.session import dimensions_of
     from busi_tune.training.hardware import resolve
 
     dimensions_of(config.replace(**resolve(config.device, config.precision)), options)
-    return search_nested(
-        root, folder, config, options, progress, folds=folds, baseline=baseline_run, overwrite=overwrite
-    )
 
 
 def crossval(
@@ -327,7 +345,7 @@ def crossval(
     """
     options.check(config)
     files.refuse_inside(folder, root)
-    _check_before_data(config, None, progress)
+    check_before_data(config, None, progress)
     from busi_tune.crossval import cross_validate
 
     return cross_validate(root, folder, config, options, progress, folds_file=folds_file, overwrite=overwrite)
@@ -474,6 +492,27 @@ class Places:
     export: Path
 
 
+def check_run_all(
+    places: Places, config: Config, options: SearchOptions, exported: ExportOptions, *, overwrite: bool
+) -> None:
+    """Run the checks of `run_all` that come before the first step.
+
+    Raises:
+        ConfigError: the options contradict each other.
+        RunError: the export folder has other options.
+    """
+    options.check(config)
+    from busi_tune.search.session import dimensions_of
+    from busi_tune.training.hardware import resolve
+
+    dimensions_of(config.replace(**resolve(config.device, config.precision)), options)
+    if not overwrite:
+        from busi_tune.export.exporter import refuse_other_options
+
+        # Refuse now, before hours of training.
+        refuse_other_options(places.export, exported)
+
+
 def run_all(
     places: Places,
     config: Config,
@@ -485,17 +524,8 @@ def run_all(
     overwrite: bool = False,
 ) -> RunResult:
     """Run baseline, search, export with verification, prediction and report in order; return all their results."""
-    options.check(config)
-    from busi_tune.search.session import dimensions_of
-    from busi_tune.training.hardware import resolve
-
-    dimensions_of(config.replace(**resolve(config.device, config.precision)), options)
     asked = exported or ExportOptions()
-    if not overwrite:
-        from busi_tune.export.exporter import refuse_other_options
-
-        # Refuse now, before hours of training.
-        refuse_other_options(places.export, asked)
+    check_run_all(places, config, options, asked, overwrite=overwrite)
     first = baseline(places.data, places.baseline, config, progress, split_file=split_file, overwrite=overwrite)
     progress.notice(f"Baseline: test accuracy {first['test']['accuracy']:.3f} ({places.baseline}).")
     second = search(

@@ -1,5 +1,6 @@
 """The interface for reports of progress, and an implementation that ignores them."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -15,6 +16,9 @@ class Progress(Protocol):
     def within(self, task: str, done: int, total: int, share: float) -> None:
         """Report that `share` (0 to 1) of the next step is finished, after `done` of `total`."""
 
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Report the state of several tasks as a table, in place of the last one."""
+
     def close(self, task: str) -> None:
         """Report that `task` has ended, finished or not."""
 
@@ -29,6 +33,9 @@ class Silent:
         """Ignore it."""
 
     def within(self, task: str, done: int, total: int, share: float) -> None:
+        """Ignore it."""
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Ignore it."""
 
     def close(self, task: str) -> None:

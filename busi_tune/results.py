@@ -20,7 +20,7 @@ Interval = list[float]
 Matrix = list[list[int]]
 VerdictWord = Literal["better", "worse", "no evidence"]
 TwinKind = Literal["copy", "near", "mirrored", "cropped"]
-ReportKind = Literal["run", "study", "cross-validation", "export"]
+ReportKind = Literal["run", "study", "cross-validation", "nested search", "evaluation", "export"]
 T = TypeVar("T")
 
 # The files of result folders.
@@ -28,6 +28,8 @@ METRICS = "metrics.json"
 SEEDS = "seeds.json"
 IDENTITY = "config.json"
 SOURCE = "data.json"
+OPTIONS = "options.json"
+SPACE = "space.toml"
 STATE = "state.json"
 VERDICT = "verdict.json"
 AUDIT = "audit.json"
@@ -247,6 +249,16 @@ class DataFile(TypedDict):
 
     schema: str
     folder: str
+
+
+class OptionsFile(TypedDict):
+    """options.json: options of the last command on a folder that no other file of the folder holds.
+
+    Options with their defaults are left out, and so is a database's URL, which may hold a password.
+    """
+
+    schema: str
+    options: dict[str, Json]
 
 
 class EpochRecord(TypedDict):
@@ -929,6 +941,57 @@ class ListEntry(TypedDict):
     next: str
 
 
+class PlanStage(TypedDict):
+    """Trainings of one kind on one split: how many there are, and the epochs that they have and lack at most.
+
+    `seconds_per_epoch` is measured, the mean where the search varies the architecture or the sizes. `seconds` are for
+    the epochs that are left, and `seconds_with_pruning` those expected with the pruner of a study.
+    """
+
+    name: str
+    folder: str
+    images: SplitCounts
+    steps_per_epoch: int
+    trainings: int
+    finished: int
+    epochs_done: int
+    epochs_left: int
+    seconds_per_epoch: float
+    seconds: float
+    seconds_with_pruning: float
+    disk_bytes: int
+
+
+class PlanFile(TypedDict):
+    """The output of `--dry-run`: the work of a command, and its expected cost. Nothing was written.
+
+    Times are at most, without early stopping. `preparation_seconds` are for reading and comparing the images,
+    `memory_bytes` are those of all processes that train; None where the system does not tell. `cache_bytes` are those
+    of decoded images that the cache still lacks. `processors` is the mean number of processors in the measurement, None
+    if nothing was measured; `processor_seconds` is the time of all processors, which hardly depends on other load.
+    `without_export` is true for `run`, whose export is not measured.
+    """
+
+    schema: str
+    command: str
+    stages: list[PlanStage]
+    device: str
+    precision: str
+    workers: int
+    preparation_seconds: float
+    evaluation_seconds: float
+    seconds: float
+    seconds_with_pruning: float
+    processor_seconds: float
+    disk_bytes: int
+    cache_bytes: int
+    memory_bytes: int | None
+    gpu_memory_bytes: int | None
+    threads: int
+    processors: float | None
+    without_export: bool
+
+
 class RunPlaces(TypedDict):
     """The folders of a whole run, and its page."""
 
@@ -1112,6 +1175,9 @@ class ReportFile(TypedDict):
     answers: NotRequired[ReportAnswers]
     study: NotRequired[ReportStudy]
     export: NotRequired[VerificationFile]
+    outer: NotRequired[NestedIdentityFile]
+    nested: NotRequired[NestedFile]
+    evaluation: NotRequired[EvaluationFile]
 
 
 # Each document and its name and version; a change that a reader must know of gets a new version.
@@ -1139,6 +1205,8 @@ SCHEMAS: Mapping[type, str] = {
     EvaluationFile: "busi-tune.evaluation/1",
     OutcomeFile: "busi-tune.outcome/1",
     ReportFile: "busi-tune.report/1",
+    PlanFile: "busi-tune.plan/1",
+    OptionsFile: "busi-tune.options/1",
 }
 
 

@@ -11,6 +11,7 @@ from busi_tune.cli.parameters import (
     all_option,
     config_option,
     data_option,
+    dry_run_option,
     examples,
     json_option,
     made,
@@ -49,6 +50,7 @@ from busi_tune.results import FOLDS
 @all_option
 @json_option
 @overwrite_option
+@dry_run_option
 @config_option
 def crossval(
     *,
@@ -58,6 +60,7 @@ def crossval(
     everything: bool,
     as_json: bool,
     overwrite: bool,
+    dry_run: bool,
     **values: object,
 ) -> None:
     """Train the configuration once for each fold, and pool the predictions.
@@ -67,9 +70,17 @@ def crossval(
     refuse(values, Config, CrossvalOptions)
     config, options = made(Config, values), made(CrossvalOptions, values)
     from busi_tune import pipeline
+    from busi_tune.cli.plan_table import show_plan
     from busi_tune.cli.screen import print_end, print_json, screen
     from busi_tune.cli.tables import show_crossval
 
+    if dry_run:
+        from busi_tune.dry_run import dry_crossval
+
+        with screen() as progress:
+            plan = dry_crossval(data, out, config, options, progress, folds_file=folds_file, overwrite=overwrite)
+        show_plan(plan, as_json=as_json)
+        return
     with screen() as progress:
         result = pipeline.crossval(data, out, config, options, progress, folds_file=folds_file, overwrite=overwrite)
     if as_json:

@@ -12,10 +12,11 @@ from typing import IO, Any, TypeVar, get_args
 import click
 from click.shell_completion import CompletionItem
 
+from busi_tune.cli.architectures import architectures
 from busi_tune.cli.verbosity import spoken, verbosity_options
 from busi_tune.config import Config, read_toml
 from busi_tune.errors import ConfigError
-from busi_tune.option import KINDS, Group, Option, Options, check, meant, shown
+from busi_tune.option import KINDS, Group, Option, Options, check, meant, words
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Made = TypeVar("Made", bound=Options)
@@ -77,6 +78,8 @@ class Setting(click.Option):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """The choices that begin with `incomplete`, or files if the option takes a path."""
+        if self.key == "arch":
+            return [CompletionItem(name) for name in architectures() if name.startswith(incomplete)]
         if self.stated is not None and self.stated.choices:
             return [CompletionItem(choice) for choice in self.stated.choices if choice.startswith(incomplete)]
         if self.stated is not None and self.stated.kind is Path:
@@ -274,6 +277,14 @@ overwrite_option = setting(
     "--overwrite", is_flag=True, group="output", help="Delete the result in the output folder and start over."
 )
 
+dry_run_option = setting(
+    "--dry-run",
+    is_flag=True,
+    group="output",
+    help="Check everything, train a few steps in memory, and print what is to do, its time, disk and memory; write "
+    "nothing.",
+)
+
 
 def given(name: str) -> bool:
     """Whether the running command received this option on the command line, in a file or in the environment."""
@@ -282,14 +293,9 @@ def given(name: str) -> bool:
 
 def repeated(*kinds: type[Options]) -> list[str]:
     """The options of these classes that the running command received, as words for another command line."""
-    context, words = click.get_current_context(), list[str]()
-    for one in (option for kind in kinds for option in kind.options.values()):
-        value = context.params.get(one.name)
-        if value is None or not given(one.name):
-            continue
-        flag = one.flag if value or one.kind is not bool else f"--no-{one.flag[2:]}"
-        words += [flag] if one.kind is bool else [flag, shown(value)]
-    return words
+    params = click.get_current_context().params
+    values = {name: value for name, value in params.items() if given(name)}
+    return [word for kind in kinds for word in words(kind, values)]
 
 
 def follow_split(values: Mapping[str, object], split_file: Path | None) -> dict[str, object]:

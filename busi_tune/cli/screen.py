@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Table
@@ -50,6 +51,7 @@ class Screen:
         # A log keeps each sentence on one line; a terminal wraps it between words.
         self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
         self.bars: Progress | None = None
+        self.live: Live | None = None
         self.tasks: dict[str, TaskID] = {}
 
     def notice(self, text: str) -> None:
@@ -68,13 +70,19 @@ class Screen:
         self._move(task, done, total, done + min(share, 0.999), parts=True)
 
     def _move(self, task: str, done: int, total: int, completed: float, *, parts: bool = False) -> None:
-        if self.bars is None:
+        if self.bars is None or self.live is None:
             return
         if task not in self.tasks:
             # Earlier work counts for the bar's position, but not for its speed.
             self.tasks[task] = self.bars.add_task(task, total=total, completed=done, parts=parts, count="")
+            self.live.refresh()
         shown = min(done + parts, total)
         self.bars.update(self.tasks[task], completed=completed, total=total, count=f"{shown}/{total}")
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Show a table above the bars, in place of the last one; no rows remove it. Without bars, do nothing."""
+        if self.live is not None and self.bars is not None:
+            self.live.update(Group(_table(columns, rows, 1), self.bars) if rows else self.bars)
 
     def close(self, task: str) -> None:
         """Remove the bar of `task`."""
@@ -95,8 +103,9 @@ def screen() -> Iterator[Screen]:
         TextColumn("{task.fields[count]}", justify="right"),
         TimeLeft(),
     )
-    with Progress(*columns, console=shown.console, transient=True, speed_estimate_period=PERIOD) as bars:
-        shown.bars = bars
+    bars = Progress(*columns, console=shown.console, speed_estimate_period=PERIOD)
+    with Live(bars, console=shown.console, transient=True, refresh_per_second=10) as live:
+        shown.bars, shown.live = bars, live
         yield shown
 
 

@@ -3,6 +3,7 @@
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,7 @@ from busi_tune.cli.parameters import (
     all_option,
     config_option,
     data_option,
+    dry_run_option,
     examples,
     follow_split,
     given,
@@ -28,7 +30,11 @@ from busi_tune.cli.parameters import (
 )
 from busi_tune.config import Config
 from busi_tune.export_options import ExportOptions
+from busi_tune.progress import Progress
 from busi_tune.search_options import SearchOptions
+
+if TYPE_CHECKING:
+    from busi_tune.results import PlanFile
 
 BASELINE = Path("studies/baseline")
 IMAGES = "Folder with one folder of images for each class."
@@ -66,6 +72,7 @@ def hide_password(storage: str | None) -> None:
 @all_option
 @json_option
 @overwrite_option
+@dry_run_option
 @config_option
 def baseline(
     *,
@@ -76,6 +83,7 @@ def baseline(
     everything: bool,
     as_json: bool,
     overwrite: bool,
+    dry_run: bool,
     **values: object,
 ) -> None:
     """Train the documented configuration and evaluate it on the test split.
@@ -86,11 +94,21 @@ def baseline(
     # Check that the last seed is valid before the first training.
     config.replace(seed=config.seed + seeds - 1)
     from busi_tune import pipeline
+    from busi_tune.cli.plan_table import show_plan
     from busi_tune.cli.screen import print_end, print_json, print_text, screen
     from busi_tune.cli.tables import KEPT, show_run, show_seeds
 
+    if dry_run:
+        from busi_tune.dry_run import dry_baseline
+
+        with screen() as progress:
+            plan = dry_baseline(data, out, config, progress, seeds=seeds, split_file=split_file, overwrite=overwrite)
+        show_plan(plan, as_json=as_json)
+        return
     with screen() as progress:
-        figures = pipeline.baseline(data, out, config, progress, split_file=split_file, overwrite=overwrite)
+        figures = pipeline.baseline(
+            data, out, config, progress, split_file=split_file, overwrite=overwrite, seeds=seeds
+        )
         compared = pipeline.more_seeds(data, out, config, seeds, progress) if seeds > 1 else None
     if as_json:
         print_json({**figures, "seeds": compared} if compared else figures)
@@ -140,6 +158,7 @@ def baseline(
 @all_option
 @json_option
 @overwrite_option
+@dry_run_option
 @config_option
 def search(
     *,
@@ -151,6 +170,7 @@ def search(
     everything: bool,
     as_json: bool,
     overwrite: bool,
+    dry_run: bool,
     **values: object,
 ) -> None:
     """Search for better hyperparameters with Optuna, then finish the training of the best trial."""
@@ -161,9 +181,25 @@ def search(
     config, options = made(Config, values), made(SearchOptions, values)
     hide_password(options.storage)
     from busi_tune import pipeline
+    from busi_tune.cli.plan_table import show_plan
     from busi_tune.cli.screen import print_end, print_json, print_text, screen
     from busi_tune.cli.tables import KEPT, show_nested, show_search, show_verdict
 
+    if dry_run:
+        with screen() as progress:
+            plan = _search_plan(
+                data,
+                out,
+                config,
+                options,
+                progress,
+                folds=folds,
+                baseline_run=baseline_run,
+                split_file=split_file,
+                overwrite=overwrite,
+            )
+        show_plan(plan, as_json=as_json)
+        return
     if folds is not None:
         with screen() as progress:
             judged = pipeline.search_folds(
@@ -201,6 +237,36 @@ def search(
         print_text(verdict["sentence"])
 
 
+def _search_plan(
+    data: Path,
+    out: Path,
+    config: Config,
+    options: SearchOptions,
+    progress: Progress,
+    *,
+    folds: int | None,
+    baseline_run: Path | None,
+    split_file: Path | None,
+    overwrite: bool,
+) -> "PlanFile":
+    from busi_tune.dry_run import dry_search, dry_search_folds
+
+    if folds is not None:
+        return dry_search_folds(
+            data, out, config, options, progress, folds=folds, baseline_run=baseline_run, overwrite=overwrite
+        )
+    return dry_search(
+        data,
+        out,
+        config,
+        options,
+        progress,
+        baseline_run=baseline_run,
+        split_file=split_file,
+        overwrite=overwrite,
+    )
+
+
 @click.command(
     cls=Command,
     interrupted=RESUMED,
@@ -216,6 +282,7 @@ def search(
 @all_option
 @json_option
 @overwrite_option
+@dry_run_option
 @config_option
 def run(
     *,
@@ -226,6 +293,7 @@ def run(
     everything: bool,
     as_json: bool,
     overwrite: bool,
+    dry_run: bool,
     **values: object,
 ) -> None:
     """Run all steps: baseline, search, retrain, export, verify, predict.
@@ -237,6 +305,7 @@ def run(
     values = follow_split(values, split_file)
     refuse(values, Config, SearchOptions, ExportOptions)
     from busi_tune import pipeline
+    from busi_tune.cli.plan_table import show_plan
     from busi_tune.cli.screen import print_end, print_json, print_text, screen
     from busi_tune.cli.tables import KEPT, show_all, show_verdict
 
@@ -251,6 +320,23 @@ def run(
         study=Path("studies") / chosen,
         export=Path("exports") / chosen,
     )
+    if dry_run:
+        from busi_tune.dry_run import dry_run_all
+
+        if demo and not places.data.exists():
+            raise click.UsageError(f"A dry run draws no phantoms; first run busi-tune data demo --out {places.data}.")
+        with screen() as progress:
+            plan = dry_run_all(
+                places,
+                made(Config, values),
+                options,
+                progress,
+                exported=made(ExportOptions, values),
+                split_file=split_file,
+                overwrite=overwrite,
+            )
+        show_plan(plan, as_json=as_json)
+        return
     with screen() as progress:
         if demo:
             pipeline.make_demo(places.data, progress)

@@ -13,7 +13,13 @@ from busi_tune.data import groups
 from busi_tune.data.class_folders import check_class_names, find_classes
 from busi_tune.data.listing import Listing, find_images
 from busi_tune.data.other_files import check_other_files
-from busi_tune.data.pixel_cache import decoded, decoding_changes, find_decoded
+from busi_tune.data.pixel_cache import (
+    check_decoding,
+    decoded,
+    decoded_in_memory,
+    decoding_changes,
+    find_decoded,
+)
 from busi_tune.data.split import (
     Conflicts,
     Split,
@@ -83,13 +89,15 @@ def open_dataset(
     split_file: Path | None = None,
     written_to: Path = Path("split.csv"),
     decode: bool = True,
+    write: bool = True,
 ) -> Dataset:
     """Find the images of `root` and split them by `config`, or use the split `saved` or the split in `split_file`.
 
     Without a saved split, classes are compared with `config.classes`. Each file is read once. The same pass decodes
     images at `config.image_size`, and thumbnails for a new split, unless the cache has them. Without `decode`, the
-    files are only hashed, which is enough to check a finished run. `written_to` is the file to which the caller writes
-    the split. A notice names the list of left-out images, which is written next to it.
+    files are only hashed, which is enough to check a finished run. Without `write`, images are checked, but not cached.
+    `written_to` is the file to which the caller writes the split. A notice names the list of left-out images, which is
+    written next to it.
 
     Raises:
         DataError: the folder cannot be used, its images are not those of the split, or the two splits differ.
@@ -103,7 +111,7 @@ def open_dataset(
     if saved is None:
         check_class_names(folders, config.classes)
         check_other_files(root, progress)
-    if decode:
+    if decode and write:
         thumbnails = [THUMBNAIL] if saved is None and given is None else []
         listing = find_decoded(root, [*thumbnails, config.image_size], progress)
     else:
@@ -119,16 +127,23 @@ def open_dataset(
                 f"{split_file} is not the split that the folder began with; name another --out, "
                 "or start over with --overwrite."
             )
-        return Dataset(listing, saved.fitted(listing))
+        return _checked(Dataset(listing, saved.fitted(listing)), config, progress, check=decode and not write)
     tell_classes(listing, config, progress)
     if given is not None:
         dataset = Dataset(listing, given.fitted(listing))
+        _checked(dataset, config, progress, check=decode and not write)
         tell_masks(listing, progress)
         _tell_absent(dataset, progress)
     else:
-        dataset = split_images(listing, config, progress)
-        tell_left_out(dataset, written_to, progress)
+        dataset = split_images(listing, config, progress, write=write)
+        tell_left_out(dataset, written_to if write else None, progress)
     _tell_leak(dataset.split, progress)
+    return dataset
+
+
+def _checked(dataset: Dataset, config: Config, progress: Progress, *, check: bool) -> Dataset:
+    if check:
+        check_decoding(dataset.listing, config.image_size, progress)
     return dataset
 
 
@@ -149,13 +164,17 @@ def check_strategy(config: Config) -> None:
         raise ConfigError("strategy is file, which needs a split; name it with --split FILE.csv.")
 
 
-def split_images(listing: Listing, config: Config, progress: Progress, *, patients: Path | None = None) -> Dataset:
+def split_images(
+    listing: Listing, config: Config, progress: Progress, *, patients: Path | None = None, write: bool = True
+) -> Dataset:
     """Split a listing by `config`. Images of one group in the CSV `patients` are grouped, in the same way as twins.
+
+    Without `write`, thumbnails that the cache lacks are made in memory.
 
     Raises:
         DataError: a class is too small, or `patients` cannot be used.
     """
-    twins = twins_of(listing, config.similarity, progress)
+    twins = twins_of(listing, config.similarity, progress, write=write)
     first, second = twins["first"].to_numpy(), twins["second"].to_numpy()
     pictures = groups.group_numbers(len(listing.images), first, second)
     if patients is not None:
@@ -175,9 +194,9 @@ def split_images(listing: Listing, config: Config, progress: Progress, *, patien
     return Dataset(listing, split)
 
 
-def twins_of(listing: Listing, similarity: float, progress: Progress) -> pd.DataFrame:
-    """The pairs of near-duplicates among the images of `listing`; see twins.py."""
-    thumbnails = decoded(listing, THUMBNAIL, progress)
+def twins_of(listing: Listing, similarity: float, progress: Progress, *, write: bool = True) -> pd.DataFrame:
+    """The pairs of near-duplicates among the images of `listing`; see twins.py and `split_images`."""
+    thumbnails = (decoded if write else decoded_in_memory)(listing, THUMBNAIL, progress)
     return find_twins(thumbnails, [image.sha256 for image in listing.images], similarity)
 
 
@@ -210,15 +229,15 @@ def tell_masks(listing: Listing, progress: Progress) -> None:
         )
 
 
-def tell_left_out(dataset: Dataset, written_to: Path, progress: Progress) -> None:
-    """Report the number of images left out, the reason, and the file that lists them."""
+def tell_left_out(dataset: Dataset, written_to: Path | None, progress: Progress) -> None:
+    """Report the number of images left out, the reason, and the file that lists them, if one is written."""
     listing, split = dataset.listing, dataset.split
     tell_masks(listing, progress)
     if listing.is_split:
         progress.notice(f"{listing.root} is already split; this split is used.")
     if len(split.left_out):
-        count, beside = len(split.left_out), excluded_file(written_to)
-        progress.notice(f"{count} images left out: near-duplicates of them carry another label. {beside} lists them.")
+        beside = f" {excluded_file(written_to)} lists them." if written_to else ""
+        progress.notice(f"{len(split.left_out)} images left out: near-duplicates of them carry another label.{beside}")
 
 
 def tell_changes(listing: Listing, size: int, progress: Progress) -> None:

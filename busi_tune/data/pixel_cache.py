@@ -7,7 +7,7 @@ is not in the cache.
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +19,7 @@ from busi_tune import files, images, locks
 from busi_tune.data import digests
 from busi_tune.data.digests import cache_folder
 from busi_tune.data.listing import Listing, find_names, hashed
+from busi_tune.data.twins import THUMBNAIL
 from busi_tune.decoding import Note
 from busi_tune.errors import DataError, ImageError, listed
 from busi_tune.images import Pixels
@@ -71,6 +72,45 @@ def decoded(listing: Listing, size: int, progress: Progress) -> Pixels:
     return array
 
 
+def decoded_in_memory(listing: Listing, size: int, progress: Progress) -> Pixels:
+    """The same array as that of `decoded`; if the cache lacks it, it is made in memory, and nothing is written.
+
+    Raises:
+        DataError: see `decoded`.
+    """
+    path = _array_file([image.sha256 for image in listing.images], size)
+    if path in _in_memory:
+        return _in_memory[path]
+    if _seen_intact(path):
+        kept: Pixels = np.load(path, mmap_mode="c")
+        return kept
+    array: Pixels = np.empty((len(listing.images), size, size, 3), np.uint8)
+    names = [image.path for image in listing.images]
+    sha256s, _, problems = _read_all(listing.root, names, {size: array}, progress)
+    _check_read(listing, problems, unchanged=sha256s == [image.sha256 for image in listing.images])
+    return _in_memory.setdefault(path, array)
+
+
+_in_memory: dict[Path, Pixels] = {}
+
+
+def is_cached(listing: Listing, size: int) -> bool:
+    """Whether the cache has the array of `size`."""
+    return _seen_intact(_array_file([image.sha256 for image in listing.images], size))
+
+
+def check_decoding(listing: Listing, size: int, progress: Progress) -> None:
+    """Check that all images can be decoded, without writing anything.
+
+    The array of `size` in the cache shows it. Otherwise all images are decoded to small thumbnails.
+
+    Raises:
+        DataError: see `decoded`.
+    """
+    if not is_cached(listing, size):
+        decoded_in_memory(listing, THUMBNAIL, progress)
+
+
 def decoding_changes(listing: Listing, size: int) -> dict[str, list[str]]:
     """The paths of images that decoding changed, for each kind of change. Empty if the cache lacks the array."""
     seal = _array_file([image.sha256 for image in listing.images], size).with_suffix(".sha256")
@@ -84,12 +124,16 @@ def decoding_changes(listing: Listing, size: int) -> dict[str, list[str]]:
 
 def _decode_listed(listing: Listing, size: int, path: Path, progress: Progress) -> None:
     _, problems = _decode(listing.root, [image.path for image in listing.images], [size], progress)
+    _check_read(listing, problems, unchanged=path.exists())
+
+
+def _check_read(listing: Listing, problems: list[str], *, unchanged: bool) -> None:
     if problems:
         raise DataError(
             f"{len(problems)} of {len(listing.images)} images in {listing.root} cannot be read: "
             f"{listed(sorted(problems))}; restore or remove them."
         )
-    if not path.exists():
+    if not unchanged:
         raise DataError(f"Images in {listing.root} changed while they were read; run the same command again.")
 
 
@@ -153,32 +197,44 @@ def _decode(root: Path, names: Sequence[str], sizes: Sequence[int], progress: Pr
     Returns the SHA-256 of each file, and a line for each file that cannot be decoded, in no particular order.
     """
     marks = _mark_files(root, names, sizes)
-    sha256s = [""] * len(names)
-    notes: list[tuple[Note, ...]] = [()] * len(names)
-    problems: list[str] = []
     with ExitStack() as stack:
         arrays = {size: stack.enter_context(_reserved(mark, len(names), size)) for size, mark in marks.items()}
-
-        def read(row: int) -> None:
-            try:
-                data, sha256s[row] = digests.content(root / names[row])
-                facts, image = images.inspect(data)
-                notes[row] = facts.notes
-                for size, array in arrays.items():
-                    array[row] = images.resized(image, size)
-            except ImageError as error:
-                problems.append(f"{names[row]} ({error})")
-            except OSError as error:
-                problems.append(f"{names[row]} ({(error.strerror or str(error)).lower()})")
-
-        with ThreadPoolExecutor() as pool:
-            for done, _ in enumerate(pool.map(read, range(len(names))), start=1):
-                progress.step("decoding", done, len(names))
-        progress.close("decoding")
+        sha256s, notes, problems = _read_all(root, names, arrays, progress)
         if not problems:
             for size, array in arrays.items():
                 _publish(array, _array_file(sha256s, size), marks[size], notes)
     return sha256s, problems
+
+
+def _read_all(
+    root: Path, names: Sequence[str], arrays: Mapping[int, Pixels], progress: Progress
+) -> tuple[list[str], list[tuple[Note, ...]], list[str]]:
+    """Read each file once, and decode it into the array of each size.
+
+    Returns the SHA-256 and the changes of each file, and a line for each file that cannot be decoded, in no particular
+    order.
+    """
+    sha256s = [""] * len(names)
+    notes: list[tuple[Note, ...]] = [()] * len(names)
+    problems: list[str] = []
+
+    def read(row: int) -> None:
+        try:
+            data, sha256s[row] = digests.content(root / names[row])
+            facts, image = images.inspect(data)
+            notes[row] = facts.notes
+            for size, array in arrays.items():
+                array[row] = images.resized(image, size)
+        except ImageError as error:
+            problems.append(f"{names[row]} ({error})")
+        except OSError as error:
+            problems.append(f"{names[row]} ({(error.strerror or str(error)).lower()})")
+
+    with ThreadPoolExecutor() as pool:
+        for done, _ in enumerate(pool.map(read, range(len(names))), start=1):
+            progress.step("decoding", done, len(names))
+    progress.close("decoding")
+    return sha256s, notes, problems
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """One evaluation on images of another source, from its checks to the files in its folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from busi_tune import files, locks, results
 from busi_tune.data.labelled import Judged, Labelled, read_labelled, read_mapping, to_judge
+from busi_tune.data.reading import ImageReading
 from busi_tune.evaluation.intervals import with_intervals
 from busi_tune.evaluation.metrics import Answers, summarise
 from busi_tune.external import figures
@@ -73,7 +74,8 @@ def judge(candidate: Candidate, elsewhere: Elsewhere, folder: Path, progress: Pr
     with locks.only_writer(folder):
         with files.explained(folder / EVALUATION, "deleted"):
             (folder / EVALUATION).unlink(missing_ok=True)
-        files.write_csv(folder / PREDICTIONS, _rows(candidate, judged, paths, answers=answers, answered=answered))
+        rows = _rows(candidate, judged, paths, labelled.reading.images, answers=answers, answered=answered)
+        files.write_csv(folder / PREDICTIONS, rows)
         plots.plot_evaluation(folder, document, answers)
         document["files"] = {name: files.sha256(folder / name) for name in sorted(OWN_FILES)}
         results.write(folder / EVALUATION, document)
@@ -154,7 +156,13 @@ def _tell(document: EvaluationFile, progress: Progress) -> None:
 
 
 def _rows(
-    candidate: Candidate, judged: Judged, paths: Sequence[str], *, answers: Answers, answered: Answered
+    candidate: Candidate,
+    judged: Judged,
+    paths: Sequence[str],
+    images: Mapping[str, ImageReading],
+    *,
+    answers: Answers,
+    answered: Answered,
 ) -> list[dict[str, object]]:
     """The rows of predictions.csv."""
     classes, point = candidate.classes, candidate.point
@@ -166,6 +174,7 @@ def _rows(
             "predicted": classes[answers.predicted[row]],
             **{f"p_{name}": value for name, value in zip(classes, probabilities, strict=True)},
             "group": int(judged.groups[row]),
+            "sha256": images[path].sha256,
         }
         if point is not None:
             flagged = probabilities[classes.index(point["class"])] >= point["threshold"]

@@ -1,8 +1,8 @@
-"""The content of a report, from the files of a run, a study, a cross-validation or an export."""
+"""The content of a report, from the files of a result of any kind."""
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from busi_tune.evaluation.metrics import Answers, confusion_matrix
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference.certificate import VERIFICATION, read_certificate
 from busi_tune.names import composed
-from busi_tune.option import Options
+from busi_tune.option import Options, words
 from busi_tune.report.pictures import Album
 from busi_tune.report.study_contents import IDENTITY, TRIALS, read_study, row_of_trial
 from busi_tune.results import (
@@ -31,9 +31,12 @@ from busi_tune.results import (
     SPLIT,
     CrossvalFile,
     CrossvalIdentityFile,
+    EvaluationFile,
     Json,
     MetricsFile,
     Mistake,
+    NestedFile,
+    NestedIdentityFile,
     ReportAnswers,
     ReportData,
     ReportFigure,
@@ -43,6 +46,7 @@ from busi_tune.results import (
     RunIdentityFile,
     TestSummary,
 )
+from busi_tune.search_options import SearchOptions
 from busi_tune.training import run_folder
 
 # The maximum number of mistakes and of contradictions in a report.
@@ -73,23 +77,23 @@ def kind_of(folder: Path) -> ReportKind:
         VERIFICATION: "export",
         IDENTITY: "study",
         CROSSVAL: "cross-validation",
+        results.NESTED: "nested search",
+        results.EVALUATION: "evaluation",
         results.IDENTITY: "run",
     }
     for name, kind in marks.items():
         if (folder / name).exists():
             return kind
-    if (folder / results.NESTED).exists():
-        raise RunError(
-            f"{folder} is a nested search, which has no page of its own; name {folder / 'baseline'}, or the study of a "
-            f"fold in {folder / 'studies'}."
-        )
     state = "is not there" if not folder.exists() else f"holds none of {', '.join(marks)}"
-    raise RunError(f"{folder} {state}; name the folder of a run, a study, a cross-validation or an export.")
+    raise RunError(f"{folder} {state}; name the folder of a result, as `busi-tune list` shows them.")
 
 
 def data_folder(folder: Path) -> Path | None:
     """The folder of the images at the time of the result in `folder`, or None if no file records it."""
-    places = [folder, folder / "best", folder / TRIALS / "0000", folder / "folds" / "1"]
+    if (folder / results.EVALUATION).exists():
+        place = Path(results.read(folder / results.EVALUATION, EvaluationFile)["data"])
+        return place.parent if place.is_file() else place
+    places = [folder, folder / "best", folder / TRIALS / "0000", folder / "folds" / "1", folder / "studies" / "1"]
     known = next((place for place in places if (place / results.SOURCE).exists()), None)
     return None if known is None else Path(results.read(known / results.SOURCE, results.DataFile)["folder"])
 
@@ -104,8 +108,7 @@ def read_report(folder: Path, album: Album, export: Path | None = None) -> Repor
         FileError: a file cannot be read or has changed.
     """
     kind = kind_of(folder)
-    read = {"run": _run, "study": _study, "cross-validation": _crossval, "export": _export}[kind]
-    document = read(folder, album)
+    document = READERS[kind](folder, album)
     if export is not None and kind != "export":
         _add_export(document, folder, export)
     document["sections"] = [name for name in SECTIONS if _has(document, name)]
@@ -121,6 +124,8 @@ SECTIONS = (
     "reliability",
     "coverage",
     "study",
+    "nested",
+    "evaluation",
     "folds",
     "mistakes",
     "export",
@@ -137,6 +142,8 @@ def _has(document: ReportFile, section: str) -> bool:
         "reliability": "answers",
         "coverage": "answers",
         "study": "study",
+        "nested": "nested",
+        "evaluation": "evaluation",
         "folds": "folds",
         "mistakes": "answers",
         "export": "export",
@@ -150,6 +157,8 @@ def tested(document: ReportFile) -> TestSummary | None:
         return document["metrics"]["test"]
     if "pooled" in document:
         return document["pooled"]["pooled"]
+    if "evaluation" in document:
+        return document["evaluation"]["external"]
     return document["export"]["test"] if "export" in document else None
 
 
@@ -273,6 +282,66 @@ def _crossval(folder: Path, album: Album) -> ReportFile:
     return document
 
 
+def _nested(folder: Path, album: Album) -> ReportFile:
+    document = _begin("nested search", folder)
+    identity = document["outer"] = results.read(folder / results.NESTED, NestedIdentityFile)
+    folds = read_folds(folder / FOLDS)
+    document["data"] = _data(folds, folds.used.assign(fold="fold " + folds.used["fold"].astype(str)), "fold", album)
+    runs = {number: folder / "studies" / str(number) / "best" for number in range(1, folds.count + 1)}
+    states = {number: run_folder.read_state(run) for number, run in runs.items() if run.is_dir()}
+    document["folds"] = {str(number): state["history"] for number, state in states.items() if state}
+    options = folder / results.OPTIONS
+    known = results.read(options, results.OptionsFile)["options"] if options.exists() else {}
+    more = ["--folds", str(identity["folds"]), *words(SearchOptions, known)]
+    document["commands"] = [_command("search", Config, identity["config"], "--data", "DIR", *more)]
+    if not (folder / results.NESTED_VERDICT).exists():
+        document["state"] = f"This search has not ended: {len(states)} of {folds.count} studies have a best trial."
+        document["verdict"] = document["state"] = f"{document['state']} {UNFINISHED}"
+        return document
+    found = document["nested"] = results.read(folder / results.NESTED_VERDICT, NestedFile)
+    document["pooled"], document["finished"] = found["tuned"], True
+    test = found["tuned"]["pooled"]
+    document["figures"] = _figures(test)
+    document["state"] = f"Finished: {folds.count} folds, each with a study of its own."
+    document["verdict"] = f"{_accuracy(test, 'The search has accuracy')} {found['sentence']}"
+    environment = results.read(runs[1] / results.IDENTITY, RunIdentityFile)["environment"]
+    document["versions"] |= {key: str(value) for key, value in environment.items()}
+    training = {number: read_split(run / SPLIT).rows("train") for number, run in runs.items()}
+    document["answers"] = _answers(_answered(folder, test, folds.used, training), album)
+    return document
+
+
+def _evaluation(folder: Path, album: Album) -> ReportFile:
+    document = _begin("evaluation", folder)
+    found = document["evaluation"] = results.read(folder / results.EVALUATION, EvaluationFile)
+    external, internal = found["external"], found["internal"]
+    change = found["differences"]["accuracy"]
+    edges = change["interval"]
+    between = f" (95 % interval {edges[0]:+.3f} to {edges[1]:+.3f})" if edges else ""
+    document["finished"], document["figures"] = True, _figures(external)
+    document["state"] = f"Finished: {found['model']} on {found['data']}."
+    document["verdict"] = (
+        f"{_accuracy(external, 'External accuracy')} It is {internal['accuracy']:.3f} on the model's own "
+        f"{internal['images']} test images; the difference is {change['difference']:+.3f}{between}."
+    )
+    document["data"] = {
+        "images": {name: {"external": number} for name, number in found["images"].items()},
+        "totals": {"external": external["images"]},
+        "groups": {"external": external["groups"]},
+        "group_sizes": {},
+        "left_out": {},
+        "contradictions": [],
+        "leaked": None,
+    }
+    document["answers"] = _answers(_answered(folder, external, None, {}), album)
+    more = ["--data", found["data"], "--similarity", str(found["similarity"]), "--out", "DIR"]
+    renamed = [f"{name}={label}" for label, name in found["labels"].items() if label != name]
+    more += ["--map", ",".join(renamed)] if renamed else []
+    more += ["--training-data", found["training_data"]] if found["training_data"] else []
+    document["commands"] = [shlex.join(["busi-tune", "evaluate", found["model"], *more])]
+    return document
+
+
 def _export(folder: Path, album: Album) -> ReportFile:
     document = _begin("export", folder)
     certificate = document["export"] = read_certificate(folder)
@@ -381,14 +450,17 @@ def _answered(
     answers = Answers(labels, probabilities, classes)
     if confusion_matrix(labels, answers.predicted, len(classes)).tolist() != test["confusion_matrix"]:
         raise FileError(f"{path} is damaged (its predictions do not match the figures); restore it or start over.")
-    groups = np.arange(len(table))
+    groups = table["group"].to_numpy() if "group" in table else np.arange(len(table))
     if used is not None:
         known = used.assign(path=used["path"].map(composed)).set_index("path").reindex(table["path"])
         if known["group"].isna().any():
             raise FileError(f"{path} has images that the split does not have; restore it or start over.")
         groups = np.asarray(pd.factorize(known["group"])[0], dtype=np.int64)
         table["sha256"] = known["sha256"].to_numpy()
-    return JudgedAnswers(answers, table, groups, used is not None, training)
+    if "sha256" not in table:
+        # Evaluations of earlier versions lack it.
+        table["sha256"] = ""
+    return JudgedAnswers(answers, table, groups, used is not None or "group" in table, training)
 
 
 def _answers(answered: JudgedAnswers, album: Album, temperature: float | None = None) -> ReportAnswers:
@@ -472,17 +544,18 @@ def _leak(figures: MetricsFile) -> str:
 
 def _command(name: str, kind: type[Options], values: Mapping[str, Json], *more: str) -> str:
     """A command line with all options that differ from their defaults."""
-    words = ["busi-tune", name, *more]
-    plain = kind().to_dict()
-    for key, value in values.items():
-        if key not in kind.options or key in ELSEWHERE or value == plain[key] or value is None:
-            continue
-        flag = kind.options[key].flag
-        if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
-        else:
-            words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
-    return shlex.join(words)
+    own = {key: value for key, value in values.items() if key not in ELSEWHERE}
+    return shlex.join(["busi-tune", name, *more, *words(kind, own)])
+
+
+READERS: Mapping[ReportKind, Callable[[Path, Album], ReportFile]] = {
+    "run": _run,
+    "study": _study,
+    "cross-validation": _crossval,
+    "nested search": _nested,
+    "evaluation": _evaluation,
+    "export": _export,
+}
 
 
 def _export_command(document: ReportFile) -> str:

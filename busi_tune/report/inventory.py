@@ -4,13 +4,15 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from busi_tune import files, locks, results
 from busi_tune.config import Config
+from busi_tune.crossval_options import CrossvalOptions
 from busi_tune.errors import BusiTuneError
-from busi_tune.option import shown
+from busi_tune.option import words
 from busi_tune.results import (
     CrossvalFile,
     CrossvalIdentityFile,
@@ -20,12 +22,14 @@ from busi_tune.results import (
     MetricsFile,
     NestedFile,
     NestedIdentityFile,
+    OptionsFile,
     RunIdentityFile,
     StateFile,
     StudyFile,
     TestSummary,
     VerificationFile,
 )
+from busi_tune.search_options import SearchOptions
 
 Kind = Literal["run", "study", "cross-validation", "nested search", "export"]
 # The file that identifies each kind of result. Results inside another result belong to it and are not listed.
@@ -99,19 +103,8 @@ def _entry(place: Path, kind: Kind) -> ListEntry:
 
 
 def _in_use(place: Path) -> bool:
-    """Whether another process holds the folder's lock. The check creates no lock file."""
-    return any(_is_locked(path) for path in (place / locks.RUN, place / locks.STUDY) if path.exists())
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        lock = locks.take(path, wait=False)
-    except BusiTuneError:
-        # If the lock cannot be opened, the folder is read-only and no process writes to it.
-        return False
-    if lock is not None:
-        lock.release()
-    return lock is None
+    """Whether another process holds the folder's lock."""
+    return any(locks.is_held(place / name) for name in (locks.RUN, locks.STUDY))
 
 
 def _run(place: Path) -> Found:
@@ -119,12 +112,16 @@ def _run(place: Path) -> Found:
     epochs = identity["config"]["epochs"]
     state = results.read(place / results.STATE, StateFile) if (place / results.STATE).exists() else None
     done = len(state["history"]) if state else 0
-    if (place / results.METRICS).exists():
-        figures = results.read(place / results.METRICS, MetricsFile)
-        detail = f"epoch {figures['best_epoch']} of {figures['epochs_run']} kept"
-        command = ["busi-tune", "export", str(place), "--out", str(Path("exports", place.name))]
-        return Found(True, detail, figures["test"], command)
-    return Found(False, f"epoch {done} of at most {epochs}", None, _again("baseline", place, identity["config"]))
+    seeds = int(str(_options(place).get("seeds", 1)))
+    again = [*_again("baseline", place, identity["config"]), *(["--seeds", str(seeds)] if seeds > 1 else [])]
+    if not (place / results.METRICS).exists():
+        return Found(False, f"epoch {done} of at most {epochs}", None, again)
+    figures = results.read(place / results.METRICS, MetricsFile)
+    if seeds > 1 and not (place / results.SEEDS).exists():
+        trained = 1 + len(list(place.glob(f"seeds/*/{results.METRICS}")))
+        return Found(False, f"{trained} of {seeds} seeds", figures["test"], again)
+    detail = f"epoch {figures['best_epoch']} of {figures['epochs_run']} kept"
+    return Found(True, detail, figures["test"], _export_of(place, place, figures["model_sha256"]))
 
 
 def _study(place: Path) -> Found:
@@ -133,21 +130,27 @@ def _study(place: Path) -> Found:
     best = place / BEST
     if (best / results.METRICS).exists():
         figures = results.read(best / results.METRICS, MetricsFile)
-        command = ["busi-tune", "export", str(best), "--out", str(Path("exports", place.name))]
+        command = _export_of(place, best, figures["model_sha256"])
         return Found(True, f"{trials} trials by {study['metric']}", figures["test"], command)
-    more = ["--trial-epochs", str(study["trial_epochs"]), "--metric", study["metric"], "--pruner", study["pruner"]]
+    own: dict[str, Json] = {key: study[key] for key in ("trial_epochs", "metric", "pruner")}
+    more = [*words(SearchOptions, own | _options(place)), *_space(place)]
+    # The URL lacks its password, which BUSI_TUNE_STORAGE or ~/.pgpass has.
+    more += ["--storage", study["storage"]] if "storage" in study else []
     return Found(False, f"{trials} trials begun", None, [*_again("search", place, study["config"]), *more])
 
 
 def _crossval(place: Path) -> Found:
     identity = results.read(place / results.CROSSVAL, CrossvalIdentityFile)
-    folds = identity["folds"]
-    if (place / results.POOLED).exists():
+    folds, known = identity["folds"], _options(place)
+    places = [place, *(place / "repeats" / str(number) for number in range(2, int(str(known.get("repeats", 1))) + 1))]
+    if all((each / results.POOLED).exists() for each in places):
         pooled = results.read(place / results.POOLED, CrossvalFile)["pooled"]
-        return Found(True, f"{folds} folds", pooled, ["busi-tune", "compare", str(place), "OTHER"])
-    done = len(list(place.glob(f"folds/*/{results.METRICS}")))
-    command = [*_again("crossval", place, identity["config"]), "--folds", str(folds)]
-    return Found(False, f"{done} of {folds} folds", None, command)
+        return Found(True, f"{folds} folds", pooled, ["busi-tune", "report", str(place)])
+    done = sum(len(list(each.glob(f"folds/*/{results.METRICS}"))) for each in places)
+    more = ["--folds", str(folds), *words(CrossvalOptions, known)]
+    return Found(
+        False, f"{done} of {folds * len(places)} folds", None, [*_again("crossval", place, identity["config"]), *more]
+    )
 
 
 def _nested(place: Path) -> Found:
@@ -155,30 +158,47 @@ def _nested(place: Path) -> Found:
     folds = identity["folds"]
     if (place / results.NESTED_VERDICT).exists():
         tuned = results.read(place / results.NESTED_VERDICT, NestedFile)["tuned"]["pooled"]
-        return Found(True, f"{folds} folds", tuned, ["busi-tune", "compare", str(place), "OTHER"])
+        return Found(True, f"{folds} folds", tuned, ["busi-tune", "report", str(place)])
     done = len(list(place.glob(f"studies/*/{BEST}/{results.METRICS}")))
-    command = [*_again("search", place, identity["config"]), "--folds", str(folds)]
-    return Found(False, f"{done} of {folds} studies", None, command)
+    known = _options(place)
+    more = ["--folds", str(folds), *words(SearchOptions, known), *_space(place)]
+    more += ["--baseline", str(known["baseline"])] if "baseline" in known else []
+    return Found(False, f"{done} of {folds} studies", None, [*_again("search", place, identity["config"]), *more])
 
 
 def _export(place: Path) -> Found:
     certificate = results.read(place / "verification.json", VerificationFile)
     models = ", ".join(name for name, entry in certificate["models"].items() if entry["passed"])
-    command = ["busi-tune", "predict", str(place), "IMAGE"]
+    command = ["busi-tune", "verify", str(place)] if certificate["passed"] else []
     return Found(certificate["passed"], models, certificate["test"], command)
+
+
+def _export_of(place: Path, run: Path, model: str) -> list[str]:
+    """The command that exports a run under a free name, or that shows the result with its export."""
+    for number in count(1):
+        export = Path("exports", place.absolute().name if number == 1 else f"{place.absolute().name}-{number}")
+        certificate = export / "verification.json"
+        if not certificate.exists():
+            break
+        if files.read_json(certificate).get("source_sha256") == model:
+            return ["busi-tune", "report", str(place), "--export", str(export)]
+    return ["busi-tune", "export", str(run), "--out", str(export)]
+
+
+def _options(place: Path) -> dict[str, Json]:
+    """The options of the last command on a folder, beyond those in its other files."""
+    path = place / results.OPTIONS
+    return results.read(path, OptionsFile)["options"] if path.exists() else {}
+
+
+def _space(place: Path) -> list[str]:
+    """The option that names the search space of a study, or of the studies of a nested search."""
+    found = sorted([*place.glob(results.SPACE), *place.glob(f"studies/*/{results.SPACE}")])
+    return ["--space", str(found[0])] if found else []
 
 
 def _again(command: str, place: Path, config: Mapping[str, Json | dict[str, Json]]) -> list[str]:
     """The command that continues a result, with its folder, its images and all options that are not the default."""
-    source = next(iter(sorted(place.glob(f"**/{results.SOURCE}"))), None)
+    source = next(iter(sorted(place.glob(f"**/{results.SOURCE}"), key=lambda path: len(path.parts))), None)
     data = results.read(source, DataFile)["folder"] if source else "DIR"
-    words = ["busi-tune", command, "--data", data, "--out", str(place)]
-    for name, option in Config.options.items():
-        value = option.checked(tuple(found) if isinstance(found := config.get(name), list) else found)
-        if name not in config or value == option.default:
-            continue
-        if option.kind is bool:
-            words.append(option.flag if value else f"--no-{option.flag[2:]}")
-        else:
-            words += [option.flag, shown(value)]
-    return words
+    return ["busi-tune", command, "--data", data, "--out", str(place), *words(Config, config)]

@@ -1,6 +1,7 @@
 """A report as one self-contained HTML page, made only from the content of report.json and the pictures."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -25,10 +26,11 @@ from busi_tune.report.charts import (
     reliability_chart,
     template,
 )
+from busi_tune.report.compared_charts import nested_chart, transfer_chart
 from busi_tune.report.contents import tested
 from busi_tune.report.pictures import Album
 from busi_tune.report.study_charts import study_charts
-from busi_tune.results import Json, ReportFile
+from busi_tune.results import Json, ReportFile, TestSummary
 
 TITLES = {
     "summary": "Summary",
@@ -39,13 +41,20 @@ TITLES = {
     "reliability": "Reliability",
     "coverage": "Risk and coverage",
     "study": "Study",
+    "nested": "Search on outer folds",
+    "evaluation": "Own test images and images from elsewhere",
     "folds": "Folds",
     "mistakes": "Worst mistakes",
     "export": "Export",
     "repeat": "How to repeat it",
 }
 # The paths in report.json of the metrics on unseen images.
-PLACES = {"metrics": ("metrics", "test"), "pooled": ("pooled", "pooled"), "export": ("export", "test")}
+PLACES = {
+    "metrics": ("metrics", "test"),
+    "pooled": ("pooled", "pooled"),
+    "evaluation": ("evaluation", "external"),
+    "export": ("export", "test"),
+}
 Place = tuple[str | int, ...]
 
 
@@ -75,6 +84,10 @@ def page(document: ReportFile, album: Album) -> str:
         prefix=prefix,
         test=test,
         metrics=_metrics(document, prefix),
+        title_of=_titles(test),
+        left_out=Counter(each["reason"] for each in document["evaluation"]["left_out"])
+        if "evaluation" in document
+        else {},
         missing=missing_intervals(test) if test else [],
         album=album,
         picture=lambda path: album.pictures.get(composed(path), ""),
@@ -94,7 +107,8 @@ def _charts(document: ReportFile) -> dict[str, Chart]:
         answers = document["answers"]
         found |= ranking(answers["curves"], test)
         bins = answers["reliability"]
-        found["reliability"] = reliability_chart(bins["before"], "As trained", BLUE)
+        name = "Images from elsewhere" if "evaluation" in document else "As trained"
+        found["reliability"] = reliability_chart(bins["before"], name, BLUE)
         if bins["after"]:
             found["reliability-after"] = reliability_chart(
                 bins["after"], f"After the temperature {bins['temperature']:.3f}", ORANGE
@@ -102,6 +116,10 @@ def _charts(document: ReportFile) -> dict[str, Chart]:
         found["coverage"] = coverage(answers["coverage"])
     if "study" in document and document["study"]["trials"]:
         found |= {f"study-{name}": chart for name, chart in study_charts(document["study"]).items()}
+    if "nested" in document:
+        found["nested"] = nested_chart(document["nested"])
+    if "evaluation" in document:
+        found["evaluation"] = transfer_chart(document["evaluation"])
     if document.get("folds"):
         found |= folds(document)
     return found
@@ -151,6 +169,12 @@ def _metrics(document: ReportFile, prefix: Place) -> list[tuple[str, Place, Plac
     ]
 
 
+def _titles(test: TestSummary | None) -> Callable[[str], str]:
+    """A function that gives the title of a metric by its dotted name. Names of classes may have dots, too."""
+    known = {".".join(name): title(name) for name in shown(test)} if test else {}
+    return lambda name: known.get(name) or title(name.split("."))
+
+
 def _configuration(document: ReportFile) -> dict[str, Json]:
     if "identity" in document:
         return document["identity"]["config"]
@@ -158,6 +182,11 @@ def _configuration(document: ReportFile) -> dict[str, Json]:
         return document["study"]["identity"]["config"]
     if "crossval" in document:
         return document["crossval"]["config"]
+    if "outer" in document:
+        return document["outer"]["config"]
+    if "evaluation" in document:
+        found = document["evaluation"]
+        return {"model": found["model"], "data": found["data"], "similarity": found["similarity"]}
     return document["export"]["options"] if "export" in document else {}
 
 

@@ -25,6 +25,8 @@ from busi_tune.workers.jobs import Ended, Job, Trained, Workers, work_through
 
 # trials.csv is rewritten when it has grown by this share. Rewriting it for each trial would slow a long study.
 GROWTH = 0.05
+# The number of ended trials that stay on the screen, beside the best one.
+SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class Driver:
     holding: set[int] = field(default_factory=set)
     tabled: int = 0
     shown: int = -1
+    # The rows of the trials that ended here and are on the screen.
+    rows: dict[int, list[object]] = field(default_factory=dict)
 
     def run(self) -> None:
         """Run the study. When this returns, every trial that started here has ended.
@@ -133,6 +137,7 @@ class Driver:
             gc.unfreeze()
             search.claims.release_all()
         self.clean_up()
+        search.progress.table((), ())
         search.progress.close("trials")
 
     def has_work(self) -> bool:
@@ -198,6 +203,7 @@ class Driver:
         records = event.records[: search.plan.trial_epochs]
         if event.new:
             show_epoch(search, event)
+            self._show_trials()
         for epoch in range(training.decided + 1, len(records) + 1):
             search.trials.report(training.opened, epoch, best_so_far(records[:epoch], search.plan)[0])
             # Pruning in the last epoch saves nothing, but Hyperband must be asked in every epoch.
@@ -245,6 +251,28 @@ class Driver:
         search.trials.tell(training.opened, state, facts, value if state == TrialState.COMPLETE else None)
         search.claims.release(training.opened.number)
         search.progress.close(job.name)
+        self.rows[training.opened.number] = self._row(training, state.name.lower())
+        self._show_trials()
+
+    def _row(self, training: _Training, state: str) -> list[object]:
+        plan = self.search.plan
+        records = training.records[: plan.trial_epochs]
+        value = best_so_far(records, plan)[0] if records else None
+        epochs, seconds = f"{len(records)}/{plan.trial_epochs}", round(sum(record.seconds for record in records))
+        params = training.opened.trial.params
+        return [training.opened.number, state, value, epochs, seconds, *(params.get(name) for name in plan.space)]
+
+    def _show_trials(self) -> None:
+        """Show the running trials, the last ended ones, and the best one of those that ended here."""
+        plan = self.search.plan
+        ended = [row for row in self.rows.values() if row[1] == "complete" and isinstance(row[2], float)]
+        best = min(ended, key=lambda row: plan.sign * float(str(row[2])), default=None)
+        self.rows = {
+            number: row for number, row in self.rows.items() if row is best or number in list(self.rows)[-SHOWN:]
+        }
+        rows = [*self.rows.values(), *(self._row(training, "running") for training in self.training.values())]
+        marked = [[f"{row[0]} *" if row is best else str(row[0]), *row[1:]] for row in rows]
+        self.search.progress.table(("trial", "state", plan.metric, "epochs", "s", *plan.space), marked)
 
     def _show(self, trials: Sequence[FrozenTrial]) -> None:
         plan, ended = self.search.plan, len(finished(trials))

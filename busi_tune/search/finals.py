@@ -11,9 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 from busi_tune import files, locks, results
 from busi_tune.config import differences
 from busi_tune.errors import BusiTuneError, FileError, RunError
-from busi_tune.report.plots import plot_run
 from busi_tune.results import METRICS, AuditedTrial, BestTrial, Finalist, MetricsFile
 from busi_tune.search.driver import Search, best_so_far, show_epoch
+from busi_tune.search.plan import Plan
 from busi_tune.search.trials import FINGERPRINT, fingerprint, finished, is_trained, ranked
 from busi_tune.training import run_folder, runs
 from busi_tune.training.run_copies import copy_run, publish
@@ -33,17 +33,23 @@ def adopt_baseline(search: Search, baseline: Path, *, required: bool) -> None:
     target = search.trial_folder(0)
     if target.exists():
         return
-    problem = _unlike(search, baseline)
+    problem = unlike(search.plan, baseline)
     if not problem:
         copy_run(baseline, target)
         search.progress.notice(f"{baseline} is the study's first trial; none of its epochs is trained again.")
     elif required:
-        raise RunError(f"{baseline} cannot be the study's first trial: {problem}; name another --baseline.")
+        raise cannot_adopt(baseline, problem)
     elif baseline.exists():
         search.progress.notice(f"{baseline} is not the study's first trial, which is trained again: {problem}.")
 
 
-def _unlike(search: Search, baseline: Path) -> str:
+def cannot_adopt(baseline: Path, problem: str) -> RunError:
+    """The error about a required baseline that has a problem."""
+    return RunError(f"{baseline} cannot be the study's first trial: {problem}; name another --baseline.")
+
+
+def unlike(plan: Plan, baseline: Path) -> str:
+    """The reason why the run in `baseline` cannot be the first trial of a study with this plan, or ""."""
     if not (baseline / METRICS).exists():
         return "it is not a finished run"
     try:
@@ -51,11 +57,11 @@ def _unlike(search: Search, baseline: Path) -> str:
         run_folder.own_split(baseline, identity)
     except FileError as error:
         return str(error).partition(";")[0]
-    own = run_folder.identified(search.plan.config.identity(), search.plan.weights.get(search.plan.config.weights, ""))
+    own = run_folder.identified(plan.config.identity(), plan.weights.get(plan.config.weights, ""))
     different = differences(run_folder.identified(identity.config.identity(), identity.weights_sha256), own)
     if different:
         return f"its configuration differs ({'; '.join(different)})"
-    return "" if identity.split == search.plan.split else "its split differs"
+    return "" if identity.split == plan.split else "its split differs"
 
 
 def train_all(search: Search, jobs: Sequence[Job], *, keep_model: bool = False) -> dict[Path, BusiTuneError]:
@@ -230,6 +236,9 @@ def _publish(search: Search, number: int) -> None:
 
 
 def _evaluated(search: Search, job: Job) -> MetricsFile:
+    # Its import writes a cache of fonts, and a dry run imports this module.
+    from busi_tune.report.plots import plot_run
+
     with locks.only_writer(job.folder, wait=True):
         known = run_folder.read_identity(job.folder)
         run_folder.refuse_other(job.folder, known, job.config)

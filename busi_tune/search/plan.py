@@ -97,7 +97,21 @@ def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str
         # A server holds many studies, so each needs a unique name.
         name = f"{NAME}-{uuid4()}" if database.shared else NAME
         results.write(path, plan.document(database, name))
-    known = results.read(path, StudyFile)
+    known, earlier = check_plan(folder, plan, database)
+    if earlier != plan.config.epochs:
+        results.write(path, known)
+    return known["study"]
+
+
+def check_plan(folder: Path, plan: Plan, database: Database) -> tuple[StudyFile, int]:
+    """Compare the plan with the one stored in `folder`. Returns the stored one, extended to the epochs of `plan`.
+
+    The second value is the number of epochs before the extension.
+
+    Raises:
+        RunError: the folder holds a study of another plan or in another database.
+    """
+    known = results.read(folder / IDENTITY, StudyFile)
     asked = plan.document(database, known["study"])
     if "weights" not in known:
         # An earlier version wrote this study.json, and identified files of weights by path only.
@@ -107,14 +121,12 @@ def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str
         # A larger number of epochs is no difference: the best trials continue to it.
         known["config"]["epochs"] = plan.config.epochs
     different = differences(_flat(known), _flat(asked))
-    if not different and earlier != plan.config.epochs:
-        results.write(path, known)
     if different:
         raise RunError(
             f"{folder} holds another study ({'; '.join(different)}); name another --out, "
             "or start over with --overwrite."
         )
-    return known["study"]
+    return known, earlier
 
 
 def _flat(document: StudyFile) -> dict[str, object]:

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import files, locks, results
 from busi_tune.config import Config
-from busi_tune.data.dataset import open_dataset
+from busi_tune.data.dataset import Dataset, open_dataset
 from busi_tune.errors import RunError, listed
 from busi_tune.evaluation.verdict import verdict_of
 from busi_tune.progress import Progress
@@ -53,16 +53,10 @@ def search(
                 _clear(folder, progress)
             saved, place = saved_split(folder), folder / results.SPLIT
             dataset = open_dataset(root, resolved, progress, saved=saved, split_file=split_file, written_to=place)
-            plan = Plan(
-                config=resolved,
-                space=dimensions,
-                metric=options.metric,
-                trial_epochs=options.epochs_of_a_trial(config),
-                split=dataset.split.fingerprint(),
-                pruner=options.pruner,
-                weights=weights_of(resolved, dimensions),
-            )
-            trials = Trials(database, open_plan(folder, plan, dataset.split, database), plan)
+            plan = plan_of(resolved, dimensions, options, dataset)
+            name = open_plan(folder, plan, dataset.split, database)
+            _remember(root, folder, options)
+            trials = Trials(database, name, plan)
             # Decode the images once here, so that workers need not.
             dataset.part("train", resolved.image_size, progress)
             workers = stack.enter_context(crew.workers(options.workers, options.ray, dataset, progress, owner=folder))
@@ -77,9 +71,36 @@ def search(
             return _result(session, results.read(folder / results.OUTCOME, OutcomeFile))
         if driver.has_work():
             runs.introduce(resolved, dataset, folder, progress)
-            _tell_disk(session, driver.keep, options)
+            _tell_disk(session, options)
         driver.run()
         return _finish(driver, options)
+
+
+def _remember(root: Path, folder: Path, options: SearchOptions) -> None:
+    """Write the folder of the images and the options that study.json does not hold, for `list`.
+
+    The file of the space is copied, because it may change or move.
+    """
+    run_folder.remember_data(folder, root)
+    if options.space is not None and not (folder / results.SPACE).exists():
+        with files.explained(options.space, "read"):
+            text = options.space.read_bytes()
+        files.write_bytes(folder / results.SPACE, text)
+    known = {"trial_epochs", "metric", "space", "pruner", "storage"}
+    run_folder.remember_options(folder, {key: value for key, value in options.changed().items() if key not in known})
+
+
+def plan_of(config: Config, space: Space, options: SearchOptions, dataset: Dataset) -> Plan:
+    """The plan of a study around a resolved `config`."""
+    return Plan(
+        config=config,
+        space=space,
+        metric=options.metric,
+        trial_epochs=options.epochs_of_a_trial(config),
+        split=dataset.split.fingerprint(),
+        pruner=options.pruner,
+        weights=weights_of(config, space),
+    )
 
 
 def dimensions_of(config: Config, options: SearchOptions) -> Space:
@@ -139,14 +160,22 @@ def _tell_added(trials: Sequence[FrozenTrial], progress: Progress) -> None:
         )
 
 
-def _tell_disk(search: Search, keep: int, options: SearchOptions) -> None:
-    """Announce the disk space for checkpoints: of the best trials, the baseline and the runs in training."""
-    varied = search.plan.space.get("arch")
-    names = varied.choices if isinstance(varied, CategoricalDistribution) else (search.plan.config.arch,)
-    configs = [search.plan.config.replace(arch=name) for name in names]
-    each = max(checkpoint_bytes(config, len(search.dataset.classes)) for config in configs)
+def checkpoints_of(plan: Plan, classes: int, options: SearchOptions) -> tuple[int, int]:
+    """The greatest number of trainings whose checkpoints a study keeps at one time, and the bytes of each.
+
+    They are the best trials, the baseline and the runs in training.
+    """
+    varied = plan.space.get("arch")
+    names = varied.choices if isinstance(varied, CategoricalDistribution) else (plan.config.arch,)
+    each = max(checkpoint_bytes(plan.config.replace(arch=name), classes) for name in names)
+    keep = max(options.keep_trials, options.confirm)
     # Finalists keep their checkpoints until all finalists are trained, and so do audited trials.
-    count = keep + 1 + max(options.workers, options.confirm * (options.confirm_seeds - 1), options.audit_pruned)
+    return keep + 1 + max(options.workers, options.confirm * (options.confirm_seeds - 1), options.audit_pruned), each
+
+
+def _tell_disk(search: Search, options: SearchOptions) -> None:
+    """Announce the disk space for checkpoints."""
+    count, each = checkpoints_of(search.plan, len(search.dataset.classes), options)
     search.progress.notice(
         f"The study takes up to {count * each / 1e6:,.0f} MB of disk: checkpoints of {count} trainings, "
         f"{each / 1e6:,.0f} MB each. All other trainings keep only their figures."

@@ -2,14 +2,15 @@
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -81,6 +82,18 @@ class Database:
         """The database's name in messages."""
         return shown(self.url) if self.shared else str(self.url.database)
 
+    def check(self) -> None:
+        """Connect to a server, and change nothing.
+
+        Raises:
+            ConfigError: the Python driver of the database is not installed.
+            FileError: the server cannot be reached.
+        """
+        if self.shared:
+            with _driver_explained():
+                engine = create_engine(self.url, connect_args=CONNECTION)
+            self.call(lambda: engine.connect().close())
+
     def open(self) -> RDBStorage:
         """Connect, and create the tables if they do not exist.
 
@@ -91,12 +104,8 @@ class Database:
         warnings.simplefilter("ignore", ExperimentalWarning)
         # No pool_pre_ping: after a lost connection, `call` retries with a new one.
         arguments = {"connect_args": CONNECTION if self.shared else {"timeout": 60}}
-        try:
+        with _driver_explained():
             return RDBStorage(self.url.render_as_string(hide_password=False), engine_kwargs=arguments)
-        except ImportError:
-            raise ConfigError(
-                "storage needs psycopg, which is not installed; pip install '/path/to/busi-tune[postgres]'."
-            ) from None
 
     def call(self, work: Callable[[], T], *, patient: bool = True, own: type[Exception] | tuple[()] = ()) -> T:
         """Run `work` on the database. With `patient`, retry while the server is unreachable.
@@ -131,6 +140,16 @@ class Database:
                 f"The study's database {self.name} does not answer ({_reason(state.outcome.exception())}); "
                 f"waiting for it, up to {PATIENCE:.0f} s."
             )
+
+
+@contextmanager
+def _driver_explained() -> Iterator[None]:
+    try:
+        yield
+    except ImportError:
+        raise ConfigError(
+            "storage needs psycopg, which is not installed; pip install '/path/to/busi-tune[postgres]'."
+        ) from None
 
 
 def _reason(error: BaseException | None) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from busi_tune import files, locks
 from busi_tune.errors import BusiTuneError
-from busi_tune.results import REPORT, REPORT_PAGE, SEEDS, SOURCE
+from busi_tune.results import OPTIONS, REPORT, REPORT_PAGE, SEEDS, SOURCE
 from busi_tune.training.run_folder import read_identity
 
-# Files that are not copied: locks, runs of other seeds, and reports.
-LEFT_OUT = (locks.RUN, "seeds", SEEDS, REPORT, REPORT_PAGE)
+# Files that are not copied: locks, runs of other seeds, options of a command, and reports.
+LEFT_OUT = (locks.RUN, "seeds", SEEDS, OPTIONS, REPORT, REPORT_PAGE)
 
 
 def copy_run(source: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ from busi_tune.results import (
     HISTORY,
     IDENTITY,
     METRICS,
+    OPTIONS,
     PREDICTIONS,
     SOURCE,
     SPLIT,
@@ -24,6 +25,7 @@ from busi_tune.results import (
     DataFile,
     Json,
     MetricsFile,
+    OptionsFile,
     RunIdentityFile,
     StateFile,
     TrainingValues,
@@ -32,7 +34,7 @@ from busi_tune.training.epochs import Epoch
 
 # The reasons why training ended.
 EARLY, COMPLETE = "early stopping", "all epochs done"
-FIRST_FILES = frozenset({SPLIT, excluded_file(Path(SPLIT)).name, SOURCE})
+FIRST_FILES = frozenset({SPLIT, excluded_file(Path(SPLIT)).name, SOURCE, OPTIONS})
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,16 @@ def remember_data(folder: Path, root: Path) -> None:
     """Write the folder of the images to data.json. It is not part of the identity of the run."""
     document: DataFile = {"schema": results.SCHEMAS[DataFile], "folder": str(root.resolve())}
     files.write_json(folder / SOURCE, document)
+
+
+def remember_options(folder: Path, options: Mapping[str, Json]) -> None:
+    """Write the options of the running command to options.json, if they are others than before."""
+    document: OptionsFile = {"schema": results.SCHEMAS[OptionsFile], "options": dict(options)}
+    path, text = folder / OPTIONS, files.json_text(document)
+    with files.explained(path, "read"):
+        same = path.read_bytes() == text.encode() if path.exists() else not options
+    if not same:
+        files.write_text(path, text)
 
 
 def remembered_data(folder: Path, option: str = "--data") -> Path:

@@ -76,12 +76,7 @@ def begin(
     run = Run(folder, config, dataset)
     if not (folder / IDENTITY).exists():
         return run
-    known, here = run_folder.read_identity(folder), here or environment()
-    if known.split != dataset.split.fingerprint():
-        raise DataError(f"The run in {folder} was made on another split of {dataset.listing.root}; use --overwrite.")
-    run_folder.refuse_other(folder, known, config)
-    run_folder.own_split(folder, known)
-    run_folder.check_classes(folder, known, dataset.classes)
+    known, here = _same_run(folder, config, dataset), here or environment()
     run_folder.plan_epochs(folder, known, config.epochs)
     moved = [
         f"{key} {known.environment.get(key)} -> {here[key]}" for key in here if known.environment.get(key) != here[key]
@@ -91,6 +86,37 @@ def begin(
     run_folder.settle(folder)
     run_folder.remember_data(folder, dataset.listing.root)
     return run
+
+
+def _same_run(folder: Path, config: Config, dataset: Dataset) -> Identity:
+    """The identity of the run in `folder`, which must be that of `config` on `dataset`."""
+    known = run_folder.read_identity(folder)
+    if known.split != dataset.split.fingerprint():
+        raise DataError(f"The run in {folder} was made on another split of {dataset.listing.root}; use --overwrite.")
+    run_folder.refuse_other(folder, known, config)
+    run_folder.own_split(folder, known)
+    run_folder.check_classes(folder, known, dataset.classes)
+    return known
+
+
+def epochs_left(folder: Path, config: Config, dataset: Dataset) -> int:
+    """The number of epochs that the run of `config` in `folder` lacks at most. Nothing is written.
+
+    Raises:
+        BusiTuneError: `begin` or the resumed training would raise it.
+    """
+    if not (folder / IDENTITY).exists():
+        return config.epochs
+    _same_run(folder, config, dataset)
+    state = run_folder.read_state(folder)
+    if state is None or not state["checkpoints"]:
+        return config.epochs
+    done = len(state["history"])
+    if state["stop_reason"] == run_folder.EARLY or done >= config.epochs:
+        run_folder.checkpoint(folder, "best")
+        return 0
+    state_from(config, len(dataset.classes), saved_state(folder))
+    return config.epochs - done
 
 
 def introduce(config: Config, dataset: Dataset, folder: Path, progress: Progress, what: str = "Images") -> None:

@@ -8,7 +8,7 @@ import sys
 import warnings
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -20,7 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
+from busi_tune.config import Config
 from busi_tune.errors import WeightsError, listed
+from busi_tune.progress import Progress
 
 Tensors = dict[str, Tensor]
 
@@ -106,6 +108,22 @@ def imagenet_state(choices: type[WeightsEnum], arch: str) -> dict[str, Tensor]:
         raise WeightsError(
             f"torchvision's {wanted} weights of {arch} could not be loaded from {wanted.url} ({reason}); {WAYS_ON}."
         ) from error
+
+
+def check_download(configs: Iterable[Config], progress: Progress) -> None:
+    """Check the ImageNet weights in the cache of torchvision; report those that it lacks, and download nothing.
+
+    Raises:
+        WeightsError: a file in the cache cannot be loaded.
+    """
+    for arch in dict.fromkeys(config.arch for config in configs if config.weights == "imagenet"):
+        choices = get_model_weights(arch)
+        url = getattr(choices, "IMAGENET1K_V2", choices.DEFAULT).url
+        place = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+        if place.exists():
+            imagenet_state(choices, arch)
+        else:
+            progress.notice(f"The ImageNet weights of {arch} will be downloaded from {url} to {place}.")
 
 
 @contextlib.contextmanager

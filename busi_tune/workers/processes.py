@@ -6,6 +6,7 @@ import selectors
 import signal
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -182,6 +183,9 @@ class _Told:
         if now - self.reported >= REPORT:
             self.reported = now
             _send(self.pipe, _Within(task, done, total, share))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        pass
 
     def close(self, task: str) -> None:
         pass

@@ -529,3 +529,20 @@ def test_runs_and_certificates_of_earlier_versions_are_read_as_they_are(
     certificate: dict[str, object] = {**read_certificate(export)}
     del certificate["validation_risk_coverage"], certificate["seen_images"]
     results.check(certificate, results.VerificationFile, "certificate")
+
+
+def test_an_evaluation_has_a_page(export: Path, elsewhere: Path, tmp_path: Path) -> None:
+    place = tmp_path / "<script>there"
+    found = pipeline.evaluate(export, Elsewhere(elsewhere, MAP), place, Silent())
+    report = pipeline.report(place, Silent())
+    assert (report["kind"], report["finished"], report["evaluation"]) == ("evaluation", True, found)
+    assert report["verdict"].startswith(f"External accuracy {found['external']['accuracy']:.3f} (95 % interval")
+    assert f"the difference is {found['differences']['accuracy']['difference']:+.3f}" in report["verdict"]
+    assert report["figures"][0]["value"] == found["external"]["accuracy"]
+    assert report["answers"]["grouped"]
+    assert report["sections"][-3:] == ["evaluation", "mistakes", "repeat"]
+    page = (place / "report.html").read_text()
+    assert "<script>there" not in page
+    # Pictures are those of the images from elsewhere.
+    assert page.count("data:image/jpeg") == len(report["answers"]["mistakes"]) > 0
+    assert f"--map {MAP}" in report["commands"][0]

@@ -1,5 +1,6 @@
 """A nested search: each fold is predicted by a model chosen and trained without it, and the verdict uses all folds."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from busi_tune import pipeline, results
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, Part, open_dataset
 from busi_tune.data.split import read_split
-from busi_tune.errors import BusiTuneError, RunError
+from busi_tune.errors import BusiTuneError
 from busi_tune.evaluation.comparison import compare_folders
 from busi_tune.progress import Progress, Silent
-from busi_tune.report.contents import kind_of
 from busi_tune.report.inventory import inventory
 from busi_tune.results import NestedFile, StudyFile
 from busi_tune.search import session
@@ -77,12 +77,32 @@ def test_the_verdict_is_the_comparison_of_the_pooled_answers_and_judges_the_proc
     assert result["tuned"]["pooled"]["accuracy"] == result["differences"]["accuracy"]["tuned"]
 
 
-def test_it_is_one_entry_of_a_list_and_its_page_is_that_of_its_parts(result: NestedFile, folder: Path) -> None:
+def test_it_is_one_entry_of_a_list_and_has_a_page(result: NestedFile, folder: Path) -> None:
     (entry,) = inventory(folder.parent)
     assert (entry["kind"], entry["state"], entry["detail"]) == ("nested search", "finished", "2 folds")
     assert entry["accuracy"] == result["tuned"]["pooled"]["accuracy"]
-    with pytest.raises(RunError, match=r"is a nested search, which has no page of its own; name .*baseline"):
-        kind_of(folder)
+    assert entry["next"] == f"busi-tune report {folder}"
+    found = pipeline.report(folder, Silent())
+    assert (found["kind"], found["finished"], found["nested"]) == ("nested search", True, result)
+    assert found["sections"][-5:] == ["coverage", "nested", "folds", "mistakes", "repeat"]
+    assert result["sentence"] in found["verdict"]
+    assert found["answers"]["images"] == result["tuned"]["pooled"]["images"]
+    assert all(mistake["nearest"] is not None for mistake in found["answers"]["mistakes"])
+    assert "--folds 2 --trials 2 --trial-epochs 1" in found["commands"][0]
+    page = (folder / results.REPORT_PAGE).read_text()
+    assert "What the study of each fold chose" in page
+
+
+def test_the_page_of_a_search_that_has_not_ended_says_so(result: NestedFile, folder: Path, tmp_path: Path) -> None:
+    assert result["choices"]
+    half = tmp_path / "half"
+    shutil.copytree(folder, half)
+    (half / results.NESTED_VERDICT).unlink()
+    shutil.rmtree(half / "studies" / "2" / "best")
+    found = pipeline.report(half, Silent())
+    assert not found["finished"]
+    assert found["verdict"].startswith("This search has not ended: 1 of 2 studies have a best trial.")
+    assert found["sections"] == ["summary", "data", "folds", "repeat"]
 
 
 def test_the_choices_and_their_agreement_are_shown(result: NestedFile) -> None:

@@ -94,7 +94,7 @@ def test_what_cannot_be_shown_is_told_in_one_sentence(
     run: Path, exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(["report", str(tmp_path / "nothing")]) == 1
-    assert "is not there; name the folder of a run" in capsys.readouterr().err
+    assert "is not there; name the folder of a result" in capsys.readouterr().err
     other = linked(exported.folder, tmp_path / "other")
     certificate = json.loads((other / "verification.json").read_text()) | {"source_sha256": "0" * 64}
     del certificate["sha256"]

@@ -12,7 +12,9 @@ from browser import Browser
 from busi_tune import pipeline
 from busi_tune.config import Config
 from busi_tune.crossval_options import CrossvalOptions
+from busi_tune.data.phantoms import make_phantoms
 from busi_tune.export_options import ExportOptions
+from busi_tune.external.evaluation import Elsewhere
 from busi_tune.progress import Silent
 from busi_tune.search_options import SearchOptions
 
@@ -22,6 +24,8 @@ PAGES = {
     "study": "summary data learning confusion ranking reliability coverage study mistakes repeat",
     "crossval": "summary data confusion ranking reliability coverage folds mistakes repeat",
     "export": "summary data confusion ranking reliability coverage mistakes export repeat",
+    "nested": "summary data confusion ranking reliability coverage nested folds mistakes repeat",
+    "evaluation": "summary data confusion ranking reliability coverage evaluation mistakes repeat",
 }
 LARGEST = 8_000_000
 each_page = pytest.mark.parametrize("name", PAGES)
@@ -41,9 +45,14 @@ def place(phantoms: Path, config: Config, tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(folder / "study" / "best", folder / "run")
     pipeline.export(folder / "run", folder / "export", phantoms, Silent(), options=ExportOptions(sensitivity=0.8))
     pipeline.crossval(phantoms, folder / "crossval", config, CrossvalOptions(folds=2), Silent())
+    pipeline.search_folds(phantoms, folder / "nested", config, SearchOptions(trials=2), Silent(), folds=2)
+    clinic = folder / "<b>clinic"
+    clinic.mkdir()
+    make_phantoms(clinic, Silent(), {"benign": 14, "malignant": 12, "normal": 8}, seed=7)
+    pipeline.evaluate(folder / "export", Elsewhere(clinic), folder / "evaluation", Silent())
     pipeline.report(folder / "run", Silent(), export=folder / "export")
     pipeline.report(folder / "export", Silent(), root=phantoms)
-    for name in ("study", "crossval"):
+    for name in ("study", "crossval", "nested", "evaluation"):
         pipeline.report(folder / name, Silent())
     return folder
 

@@ -32,6 +32,9 @@ def test_fish_completes(environment: dict[str, str], capsys: pytest.CaptureFixtu
     asked = script("fish", capsys) + '\ncomplete -C "busi-tune data "\n'
     done = subprocess.run(["fish", "-N", "-c", asked], capture_output=True, text=True, check=True, env=environment)
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["audit", "demo", "split"]
+    asked = script("fish", capsys) + '\ncomplete -C "busi-tune baseline --arch resnet1"\n'
+    done = subprocess.run(["fish", "-N", "-c", asked], capture_output=True, text=True, check=True, env=environment)
+    assert sorted(line.split("\t")[0] for line in done.stdout.splitlines()) == ["resnet101", "resnet152", "resnet18"]
 
 
 def test_zsh_completes(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,8 +42,16 @@ def test_zsh_completes(environment: dict[str, str], capsys: pytest.CaptureFixtur
     asked = """
     compdef() { registered=$2 }
     _describe() { print -rl -- "${(@P)3}" }
+    compadd() { local name=${@[-1]}; print -rl -- "${(@P)name}" }
     """
-    asked += script("zsh", capsys) + "\nwords=(busi-tune data ''); CURRENT=3; $1; print $registered\n"
-    command = ["zsh", "-f", "-c", asked, "zsh", "_busi_tune_completion"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120)
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["audit", "demo", "split", "busi-tune"]
+    asked += script("zsh", capsys)
+
+    def answers(words: str, place: int) -> list[str]:
+        whole = f"{asked}\nwords=({words}); CURRENT={place}; $1; print $registered\n"
+        command = ["zsh", "-f", "-c", whole, "zsh", "_busi_tune_completion"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120)
+        return [line.split(":")[0] for line in done.stdout.splitlines()]
+
+    assert answers("busi-tune data ''", 3) == ["audit", "demo", "split", "busi-tune"]
+    known = ["busi-tune", "resnet101", "resnet152", "resnet18"]
+    assert sorted(answers("busi-tune baseline --arch resnet1", 4)) == known

@@ -38,6 +38,7 @@ HARMLESS = {
     ("baseline", "data.json"): "--data names the folder of the images",
     ("search", "last-"): "only training on reads it, and checks its hash",
     ("search", "data.json"): "--data names the folder of the images",
+    ("search", "options.json"): "written anew by each command, for `list` alone",
     ("search", "trials.csv"): "written anew from the database",
     ("search", "verdict.json"): "written anew from the predictions",
     ("search", "trials/0001/checkpoints"): "of a trial that is not the best; training it on checks them",

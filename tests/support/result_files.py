@@ -26,13 +26,13 @@ def content(path: Path) -> object:
     return path.read_bytes()
 
 
-LEFT_OUT = frozenset({"study.db", "data.json", "report.html", "report.json"})
+LEFT_OUT = frozenset({"study.db", "data.json", "options.json", "report.html", "report.json"})
 
 
 def tree(folder: Path) -> dict[str, object]:
-    """All files of a result folder with their content, except for the database, locks, data.json and the report.
+    """All files of a result folder with their content, except for the database, locks, and those in `LEFT_OUT`.
 
-    A report shows the seconds of each epoch.
+    A report shows the seconds of each epoch; options.json has the number of workers.
     """
     paths = (
         path

@@ -11,6 +11,7 @@ from busi_tune.cli.extras import EXTRAS
 PACKAGE = Path(busi_tune.__file__).parent
 LAYERS = (
     "cli",
+    "dry_run",
     "pipeline",
     "nested",
     "external",

@@ -89,6 +89,7 @@ SAMPLES = {
     "all": "true",
     "json": "true",
     "overwrite": "true",
+    "dry_run": "true",
     "strict": "true",
 }
 REQUIRED = {

@@ -48,6 +48,24 @@ def test_a_terminal_shows_whole_lines_and_keeps_one_for_each_epoch(
     assert re.search(r"training [━╸╺]+ \d/3 epoch \d\d:\d\d, \d\d:\d\d left", plain)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_terminal_shows_the_trials_of_a_study_as_a_table(columns: int, tmp_path: Path, phantoms: Path) -> None:
+    study = ["--out", "study", "--epochs", "2", "--trial-epochs", "2", "--trials", "3", *SMALL]
+    command = [sys.executable, "-m", "busi_tune", "search", "--data", str(phantoms), *study]
+    code, raw = in_a_terminal(command, tmp_path, columns)
+    assert code == 0, raw
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", raw).replace("\r", "\n")
+    heads = [line for line in plain.splitlines() if line.split()[:4] == ["trial", "state", "val_loss", "epochs"]]
+    assert len(heads) >= 6
+    assert max(map(len, heads)) <= columns
+    assert re.search(r"^ *0 \* +complete +\S+ +2/2 ", plain, re.M)
+    assert re.search(r"^ *2 +running +\S+ +1/2 ", plain, re.M)
+    # The table is gone at the end, and its lines do not stay.
+    assert not [line for line in shown(raw) if line.split()[:2] == ["trial", "state"] and "epochs" in line.split()[3:4]]
+
+
 def test_a_log_has_one_line_for_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen()
     for epoch in (1, 2):

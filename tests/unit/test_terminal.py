@@ -16,6 +16,7 @@ from PIL import Image
 from busi_tune.cli import cli, exit_code
 from busi_tune.cli.completion import SHELLS
 from busi_tune.cli.suggestions import nearest
+from busi_tune.training.model import ARCHITECTURES
 from image_folders import folder_of
 from small_export import small_model, write_export
 
@@ -47,6 +48,8 @@ def program(tmp_path: Path) -> Path:
         ("busi-tune export --int", ["--int8"]),
         ("busi-tune baseline --strategy gr", ["grouped"]),
         ("busi-tune completion f", ["fish"]),
+        ("busi-tune baseline --arch resnet1", ["resnet101", "resnet152", "resnet18"]),
+        ("busi-tune search --arch nothing", []),
     ],
 )
 def test_bash_completes(line: str, found: list[str], program: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,6 +79,13 @@ def test_every_shell_gets_its_script_and_its_answers(shell: str, capsys: pytest.
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert "predict" in done.stdout
     assert "baseline" not in done.stdout
+
+
+def test_architectures_are_completed_without_importing_torch() -> None:
+    program = "import sys; from busi_tune.cli.architectures import architectures; print(*architectures()); "
+    program += "sys.exit(bool({'torch', 'torchvision'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == sorted(ARCHITECTURES)
 
 
 def test_another_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
