@@ -21,6 +21,8 @@ from busi_tune.training import run_folder
 IDENTITY, TRIALS, TABLE = "study.json", "trials", "trials.csv"
 # The columns of trials.csv that are not parameters.
 FACTS = ("number", "state", "value", "epochs_run", "best_epoch", "seconds", "stop_reason")
+# Tables of earlier versions lack these.
+SCORES = ("val_accuracy", "val_macro_f1")
 
 
 def read_study(folder: Path) -> ReportStudy:
@@ -82,7 +84,7 @@ def _rows(folder: Path) -> list[ReportTrial]:
     if not path.exists():
         return []
     table = _table(path)
-    params = [str(name) for name in table.columns if name not in FACTS]
+    params = [str(name) for name in table.columns if name not in (*FACTS, *SCORES)]
     try:
         return [
             {

@@ -70,6 +70,13 @@ def test_a_page_has_its_sections_and_asks_nobody_for_anything(name: str, place: 
     assert [url for url in browser.requests() if not url.startswith("data:")] == [page.resolve().as_uri()]
 
 
+def test_the_parameters_of_a_study_are_those_of_its_space(place: Path) -> None:
+    study = place / "study"
+    space = json.loads((study / "study.json").read_text())["space"]
+    trials = json.loads((study / "report.json").read_text())["study"]["trials"]
+    assert [set(trial["params"]) for trial in trials] == [set(space)] * 2
+
+
 def leaves(value: object) -> Iterator[float]:
     """All numbers in a JSON value."""
     if isinstance(value, dict | list):
