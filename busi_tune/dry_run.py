@@ -64,9 +64,7 @@ def dry_search(
         BusiTuneError: the command would raise it before its first epoch.
     """
     began = _Begun()
-    options.check(config)
-    files.refuse_inside(folder, root)
-    pipeline.check_before_data(config, split_file, progress)
+    pipeline.check_options(root, folder, config, options, progress, split_file=split_file)
     from busi_tune.search.remaining import study_left
 
     study = study_left(
@@ -124,9 +122,7 @@ def dry_crossval(
         BusiTuneError: the command would raise it before its first epoch.
     """
     began = _Begun()
-    options.check(config)
-    files.refuse_inside(folder, root)
-    pipeline.check_before_data(config, None, progress)
+    pipeline.check_options(root, folder, config, options, progress)
     from busi_tune.crossval import folds_left
 
     found = folds_left(root, folder, config, options, progress, folds_file=folds_file, overwrite=overwrite)
@@ -153,7 +149,6 @@ def dry_run_all(
     first = _run_left(places.data, places.baseline, config, progress, split_file=split_file, overwrite=overwrite)
     from busi_tune.search.remaining import study_left
 
-    options.check(config)
     files.refuse_inside(places.study, places.data)
     study = study_left(
         places.data,

@@ -147,6 +147,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(errors="surrogateescape"))
 
 
+def write_if_new(path: Path, data: bytes) -> None:
+    """Write a file unless it has this content, because a finished result may be on a read-only disk."""
+    with explained(path, "read"):
+        same = path.exists() and path.read_bytes() == data
+    if not same:
+        write_bytes(path, data)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, atomically; floats keep every digit."""
     write_text(path, json_text(value))
@@ -174,11 +182,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """
     columns = list(rows[0])
     text = csv_line(columns) + "".join(csv_line([row.get(name, "") for name in columns]) for row in rows)
-    data = text.encode(errors="surrogateescape")
-    with explained(path, "read"):
-        same = path.exists() and path.read_bytes() == data
-    if not same:
-        write_bytes(path, data)
+    write_if_new(path, text.encode(errors="surrogateescape"))
 
 
 def refuse_other_separators(path: Path) -> None:

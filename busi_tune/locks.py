@@ -102,7 +102,7 @@ def only_writer(folder: Path, *, wait: bool = False, name: str = RUN, finished: 
     Raises:
         RunError: another process holds the lock, and `wait` is false.
     """
-    if finished and (folder / finished).exists() and not os.access(folder, os.W_OK):
+    if finished and is_read_only(folder, finished):
         yield
         return
     created = not folder.exists()
@@ -121,6 +121,11 @@ def only_writer(folder: Path, *, wait: bool = False, name: str = RUN, finished: 
         drop(lock)
 
 
+def is_read_only(folder: Path, finished: str) -> bool:
+    """Whether a result, which has the file `finished`, can be shown but not changed."""
+    return (folder / finished).exists() and not os.access(folder, os.W_OK)
+
+
 def check_writable(folder: Path, *, name: str = RUN, finished: str = "") -> None:
     """Refuse a folder that `only_writer` would refuse. Nothing is created or changed.
 
@@ -128,7 +133,7 @@ def check_writable(folder: Path, *, name: str = RUN, finished: str = "") -> None
         RunError: another process holds the lock.
         FileError: the folder cannot be created or written.
     """
-    if finished and (folder / finished).exists() and not os.access(folder, os.W_OK):
+    if finished and is_read_only(folder, finished):
         return
     check_folder(folder)
     if is_held(folder / name):

@@ -255,8 +255,7 @@ def _judge(
         "agreement": agreement([choice["params"] for choice in choices], space),
         "judged": JUDGED,
     }
-    if not (folder / NESTED_VERDICT).exists() or results.read(folder / NESTED_VERDICT, NestedFile) != document:
-        results.write(folder / NESTED_VERDICT, document)
+    files.write_if_new(folder / NESTED_VERDICT, results.text(document).encode())
     return document
 
 

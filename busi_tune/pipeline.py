@@ -215,6 +215,25 @@ def check_before_data(config: Config, split_file: Path | None, progress: Progres
     check_model(config, progress)
 
 
+def check_options(
+    root: Path,
+    folder: Path,
+    config: Config,
+    options: SearchOptions | CrossvalOptions,
+    progress: Progress,
+    *,
+    split_file: Path | None = None,
+) -> None:
+    """Run the checks of `search` and `crossval` that need no images.
+
+    Raises:
+        BusiTuneError: the options, the folder, the split file, the model or its weights cannot be used.
+    """
+    options.check(config)
+    files.refuse_inside(folder, root)
+    check_before_data(config, split_file, progress)
+
+
 def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: Progress) -> SeedsFile:
     """Train the finished run in `folder` again with the next seeds on the same split, and compare all `seeds` runs.
 
@@ -265,9 +284,7 @@ def search(
     Raises:
         BusiTuneError: see errors.py. Every finished epoch is kept.
     """
-    options.check(config)
-    files.refuse_inside(folder, root)
-    check_before_data(config, split_file, progress)
+    check_options(root, folder, config, options, progress, split_file=split_file)
     from busi_tune.search import session
 
     return session.search(
@@ -343,9 +360,7 @@ def crossval(
     Raises:
         BusiTuneError: see errors.py. Every finished epoch is kept.
     """
-    options.check(config)
-    files.refuse_inside(folder, root)
-    check_before_data(config, None, progress)
+    check_options(root, folder, config, options, progress)
     from busi_tune.crossval import cross_validate
 
     return cross_validate(root, folder, config, options, progress, folds_file=folds_file, overwrite=overwrite)

@@ -1,6 +1,5 @@
 """A search from its options to its result: it opens the study, runs the trials and does the final work."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -67,7 +66,7 @@ def search(
         budget = Budget(trials=options.trials, seconds=options.timeout, epochs=options.epochs_total)
         _tell_added(trials.all(), progress)
         driver = Driver(session, budget, max(options.keep_trials, options.confirm))
-        if not driver.has_work() and _is_read_only(folder):
+        if not driver.has_work() and locks.is_read_only(folder, results.OUTCOME):
             return _result(session, results.read(folder / results.OUTCOME, OutcomeFile))
         if driver.has_work():
             runs.introduce(resolved, dataset, folder, progress)
@@ -127,11 +126,6 @@ def _study_lock(folder: Path, database: Database, stack: ExitStack) -> Iterator[
         return
     stack.enter_context(locks.only_writer(folder, name=locks.STUDY, finished=results.OUTCOME))
     yield
-
-
-def _is_read_only(folder: Path) -> bool:
-    """Whether a finished study can be shown, but not changed."""
-    return (folder / results.OUTCOME).exists() and not os.access(folder, os.W_OK)
 
 
 def _clear(folder: Path, progress: Progress) -> None:

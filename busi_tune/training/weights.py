@@ -99,7 +99,7 @@ def imagenet_state(choices: type[WeightsEnum], arch: str) -> dict[str, Tensor]:
     Raises:
         WeightsError: the network is not available, the download is interrupted, or the hash of the file is wrong.
     """
-    wanted: WeightsEnum = getattr(choices, "IMAGENET1K_V2", choices.DEFAULT)
+    wanted = _wanted(choices)
     try:
         with _patience(DOWNLOAD_TIMEOUT), contextlib.redirect_stdout(sys.stderr):
             return dict(wanted.get_state_dict(progress=False, check_hash=True, weights_only=True))
@@ -110,6 +110,11 @@ def imagenet_state(choices: type[WeightsEnum], arch: str) -> dict[str, Tensor]:
         ) from error
 
 
+def _wanted(choices: type[WeightsEnum]) -> WeightsEnum:
+    found: WeightsEnum = getattr(choices, "IMAGENET1K_V2", choices.DEFAULT)
+    return found
+
+
 def check_download(configs: Iterable[Config], progress: Progress) -> None:
     """Check the ImageNet weights in the cache of torchvision; report those that it lacks, and download nothing.
 
@@ -118,7 +123,7 @@ def check_download(configs: Iterable[Config], progress: Progress) -> None:
     """
     for arch in dict.fromkeys(config.arch for config in configs if config.weights == "imagenet"):
         choices = get_model_weights(arch)
-        url = getattr(choices, "IMAGENET1K_V2", choices.DEFAULT).url
+        url = _wanted(choices).url
         place = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
         if place.exists():
             imagenet_state(choices, arch)
