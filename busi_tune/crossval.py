@@ -113,7 +113,7 @@ def _remaining(
     anew: bool,
 ) -> list[Remaining]:
     files.refuse_foreign(folder, "a cross-validation", CROSSVAL, FIRST_FILES)
-    locks.check_writable(folder)
+    locks.check_writable(folder, finished="" if anew else POOLED)
     dataset, folds = _open(root, folder, config, progress, count=options.folds, given=given, anew=anew, write=False)
     if (folder / CROSSVAL).exists() and not anew:
         _refuse_other(folder, _identity(config, folds))

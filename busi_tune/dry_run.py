@@ -183,7 +183,7 @@ def _run_left(
     finished = not overwrite and (folder / results.METRICS).exists()
     if not finished:
         pipeline.check_before_data(resolved, split_file, progress)
-    locks.check_writable(folder, finished=results.METRICS)
+    locks.check_writable(folder, finished="" if overwrite else results.METRICS)
     saved = None if overwrite else run_folder.saved_split(folder, config)
     dataset = open_dataset(
         root,

@@ -147,8 +147,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(errors="surrogateescape"))
 
 
-def write_if_new(path: Path, data: bytes) -> None:
-    """Write a file unless it has this content, because a finished result may be on a read-only disk."""
+def write_if_new(path: Path, text: str) -> None:
+    """Write `text` as `write_text` does, unless the file has it: a finished result may be on a read-only disk."""
+    data = text.encode(errors="surrogateescape")
     with explained(path, "read"):
         same = path.exists() and path.read_bytes() == data
     if not same:
@@ -182,7 +183,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """
     columns = list(rows[0])
     text = csv_line(columns) + "".join(csv_line([row.get(name, "") for name in columns]) for row in rows)
-    write_if_new(path, text.encode(errors="surrogateescape"))
+    write_if_new(path, text)
 
 
 def refuse_other_separators(path: Path) -> None:

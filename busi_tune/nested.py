@@ -108,7 +108,7 @@ def nested_left(
         BusiTuneError: the nested search would raise it before its first epoch.
     """
     files.refuse_foreign(folder, "a nested search", NESTED, FIRST_FILES)
-    locks.check_writable(folder)
+    locks.check_writable(folder, finished="" if overwrite else NESTED_VERDICT)
     place = baseline or folder / "baseline"
     anew = overwrite and baseline is None
     if not overwrite:
@@ -255,7 +255,7 @@ def _judge(
         "agreement": agreement([choice["params"] for choice in choices], space),
         "judged": JUDGED,
     }
-    files.write_if_new(folder / NESTED_VERDICT, results.text(document).encode())
+    files.write_if_new(folder / NESTED_VERDICT, results.text(document))
     return document
 
 

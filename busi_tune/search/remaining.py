@@ -56,7 +56,7 @@ def study_left(
     if database.shared:
         files.check_folder(folder)
     else:
-        locks.check_writable(folder, name=locks.STUDY)
+        locks.check_writable(folder, name=locks.STUDY, finished="" if overwrite else results.OUTCOME)
     anew = overwrite or not begun(folder)
     if overwrite and any(locks.is_held(path) for path in folder.glob(f"{TRIALS}/.*.lock")):
         raise RunError(f"{folder} is in use by another driver; --overwrite it when all of them have ended.")

@@ -193,14 +193,14 @@ def plan_epochs(folder: Path, known: Identity, epochs: int) -> None:
 def remember_data(folder: Path, root: Path) -> None:
     """Write the folder of the images to data.json. It is not part of the identity of the run."""
     document: DataFile = {"schema": results.SCHEMAS[DataFile], "folder": str(root.resolve())}
-    files.write_if_new(folder / SOURCE, files.json_text(document).encode())
+    files.write_if_new(folder / SOURCE, files.json_text(document))
 
 
 def remember_options(folder: Path, options: Mapping[str, Json]) -> None:
     """Write the options of the running command to options.json, if they are others than before."""
     document: OptionsFile = {"schema": results.SCHEMAS[OptionsFile], "options": dict(options)}
     if options or (folder / OPTIONS).exists():
-        files.write_if_new(folder / OPTIONS, files.json_text(document).encode())
+        files.write_if_new(folder / OPTIONS, files.json_text(document))
 
 
 def remembered_data(folder: Path, option: str = "--data") -> Path:

@@ -475,8 +475,9 @@ def test_a_finished_result_in_a_folder_that_cannot_be_written(
     script = f"mount --bind run disk && mount -o remount,bind,ro disk && mount --move disk run && {again}"
     # The run has no lock file, so a lock would have to be created.
     assert not Path("run/.lock").exists()
-    done = in_a_small_disk(f"umount {here}/disk; {script}; echo code $?; {again} --overwrite", here / "disk")
-    assert done.stdout == f"{shown}code 0\n", done.stderr
+    dry = f"{again} --dry-run > /dev/null; echo dry run $?"
+    done = in_a_small_disk(f"umount {here}/disk; {script}; echo code $?; {dry}; {again} --overwrite", here / "disk")
+    assert done.stdout == f"{shown}code 0\ndry run 0\n", done.stderr
     assert "Read-only file system; fix that and run the same command again." in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
