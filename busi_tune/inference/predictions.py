@@ -6,7 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -14,13 +14,14 @@ from typing import NamedTuple
 import numpy as np
 
 from busi_tune import images
-from busi_tune.errors import ImageError
+from busi_tune.errors import ConfigError, ImageError
 from busi_tune.images import Pixels
 from busi_tune.inference.certificate import open_export
-from busi_tune.inference.classifier import LARGEST_SIDE, Classifier
+from busi_tune.inference.classifier import LARGEST_SIDE, Classifier, Floats
 from busi_tune.inference.inputs import mode_of
 from busi_tune.inference.metadata import ModelMetadata
 from busi_tune.names import MALIGNANT
+from busi_tune.overlays import Explanation
 from busi_tune.results import PREDICTION, PredictionEntry
 
 BATCH_SIZE = 8
@@ -31,11 +32,16 @@ PIXELS_AT_ONCE = 4_000_000
 
 
 class Loaded(NamedTuple):
-    """A picture: its pixels for the model, or the reason why it cannot be read, and a warning of doubtful changes."""
+    """A picture: its pixels for the model, or the reason why it cannot be read, and a warning of doubtful changes.
+
+    `width` and `height` are those of the decoded picture, before a resize.
+    """
 
     path: str
     pixels: Pixels | str
     warning: str = ""
+    width: int = 0
+    height: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Prediction:
     `malignant` is True if the probability of the disease reaches its threshold, and None without an operating point.
     `flag` is the name of this entry in results: "malignant", or "positive" for a disease of another name. `refer` is
     True if the largest probability is below the requested confidence, and None if no confidence was requested.
+    `explanation` is there if it was requested, and `overlay` is the file that shows it.
     """
 
     path: str
@@ -55,6 +62,8 @@ class Prediction:
     error: str = ""
     flag: str = MALIGNANT
     refer: bool | None = None
+    explanation: Explanation | None = field(default=None, compare=False, repr=False)
+    overlay: str = ""
 
     def referred_below(self, confidence: float) -> "Prediction":
         """The prediction with `refer` set by this `confidence`. An error is returned unchanged."""
@@ -77,6 +86,8 @@ class Prediction:
             entry["positive"] = self.malignant
         if self.refer is not None:
             entry["refer"] = self.refer
+        if self.overlay:
+            entry["overlay"] = self.overlay
         if self.warning:
             entry["warning"] = self.warning
         return entry
@@ -104,16 +115,19 @@ def predict(
     allow_unverified: bool = False,
     min_confidence: float | None = None,
     key: str = "",
+    explain: bool = False,
 ) -> Predictions:
     """Predict the images in `paths` with the model of an export folder, or with one model file in it.
 
     Up to eight files are predicted one at a time without optimisation, which would take longer than it saves. More
     files are predicted with optimisation, up to `batch_size` at a time. `threads` 0 means one thread for each core.
     With `min_confidence`, less certain predictions are marked for referral. With a public `key` (see
-    `signature.read_public_key`), the owner of the key must have signed the export.
+    `signature.read_public_key`), the owner of the key must have signed the export. With `explain`, each prediction has
+    an explanation.
 
     Raises:
         BusiTuneError: the model cannot be used (see `open_export`).
+        ConfigError: the model has no class activation maps to `explain` with.
     """
     remaining = iter(paths)
     first = list(islice(remaining, FEW + 1))
@@ -126,19 +140,30 @@ def predict(
         allow_unverified=allow_unverified,
         key=key,
     )
-    found = predict_files(classifier, chain(first, remaining), 1 if few else batch_size, threads)
+    if explain and not classifier.has_maps:
+        raise ConfigError(
+            f"{classifier.path} has no output cam to explain its answers with; name a model.onnx that "
+            "`busi-tune export --cam` made."
+        )
+    found = predict_files(classifier, chain(first, remaining), 1 if few else batch_size, threads, explain=explain)
     if min_confidence is not None:
         return Predictions(classifier, (prediction.referred_below(min_confidence) for prediction in found))
     return Predictions(classifier, found)
 
 
 def predict_files(
-    classifier: Classifier, paths: Iterable[Path], batch_size: int = BATCH_SIZE, threads: int = 0
+    classifier: Classifier,
+    paths: Iterable[Path],
+    batch_size: int = BATCH_SIZE,
+    threads: int = 0,
+    *,
+    explain: bool = False,
 ) -> Iterator[Prediction]:
     """A prediction for each file, in order. A file that cannot be read gives a prediction with an error.
 
     The images of equal size in a batch of `batch_size` files go through the model together. Meanwhile, `threads`
-    threads decode the next two batches; 0 means one thread for each core.
+    threads decode the next two batches; 0 means one thread for each core. With `explain`, each prediction has an
+    explanation.
     """
     pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
     loaded = _loaded_ahead(pool, classifier, iter(paths), 2 * batch_size)
@@ -146,17 +171,21 @@ def predict_files(
     with warnings.catch_warnings(action="ignore"):
         try:
             while batch := list(islice(loaded, batch_size)):
-                yield from _predicted(classifier, batch)
+                yield from _predicted(classifier, batch, explain=explain)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def predict_pictures(classifier: Classifier, pictures: Iterable[tuple[str, bytes]]) -> list[Prediction]:
+def predict_pictures(
+    classifier: Classifier, pictures: Iterable[tuple[str, bytes]], *, explain: bool = False
+) -> list[Prediction]:
     """A prediction for each picture, given as its name and the content of its file, in order.
 
-    All pictures are in memory at the same time. Pictures of equal size go through the model together.
+    All pictures are in memory at the same time. Pictures of equal size go through the model together. With `explain`,
+    each prediction has an explanation.
     """
-    return list(_predicted(classifier, [_decoded(name, data, classifier) for name, data in pictures]))
+    loaded = [_decoded(name, data, classifier) for name, data in pictures]
+    return list(_predicted(classifier, loaded, explain=explain))
 
 
 def _loaded_ahead(
@@ -187,7 +216,8 @@ def _decoded(name: str, source: Path | bytes, classifier: Classifier) -> Loaded:
         pixels = np.asarray(image) if whole else images.resized(image, classifier.image_size)
     except ImageError as error:
         return Loaded(name, str(error))
-    return Loaded(name, pixels, "; ".join(note.text for note in facts.notes if note.doubtful))
+    warning = "; ".join(note.text for note in facts.notes if note.doubtful)
+    return Loaded(name, pixels, warning, facts.width, facts.height)
 
 
 def _no_file(path: Path, mode: int) -> str:
@@ -196,7 +226,7 @@ def _no_file(path: Path, mode: int) -> str:
     return "is a directory" if next(images.walk(path), None) else "is a directory without images"
 
 
-def _predicted(classifier: Classifier, batch: list[Loaded]) -> Iterator[Prediction]:
+def _predicted(classifier: Classifier, batch: list[Loaded], *, explain: bool = False) -> Iterator[Prediction]:
     """The predictions for a batch, in its order. Pictures of equal size are computed together."""
     sizes: dict[tuple[int, ...], list[int]] = {}
     for number, loaded in enumerate(batch):
@@ -207,9 +237,11 @@ def _predicted(classifier: Classifier, batch: list[Loaded]) -> Iterator[Predicti
         most = max(1, PIXELS_AT_ONCE // (height * width))
         for start in range(0, len(numbers), most):
             some = numbers[start : start + most]
-            outputs = classifier.run(np.stack([batch[number].pixels for number in some]))
+            outputs = classifier.run(np.stack([batch[number].pixels for number in some]), maps=explain)
             for number, row, scores in zip(some, outputs.probabilities.tolist(), outputs.guard.tolist(), strict=True):
                 predictions[number] = _prediction(batch[number], row, scores, classifier.metadata)
+            for place, number in enumerate(some if outputs.maps is not None else ()):
+                predictions[number] = _explained(predictions[number], batch[number], outputs.maps[place], classifier)
     for number, loaded in enumerate(batch):
         yield predictions.get(number) or Prediction(loaded.path, error=str(loaded.pixels))
 
@@ -227,3 +259,11 @@ def _prediction(loaded: Loaded, row: list[float], scores: list[float], model: Mo
         "; ".join(filter(None, [loaded.warning, *warnings])),
         flag=model.flag or MALIGNANT,
     )
+
+
+def _explained(prediction: Prediction, loaded: Loaded, maps: Floats, classifier: Classifier) -> Prediction:
+    """The prediction with the map of the predicted class, from the maps (classes, h, w) of its picture."""
+    assert not isinstance(loaded.pixels, str)
+    seen = images.resize(loaded.pixels, classifier.image_size)
+    cam = maps[classifier.classes.index(prediction.predicted)]
+    return replace(prediction, explanation=Explanation(seen, loaded.width, loaded.height, cam))

@@ -46,7 +46,7 @@ def test_the_export_answers_with_the_mean_of_the_models_probabilities(
     for fold, temperature in zip((1, 2), certificate["averaged"]["temperatures"], strict=True):
         run = study / "folds" / str(fold)
         model = exportable.exportable_model(run, run_folder.read_identity(run))
-        each.append(softmax(exportable.logits_of(model, pixels, "float64")[0] / temperature))
+        each.append(softmax(exportable.computed(model, pixels, "float64").before / temperature))
     expected = np.mean(each, axis=0)
     exported = Classifier(place / "model.onnx")
     for row, path in enumerate(paths):

@@ -1,0 +1,265 @@
+"""Class activation maps: which networks have them, how an export verifies them, and that wrong ones fail."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from onnxruntime import InferenceSession
+
+from architectures import SMALLEST
+from busi_tune import pipeline
+from busi_tune.config import Config
+from busi_tune.errors import ConfigError, RunError
+from busi_tune.export.draft import Draft
+from busi_tune.export.exporter import certify
+from busi_tune.export.graphs import folded
+from busi_tune.export.map_parity import compare_recorded
+from busi_tune.export.parity import WAYS, distance
+from busi_tune.export.source import Source
+from busi_tune.export.verification import check_again
+from busi_tune.export_options import ExportOptions
+from busi_tune.progress import Silent
+from busi_tune.results import VerificationFile
+from busi_tune.search_options import SearchOptions
+from busi_tune.training import exportable
+from busi_tune.training.class_maps import MappedModel, check_maps, traced
+from busi_tune.training.exportable import ExportableModel
+from busi_tune.training.model import untrained
+
+pytest_plugins = ["exported"]
+OPTIONS = ExportOptions(cam=True, float16=True, max_drop=0.5, network_only="dynamic")
+ONE_WAY = dict(list(WAYS.items())[:1])
+MANY, NO_POOL = "has more than one linear layer", "has no global average pooling in front of its last layer"
+# The families without exact maps, and the reason.
+WITHOUT = {
+    "alexnet": MANY,
+    "convnext": NO_POOL,
+    "maxvit": MANY,
+    "mobilenetv3": MANY,
+    "vgg": MANY,
+    "vision_transformer": NO_POOL,
+}
+
+
+@pytest.mark.parametrize("family", sorted(set(SMALLEST) - set(WITHOUT)))
+def test_the_mean_of_a_map_is_the_logit(family: str, tiny: Config) -> None:
+    arch, size = SMALLEST[family]
+    size = max(size, 64)
+    config = tiny.replace(arch=arch, image_size=size)
+    check_maps(config)
+    plain = ExportableModel(untrained(config, 3), config.mean, config.std, temperature=1.5).eval()
+    model = MappedModel(traced(plain.model), config.mean, config.std, temperature=1.5).eval()
+    assert set(exportable.tensors(model)) == set(exportable.tensors(plain))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    found, expected = (exportable.computed(each, pixels, "float64") for each in (model, plain))
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-9, atol=1e-12)
+    assert found.maps is not None
+    assert expected.maps is None
+    assert found.maps.shape[:2] == (2, 3)
+    assert min(found.maps.shape[2:]) > 1
+    np.testing.assert_allclose(found.maps.mean(axis=(2, 3)), found.logits, rtol=1e-9, atol=1e-9)
+    # The maps differ from place to place, beyond rounding.
+    assert found.maps.std(axis=(2, 3)).min() > 1e-6
+    (features, same) = (exportable.logits_and_features(each, pixels)[1] for each in (model, plain))
+    np.testing.assert_allclose(features, same, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(WITHOUT))
+def test_networks_without_exact_maps_are_refused(family: str) -> None:
+    arch, size = SMALLEST[family]
+    with pytest.raises(ConfigError) as refused:
+        check_maps(Config(arch=arch, weights="none", image_size=size))
+    assert str(refused.value) == (
+        f"cam needs a network that ends in global average pooling and one linear layer, and {arch} {WITHOUT[family]}; "
+        "export it without --cam, or train another --arch."
+    )
+
+
+@pytest.mark.parametrize("arch", ["squeezenet1_1", "shufflenet_v2_x0_5"])
+def test_onnx_has_the_same_maps_and_the_networks_own_tensors(arch: str, tiny: Config) -> None:
+    config = tiny.replace(arch=arch, image_size=64)
+    model = MappedModel(traced(untrained(config, 3)), config.mean, config.std, temperature=0.7).eval()
+    network = folded(exportable.to_onnx(model, 64))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    exact = exportable.computed(model, pixels, "float64")
+    session = InferenceSession(network, providers=["CPUExecutionProvider"])
+    logits, maps = session.run(["logits", "cam"], {"pixels": pixels.transpose(0, 3, 1, 2).copy()})
+    assert exact.maps is not None
+    assert maps.dtype == np.float32
+    assert distance(maps, exact.maps) < 1e-4 * np.abs(exact.maps).max()
+    assert distance(maps.mean(axis=(2, 3)), logits) < 1e-4 * np.abs(exact.maps).max()
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(network).graph.initializer}
+    assert all(held[name].tobytes() == array.tobytes() for name, array in exportable.tensors(model).items())
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A run at 64 pixels, whose maps have 2 x 2 cells, its export with maps, and a draft of that export."""
+
+    data: Path
+    run: Path
+    folder: Path
+    certificate: VerificationFile
+    draft: Draft
+
+    def model(self) -> onnx.ModelProto:
+        """The exported model."""
+        return onnx.load(self.folder / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def mapped(coloured: Path, tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Mapped:
+    place = tmp_path_factory.mktemp("mapped")
+    pipeline.baseline(coloured, place / "run", tiny.replace(image_size=64, epochs=2), Silent())
+    certificate = pipeline.export(place / "run", place / "export", coloured, Silent(), options=OPTIONS)
+    source = Source.of(place / "run", pipeline.run_data(place / "run", coloured, Silent()), Silent()).with_maps()
+    (place / "draft").mkdir()
+    draft = Draft.begin(place / "draft", source, OPTIONS)
+    return Mapped(coloured, place / "run", place / "export", certificate, draft)
+
+
+def test_an_export_has_maps_that_are_pytorchs(mapped: Mapped) -> None:
+    draft = mapped.draft
+    assert draft.reference.maps is not None
+    for name, shown in (("model.onnx", draft.shown), ("model-64.onnx", draft.shown.resized())):
+        entry = mapped.certificate["models"][name]
+        figures = entry["cam"]
+        assert entry["passed"]
+        assert figures["shape"] == [3, 2, 2]
+        assert set(figures["errors"]) == set(entry["errors"])
+        assert figures["max_error"] is not None
+        assert figures["tolerance"] is not None
+        assert figures["max_error"] <= figures["tolerance"]
+        session = InferenceSession(mapped.folder / name, providers=["CPUExecutionProvider"])
+        for number, picture in enumerate(shown.pictures[:3]):
+            logits, maps = session.run(["logits", "cam"], {"images": picture[None]})
+            assert maps.dtype == np.float32
+            assert distance(maps[0], draft.reference.maps.maps[number]) <= figures["tolerance"]
+            assert distance(maps.mean(axis=(2, 3)), logits) <= figures["tolerance"]
+    facts = {entry.key: entry.value for entry in mapped.model().metadata_props}
+    assert "the mean over h and w is the logit" in facts["cam"]
+    card = (mapped.folder / "README.md").read_text()
+    assert "`cam`, float32 (batch, 3, 2, 2)" in " ".join(card.split())
+
+
+def test_smaller_models_and_the_bare_network_have_no_maps(mapped: Mapped) -> None:
+    for name in ("model.float16.onnx", "network.onnx"):
+        model = onnx.load(mapped.folder / name)
+        assert "cam" not in {value.name for value in model.graph.output}
+        assert "cam" not in {entry.key for entry in model.metadata_props}
+        assert "cam" not in mapped.certificate["models"][name]
+
+
+def test_verify_compares_maps_without_pytorch(mapped: Mapped) -> None:
+    found = check_again(mapped.folder, mapped.data, Silent())
+    assert found["models"]["model.onnx"]["cam"] == mapped.certificate["models"]["model.onnx"]["cam"]
+    assert np.array(found["probe_cam"]).shape == (2, 3, 2, 2)
+
+
+def appended(model: onnx.ModelProto, kind: str, *tensors: onnx.TensorProto, **attributes: object) -> onnx.ModelProto:
+    """The model with another operation behind its output `cam`."""
+    for node in model.graph.node:
+        node.output[:] = ["cam_before" if name == "cam" else name for name in node.output]
+    inputs = ["cam_before", *(tensor.name for tensor in tensors)]
+    model.graph.node.append(helper.make_node(kind, inputs, ["cam"], **attributes))
+    model.graph.initializer.extend(tensors)
+    return model
+
+
+def constant(name: str, value: object, kind: type = np.float32) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.asarray(value, dtype=kind), name)
+
+
+def other_order(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The maps are in another order of the classes."""
+    return appended(model, "Gather", constant("order", [1, 0, 2], np.int64), axis=1)
+
+
+def transposed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Height and width are exchanged, which changes no mean."""
+    return appended(model, "Transpose", perm=[0, 1, 3, 2])
+
+
+def mirrored(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Left and right are exchanged, which changes no mean."""
+    return appended(model, "Gather", constant("back", [1, 0], np.int64), axis=3)
+
+
+def flat(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Each map is its mean."""
+    model = appended(model, "ReduceMean", constant("axes", [2, 3], np.int64), keepdims=1)
+    model.graph.node[-1].output[:] = ["mean"]
+    model.graph.node.append(helper.make_node("Expand", ["mean", "cells"], ["cam"]))
+    model.graph.initializer.append(constant("cells", [1, 1, 2, 2], np.int64))
+    return model
+
+
+def uncooled(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The maps are of another temperature than the logits."""
+    return appended(model, "Mul", constant("factor", 1.01))
+
+
+def without_bias(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The maps lack a constant, as if the bias had been left out."""
+    return appended(model, "Add", constant("term", 0.01))
+
+
+WRONG = [other_order, transposed, mirrored, flat, uncooled, without_bias]
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_wrong_maps_fail(change: Callable[[onnx.ModelProto], onnx.ModelProto], mapped: Mapped, tmp_path: Path) -> None:
+    draft = dataclasses.replace(mapped.draft, staging=tmp_path)
+    right, wrong = mapped.model(), change(mapped.model())
+    for model in (right, wrong):
+        del model.metadata_props[:]
+    assert certify(draft, "right.onnx", right, draft.shown, ONE_WAY).certificate["passed"]
+    made = certify(draft, "model.onnx", wrong, draft.shown, ONE_WAY).certificate
+    assert not made["passed"]
+    assert all("map" in reason for reason in made["reasons"])
+    # A check without PyTorch notices it, too.
+    figures, probe = mapped.certificate["models"]["model.onnx"]["cam"], mapped.certificate["probe_cam"]
+    given = (draft.shown, draft.reference.logits, figures, probe)
+    assert compare_recorded(tmp_path / "model.onnx", *given)
+    assert compare_recorded(tmp_path / "right.onnx", *given) == []
+
+
+def test_an_export_without_maps_says_nothing_of_them(mapped: Mapped, tmp_path: Path) -> None:
+    certificate = pipeline.export(mapped.run, tmp_path / "export", mapped.data, Silent())
+    text = (tmp_path / "export" / "verification.json").read_text() + (tmp_path / "export" / "README.md").read_text()
+    assert "cam" not in certificate["options"]
+    assert "cam" not in json.loads((tmp_path / "export" / "verification.json").read_text())["models"]["model.onnx"]
+    assert '"cam"' not in text
+    assert "`cam`" not in text
+    # The same request finds it, and one with maps is another export.
+    again = pipeline.export(mapped.run, tmp_path / "export", mapped.data, Silent())
+    assert again == certificate
+    with pytest.raises(RunError, match=r"holds an export with other options \(cam: None -> True\)"):
+        pipeline.export(mapped.run, tmp_path / "export", mapped.data, Silent(), options=ExportOptions(cam=True))
+
+
+def test_a_network_without_maps_is_refused_before_anything_is_written(
+    coloured: Path, tiny: Config, tmp_path: Path
+) -> None:
+    config = tiny.replace(arch="mobilenet_v3_small", epochs=1)
+    places = pipeline.Places(coloured, tmp_path / "baseline", tmp_path / "study", tmp_path / "export")
+    asked = ExportOptions(cam=True)
+    with pytest.raises(ConfigError, match="mobilenet_v3_small has more than one linear layer"):
+        pipeline.run_all(places, config, SearchOptions(trials=1), Silent(), exported=asked)
+    space = tmp_path / "space.toml"
+    space.write_text('[arch]\nchoices = ["resnet18", "mobilenet_v3_small"]\n')
+    with pytest.raises(ConfigError, match="mobilenet_v3_small has more than one linear layer"):
+        pipeline.run_all(
+            places, config.replace(arch="resnet18"), SearchOptions(trials=1, space=space), Silent(), exported=asked
+        )
+    assert [entry.name for entry in tmp_path.iterdir()] == ["space.toml"]
+    pipeline.baseline(coloured, tmp_path / "run", config, Silent())
+    with pytest.raises(ConfigError, match="mobilenet_v3_small has more than one linear layer"):
+        pipeline.export(tmp_path / "run", tmp_path / "export", coloured, Silent(), options=asked)
+    assert list((tmp_path / "export").glob("[!.]*")) == []
