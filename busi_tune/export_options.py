@@ -31,8 +31,8 @@ class ExportOptions(Options):
     )
     cam: bool = option(
         False,
-        "Also give the models an output `cam`, class activation maps that show where the network looked; needs a network "
-        "that ends in global average pooling and one linear layer",
+        "Also give the models an output `cam`, class activation maps that show where the network looked; needs a "
+        "network that ends in global average pooling and one linear layer",
         group="output",
     )
     max_drop: float = option(

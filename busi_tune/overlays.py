@@ -18,8 +18,8 @@ STRONGEST = 0.6
 SIDE, TEXT = 384, 20
 # What a map is worth, for everyone who sees one.
 LIMITS = (
-    "The map is coarse, its colours say nothing of how sure the answer is, and it is no outline of a lesion and no proof "
-    "of a reason."
+    "The map is coarse, its colours say nothing of how sure the answer is, and it is no outline of a lesion and no "
+    "proof of a reason."
 )
 Map = NDArray[np.float32]
 

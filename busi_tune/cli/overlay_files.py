@@ -57,7 +57,8 @@ class OverlayFolder:
             raise FileError(f"{path} exists; name another folder for --explain, or add --overwrite.")
         self.written.add(path.name)
         title = f"{prediction.predicted} {max(prediction.probabilities):.4f}"
-        files.write_bytes(path, explained_png(prediction.explanation, title, Title=title, Source=prediction.path))
+        picture = explained_png(prediction.explanation, title, Title=title, Source=prediction.path)
+        files.write_bytes(path, picture)
         return replace(prediction, explanation=None, overlay=str(path))
 
 
@@ -66,5 +67,5 @@ def overlay_name(path: str) -> str:
 
     It depends on the path of the image only, so neither the order nor the number of images changes it.
     """
-    stem = re.sub(r"[^\w-]+", "_", Path(path).stem)[:LONGEST].strip("_")
+    stem = re.sub(r"[^\w-]+", "_", Path(path).stem)[:LONGEST].strip("_-")
     return f"{stem or 'image'}-{files.sha256_bytes(os.fsencode(path))[:12]}.png"

@@ -180,9 +180,7 @@ def predict(
         if explain is not None:
             overlays = OverlayFolder.of(explain, paths, again=overwrite or resume, more=append)
             predictions = replace(predictions, found=map(overlays.add, predictions.found))
-        failed = _show(
-            predictions, table, form, selective=min_confidence is not None, explained=explain is not None
-        )
+        failed = _show(predictions, table, form, selective=min_confidence is not None, explained=explain is not None)
     if failed:
         missing = [(path, nearest(Path(path))) for path in paths[:MOST_HINTS]]
         for path, near in missing:

@@ -1,6 +1,7 @@
 """The comparison of a model's class activation maps with PyTorch's float64 maps, and with the logits."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import cast
 
@@ -29,8 +30,10 @@ def compare_maps(
     errors: dict[str, float] = {}
     mean_error = probe_error = 0.0
     rows = np.arange(len(shown.pictures))
+    # Ways that differ only in the batch size share a session.
+    opened = lru_cache(maxsize=1)(partial(Classifier, model))
     for name, way in how.items():
-        classifier = Classifier(model, threads=way["threads"], optimisation=way["optimisation"])
+        classifier = opened(threads=way["threads"], optimisation=way["optimisation"])
         # A batch holds pictures of one size only.
         given = shown.only(rows) if way["batch"] == BATCH else shown.only(rows).resized()
         (found,) = outputs_of(classifier, given.pictures, (MAPS,), way["batch"])

@@ -16,6 +16,7 @@ from busi_tune.export.calibration import OperatingPoint, calibration_figures, fi
 from busi_tune.export.graphs import folded, with_tensor
 from busi_tune.export.guard import Floats, Guard, fit_guard
 from busi_tune.export.parity import Logits, MapReference, Reference, Shown, distance, few
+from busi_tune.images import Pixels
 from busi_tune.names import composed
 from busi_tune.progress import Progress
 from busi_tune.results import PREDICTIONS, AveragedEntry, BeforeAfter, RiskCoveragePoint

@@ -28,19 +28,15 @@ def explain_mistakes(
 
     Without overlays, the description says why there are none.
     """
+    own = {fold: [each for each, its in zip(mistakes, folds, strict=True) if its == fold] for fold in models}
+    shown = {fold: [each for each in some if composed(each["path"]) in album.pictures] for fold, some in own.items()}
     found: ReportMaps = {"method": "none", "cells": None, "sentence": ""}
     try:
-        for fold, model in models.items():
-            some = [
-                mistake
-                for mistake, own in zip(mistakes, folds, strict=True)
-                if own == fold and composed(mistake["path"]) in album.pictures
-            ]
-            if some:
-                maps, method = _maps(model, some, album)
-                found = {"method": method, "cells": list(maps[0].shape), "sentence": SENTENCES[method]}
-                for mistake, cam in zip(some, maps, strict=True):
-                    album.explain(mistake["path"], cam)
+        for fold, some in ((fold, some) for fold, some in shown.items() if some):
+            maps, method = _maps(models[fold], some, album)
+            found = {"method": method, "cells": list(maps[0].shape), "sentence": SENTENCES[method]}
+            for mistake, cam in zip(some, maps, strict=True):
+                album.explain(mistake["path"], cam)
     except BusiTuneError as error:
         album.overlays.clear()
         return {"method": "none", "cells": None, "sentence": f"It is not shown where the network looked: {error}"}

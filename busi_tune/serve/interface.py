@@ -30,7 +30,7 @@ class Refusal(TypedDict):
 # The query parameter that asks for overlays.
 EXPLAIN = "explain"
 REFUSALS = {
-    400: f"It is no form of files, holds more than {MOST_FILES} files, or asks for overlays that the model cannot make.",
+    400: f"It is no form of files, holds more than {MOST_FILES} files, or asks for overlays of a model without maps.",
     403: "It was sent by a page of another site.",
     408: f"It did not arrive within {SECONDS} s.",
     413: f"It is larger than {MOST_BYTES // MEGABYTE} MB.",

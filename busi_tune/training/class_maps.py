@@ -22,9 +22,9 @@ from busi_tune.training.exportable import ExportableModel, last_layer
 from busi_tune.training.model import untrained
 from busi_tune.training.run_folder import read_identity
 
-# Modules and functions that do not change the numbers of an evaluated network, but at most their shape.
-SHAPES = (nn.Flatten, nn.Dropout, nn.Identity, torch.flatten, nn.functional.dropout, "flatten", "squeeze")
-MEANS = (torch.mean, "mean")
+# Modules, functions and methods that change at most the shape of numbers in an evaluated network.
+UNCHANGING = (nn.Flatten, nn.Dropout, nn.Identity)
+UNCHANGING_CALLS = (torch.flatten, nn.functional.dropout, "flatten", "squeeze")
 Maps = NDArray[np.float32]
 
 
@@ -52,7 +52,7 @@ def traced(network: nn.Module) -> fx.GraphModule:
     Both share the weights.
 
     Raises:
-        ValueError: the network does not end in global average pooling and one linear layer; the message is the reason.
+        ValueError: the network does not end in global average pooling and one linear layer.
     """
     found = fx.symbolic_trace(network)
     features, area = _end(found)
@@ -74,31 +74,29 @@ def check_maps(config: Config) -> None:
         _end(fx.symbolic_trace(model))
     except ValueError as error:
         raise ConfigError(
-            f"cam needs a network that ends in global average pooling and one linear layer, and {config.arch} {error}; "
-            "export it without --cam, or train another --arch."
-        ) from None
+            f"cam needs a network that ends in global average pooling and one linear layer, and {config.arch} does "
+            "not; export it without --cam, or train another --arch."
+        ) from error
 
 
 def _end(network: fx.GraphModule) -> tuple[fx.Node, fx.Node]:
     """The nodes of the input of the last layer, and of the feature map that global average pooling reduces.
 
-    In SqueezeNet, the last layer is a convolution in front of the pooling, which then gives the logits.
+    SqueezeNet's last layer is a convolution in front of the pooling.
 
     Raises:
-        ValueError: the network does not end in this way; the message is the reason.
+        ValueError: the network does not end in global average pooling and one linear layer.
     """
     last = last_layer(network)
     (layer,) = (node for node in network.graph.nodes if _module(network, node) is last)
     (output,) = (node for node in network.graph.nodes if node.op == "output")
     node = _before(network, output.args[0])
-    if node is layer and isinstance(last, nn.Linear):
+    if node is layer:
         node = _before(network, node.args[0])
     elif isinstance(last, nn.Linear):
-        raise ValueError("computes more after its last linear layer")
-    if isinstance(_module(network, node), nn.Linear):
-        raise ValueError("has more than one linear layer")
+        raise ValueError(f"{node} follows the last linear layer")
     if not _is_global_mean(network, node):
-        raise ValueError("has no global average pooling in front of its last layer")
+        raise ValueError(f"{node} is no global average pooling")
     return layer.args[0], node.args[0]
 
 
@@ -108,7 +106,9 @@ def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def _before(network: fx.GraphModule, node: fx.Node) -> fx.Node:
     """The first of `node` and its predecessors that changes numbers."""
-    while isinstance(_module(network, node), SHAPES[:3]) or node.target in SHAPES[3:]:
+    while isinstance(_module(network, node), UNCHANGING) or (
+        node.op in {"call_function", "call_method"} and node.target in UNCHANGING_CALLS
+    ):
         node = node.args[0]
     return node
 
@@ -116,11 +116,11 @@ def _before(network: fx.GraphModule, node: fx.Node) -> fx.Node:
 def _is_global_mean(network: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node is the mean over height and width."""
     module = _module(network, node)
-    if isinstance(module, nn.AdaptiveAvgPool2d):
-        return module.output_size in {1, (1, 1)}
+    if module is not None:
+        return isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in {1, (1, 1)}
     if node.target is nn.functional.adaptive_avg_pool2d:
         return node.args[1] in {1, (1, 1)}
-    return node.target in MEANS and list(node.args[1]) in ([2, 3], [-2, -1])
+    return node.op == "call_method" and node.target == "mean" and list(node.args[1]) == [2, 3]
 
 
 def maps_of_run(

@@ -10,7 +10,8 @@ import pytest
 from busi_tune import pipeline, results
 from busi_tune.cli import exit_code
 from busi_tune.config import Config
-from busi_tune.errors import BusiTuneError, FileError, RunError
+from busi_tune.errors import BusiTuneError, ConfigError, FileError, RunError
+from busi_tune.export_options import ExportOptions
 from busi_tune.inference.certificate import check_folder
 from busi_tune.progress import Silent
 from busi_tune.results import MetricsFile, ReportFile
@@ -140,6 +141,9 @@ def test_other_networks_show_grad_cam_if_it_is_installed(
 ) -> None:
     config = tiny.replace(arch="mobilenet_v3_small", image_size=64, epochs=1)
     pipeline.baseline(exported.data, tmp_path / "run", config, Silent())
+    with pytest.raises(ConfigError, match="one linear layer, and mobilenet_v3_small does not"):
+        pipeline.export(tmp_path / "run", tmp_path / "export", exported.data, Silent(), options=ExportOptions(cam=True))
+    assert list((tmp_path / "export").glob("[!.]*")) == []
     answers = report(tmp_path / "run")["answers"]
     assert (answers["maps"]["method"], answers["maps"]["cells"]) == ("grad-cam", [2, 2])
     assert overlays_in((tmp_path / "run" / results.REPORT_PAGE).read_text()) == len(answers["mistakes"]) > 0
