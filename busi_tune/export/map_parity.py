@@ -80,14 +80,16 @@ def compare_recorded(
 
 
 def _means(maps: NDArray[np.float32]) -> Logits:
-    return maps.astype(np.float64).mean(axis=(2, 3))
+    means: Logits = maps.astype(np.float64).mean(axis=(2, 3))
+    return means
 
 
 def _apart(found: NDArray[np.float32], exact: Logits) -> NDArray[np.float64]:
     """The largest difference of each picture's maps; infinite if their shapes differ."""
     if found.shape != exact.shape:
         return np.full(len(exact), np.inf)
-    return np.asarray(np.abs(found - exact).max(axis=(1, 2, 3)))
+    apart: NDArray[np.float64] = np.abs(found - exact).max(axis=(1, 2, 3))
+    return apart
 
 
 def _reasons(errors: Mapping[str, float], tolerance: float) -> list[str]:

@@ -211,7 +211,7 @@ def reference_of(model: Exportable, shown: Shown, labels: Labels) -> tuple[Refer
     single, probe = (exportable.computed(model, each, "float32") for each in (pixels, shown.probe_pixels))
     nudges = [exportable.computed(exportable.nudged(model, seed), pixels, "float32") for seed in range(NUDGES)]
     maps = None
-    if exact.maps is not None and exact_probe.maps is not None:
+    if exact.maps.size:
         maps = MapReference(
             maps=exact.maps,
             probe=exact_probe.maps,

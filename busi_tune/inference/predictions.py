@@ -240,8 +240,8 @@ def _predicted(classifier: Classifier, batch: list[Loaded], *, explain: bool = F
             outputs = classifier.run(np.stack([batch[number].pixels for number in some]), maps=explain)
             for number, row, scores in zip(some, outputs.probabilities.tolist(), outputs.guard.tolist(), strict=True):
                 predictions[number] = _prediction(batch[number], row, scores, classifier.metadata)
-            for place, number in enumerate(some if outputs.maps is not None else ()):
-                predictions[number] = _explained(predictions[number], batch[number], outputs.maps[place], classifier)
+            for number, maps in zip(some, () if outputs.maps is None else outputs.maps, strict=False):
+                predictions[number] = _explained(predictions[number], batch[number], maps, classifier)
     for number, loaded in enumerate(batch):
         yield predictions.get(number) or Prediction(loaded.path, error=str(loaded.pixels))
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -75,12 +76,13 @@ class Endpoints:
         return JSONResponse(FormAnswers(predictions=list(answers)))
 
     async def _answer(self, prediction: Prediction) -> PictureAnswer:
-        answer: PictureAnswer = {**prediction.to_entry(self.batching.classifier.classes)}
-        if prediction.explanation is not None:
-            # Drawing takes milliseconds, which would hold up all other requests.
-            loop = asyncio.get_running_loop()
-            png = await loop.run_in_executor(self.batching.pool, overlay_png, prediction.explanation)
-            answer["overlay_png"] = base64.b64encode(png).decode()
+        answer = cast("PictureAnswer", prediction.to_entry(self.batching.classifier.classes))
+        if prediction.explanation is None:
+            return answer
+        # Drawing takes milliseconds, which would hold up all other requests.
+        loop = asyncio.get_running_loop()
+        png = await loop.run_in_executor(self.batching.pool, overlay_png, prediction.explanation)
+        answer["overlay_png"] = base64.b64encode(png).decode()
         return answer
 
 

@@ -90,14 +90,14 @@ def _end(network: fx.GraphModule) -> tuple[fx.Node, fx.Node]:
     last = last_layer(network)
     (layer,) = (node for node in network.graph.nodes if _module(network, node) is last)
     (output,) = (node for node in network.graph.nodes if node.op == "output")
-    node = _before(network, output.args[0])
+    node = _before(network, _input(output))
     if node is layer:
-        node = _before(network, node.args[0])
+        node = _before(network, _input(node))
     elif isinstance(last, nn.Linear):
         raise ValueError(f"{node} follows the last linear layer")
     if not _is_global_mean(network, node):
         raise ValueError(f"{node} is no global average pooling")
-    return layer.args[0], node.args[0]
+    return _input(layer), _input(node)
 
 
 def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -109,8 +109,15 @@ def _before(network: fx.GraphModule, node: fx.Node) -> fx.Node:
     while isinstance(_module(network, node), UNCHANGING) or (
         node.op in {"call_function", "call_method"} and node.target in UNCHANGING_CALLS
     ):
-        node = node.args[0]
+        node = _input(node)
     return node
+
+
+def _input(node: fx.Node) -> fx.Node:
+    """The first input of a node."""
+    first = node.args[0]
+    assert isinstance(first, fx.Node)
+    return first
 
 
 def _is_global_mean(network: fx.GraphModule, node: fx.Node) -> bool:
@@ -120,7 +127,7 @@ def _is_global_mean(network: fx.GraphModule, node: fx.Node) -> bool:
         return isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in {1, (1, 1)}
     if node.target is nn.functional.adaptive_avg_pool2d:
         return node.args[1] in {1, (1, 1)}
-    return node.op == "call_method" and node.target == "mean" and list(node.args[1]) == [2, 3]
+    return node.op == "call_method" and node.target == "mean" and bool(node.args[1] == [2, 3])
 
 
 def maps_of_run(
@@ -142,7 +149,6 @@ def maps_of_run(
     except ValueError:
         return _grad_cam(model, pixels, targets, config.arch), "grad-cam"
     found = exportable.computed(MappedModel(network, config.mean, config.std).eval(), pixels, "float32").maps
-    assert found is not None
     return [maps[target].astype(np.float32) for maps, target in zip(found, targets, strict=True)], "cam"
 
 

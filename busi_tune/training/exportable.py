@@ -34,13 +34,13 @@ BATCH = 32
 class Computed(NamedTuple):
     """PyTorch's outputs for n images, float64.
 
-    They are logits (n, classes) before and after the temperature, and class activation maps (n, classes, h, w), or None
-    for a model without maps.
+    They are logits (n, classes) before and after the temperature, and class activation maps (n, classes, h, w). Without
+    maps, h and w are 0.
     """
 
     before: Array
     logits: Array
-    maps: Array | None
+    maps: Array
 
 
 class ExportableModel(nn.Module):
@@ -160,9 +160,10 @@ def computed(model: Exportable, pixels: Pixels, precision: Precision) -> Compute
     model = copy.deepcopy(model).double() if precision == "float64" else model
     batches = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
     found = [model.uncalibrated(batch.contiguous()) for batch in batches]
-    before, _, *maps = (torch.cat(parts) for parts in zip(*found, strict=True))
-    logits, *maps = ((each / model.temperature).double().numpy() for each in (before, *maps))
-    return Computed(before.double().numpy(), logits, maps[0] if maps else None)
+    before, _, *more = (torch.cat(parts) for parts in zip(*found, strict=True))
+    maps = more[0] if more else before.new_empty((*before.shape, 0, 0))
+    logits, cooled = ((each / model.temperature).double().numpy() for each in (before, maps))
+    return Computed(before.double().numpy(), logits, cooled)
 
 
 @torch.inference_mode()

@@ -103,8 +103,8 @@ def test_predict_writes_an_overlay_for_each_picture(
             image.load()
             assert image.format == "PNG"
             title = f"{answer['predicted']} {answer['probabilities'][answer['predicted']]:.4f}"
-            assert image.text["Title"] == title
-            assert image.text["Source"] == answer["path"]
+            assert image.info["Title"] == title
+            assert image.info["Source"] == answer["path"]
     # Neither the order nor the number of images changes a name.
     alone = tmp_path / "alone"
     assert exit_code(["predict", str(export), str(scans / "b/scan.png"), "--explain", str(alone)]) == 0

@@ -86,7 +86,8 @@ def test_pictures_are_of_the_images_that_the_run_was_made_of(run: Path, exported
     pipeline.report(run, Silent(), root=data)
     page = (run / results.REPORT_PAGE).read_text()
     assert "1 images are no longer the files that the result was made of" in page
-    assert page.count("data:image/jpeg") == whole.count("data:image/jpeg") - 1
+    # Neither the picture nor its overlay is there.
+    assert page.count("data:image/jpeg") == whole.count("data:image/jpeg") - 2
     pipeline.report(run, Silent(), root=tmp_path / "nowhere")
     page = (run / results.REPORT_PAGE).read_text()
     assert "name their folder with --data" in page
@@ -130,7 +131,7 @@ def test_mistakes_show_where_the_network_looked(run: Path, exported: Exported, t
     found = pipeline.report(export, Silent(), root=exported.data)["answers"]["maps"]
     assert found["method"] == "none"
     assert found["sentence"].endswith("has no output cam; `busi-tune export --cam` makes an export that has.")
-    replace(next(run.glob("best*.safetensors")), b"damaged")
+    replace(next(run.glob("checkpoints/best*.safetensors")), b"damaged")
     found = report(run)["answers"]["maps"]
     assert found["method"] == "none"
     assert found["sentence"].startswith("It is not shown where the network looked: ")

@@ -85,7 +85,7 @@ def small_model(
     outputs.append(helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 3, SIZE, SIZE]))
     outputs.append(helper.make_tensor_value_info("guard", TensorProto.FLOAT, ["batch", 2]))
     if maps:
-        cells = ["batch", 3, SIZE // 2, SIZE // 2]
+        cells: list[int | str] = ["batch", 3, SIZE // 2, SIZE // 2]
         outputs.append(helper.make_tensor_value_info("cam", TensorProto.FLOAT, cells))
     entry = helper.make_tensor_value_info("images", TensorProto.UINT8, shape)
     graph = helper.make_graph(nodes, "export", [entry], outputs, weights)
