@@ -32,9 +32,8 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     interrupted="Each line that was printed is a whole answer; --csv FILE.csv keeps them in FILE.csv.partial, and "
     "--resume continues after them.",
     epilog=examples(
-        "busi-tune predict exports/tuned scan.png",
         "find scans -name '*.png' | busi-tune predict exports/tuned - --csv answers.csv",
-        "busi-tune predict exports/tuned scans --explain overlays",
+        "busi-tune predict exports/tuned scan.png --explain overlays",
     ),
 )
 @click.argument("export", type=PATH, metavar="EXPORT")

@@ -98,6 +98,12 @@ def test_one_fold_is_exported_as_its_run_and_what_cannot_be_is_refused(
         (study / "folds" / "1", ExportOptions(), 1, r"^fold is of a finished cross-validation, and .* is none; "),
         (study, ExportOptions(sensitivity=0.9), None, r"^sensitivity is fitted on images that no model was trained"),
         (study, ExportOptions(int8=True), None, r"^int8 is fitted on images that no model was trained on"),
+        (
+            study,
+            ExportOptions(cam=True),
+            None,
+            r"^cam is of one network, and this export is the mean of 2; export one ",
+        ),
     ]:
         with pytest.raises(BusiTuneError, match=problem):
             pipeline.export(folder, tmp_path / "other", phantoms, Silent(), options=options, fold=fold)

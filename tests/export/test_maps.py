@@ -37,6 +37,8 @@ from busi_tune.training.model import untrained
 from exported import MODELS, Exported, linked
 
 pytest_plugins = ["exported"]
+# All but the refusals build real networks.
+pytestmark = pytest.mark.slow
 OPTIONS = ExportOptions(cam=True, float16=True, max_drop=0.5, network_only="dynamic")
 ONE_WAY = dict(list(WAYS.items())[:1])
 WITHOUT = {"alexnet", "convnext", "maxvit", "mobilenetv3", "vgg", "vision_transformer"}
