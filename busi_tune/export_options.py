@@ -29,6 +29,12 @@ class ExportOptions(Options):
         "of any size (dynamic) or of one image (static)",
         group="output",
     )
+    cam: bool = option(
+        False,
+        "Also give the models an output `cam`, class activation maps that show where the network looked; needs a "
+        "network that ends in global average pooling and one linear layer",
+        group="output",
+    )
     max_drop: float = option(
         0.01,
         "Largest loss of accuracy, and of sensitivity for the disease, that an int8 or float16 model may have on the "

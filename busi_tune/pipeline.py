@@ -520,7 +520,13 @@ def check_run_all(
     from busi_tune.search.session import dimensions_of
     from busi_tune.training.hardware import resolve
 
-    dimensions_of(config.replace(**resolve(config.device, config.precision)), options)
+    space = dimensions_of(config.replace(**resolve(config.device, config.precision)), options)
+    if exported.cam:
+        from busi_tune.training.class_maps import check_maps
+
+        # Any of the architectures may be the best one.
+        for arch in [config.arch, *getattr(space.get("arch"), "choices", ())]:
+            check_maps(config.replace(arch=arch))
     if not overwrite:
         from busi_tune.export.exporter import refuse_other_options
 

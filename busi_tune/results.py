@@ -21,6 +21,7 @@ Matrix = list[list[int]]
 VerdictWord = Literal["better", "worse", "no evidence"]
 TwinKind = Literal["copy", "near", "mirrored", "cropped"]
 ReportKind = Literal["run", "study", "cross-validation", "nested search", "evaluation", "export"]
+MapMethod = Literal["cam", "grad-cam", "none"]
 T = TypeVar("T")
 
 # The files of result folders.
@@ -676,6 +677,24 @@ class GateEntry(TypedDict):
     answers_changed: int
 
 
+class MapFigures(TypedDict):
+    """The verification of a model's class activation maps, as that of its logits; `shape` is (classes, h, w) of a map.
+
+    `mean_error` is the largest difference of the mean over h and w from the logit.
+    """
+
+    shape: list[int]
+    max_error: float | None
+    tolerance: float | None
+    pytorch_float32_error: float | None
+    float32_step_error: float | None
+    errors: dict[str, float | None]
+    mean_error: float | None
+    probe_error: float | None
+    probe_tolerance: float | None
+    probe_float32_error: float | None
+
+
 class ModelFigures(TypedDict):
     """The verification of one model file; keys that are not required are of float32, or of int8 and float16 alone."""
 
@@ -697,6 +716,7 @@ class ModelFigures(TypedDict):
     probe_float32_error: NotRequired[float | None]
     resized_differently: NotRequired[int]
     confusion_matrix: NotRequired[Matrices]
+    cam: NotRequired[MapFigures]
     precision: NotRequired[str]
     agreement: NotRequired[float]
     test: NotRequired[TestSummary]
@@ -733,6 +753,7 @@ class Evidence(TypedDict):
 
     `validation_risk_coverage` is of the calibrated probabilities of the validation images; earlier versions lack it.
     `warnings` say why the network is of no use, though it may be exported rightly; it is empty for most.
+    `probe_cam` has PyTorch's class activation maps of the last probes, for an export with `--cam`.
     """
 
     source_sha256: str
@@ -751,6 +772,7 @@ class Evidence(TypedDict):
     operating_point: NotRequired[OperatingPointEntry]
     validation_risk_coverage: NotRequired[list[RiskCoveragePoint]]
     averaged: NotRequired[AveragedEntry]
+    probe_cam: NotRequired[list[list[list[list[float]]]]]
 
 
 class VerificationFile(Evidence):
@@ -908,7 +930,8 @@ class PredictionEntry(TypedDict):
     """One file's answer in the output of `predict`: the predicted class and the probabilities, or the error.
 
     The flag of the operating point is `malignant` for the class of that name, and `positive` for any other. `refer` is
-    there with `--min-confidence`: whether the confidence, the largest probability, is lower.
+    there with `--min-confidence`: whether the confidence, the largest probability, is lower. `overlay` is there with
+    `--explain`: the file that shows where the network looked.
     """
 
     schema: str
@@ -918,6 +941,7 @@ class PredictionEntry(TypedDict):
     malignant: NotRequired[bool]
     positive: NotRequired[bool]
     refer: NotRequired[bool]
+    overlay: NotRequired[str]
     warning: NotRequired[str]
     error: NotRequired[str]
 
@@ -1048,6 +1072,17 @@ class Mistake(ReportImage):
     nearest: NearestImage | None
 
 
+class ReportMaps(TypedDict):
+    """The maps that show where the network looked in mistakes: the method, and the height and width in cells.
+
+    `sentence` describes the method, or says why there are no maps; it is empty where there are no pictures.
+    """
+
+    method: MapMethod
+    cells: list[int] | None
+    sentence: str
+
+
 class ReportData(TypedDict):
     """The images of a result: by class and part, by group, and those left out by reason.
 
@@ -1112,6 +1147,7 @@ class ReportAnswers(TypedDict):
     reliability: Reliability
     coverage: Band
     mistakes: list[Mistake]
+    maps: NotRequired[ReportMaps]
     wrong: int
 
 

@@ -31,6 +31,11 @@ def show_certificate(certificate: VerificationFile, folder: Path) -> None:
         ["tolerance", _error(model["tolerance"])],
         ["smallest margin of a prediction", _error(model["smallest_margin"])],
     ]
+    if "cam" in model:
+        errors += [
+            ["largest error of a map (cam)", _error(model["cam"]["max_error"])],
+            ["tolerance of a map", _error(model["cam"]["tolerance"])],
+        ]
     # Errors and margins mean nothing for a network whose outputs are constant or only rounding noise.
     useless = bool(certificate["warnings"])
     rows: list[list[object]] = [

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,8 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     interrupted="Each printed line is complete. With --csv FILE.csv, FILE.csv.partial keeps the rows, and --resume "
     "continues after them.",
     epilog=examples(
-        "busi-tune predict exports/tuned scan.png",
         "find scans -name '*.png' | busi-tune predict exports/tuned - --csv answers.csv",
+        "busi-tune predict exports/tuned scan.png --explain overlays",
     ),
 )
 @click.argument("export", type=PATH, metavar="EXPORT")
@@ -95,7 +96,21 @@ def _share(_: click.Context, parameter: click.Parameter, value: float | None) ->
     group="output",
     help="Also write the predictions to this file; - writes them to stdout instead of the table.",
 )
-@setting("--overwrite", is_flag=True, group="output", help="Replace the file of --csv, finished or interrupted.")
+@setting(
+    "--explain",
+    type=PATH,
+    metavar="FOLDER",
+    group="output",
+    unset="no pictures",
+    help="Also write a picture of each image to this folder that shows where the network looked; needs an export with "
+    "--cam.",
+)
+@setting(
+    "--overwrite",
+    is_flag=True,
+    group="output",
+    help="Replace the file of --csv, finished or interrupted, and pictures in the folder of --explain.",
+)
 @setting("--append", is_flag=True, group="output", help="Add the predictions to the file of --csv.")
 @setting("--resume", is_flag=True, group="output", help="Continue the interrupted file of --csv.")
 @setting("--json", "as_json", is_flag=True, group="output", help="Print one JSON list instead of a table.")
@@ -107,6 +122,7 @@ def predict(
     lists: tuple[Path, ...],
     nul: bool,
     csv_file: Path | None,
+    explain: Path | None,
     overwrite: bool,
     append: bool,
     resume: bool,
@@ -126,6 +142,7 @@ def predict(
     """
     from busi_tune import inference
     from busi_tune.cli.answer_table import answer_table
+    from busi_tune.cli.overlay_files import OverlayFolder
     from busi_tune.inference.inputs import image_paths
     from busi_tune.inference.signature import read_public_key
 
@@ -146,8 +163,12 @@ def predict(
             allow_unverified=allow_unverified,
             min_confidence=min_confidence,
             key=read_public_key(key) if key else "",
+            explain=explain is not None,
         )
-        failed = _show(predictions, table, form, selective=min_confidence is not None)
+        if explain is not None:
+            overlays = OverlayFolder.of(explain, paths, again=overwrite or resume, more=append)
+            predictions = replace(predictions, found=map(overlays.add, predictions.found))
+        failed = _show(predictions, table, form, selective=min_confidence is not None, explained=explain is not None)
     if failed:
         _hint(paths[:MOST_HINTS])
     return int(failed)
@@ -187,10 +208,12 @@ def _form(csv_file: Path | None, *, as_json: bool, as_lines: bool) -> str:
     return "".join(on_stdout)
 
 
-def _show(predictions: "Predictions", answers: "AnswerTable | None", form: str, *, selective: bool) -> bool:
+def _show(
+    predictions: "Predictions", answers: "AnswerTable | None", form: str, *, selective: bool, explained: bool
+) -> bool:
     """Print each prediction in the format `form`, and write it to the CSV; return whether a file could not be read.
 
-    With `selective`, predictions may be marked as refer.
+    With `selective`, predictions may be marked as refer. With `explained`, they name their overlays.
     """
     from busi_tune import files
     from busi_tune.cli import prediction_formats
@@ -198,7 +221,9 @@ def _show(predictions: "Predictions", answers: "AnswerTable | None", form: str, 
 
     model = predictions.classifier.metadata
     classes, flag = model.classes, model.flag
-    names = prediction_formats.columns(classes, flag=flag, guarded=bool(model.guards), selective=selective)
+    names = prediction_formats.columns(
+        classes, flag=flag, guarded=bool(model.guards), selective=selective, explained=explained
+    )
     digest = ""
     if answers is not None:
         digest = files.sha256(predictions.classifier.path)[:16]

@@ -56,12 +56,17 @@ def _json(found: Prediction, classes: Sequence[str]) -> str:
     return json_text(found.to_entry(classes))
 
 
-def columns(classes: Sequence[str], *, flag: str, guarded: bool, selective: bool = False) -> list[str]:
+def columns(
+    classes: Sequence[str], *, flag: str, guarded: bool, selective: bool = False, explained: bool = False
+) -> list[str]:
     """The columns of the CSV: with a flag and a warning if the model has them, and with `refer` if `selective`.
+
+    With `explained`, `overlay` names the picture of each prediction.
 
     `model` is the first 16 digits of the SHA-256 of the model's file. `schema` is the version of these columns.
     """
-    extra = [*([flag] if flag else []), *(["refer"] if selective else []), *(["warning"] if guarded else [])]
+    marks = {flag: bool(flag), "refer": selective, "overlay": explained, "warning": guarded}
+    extra = [name for name, present in marks.items() if present]
     return ["path", "predicted", *(f"p_{name}" for name in classes), *extra, "error", "model", "schema"]
 
 
@@ -72,6 +77,7 @@ def as_row(found: Prediction, names: Sequence[str], model: str) -> dict[str, obj
     more: dict[str, object] = {
         found.flag: found.malignant,
         "refer": found.refer,
+        "overlay": found.overlay,
         "warning": found.warning,
         "error": found.error,
         "model": model,

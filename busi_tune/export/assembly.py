@@ -12,8 +12,14 @@ from onnxscript import opset18 as op
 
 from busi_tune import __version__
 from busi_tune.export.graphs import cleaned, graph_of, ir_version_of, opset_of
+from busi_tune.inference.classifier import MAPS
 
 OUTPUTS = ("logits", "probabilities", "pixels", "guard")
+# An output of networks that were made with class activation maps.
+MAP_TEXT = (
+    "float32 (batch, classes, h, w); class activation maps in the order of the classes, over the whole picture; the "
+    "mean over h and w is the logit"
+)
 
 
 @script()
@@ -23,7 +29,10 @@ def softmax(logits: FLOAT[...]) -> FLOAT[...]:
 
 
 def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto) -> onnx.ModelProto:
-    """Join the front (see resize.py), the network, its probabilities and the guard in one graph."""
+    """Join the front (see resize.py), the network, its probabilities and the guard in one graph.
+
+    A network with class activation maps adds the output `cam`.
+    """
     middle = cleaned(onnx.load_from_string(network))
     classes = next(value for value in middle.graph.output if value.name == "logits").type.tensor_type.shape.dim[1]
     scores = FLOAT["batch", classes.dim_value]
@@ -34,7 +43,7 @@ def assemble(front: onnx.ModelProto, network: bytes, guard: onnx.ModelProto) -> 
         nodes=[node for part in parts for node in part.graph.node],
         name="busi-tune",
         inputs=list(front.graph.input),
-        outputs=[known[name] for name in OUTPUTS],
+        outputs=[known[name] for name in (*OUTPUTS, MAPS) if name in known],
         initializer=[tensor for part in parts for tensor in part.graph.initializer],
     )
     opset = opset_of(*parts)

@@ -32,9 +32,10 @@ def check_average(source: Source, options: ExportOptions) -> None:
             f"{asked[0]} needs images that no model was trained on, and the {len(source.members)} models of "
             "this average leave none; export one of them with --fold."
         )
-    if options.network_only != "none":
+    single = [name for name, asked in (("network_only", options.network_only != "none"), ("cam", options.cam)) if asked]
+    if single:
         raise ConfigError(
-            f"network_only needs a single network, and this export is the mean of {len(source.members)}; export one of "
+            f"{single[0]} needs a single network, and this export is the mean of {len(source.members)}; export one of "
             "them with --fold."
         )
     sizes = sorted({member.size for member in source.members})
@@ -86,13 +87,13 @@ def fit_average(source: Source) -> Fitted:
 
 def _logits(member: Source, part: str) -> Logits:
     """A member's float64 logits (n, classes) of its images in `part`, before the temperature."""
-    return exportable.logits_of(member.model, member.part(part).pixels(), "float64")[0]
+    return exportable.computed(member.model, member.part(part).pixels(), "float64").before
 
 
 def _checked(member: Source) -> Logits:
     """A member's logits of its fold, checked against the predictions that its run recorded."""
     exact = _logits(member, "test")
-    rounded = exportable.logits_of(member.model, member.part("test").pixels(), "float32")[0]
+    rounded = exportable.computed(member.model, member.part("test").pixels(), "float32").before
     member.check_answers(exact, distance(rounded, exact))
     return exact
 

@@ -16,6 +16,7 @@ from busi_tune.export.parity import Logits, Reference, Shown
 from busi_tune.export.source import Fitted, Source, fit, reference_of
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference import VERIFICATION
+from busi_tune.inference.classifier import MAPS
 from busi_tune.inference.signature import signature_of
 from busi_tune.results import LABELS, PREDICTIONS, ModelCertificate
 
@@ -71,6 +72,8 @@ class Draft:
             "temperature": repr(self.fitted.temperature),
             "guard": guard.entries(),
         }
+        if any(value.name == MAPS for value in graph.graph.output):
+            facts[MAPS] = assembly.MAP_TEXT
         if self.fitted.averaged:
             facts["averaged"] = self.fitted.averaged.entry
         return facts | ({"operating_point": point.entry()} if point else {})

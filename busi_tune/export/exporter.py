@@ -20,6 +20,7 @@ from busi_tune.export.calibration import calibration_figures, evaluated, summary
 from busi_tune.export.draft import CARD, Draft, Made, publish, staging_folder
 from busi_tune.export.gate import GateError
 from busi_tune.export.guard import guard_graph
+from busi_tune.export.map_parity import RECORDED, compare_maps
 from busi_tune.export.network import NETWORK, make_network
 from busi_tune.export.parity import WAYS, Shown, Way, verify
 from busi_tune.export.source import Source
@@ -43,12 +44,14 @@ from busi_tune.results import (
     LabelsFile,
     MetricsFile,
     ModelCertificate,
+    ModelFigures,
     ModelLabels,
     OperatingPointEntry,
     VerificationFile,
 )
-from busi_tune.training import exportable
+from busi_tune.training import class_maps, exportable
 from busi_tune.training.hardware import abilities, environment
+from busi_tune.training.run_folder import read_identity
 from busi_tune.training.runs import prediction_rows
 
 # In the certificate, the value of an option whose model did not pass its gate.
@@ -79,12 +82,15 @@ def export_run(
     `signer` signs the certificate. The caller holds the folder's lock.
 
     Raises:
+        ConfigError: the network has no class activation maps, and `options` ask for them.
         RunError: the folder holds an export of another run or with other options.
         ParityError: the exported model's predictions differ from PyTorch's. No model is left.
         GateError: an int8 or float16 model does not pass its gate. The other models are published.
     """
     models = [results.read(run / METRICS, MetricsFile)["model_sha256"] for run in runs]
     origin = models[0] if len(models) == 1 else files.sha256_bytes("".join(models).encode())
+    if options.cam and len(runs) == 1:
+        class_maps.check_maps(read_identity(next(iter(runs))).config)
     known = None if overwrite else _known(folder, origin, options, progress)
     if known is not None:
         if signer is None or known.get("signed_by") == signer.public:
@@ -94,6 +100,8 @@ def export_run(
         source = Source.of_all(runs, progress)
         if source.members:
             check_average(source, options)
+        elif options.cam:
+            source = source.with_maps()
         draft = Draft.begin(staging, source, options)
         made = _float32_models(draft)
         variants, refused = _variants(draft)
@@ -102,7 +110,7 @@ def export_run(
             made[NETWORK] = make_network(draft, static=options.network_only == "static")
         _write_predictions(draft)
         # Record refused forms, so that the next request for them builds and judges them again.
-        asked = options.to_dict() | dict.fromkeys(refused, REFUSED)
+        asked = _recorded(options) | dict.fromkeys(refused, REFUSED)
         certificate = _certificate(draft, made, _evidence(draft, made, origin, asked), card)
         if signer is not None and certificate["passed"]:
             certificate = write_certificate(staging, certificate, signer)
@@ -128,9 +136,14 @@ def certify(draft: Draft, name: str, graph: onnx.ModelProto, shown: Shown, how: 
     verified = verify(path, shown, source.labels("test"), draft.reference, source.progress, how=how)
     found = verified.result
     foreign = assembly.foreign_tensors(graph, exportable.tensors(fitted.model))
-    reasons = found.reasons + ([f"tensors are not those of the run: {', '.join(foreign[:3])}"] if foreign else [])
+    figures: ModelFigures = found.entry()
+    reasons = found.reasons
+    if draft.reference.maps is not None:
+        figures["cam"], failures = compare_maps(path, shown, draft.reference, how)
+        reasons = reasons + failures
+    reasons = reasons + ([f"tensors are not those of the run: {', '.join(foreign[:3])}"] if foreign else [])
     certificate: ModelCertificate = {
-        **found.entry(),
+        **figures,
         "passed": not reasons,
         "reasons": reasons,
         "graph_sha256": contents.graph_sha256,
@@ -175,7 +188,7 @@ def refuse_other_options(folder: Path, options: ExportOptions) -> None:
     if not (folder / VERIFICATION).exists():
         return
     certificate = content_of_any_version(folder)
-    made, asked = certificate.get("options"), options.to_dict()
+    made, asked = certificate.get("options"), _recorded(options)
     if certificate.get("schema") != results.SCHEMAS[VerificationFile] or not certificate.get("passed"):
         return
     if not isinstance(made, dict):
@@ -191,6 +204,11 @@ def refuse_other_options(folder: Path, options: ExportOptions) -> None:
             f"{folder} holds an export with other options ({'; '.join(different)}); "
             "name another folder, or replace it with --overwrite."
         )
+
+
+def _recorded(options: ExportOptions) -> dict[str, Json]:
+    """The options as the certificate holds them. An export without maps has the bytes that it had before `cam`."""
+    return {name: value for name, value in options.to_dict().items() if name != "cam" or value}
 
 
 def _missing_form(certificate: VerificationFile, options: ExportOptions) -> str:
@@ -258,6 +276,8 @@ def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[s
     }
     if averaged:
         evidence["averaged"] = averaged.entry
+    if reference.maps:
+        evidence["probe_cam"] = np.nan_to_num(reference.maps.probe[-RECORDED:]).tolist()
     if fitted.point:
         evidence["operating_point"] = evaluated(fitted.point, answers, groups)
     return evidence

@@ -90,6 +90,13 @@ def _like(value: ir.Value) -> ir.Value:
     return ir.Value(name=value.name, type=value.type, shape=value.shape)
 
 
+def with_outputs(network: bytes, names: Sequence[str]) -> bytes:
+    """The network with these outputs only, without the nodes and tensors that they do not need."""
+    model = onnx.load_from_string(network)
+    part = onnx.utils.Extractor(model).extract_model([value.name for value in model.graph.input], list(names))
+    return bytes(part.SerializeToString())
+
+
 def with_tensor(network: bytes, name: str, value: NDArray[np.float32]) -> bytes:
     """The network with another value of one of its tensors."""
     model = onnx.load_from_string(network)

@@ -87,19 +87,15 @@ class Shown:
         return Shown(list(self.pixels), list(self.probe_pixels), self.size)
 
 
-@dataclass(frozen=True)
-class Reference:
-    """PyTorch's float64 logits (n, classes) of pictures and probes, and the errors of its float32 logits.
+class Tolerances:
+    """The largest errors that a correct export may have, from the errors of PyTorch's float32 outputs.
 
     `step_error` is the float32 error of model copies whose weights are moved by one unit in the last place.
     """
 
-    logits: Logits
     float32_error: float
     step_error: float
-    probe: Logits
     probe_float32_error: float
-    confusion_matrix: Matrix
 
     @property
     def tolerance(self) -> float:
@@ -110,6 +106,33 @@ class Reference:
     def probe_tolerance(self) -> float:
         """The largest error that a correct export may have on the probes."""
         return PROBE_FACTOR * float(np.max([self.float32_error, self.step_error, self.probe_float32_error]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapReference(Tolerances):
+    """PyTorch's float64 class activation maps (n, classes, h, w) of pictures and probes, and the errors in float32."""
+
+    maps: Logits
+    probe: Logits
+    float32_error: float
+    step_error: float
+    probe_float32_error: float
+
+
+@dataclass(frozen=True)
+class Reference(Tolerances):
+    """PyTorch's float64 logits (n, classes) of pictures and probes, and the errors of its float32 logits.
+
+    `maps` is None for a model without class activation maps.
+    """
+
+    logits: Logits
+    float32_error: float
+    step_error: float
+    probe: Logits
+    probe_float32_error: float
+    confusion_matrix: Matrix
+    maps: MapReference | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +164,7 @@ class Verification:
 
     def entry(self) -> ModelFigures:
         """The result in the form of the certificate. Values that are not finite become None, as JSON has no NaN."""
-        return cast("ModelFigures", _finite(asdict(self)))
+        return cast("ModelFigures", finite(asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -152,9 +175,10 @@ class Verified:
     guard: NDArray[np.float32]
 
 
-def _finite(value: object) -> object:
+def finite(value: object) -> object:
+    """A value for JSON, in which None takes the place of each number that is not finite."""
     if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
+        return {name: finite(inner) for name, inner in value.items()}
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 

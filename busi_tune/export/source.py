@@ -15,12 +15,12 @@ from busi_tune.export import quantisation
 from busi_tune.export.calibration import OperatingPoint, calibration_figures, fit_temperature, operating_point
 from busi_tune.export.graphs import folded, with_tensor
 from busi_tune.export.guard import Floats, Guard, fit_guard
-from busi_tune.export.parity import Logits, Reference, Shown, distance, few
+from busi_tune.export.parity import Logits, MapReference, Reference, Shown, distance, few
 from busi_tune.images import Pixels
 from busi_tune.names import composed
 from busi_tune.progress import Progress
 from busi_tune.results import PREDICTIONS, AveragedEntry, BeforeAfter, RiskCoveragePoint
-from busi_tune.training import exportable
+from busi_tune.training import class_maps, exportable
 from busi_tune.training.exportable import Exportable, ExportableModel
 from busi_tune.training.run_folder import Identity, read_identity
 
@@ -56,6 +56,16 @@ class Source:
         """One finished run with its data; for several folds, the first run with all folds as its members."""
         members = tuple(cls.of(run, dataset, progress) for run, dataset in runs.items())
         return members[0] if len(members) == 1 else replace(members[0], members=members)
+
+    def with_maps(self) -> "Source":
+        """The same source with a model that also gives class activation maps.
+
+        Raises:
+            ValueError: the network has no exact maps; `class_maps.check_maps` refuses it in a sentence.
+        """
+        config = self.identity.config
+        model = class_maps.MappedModel(class_maps.traced(self.model.model), config.mean, config.std).eval()
+        return replace(self, model=model)
 
     @property
     def size(self) -> int:
@@ -175,7 +185,7 @@ def fit(source: Source, sensitivity: float | None) -> Fitted:
 def at_temperature(source: Source, temperature: float) -> ExportableModel:
     """The source's model with its logits divided by `temperature`. Both models share the weights."""
     config = source.identity.config
-    return ExportableModel(source.model.model, config.mean, config.std, temperature).eval()
+    return type(source.model)(source.model.model, config.mean, config.std, temperature).eval()
 
 
 def guard_of(network: bytes, source: Source, features: Floats | None = None) -> Guard:
@@ -195,20 +205,27 @@ def reference_of(model: Exportable, shown: Shown, labels: Labels) -> tuple[Refer
 
     The float32 errors are measured on a few pictures: half have the largest logits, the others are drawn at random.
     """
-    before, exact = exportable.logits_of(model, shown.pixels, "float64")
-    _, exact_probe = exportable.logits_of(model, shown.probe_pixels, "float64")
-    rows = few(SINGLE, -np.abs(exact).max(axis=1), np.random.default_rng(0).permutation(len(exact)))
-
-    def error(model: Exportable, pixels: Pixels, exact: Logits) -> float:
-        return distance(exportable.logits_of(model, pixels, "float32")[1], exact)
-
+    exact, exact_probe = (exportable.computed(model, each, "float64") for each in (shown.pixels, shown.probe_pixels))
+    rows = few(SINGLE, -np.abs(exact.logits).max(axis=1), np.random.default_rng(0).permutation(len(exact.logits)))
     pixels = shown.pixels[rows]
+    single, probe = (exportable.computed(model, each, "float32") for each in (pixels, shown.probe_pixels))
+    nudges = [exportable.computed(exportable.nudged(model, seed), pixels, "float32") for seed in range(NUDGES)]
+    maps = None
+    if exact.maps.size:
+        maps = MapReference(
+            maps=exact.maps,
+            probe=exact_probe.maps,
+            float32_error=distance(single.maps, exact.maps[rows]),
+            step_error=max(distance(each.maps, exact.maps[rows]) for each in nudges),
+            probe_float32_error=distance(probe.maps, exact_probe.maps),
+        )
     reference = Reference(
-        logits=exact,
-        float32_error=error(model, pixels, exact[rows]),
-        step_error=max(error(exportable.nudged(model, seed), pixels, exact[rows]) for seed in range(NUDGES)),
-        probe=exact_probe,
-        probe_float32_error=error(model, shown.probe_pixels, exact_probe),
-        confusion_matrix=confusion_matrix(labels, exact.argmax(axis=1), exact.shape[1]).tolist(),
+        logits=exact.logits,
+        float32_error=distance(single.logits, exact.logits[rows]),
+        step_error=max(distance(each.logits, exact.logits[rows]) for each in nudges),
+        probe=exact_probe.logits,
+        probe_float32_error=distance(probe.logits, exact_probe.logits),
+        confusion_matrix=confusion_matrix(labels, exact.logits.argmax(axis=1), exact.logits.shape[1]).tolist(),
+        maps=maps,
     )
-    return reference, before
+    return reference, exact.before

@@ -11,6 +11,7 @@ from busi_tune.export import assembly, gate, quantisation, resize
 from busi_tune.export.calibration import OperatingPoint, evaluated, operating_point, summary_with_intervals
 from busi_tune.export.detection import detection_rates
 from busi_tune.export.draft import Draft, Made
+from busi_tune.export.graphs import with_outputs
 from busi_tune.export.guard import Guard, guard_graph
 from busi_tune.export.parity import differing, outputs_of
 from busi_tune.export.source import Source, guard_of
@@ -61,6 +62,9 @@ def variant_name(form: Form) -> str:
 def _shrunk(draft: Draft, form: Form) -> tuple[bytes, gate.Gate, list[str]]:
     """The draft's network in a smaller form, its gate, and the names of the layers that stay in float32."""
     source, network, max_drop = draft.source, draft.fitted.network, draft.options.max_drop
+    if draft.options.cam:
+        # A smaller model is judged by its answers, which say nothing about its maps. It therefore has none.
+        network = with_outputs(network, ("logits", "features"))
     validation, labels = source.part("validation").pixels(), source.labels("validation")
     exact = quantisation.logits(network, validation)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from busi_tune import images
 from busi_tune.data.listing import find_images
 from busi_tune.errors import DataError, ParityError, listed
+from busi_tune.export.map_parity import compare_recorded
 from busi_tune.export.parity import Logits, Reference, Shown, verify
 from busi_tune.inference import MODEL, Classifier
 from busi_tune.inference.certificate import check_folder
@@ -52,9 +53,12 @@ def check_again(folder: Path, root: Path, progress: Progress, key: str = "") -> 
     logits = table[[f"logit_{name}" for name in classes]].to_numpy(dtype=np.float64)
     result = verify(folder / MODEL, shown, labels, _recorded(certificate, logits), progress).result
     reasons += result.reasons
+    recorded = certificate["models"][MODEL]
+    if "cam" in recorded:
+        reasons += compare_recorded(folder / MODEL, shown, logits, recorded["cam"], certificate["probe_cam"])
     if reasons:
         raise ParityError(failure(folder, reasons))
-    entry: ModelCertificate = {**certificate["models"][MODEL], **result.entry()}
+    entry: ModelCertificate = {**recorded, **result.entry()}
     return {
         **certificate,
         "max_error": entry["max_error"],

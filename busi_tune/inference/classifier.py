@@ -40,23 +40,30 @@ REFUSALS = (
     RuntimeError,
 )
 SUFFIX = "ExecutionProvider"
+# The output with class activation maps, which an export has on request.
+MAPS = "cam"
 # The graph's resize needs much memory for large images, so they are resized in reading, to the same pixels.
 LARGEST_SIDE = 1024
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The outputs for n images: logits and probabilities (n, classes), and the scores of the guard (n, scores)."""
+    """The outputs for n images: logits and probabilities (n, classes), and the scores of the guard (n, scores).
+
+    `maps` has the class activation maps (n, classes, h, w) if they were requested.
+    """
 
     logits: Floats
     probabilities: Floats
     guard: Floats
+    maps: Floats | None = None
 
 
 class Classifier:
     """An exported model in an ONNX Runtime session, with its `metadata`.
 
-    `fixed_size` is the height and width of its input, or None if it accepts any size. `optimisation` is "none", "basic"
+    `fixed_size` is the height and width of its input, or None if it accepts any size. `has_maps` is true if the model
+    has class activation maps. `optimisation` is "none", "basic"
     or "all". With "all", ONNX Runtime folds and rearranges the weights. This takes twice their memory in addition, and
     saves time from about the eighth image on.
 
@@ -94,6 +101,7 @@ class Classifier:
                 f"{path} was made for preprocessing {self.metadata.preprocessing}, and this busi-tune does "
                 f"{images.VERSION}; export it again or install the matching version."
             )
+        self.has_maps = MAPS in {entry.name for entry in self.session.get_outputs()}
         # If the metadata name a guard that the graph does not have, `run` fails.
         self.outputs = ["logits", "probabilities", *(["guard"] if self.metadata.guards else [])]
 
@@ -107,24 +115,34 @@ class Classifier:
         """The height and width of the network's input, in pixels."""
         return self.metadata.image_size
 
-    def run(self, pixels: Pixels) -> Outputs:
-        """The outputs for images (n, height, width, 3), uint8 RGB.
+    def run(self, pixels: Pixels, *, maps: bool = False) -> Outputs:
+        """The outputs for images (n, height, width, 3), uint8 RGB; with `maps` also the class activation maps.
 
         Raises:
-            FileError: the model fails on the images, or an output is not n rows of finite numbers.
+            FileError: the model fails on the images, an output is not n rows of finite numbers, or it has no maps.
         """
+        names = [*self.outputs, MAPS] if maps else self.outputs
         try:
-            found = self.session.run(self.outputs, {"images": pixels})
+            found = self.session.run(names, {"images": pixels})
         except (*REFUSALS, ValueError) as error:
             raise self._refused(error) from error
-        widths = [len(self.classes), len(self.classes), len(self.metadata.guards)]
-        for name, array, width in zip(self.outputs, found, widths, strict=False):
-            if not isinstance(array, np.ndarray) or array.shape != (len(pixels), width):
-                raise self._refused(ValueError(f"its output {name} must have {width} numbers for each image"))
+        widths = {"logits": len(self.classes), "probabilities": len(self.classes), "guard": len(self.metadata.guards)}
+        for name, array in zip(names, found, strict=True):
+            if name != MAPS and (not isinstance(array, np.ndarray) or array.shape != (len(pixels), widths[name])):
+                raise self._refused(ValueError(f"its output {name} must have {widths[name]} numbers for each image"))
+            if name == MAPS and not self._are_maps(array, len(pixels)):
+                raise self._refused(ValueError(f"its output {name} must have a map for each class"))
             if array.dtype != np.float32 or not np.isfinite(array).all():
                 raise self._refused(ValueError(f"its {name} are not finite numbers"))
-        logits, probabilities, *guard = found
-        return Outputs(logits, probabilities, guard[0] if guard else np.zeros((len(pixels), 0), np.float32))
+        outputs = dict(zip(names, found, strict=True))
+        guard = outputs.get("guard", np.zeros((len(pixels), 0), np.float32))
+        return Outputs(outputs["logits"], outputs["probabilities"], guard, outputs.get(MAPS))
+
+    def _are_maps(self, array: object, count: int) -> bool:
+        """Whether these are `count` maps for each class, none of which has more cells than the network has pixels."""
+        if not isinstance(array, np.ndarray) or array.ndim != 4 or array.shape[:2] != (count, len(self.classes)):
+            return False
+        return all(1 <= side <= self.image_size for side in array.shape[2:])
 
     def _checked_size(self) -> int | None:
         """The fixed height and width of the input, or None if the input accepts any size."""

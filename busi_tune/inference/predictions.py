@@ -4,9 +4,10 @@ import os
 import stat
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -14,13 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from busi_tune import images
-from busi_tune.errors import ImageError
+from busi_tune.errors import ConfigError, ImageError
 from busi_tune.images import Pixels
 from busi_tune.inference.certificate import open_export
-from busi_tune.inference.classifier import LARGEST_SIDE, Classifier
+from busi_tune.inference.classifier import LARGEST_SIDE, Classifier, Floats
 from busi_tune.inference.inputs import mode_of
 from busi_tune.inference.metadata import ModelMetadata
 from busi_tune.names import MALIGNANT
+from busi_tune.overlays import Explanation
 from busi_tune.results import PREDICTION, PredictionEntry
 
 BATCH_SIZE = 8
@@ -31,11 +33,16 @@ PIXELS_AT_ONCE = 4_000_000
 
 
 class Loaded(NamedTuple):
-    """A picture: its pixels for the model, or the reason why it cannot be read, and a warning of doubtful changes."""
+    """A picture: its pixels for the model, or the reason why it cannot be read, and a warning of doubtful changes.
+
+    `width` and `height` are those of the decoded picture, before a resize.
+    """
 
     path: str
     pixels: Pixels | str
     warning: str = ""
+    width: int = 0
+    height: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Prediction:
     `malignant` is True if the probability of the disease reaches its threshold, and None without an operating point.
     `flag` is the name of this entry in results: "malignant", or "positive" for a disease of another name. `refer` is
     True if the largest probability is below the requested confidence, and None if no confidence was requested.
+    `explanation` is there if it was requested, and `overlay` is the file that shows it.
     """
 
     path: str
@@ -55,6 +63,8 @@ class Prediction:
     error: str = ""
     flag: str = MALIGNANT
     refer: bool | None = None
+    explanation: Explanation | None = field(default=None, compare=False, repr=False)
+    overlay: str = ""
 
     def referred_below(self, confidence: float) -> "Prediction":
         """The prediction with `refer` set by this `confidence`. An error is returned unchanged."""
@@ -77,6 +87,8 @@ class Prediction:
             entry["positive"] = self.malignant
         if self.refer is not None:
             entry["refer"] = self.refer
+        if self.overlay:
+            entry["overlay"] = self.overlay
         if self.warning:
             entry["warning"] = self.warning
         return entry
@@ -104,6 +116,7 @@ def predict(
     allow_unverified: bool = False,
     min_confidence: float | None = None,
     key: str = "",
+    explain: bool = False,
 ) -> Predictions:
     """Predict the images in `paths` with the model of an export folder, or with one model file in it.
 
@@ -111,10 +124,12 @@ def predict(
     files are predicted with optimisation: each of `threads` threads has a part of the `batch_size` files that are
     predicted at the same time, or at least one file. `threads` 0 means one thread for each core.
     With `min_confidence`, less certain predictions are marked for referral. With a public `key` (see
-    `signature.read_public_key`), the owner of the key must have signed the export.
+    `signature.read_public_key`), the owner of the key must have signed the export. With `explain`, each prediction has
+    an explanation.
 
     Raises:
         BusiTuneError: the model cannot be used (see `open_export`).
+        ConfigError: the model has no class activation maps to `explain` with.
     """
     remaining = iter(paths)
     first = list(islice(remaining, FEW + 1))
@@ -127,55 +142,78 @@ def predict(
         allow_unverified=allow_unverified,
         key=key,
     )
+    if explain and not classifier.has_maps:
+        raise ConfigError(
+            f"{classifier.path} has no output cam to explain its predictions with; name a model.onnx that "
+            "`busi-tune export --cam` made."
+        )
     # A GPU needs whole batches; on a CPU, threads that each have a part of the batch need as much memory as one batch.
     each = batch_size if provider != "cpu" else max(1, batch_size // workers)
-    found = predict_files(classifier, chain(first, remaining), 1 if few else each, 2 if few else workers)
+    found = predict_files(
+        classifier, chain(first, remaining), 1 if few else each, 2 if few else workers, explain=explain
+    )
     if min_confidence is not None:
         return Predictions(classifier, (prediction.referred_below(min_confidence) for prediction in found))
     return Predictions(classifier, found)
 
 
 def predict_files(
-    classifier: Classifier, paths: Iterable[Path], batch_size: int = BATCH_SIZE, threads: int = 0
+    classifier: Classifier,
+    paths: Iterable[Path],
+    batch_size: int = BATCH_SIZE,
+    threads: int = 0,
+    *,
+    explain: bool = False,
 ) -> Iterator[Prediction]:
     """A prediction for each file, in order. A file that cannot be read gives a prediction with an error.
 
     Each of `threads` threads decodes and predicts batches of `batch_size` files; 0 means one thread for each core. The
     images of equal size in a batch go through the model together. A classifier with one thread of its own is fastest.
+    With `explain`, each prediction has an explanation.
     """
     workers = threads or os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers)
     # `images` silences Pillow's warnings for each file, but each thread can undo that for the others.
     with warnings.catch_warnings(action="ignore"):
         try:
-            yield from chain.from_iterable(_batches(pool, classifier, iter(paths), batch_size, ahead=2 * workers))
+            predicted = partial(_predict_batch, classifier, explain=explain)
+            yield from chain.from_iterable(_batches(pool, predicted, iter(paths), batch_size, ahead=2 * workers))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _batches(
-    pool: ThreadPoolExecutor, classifier: Classifier, paths: Iterator[Path], batch_size: int, *, ahead: int
+    pool: ThreadPoolExecutor,
+    predicted: Callable[[list[Path]], list[Prediction]],
+    paths: Iterator[Path],
+    batch_size: int,
+    *,
+    ahead: int,
 ) -> Iterator[list[Prediction]]:
     """The predictions of each batch, in order. At most `ahead` further batches are in the pool."""
     waiting = deque[Future[list[Prediction]]]()
     while batch := list(islice(paths, batch_size)):
-        waiting.append(pool.submit(_predict_batch, classifier, batch))
+        waiting.append(pool.submit(predicted, batch))
         if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
 
 
-def _predict_batch(classifier: Classifier, paths: list[Path]) -> list[Prediction]:
-    return list(_predicted(classifier, [_load(path, classifier) for path in paths]))
+def _predict_batch(classifier: Classifier, paths: list[Path], *, explain: bool) -> list[Prediction]:
+    return list(_predicted(classifier, [_load(path, classifier) for path in paths], explain=explain))
 
 
-def predict_pictures(classifier: Classifier, pictures: Iterable[tuple[str, bytes]]) -> list[Prediction]:
+def predict_pictures(
+    classifier: Classifier, pictures: Iterable[tuple[str, bytes]], *, explain: bool = False
+) -> list[Prediction]:
     """A prediction for each picture, given as its name and the content of its file, in order.
 
-    All pictures are in memory at the same time. Pictures of equal size go through the model together.
+    All pictures are in memory at the same time. Pictures of equal size go through the model together. With `explain`,
+    each prediction has an explanation.
     """
-    return list(_predicted(classifier, [_decoded(name, data, classifier) for name, data in pictures]))
+    loaded = [_decoded(name, data, classifier) for name, data in pictures]
+    return list(_predicted(classifier, loaded, explain=explain))
 
 
 def _load(path: Path, classifier: Classifier) -> Loaded:
@@ -194,7 +232,8 @@ def _decoded(name: str, source: Path | bytes, classifier: Classifier) -> Loaded:
         pixels = np.asarray(image) if whole else images.resized(image, classifier.image_size)
     except ImageError as error:
         return Loaded(name, str(error))
-    return Loaded(name, pixels, "; ".join(note.text for note in facts.notes if note.doubtful))
+    warning = "; ".join(note.text for note in facts.notes if note.doubtful)
+    return Loaded(name, pixels, warning, facts.width, facts.height)
 
 
 def _no_file(path: Path, mode: int) -> str:
@@ -203,7 +242,7 @@ def _no_file(path: Path, mode: int) -> str:
     return "is a directory" if next(images.walk(path), None) else "is a directory without images"
 
 
-def _predicted(classifier: Classifier, batch: list[Loaded]) -> Iterator[Prediction]:
+def _predicted(classifier: Classifier, batch: list[Loaded], *, explain: bool = False) -> Iterator[Prediction]:
     """The predictions for a batch, in its order. Pictures of equal size are computed together."""
     sizes: dict[tuple[int, ...], list[int]] = {}
     for number, loaded in enumerate(batch):
@@ -214,9 +253,11 @@ def _predicted(classifier: Classifier, batch: list[Loaded]) -> Iterator[Predicti
         most = max(1, PIXELS_AT_ONCE // (height * width))
         for start in range(0, len(numbers), most):
             some = numbers[start : start + most]
-            outputs = classifier.run(np.stack([batch[number].pixels for number in some]))
+            outputs = classifier.run(np.stack([batch[number].pixels for number in some]), maps=explain)
             for number, row, scores in zip(some, outputs.probabilities.tolist(), outputs.guard.tolist(), strict=True):
                 predictions[number] = _prediction(batch[number], row, scores, classifier.metadata)
+            for number, maps in zip(some, () if outputs.maps is None else outputs.maps, strict=False):
+                predictions[number] = _explained(predictions[number], batch[number], maps, classifier)
     for number, loaded in enumerate(batch):
         yield predictions.get(number) or Prediction(loaded.path, error=str(loaded.pixels))
 
@@ -234,3 +275,11 @@ def _prediction(loaded: Loaded, row: list[float], scores: list[float], model: Mo
         "; ".join(filter(None, [loaded.warning, *warnings])),
         flag=model.flag or MALIGNANT,
     )
+
+
+def _explained(prediction: Prediction, loaded: Loaded, maps: Floats, classifier: Classifier) -> Prediction:
+    """The prediction with the map of the predicted class, from the maps (classes, h, w) of its picture."""
+    assert not isinstance(loaded.pixels, str)
+    seen = images.resize(loaded.pixels, classifier.image_size)
+    cam = maps[classifier.classes.index(prediction.predicted)]
+    return replace(prediction, explanation=Explanation(seen, loaded.width, loaded.height, cam))

@@ -94,7 +94,7 @@ def main(model: str, optimisation: str, seconds: str) -> int:
     try:
         classifier = Classifier(path, threads=1, optimisation=cast("Optimisation", optimisation))
         for pixels in examples(classifier):
-            classifier.run(pixels)
+            classifier.run(pixels, maps=classifier.has_maps)
     except BusiTuneError as error:
         sys.stdout.buffer.write(str(error).encode(errors="surrogateescape"))
         return BusiTuneError.exit_code

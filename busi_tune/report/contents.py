@@ -20,6 +20,7 @@ from busi_tune.export_options import ExportOptions
 from busi_tune.inference.certificate import VERIFICATION, read_certificate
 from busi_tune.names import composed
 from busi_tune.option import Options, words
+from busi_tune.report.explanations import explain_mistakes
 from busi_tune.report.pictures import Album
 from busi_tune.report.study_contents import IDENTITY, TRIALS, read_study, row_of_trial
 from busi_tune.results import (
@@ -58,13 +59,18 @@ ELSEWHERE = frozenset({"device", "precision"})
 
 @dataclass(frozen=True)
 class JudgedAnswers:
-    """The predictions in a predictions.csv, the group of each image, and the training images of each model."""
+    """The predictions in a predictions.csv, the group of each image, and the training images of each model.
+
+    `training` is empty for an export. `models` has the folder of each model, a run or an export. The keys of both are
+    folds; a single model has the key 0.
+    """
 
     answers: Answers
     table: pd.DataFrame
     groups: np.ndarray[tuple[int], np.dtype[np.int64]]
     grouped: bool
     training: Mapping[int, pd.DataFrame]
+    models: Mapping[int, Path]
 
 
 def kind_of(folder: Path) -> ReportKind:
@@ -278,7 +284,7 @@ def _crossval(folder: Path, album: Album) -> ReportFile:
     answered = "each predicted by a model that was trained neither on it nor on a near-duplicate of it"
     document["verdict"] = _accuracy(found["pooled"], "Accuracy", f", {answered}")
     training = {number: read_split(run / SPLIT).rows("train") for number, run in runs.items()}
-    document["answers"] = _answers(_answered(folder, found["pooled"], folds.used, training), album)
+    document["answers"] = _answers(_answered(folder, found["pooled"], folds.used, training, models=runs), album)
     return document
 
 
@@ -428,11 +434,17 @@ def _image(path: str, label: str) -> ReportImage:
 
 
 def _answered(
-    folder: Path, test: TestSummary, used: pd.DataFrame | None, training: Mapping[int, pd.DataFrame]
+    folder: Path,
+    test: TestSummary,
+    used: pd.DataFrame | None,
+    training: Mapping[int, pd.DataFrame],
+    *,
+    models: Mapping[int, Path] | None = None,
 ) -> JudgedAnswers:
     """The predictions in predictions.csv of `folder`, checked against the metrics `test`.
 
-    `used` has the groups and hashes of the images. `training` has the training images by fold; a single run is fold 0.
+    `used` has the groups and hashes of the images. `training` has the training images by fold, and `models` the runs; a
+    single model is fold 0, and is in `folder`.
 
     Raises:
         FileError: the predictions cannot be read, or do not match `test`.
@@ -460,7 +472,8 @@ def _answered(
     if "sha256" not in table:
         # Evaluations of earlier versions lack it.
         table["sha256"] = ""
-    return JudgedAnswers(answers, table, groups, used is not None or "group" in table, training)
+    grouped = used is not None or "group" in table
+    return JudgedAnswers(answers, table, groups, grouped, training, models or {0: folder})
 
 
 def _answers(answered: JudgedAnswers, album: Album, temperature: float | None = None) -> ReportAnswers:
@@ -468,6 +481,7 @@ def _answers(answered: JudgedAnswers, album: Album, temperature: float | None = 
     answers, groups = answered.answers, answered.groups
     after = [] if temperature is None else reliability(cooled(answers, temperature), groups)
     matrix = confusion_matrix(answers.labels, answers.predicted, len(answers.classes))
+    mistakes, folds = _mistakes(answered, album)
     return {
         "images": len(groups),
         "grouped": answered.grouped,
@@ -475,23 +489,28 @@ def _answers(answered: JudgedAnswers, album: Album, temperature: float | None = 
         "curves": class_curves(answers, groups),
         "reliability": {"before": reliability(answers, groups), "after": after, "temperature": temperature},
         "coverage": coverage(answers, groups),
-        "mistakes": _mistakes(answered, album),
+        "mistakes": mistakes,
+        "maps": explain_mistakes(mistakes, answered.models, folds, album),
         "wrong": int((answers.predicted != answers.labels).sum()),
     }
 
 
-def _mistakes(answered: JudgedAnswers, album: Album) -> list[Mistake]:
-    """The wrong predictions with the lowest probability of the true class, and for each the nearest training image."""
+def _mistakes(answered: JudgedAnswers, album: Album) -> tuple[list[Mistake], list[int]]:
+    """The wrong predictions with the lowest probability of the true class, and their folds.
+
+    Each mistake has the nearest training image.
+    """
     answers, table = answered.answers, answered.table
     own = answers.probabilities[np.arange(len(table)), answers.labels]
     surest = answers.probabilities.max(axis=1)
     wrong = np.flatnonzero(answers.predicted != answers.labels)
     order = sorted(wrong.tolist(), key=lambda row: (own[row], -surest[row], table["path"].iloc[row]))
     found: list[Mistake] = []
-    for row in order[:MISTAKES]:
+    folds = [int(table.iloc[row].get("fold", 0)) for row in order[:MISTAKES]]
+    for row, fold in zip(order, folds, strict=False):
         entry = table.iloc[row]
         album.add(entry["path"], entry["sha256"])
-        training = answered.training.get(int(entry.get("fold", 0)))
+        training = answered.training.get(fold)
         mistake: Mistake = {
             **_image(entry["path"], entry["class"]),
             "predicted": answers.classes[int(answers.predicted[row])],
@@ -499,7 +518,7 @@ def _mistakes(answered: JudgedAnswers, album: Album) -> list[Mistake]:
             "nearest": None if training is None else album.nearest(entry["path"], training),
         }
         found.append(mistake)
-    return found
+    return found, folds
 
 
 def _figures(test: TestSummary) -> list[ReportFigure]:

@@ -12,6 +12,7 @@ from busi_tune import option
 from busi_tune.errors import printable
 from busi_tune.evaluation.metrics import edges, missing_intervals, shown
 from busi_tune.names import composed
+from busi_tune.overlays import LIMITS
 from busi_tune.report.card import title
 from busi_tune.report.charts import (
     BLUE,
@@ -91,6 +92,8 @@ def page(document: ReportFile, album: Album) -> str:
         missing=missing_intervals(test) if test else [],
         album=album,
         picture=lambda path: album.pictures.get(composed(path), ""),
+        overlay=lambda path: album.overlays.get(composed(path), ""),
+        limits=LIMITS,
         configuration=_configuration(document),
         text=_text,
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library itself

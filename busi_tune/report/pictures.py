@@ -12,7 +12,9 @@ from busi_tune.data.listing import Listing
 from busi_tune.data.pixel_cache import decoded, find_decoded
 from busi_tune.data.twins import THUMBNAIL, Floats, signatures
 from busi_tune.errors import BusiTuneError, ImageError
+from busi_tune.images import Pixels
 from busi_tune.names import composed
+from busi_tune.overlays import Map, overlay
 from busi_tune.progress import Progress
 from busi_tune.results import NearestImage
 
@@ -24,12 +26,14 @@ SIDE = 192
 class Album:
     """Small pictures of images in `root`, as base64 JPEGs by their paths; empty if the images are not available.
 
-    `missing` is the reason why they are not available. `changed` lists images that are gone or have changed.
+    `missing` is the reason why they are not available. `changed` lists images that are gone or have changed. `overlays`
+    has the same pictures under their class activation maps.
     """
 
     root: Path | None
     progress: Progress
     pictures: dict[str, str] = field(default_factory=dict)
+    overlays: dict[str, str] = field(default_factory=dict)
     missing: str = ""
     changed: list[str] = field(default_factory=list)
     listing: Listing | None = None
@@ -63,6 +67,20 @@ class Album:
             self.changed.append(path)
             return
         self.pictures[composed(path)] = base64.b64encode(images.preview(image, SIDE)).decode()
+
+    def seen(self, path: str, size: int) -> Pixels:
+        """An image that has been added, as a network with inputs of `size` pixels sees it."""
+        return images.read(self._file(path), size)
+
+    def explain(self, path: str, cam: Map) -> None:
+        """Add the overlay of an image that has been added; `cam` is the map (h, w) of its prediction."""
+        picture = images.decode(self._file(path))
+        picture.thumbnail((SIDE, SIDE))
+        self.overlays[composed(path)] = base64.b64encode(images.preview(overlay(picture, cam), SIDE)).decode()
+
+    def _file(self, path: str) -> Path:
+        assert self.listing is not None
+        return self.listing.root / self.listing.images[self.places[composed(path)]].path
 
     def nearest(self, path: str, training: pd.DataFrame) -> NearestImage | None:
         """The image of `training` with the most similar thumbnail, also mirrored; its picture is added."""

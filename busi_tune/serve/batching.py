@@ -10,10 +10,11 @@ from busi_tune.inference.predictions import BATCH_SIZE
 
 
 class Waiting(NamedTuple):
-    """A picture that waits for a thread, and the future of its prediction."""
+    """A picture that waits for a thread, and the future of its prediction, with an explanation if `explain` is set."""
 
     name: str
     data: bytes
+    explain: bool
     answer: Future[Prediction]
 
 
@@ -29,13 +30,15 @@ class Batching:
         self.pool = pool
         self.waiting: deque[Waiting] = deque()
 
-    async def answer(self, name: str, data: bytes) -> Prediction:
+    async def answer(self, name: str, data: bytes, *, explain: bool = False) -> Prediction:
         """The prediction for one picture, equal to that of `predict` for a file with this content.
+
+        With `explain`, the prediction has an explanation. The model must have maps.
 
         Raises:
             FileError: the model fails on the picture.
         """
-        one = Waiting(name, data, Future())
+        one = Waiting(name, data, explain, Future())
         self.waiting.append(one)
         self.pool.submit(self._next)
         return await asyncio.wrap_future(one.answer)
@@ -51,8 +54,12 @@ class Batching:
             # Skip pictures whose client is gone.
             if one.answer.set_running_or_notify_cancel():
                 taken.append(one)
+        for explain in (False, True):
+            self._predict([one for one in taken if one.explain == explain], explain=explain)
+
+    def _predict(self, taken: list[Waiting], *, explain: bool) -> None:
         try:
-            found = predict_pictures(self.classifier, [(one.name, one.data) for one in taken])
+            found = predict_pictures(self.classifier, [(one.name, one.data) for one in taken], explain=explain)
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait
             for one in taken:
                 one.answer.set_exception(error)

@@ -1,6 +1,6 @@
 """The OpenAPI description of `POST /predict`, generated from the types of the results."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import msgspec
 
@@ -9,10 +9,16 @@ from busi_tune.results import PredictionEntry
 from busi_tune.serve.uploads import FORM, MEGABYTE, MOST_BYTES, MOST_FILES, SECONDS
 
 
+class PictureAnswer(PredictionEntry):
+    """The answer to one picture. With `explain=true`, `overlay_png` shows where the network looked, as a base64 PNG."""
+
+    overlay_png: NotRequired[str]
+
+
 class FormAnswers(TypedDict):
     """The answer to a form of pictures: a prediction for each file, in order."""
 
-    predictions: list[PredictionEntry]
+    predictions: list[PictureAnswer]
 
 
 class Refusal(TypedDict):
@@ -21,8 +27,11 @@ class Refusal(TypedDict):
     error: str
 
 
+# The query parameter that asks for overlays.
+EXPLAIN = "explain"
 REFUSALS = {
-    400: f"The body is not a form with files, is cut off, or holds no file or more than {MOST_FILES} files.",
+    400: f"The body is not a form with files, is cut off, or holds no file or more than {MOST_FILES} files; or the "
+    "request asks for overlays of a model without maps.",
     403: "A page of another site sent the request.",
     408: f"The body did not arrive within {SECONDS} s.",
     413: f"The body is larger than {MOST_BYTES // MEGABYTE} MB.",
@@ -31,8 +40,8 @@ REFUSALS = {
 }
 
 
-def openapi() -> dict[str, object]:
-    """The OpenAPI document."""
+def openapi(*, has_maps: bool) -> dict[str, object]:
+    """The OpenAPI document of a model with or without class activation maps."""
     _, schemas = msgspec.json.schema_components([FormAnswers, Refusal], ref_template="#/components/schemas/{name}")
 
     def answer(text: str, schema: str) -> dict[str, object]:
@@ -42,11 +51,20 @@ def openapi() -> dict[str, object]:
     refusals = {str(status): answer(text, "Refusal") for status, text in REFUSALS.items()}
     files = {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": MOST_FILES}
     form = {"type": "object", "properties": {"files": files}, "required": ["files"]}
+    able = "" if has_maps else " This model has no maps for it; `busi-tune export --cam` makes one that has."
+    explain = {
+        "name": EXPLAIN,
+        "in": "query",
+        "description": "true adds overlay_png to each answer: the picture under the class activation map of its "
+        f"predicted class, which shows where the network looked, as a base64 PNG.{able}",
+        "schema": {"type": "boolean", "default": False},
+    }
     operation = {
         "operationId": "predict",
         "summary": "Classify pictures",
         "description": "The predictions are those of busi-tune predict --json. A file that cannot be read has an error "
         "instead of a prediction. A field may have any name. Nothing is stored.",
+        "parameters": [explain],
         "requestBody": {"required": True, "content": {FORM: {"schema": form}}},
         "responses": {"200": answer("A prediction for each file, in order.", "FormAnswers"), **refusals},
     }

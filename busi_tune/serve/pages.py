@@ -10,6 +10,7 @@ from busi_tune import files
 from busi_tune.errors import printable
 from busi_tune.inference import VERIFICATION, Classifier
 from busi_tune.inference.certificate import read_certificate
+from busi_tune.overlays import LIMITS
 from busi_tune.serve.uploads import MEGABYTE, MOST_BYTES
 
 CARD = "README.md"
@@ -20,7 +21,13 @@ def front_page(classifier: Classifier) -> str:
     """The HTML of the page that takes pictures."""
     model = classifier.metadata
     card, changed = _card(classifier.path.parent)
-    facts = {"classes": model.classes, "flag": model.flag, "mostBytes": MOST_BYTES, "mostRows": MOST_ROWS}
+    facts = {
+        "classes": model.classes,
+        "flag": model.flag,
+        "explains": classifier.has_maps,
+        "mostBytes": MOST_BYTES,
+        "mostRows": MOST_ROWS,
+    }
     return (
         _environment()
         .get_template("page.html.jinja")
@@ -30,6 +37,7 @@ def front_page(classifier: Classifier) -> str:
             facts=facts,
             card=card,
             changed=changed,
+            limits=LIMITS,
             megabytes=MOST_BYTES // MEGABYTE,
         )
     )

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,18 @@ OPSET = 18
 BATCH = 32
 
 
+class Computed(NamedTuple):
+    """PyTorch's outputs for n images, float64.
+
+    They are logits (n, classes) before and after the temperature, and class activation maps (n, classes, h, w). Without
+    maps, h and w are 0.
+    """
+
+    before: Array
+    logits: Array
+    maps: Array
+
+
 class ExportableModel(nn.Module):
     """Maps uint8 RGB images (n, 3, size, size) to logits (n, classes) and features (n, k).
 
@@ -38,6 +50,7 @@ class ExportableModel(nn.Module):
     temperature. Models with different temperatures may share a network.
     """
 
+    outputs: ClassVar[tuple[str, ...]] = ("logits", "features")
     pixel_mean: Tensor
     pixel_deviation: Tensor
     temperature: Tensor
@@ -51,16 +64,20 @@ class ExportableModel(nn.Module):
         self.register_buffer("pixel_deviation", torch.tensor(std).reshape(3, 1, 1) * 255)
         self.register_buffer("temperature", torch.tensor(temperature))
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, divided by the temperature, and features."""
-        logits, features = self.uncalibrated(pixels)
-        return logits / self.temperature, features
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Logits, divided by the temperature, and features. Maps, if there are any, are divided as well."""
+        logits, features, *maps = self.uncalibrated(pixels)
+        return logits / self.temperature, features, *(each / self.temperature for each in maps)
 
-    def uncalibrated(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """The input of the network."""
+        return (pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_deviation
+
+    def uncalibrated(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Logits before the temperature, and features."""
         seen: list[Tensor] = []
         with last_layer(self.model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
-            logits = self.model((pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_deviation)
+            logits = self.model(self.normalised(pixels))
         (features,) = seen
         # SqueezeNet's last layer is a convolution. Its outputs are averaged over the image, so its inputs are, too.
         return logits, features.mean(dim=(2, 3)) if features.dim() == 4 else features
@@ -73,6 +90,7 @@ class AveragedModel(nn.Module):
     features are those of the first member.
     """
 
+    outputs: ClassVar[tuple[str, ...]] = ExportableModel.outputs
     temperature: Tensor
 
     def __init__(self, members: Sequence[ExportableModel]) -> None:
@@ -85,7 +103,7 @@ class AveragedModel(nn.Module):
         logits, features = self.uncalibrated(pixels)
         return logits / self.temperature, features
 
-    def uncalibrated(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def uncalibrated(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Logarithms of the mean probabilities, and features. Each member still applies its temperature."""
         found = [member(pixels) for member in self.members]
         logarithms = torch.stack([torch.log_softmax(logits, dim=1) for logits, _ in found])
@@ -132,8 +150,8 @@ def exportable_model(folder: Path, identity: Identity) -> ExportableModel:
 
 
 @torch.inference_mode()
-def logits_of(model: Exportable, pixels: Pixels, precision: Precision) -> tuple[Array, Array]:
-    """PyTorch's logits of `pixels` (n, size, size, 3) before and after the temperature, both float64 (n, classes).
+def computed(model: Exportable, pixels: Pixels, precision: Precision) -> Computed:
+    """PyTorch's outputs for `pixels` (n, size, size, 3).
 
     They are computed in `precision`. "float32" is the arithmetic of the export. "float64" is the reference: its own
     error is negligible in comparison.
@@ -141,8 +159,11 @@ def logits_of(model: Exportable, pixels: Pixels, precision: Precision) -> tuple[
     # `double` converts a model in place and would leave inference tensors, which cannot be exported.
     model = copy.deepcopy(model).double() if precision == "float64" else model
     batches = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
-    before = torch.cat([model.uncalibrated(batch.contiguous())[0] for batch in batches])
-    return before.double().numpy(), (before / model.temperature).double().numpy()
+    found = [model.uncalibrated(batch.contiguous()) for batch in batches]
+    before, _, *more = (torch.cat(parts) for parts in zip(*found, strict=True))
+    maps = more[0] if more else before.new_empty((*before.shape, 0, 0))
+    logits, cooled = ((each / model.temperature).double().numpy() for each in (before, maps))
+    return Computed(before.double().numpy(), logits, cooled)
 
 
 @torch.inference_mode()
@@ -181,7 +202,7 @@ def to_onnx(model: Exportable, size: int) -> bytes:
             dynamo=True,
             opset_version=OPSET,
             input_names=["pixels"],
-            output_names=["logits", "features"],
+            output_names=list(model.outputs),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             external_data=False,
             # Optimisation would fold batch normalisation into the trained weights and so change them.

@@ -72,8 +72,10 @@ def test_a_large_family_is_exported_with_its_own_weights(family: str, tiny: Conf
     network = folded(exportable.to_onnx(model, size))
     check_tensors(onnx.load_from_string(network), exportable.tensors(model))
     pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
-    exact = exportable.logits_of(model, pixels, "float64")[1]
-    errors = [distance(exportable.logits_of(each, pixels, "float32")[1], exact) for each in (model, nudged(model, 0))]
+    exact = exportable.computed(model, pixels, "float64").logits
+    errors = [
+        distance(exportable.computed(each, pixels, "float32").logits, exact) for each in (model, nudged(model, 0))
+    ]
     assert distance(quantisation.logits(network, pixels), exact) <= FACTOR * max(errors)
 
 

@@ -46,7 +46,7 @@ def test_the_export_answers_with_the_mean_of_the_models_probabilities(
     for fold, temperature in zip((1, 2), certificate["averaged"]["temperatures"], strict=True):
         run = study / "folds" / str(fold)
         model = exportable.exportable_model(run, run_folder.read_identity(run))
-        each.append(softmax(exportable.logits_of(model, pixels, "float64")[0] / temperature))
+        each.append(softmax(exportable.computed(model, pixels, "float64").before / temperature))
     expected = np.mean(each, axis=0)
     exported = Classifier(place / "model.onnx")
     for row, path in enumerate(paths):
@@ -98,6 +98,7 @@ def test_one_fold_is_exported_as_its_run_and_what_cannot_be_is_refused(
         (study / "folds" / "1", ExportOptions(), 1, r"^fold needs a finished cross-validation, and .* is not one; "),
         (study, ExportOptions(sensitivity=0.9), None, r"^sensitivity needs images that no model was trained"),
         (study, ExportOptions(int8=True), None, r"^int8 needs images that no model was trained on"),
+        (study, ExportOptions(cam=True), None, r"^cam needs a single network, and this export is the mean of 2; "),
     ]:
         with pytest.raises(BusiTuneError, match=problem):
             pipeline.export(folder, tmp_path / "other", phantoms, Silent(), options=options, fold=fold)

@@ -118,7 +118,7 @@ def test_ready_images_are_answered_alike(case: Case) -> None:
 class Swapped(ExportableModel):
     """A network that takes RGB input as BGR."""
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Logits (n, classes) and features (n, features)."""
         return super().forward(pixels.flip(1))
 

@@ -1,5 +1,7 @@
 """`busi-tune serve`: answers, refusals and leftovers."""
 
+import base64
+import io
 import json
 import signal
 import subprocess
@@ -156,6 +158,41 @@ def test_answers_and_refusals_are_as_the_openapi_document_says(server: Served, p
         jsonschema.validate(answer, {**schema, "components": document["components"]})
     page = ask(server.url, path="/docs")[2]
     assert all(f"<td>{status}</td>" in page for status in responses)
+
+
+def test_overlays_are_answered_on_request(pictures: list[Path], tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export", {"model.onnx": small_model(maps=True)})
+    with served(export) as server:
+        document = ask(server.url, path="/openapi.json")[2]
+        schema = document["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+        expected = list(predict(export, pictures, explain=True))
+        for path in ("/predict?explain=true", "/rows?explain=true"):
+            status, _, answers = ask(server.url, form(content(pictures)), path)
+            assert status == 200
+            jsonschema.validate(answers, {**schema, "components": document["components"]})
+            for answer, found in zip(answers["predictions"], expected, strict=True):
+                assert ("overlay_png" in answer) == ("error" not in answer)
+                if found.explanation is not None:
+                    drawn = Image.open(io.BytesIO(base64.b64decode(answer["overlay_png"])))
+                    assert (drawn.format, drawn.size) == ("PNG", found.explanation.picture().size)
+        plain = ask(server.url, form(content(pictures)), "/predict?explain=false")[2]
+        assert plain == ask(server.url, form(content(pictures)))[2]
+        assert "overlay_png" not in json.dumps(plain)
+        assert ask(server.url, form(content(pictures)), "/predict?explain=maybe")[0] == 400
+        (parameter,) = document["paths"]["/predict"]["post"]["parameters"]
+        assert (parameter["name"], parameter["in"]) == ("explain", "query")
+        assert "?explain=true" in ask(server.url, path="/docs")[2]
+        assert '"explains": true' in ask(server.url, path="/")[2]
+
+
+def test_a_model_without_maps_refuses_to_explain(server: Served, pictures: list[Path]) -> None:
+    status, _, answer = ask(server.url, form(content(pictures[:1])), "/predict?explain=true")
+    assert (status, answer["error"]) == (
+        400,
+        "model.onnx has no output cam to explain its answers with; serve a model.onnx that `busi-tune export --cam` "
+        "made, or leave out explain.",
+    )
+    assert '"explains": false' in ask(server.url, path="/")[2]
 
 
 def test_names_from_elsewhere_are_escaped(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from busi_tune import pipeline, results
 from busi_tune.cli import exit_code
-from busi_tune.errors import BusiTuneError, FileError, RunError
+from busi_tune.config import Config
+from busi_tune.errors import BusiTuneError, ConfigError, FileError, RunError
+from busi_tune.export_options import ExportOptions
 from busi_tune.inference.certificate import check_folder
 from busi_tune.progress import Silent
 from busi_tune.results import MetricsFile, ReportFile
@@ -83,7 +86,8 @@ def test_pictures_are_of_the_images_that_the_run_was_made_of(run: Path, exported
     pipeline.report(run, Silent(), root=data)
     page = (run / results.REPORT_PAGE).read_text()
     assert "1 images have changed since, so they have no picture here" in page
-    assert page.count("data:image/jpeg") == whole.count("data:image/jpeg") - 1
+    # Neither the picture nor its overlay is there.
+    assert page.count("data:image/jpeg") == whole.count("data:image/jpeg") - 2
     pipeline.report(run, Silent(), root=tmp_path / "nowhere")
     page = (run / results.REPORT_PAGE).read_text()
     assert "name their folder with --data" in page
@@ -108,3 +112,46 @@ def test_what_cannot_be_shown_is_told_in_one_sentence(
     replace(run / results.METRICS, b"{}")
     with pytest.raises(BusiTuneError, match=r"metrics\.json has the schema"):
         report(run)
+
+
+def overlays_in(page: str) -> int:
+    return page.count('alt="Where the network looked in')
+
+
+def test_mistakes_show_where_the_network_looked(run: Path, exported: Exported, tmp_path: Path) -> None:
+    answers = report(run)["answers"]
+    page = (run / results.REPORT_PAGE).read_text()
+    # At 32 pixels a ResNet18 has maps of one cell.
+    assert (answers["maps"]["method"], answers["maps"]["cells"]) == ("cam", [1, 1])
+    assert overlays_in(page) == len(answers["mistakes"]) > 0
+    assert "no outline of a lesion and no proof of a reason" in page
+    pipeline.report(run, Silent(), root=tmp_path / "nowhere")
+    assert overlays_in((run / results.REPORT_PAGE).read_text()) == 0
+    export = linked(exported.folder, tmp_path / "export")
+    found = pipeline.report(export, Silent(), root=exported.data)["answers"]["maps"]
+    assert found["method"] == "none"
+    assert found["sentence"].endswith("has no output cam; `busi-tune export --cam` makes an export that has.")
+    replace(next(run.glob("checkpoints/best*.safetensors")), b"damaged")
+    found = report(run)["answers"]["maps"]
+    assert found["method"] == "none"
+    assert found["sentence"].startswith("It is not shown where the network looked: ")
+
+
+def test_other_networks_show_grad_cam_if_it_is_installed(
+    exported: Exported, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.replace(arch="mobilenet_v3_small", image_size=64, epochs=1)
+    pipeline.baseline(exported.data, tmp_path / "run", config, Silent())
+    with pytest.raises(ConfigError, match="one linear layer, and mobilenet_v3_small does not"):
+        pipeline.export(tmp_path / "run", tmp_path / "export", exported.data, Silent(), options=ExportOptions(cam=True))
+    assert list((tmp_path / "export").glob("[!.]*")) == []
+    answers = report(tmp_path / "run")["answers"]
+    assert (answers["maps"]["method"], answers["maps"]["cells"]) == ("grad-cam", [2, 2])
+    assert overlays_in((tmp_path / "run" / results.REPORT_PAGE).read_text()) == len(answers["mistakes"]) > 0
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    found = report(tmp_path / "run")["answers"]["maps"]
+    assert found["sentence"] == (
+        "It is not shown where the network looked: mobilenet_v3_small has no exact maps, and Grad-CAM needs captum, "
+        "which is not installed; pip install '/path/to/busi-tune[explain]' installs it."
+    )
+    assert overlays_in((tmp_path / "run" / results.REPORT_PAGE).read_text()) == 0

@@ -30,8 +30,10 @@ FACTS = {
 }
 
 
-def small_model(facts: dict[str, str] | None = None, *, side: int | None = None, seed: int = 0) -> onnx.ModelProto:
-    """A model for images of any size, or with `side` for resized images of that size."""
+def small_model(
+    facts: dict[str, str] | None = None, *, side: int | None = None, seed: int = 0, maps: bool = False
+) -> onnx.ModelProto:
+    """A model for images of any size, or with `side` for resized images of that size; `maps` adds the output `cam`."""
     generator = np.random.default_rng(seed)
 
     def tensor(name: str, value: Any, kind: Any = np.float32) -> onnx.TensorProto:
@@ -71,10 +73,20 @@ def small_model(facts: dict[str, str] | None = None, *, side: int | None = None,
         tensor("places", [2, 3], np.int64),
         tensor("channel", [1], np.int64),
     ]
+    if maps:
+        nodes += [
+            node("Transpose", ["active"], ["cells"], perm=[0, 2, 3, 1]),
+            node("Transpose", ["fc.weight"], ["turned"], perm=[1, 0]),
+            node("MatMul", ["cells", "turned"], ["added"]),
+            node("Transpose", ["added"], ["cam"], perm=[0, 3, 1, 2]),
+        ]
     shape: list[int | str] = ["batch", side or "height", side or "width", 3]
     outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3]) for n in ("logits", "probabilities")]
     outputs.append(helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 3, SIZE, SIZE]))
     outputs.append(helper.make_tensor_value_info("guard", TensorProto.FLOAT, ["batch", 2]))
+    if maps:
+        cells: list[int | str] = ["batch", 3, SIZE // 2, SIZE // 2]
+        outputs.append(helper.make_tensor_value_info("cam", TensorProto.FLOAT, cells))
     entry = helper.make_tensor_value_info("images", TensorProto.UINT8, shape)
     graph = helper.make_graph(nodes, "export", [entry], outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -137,7 +137,7 @@ def test_class_names_in_another_order_are_refused(run: Path, phantoms: Path) -> 
 def test_an_export_compares_its_answers_with_the_runs(change: Damage, run: Path, phantoms: Path) -> None:
     def compare() -> None:
         source = Source.of(run, pipeline.run_data(run, phantoms, Recorder()), Recorder())
-        logits, _ = exportable.logits_of(source.model, source.part("test").pixels(), "float64")
+        logits = exportable.computed(source.model, source.part("test").pixels(), "float64").logits
         source.check_answers(logits, 1e-6)
 
     compare()

@@ -76,6 +76,7 @@ def test_the_defaults_of_a_study_and_of_an_export() -> None:
         "ray": None,
     }
     assert vars(ExportOptions()) == {
+        "cam": False,
         "int8": False,
         "float16": False,
         "network_only": "none",

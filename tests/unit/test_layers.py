@@ -25,6 +25,7 @@ LAYERS = (
     "evaluation",
     "data",
     "inference",
+    "overlays",
     "images",
     "decoding",
 )
@@ -69,8 +70,9 @@ ROOMS = {
     "uvicorn": {"serve"},
     "markdown_it": {"serve"},
     "onnxruntime": {"inference", "export"},
+    "captum": {"training"},
     # `data` needs Pillow to write phantoms; it reads images through `images` only.
-    "PIL": {"images", "decoding", "data"},
+    "PIL": {"images", "decoding", "data", "overlays"},
 }
 
 
@@ -115,7 +117,7 @@ def test_every_room_is_known() -> None:
 def test_what_inference_needs_is_installed_always_and_the_rest_is_named_when_it_is_missing() -> None:
     # rich depends on markdown_it.
     plain = {"click", "filelock", "msgspec", "rich", "markdown_it", "numpy", "PIL", "onnxruntime"}
-    assert set(ROOMS) - plain - {"cryptography", "ray", "sqlalchemy"} <= set(EXTRAS)
+    assert set(ROOMS) - plain - {"captum", "cryptography", "ray", "sqlalchemy"} <= set(EXTRAS)
     assert not set(EXTRAS) & plain
 
 

@@ -74,6 +74,7 @@ SAMPLES = {
     "int8": "true",
     "float16": "true",
     "network_only": '"static"',
+    "cam": "true",
     "sign": '"key.pem"',
     "max_drop": "0.05",
     "sensitivity": "0.95",
@@ -304,6 +305,9 @@ Output:
                                   Also write network.onnx, the bare network: normalised float32
                                   pixels to logits, for a batch of any size (dynamic) or of one
                                   image (static).  [default: none]
+  --cam / --no-cam                Also give the models an output `cam`, class activation maps that
+                                  show where the network looked; needs a network that ends in
+                                  global average pooling and one linear layer.  [default: off]
   --max-drop NUMBER               Largest loss of accuracy, and of sensitivity for the disease,
                                   that an int8 or float16 model may have on the validation split;
                                   0.01 is one percentage point.  [at least 0 and below 1]

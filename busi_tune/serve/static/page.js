@@ -32,7 +32,8 @@ function take(files) {
   for (const file of [...files].slice(0, room)) {
     const line = element("tr");
     const cells = {};
-    for (const name of ["look", "file", "answer", "odds", ...(facts.flag ? ["flag"] : []), "remark"]) {
+    const names = ["look", "file", "answer", ...(facts.explains ? ["map"] : []), "odds"];
+    for (const name of [...names, ...(facts.flag ? ["flag"] : []), "remark"]) {
       cells[name] = element("td", "", name);
       line.append(cells[name]);
     }
@@ -65,7 +66,7 @@ async function ask(file) {
   const form = new FormData();
   form.append("files", file);
   try {
-    const response = await fetch("rows", { method: "POST", body: form });
+    const response = await fetch(facts.explains ? "rows?explain=true" : "rows", { method: "POST", body: form });
     const content = await response.json();
     return response.ok ? content.predictions[0] : { error: content.error };
   } catch (error) {
@@ -100,6 +101,12 @@ function fill({ answer, cells }) {
     return;
   }
   cells.answer.textContent = answer.predicted;
+  if (answer.overlay_png) {
+    const map = element("img");
+    map.src = `data:image/png;base64,${answer.overlay_png}`;
+    map.alt = `Where the network looked in ${answer.path} for ${answer.predicted}`;
+    cells.map.append(map);
+  }
   for (const name of facts.classes) {
     const value = answer.probabilities[name];
     const meter = element("meter");
