@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from busi_tune import files, locks, results
 from busi_tune.config import Config
 from busi_tune.data.dataset import open_dataset
-from busi_tune.errors import RunError, listed
+from busi_tune.errors import RunError, listed, printable
 from busi_tune.evaluation.verdict import verdict_of
 from busi_tune.progress import Progress
 from busi_tune.results import METRICS, VERDICT, OutcomeFile, SearchFinals, SearchResult, VerdictFile
@@ -62,6 +62,7 @@ def search(
                 weights=weights_of(resolved, dimensions),
             )
             trials = Trials(database, open_plan(folder, plan, dataset.split, database), plan)
+            trials.describe(printable(str(root.resolve())))
             # Decode the images once here, so that workers need not.
             dataset.part("train", resolved.image_size, progress)
             workers = stack.enter_context(crew.workers(options.workers, options.ray, dataset, progress, owner=folder))
@@ -173,7 +174,7 @@ def _finish(driver: Driver, options: SearchOptions) -> SearchResult:
     return {
         "schema": results.SCHEMAS[SearchResult],
         "metric": session.plan.metric,
-        "trials": trial_rows(finished(session.trials.all()), session.plan.space),
+        "trials": trial_rows(finished(session.trials.all()), session.plan),
         "disk_bytes": files.disk_bytes(session.folder, without=(results.REPORT, results.REPORT_PAGE)),
         **outcome,
     }
