@@ -13,6 +13,7 @@ from busi_tune.cli.parameters import (
     data_option,
     examples,
     json_option,
+    log_option,
     made,
     out_option,
     overwrite_option,
@@ -23,6 +24,7 @@ from busi_tune.cli.parameters import (
 )
 from busi_tune.config import Config
 from busi_tune.crossval_options import CrossvalOptions
+from busi_tune.logs import Tracker
 from busi_tune.results import FOLDS
 
 
@@ -46,6 +48,7 @@ from busi_tune.results import FOLDS
     help="Folds to use, as another cross-validation wrote them to folds.csv.",
 )
 @out_option(default=Path("studies/crossval"), help="Folder of the cross-validation.")
+@log_option
 @all_option
 @json_option
 @overwrite_option
@@ -55,6 +58,7 @@ def crossval(
     data: Path,
     out: Path,
     folds_file: Path | None,
+    log: Tracker | None,
     everything: bool,
     as_json: bool,
     overwrite: bool,
@@ -69,8 +73,9 @@ def crossval(
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_end, print_json, screen
     from busi_tune.cli.tables import show_crossval
+    from busi_tune.logs.trackers import logged
 
-    with screen() as progress:
+    with screen() as progress, logged(log, [out], progress):
         result = pipeline.crossval(data, out, config, options, progress, folds_file=folds_file, overwrite=overwrite)
     if as_json:
         print_json(result)

@@ -17,6 +17,7 @@ from busi_tune.cli.parameters import (
     follow_split,
     given,
     json_option,
+    log_option,
     made,
     out_option,
     overwrite_option,
@@ -28,6 +29,7 @@ from busi_tune.cli.parameters import (
 )
 from busi_tune.config import Config
 from busi_tune.export_options import ExportOptions
+from busi_tune.logs import Tracker
 from busi_tune.search_options import SearchOptions
 
 BASELINE = Path("studies/baseline")
@@ -63,6 +65,7 @@ def hide_password(storage: str | None) -> None:
     help="Trainings on the same split, with --seed and the seeds that follow it.",
 )
 @out_option(default=BASELINE, help="Folder of the run.")
+@log_option
 @all_option
 @json_option
 @overwrite_option
@@ -73,6 +76,7 @@ def baseline(
     out: Path,
     seeds: int,
     split_file: Path | None,
+    log: Tracker | None,
     everything: bool,
     as_json: bool,
     overwrite: bool,
@@ -88,8 +92,9 @@ def baseline(
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_end, print_json, print_text, screen
     from busi_tune.cli.tables import KEPT, show_run, show_seeds
+    from busi_tune.logs.trackers import logged
 
-    with screen() as progress:
+    with screen() as progress, logged(log, [out], progress):
         figures = pipeline.baseline(data, out, config, progress, split_file=split_file, overwrite=overwrite)
         compared = pipeline.more_seeds(data, out, config, seeds, progress) if seeds > 1 else None
     if as_json:
@@ -136,6 +141,7 @@ def baseline(
 )
 @stated_options(SearchOptions)
 @out_option(default=Path("studies/tuned"), help="Folder of the study.")
+@log_option
 @all_option
 @json_option
 @overwrite_option
@@ -147,6 +153,7 @@ def search(
     baseline_run: Path | None,
     folds: int | None,
     split_file: Path | None,
+    log: Tracker | None,
     everything: bool,
     as_json: bool,
     overwrite: bool,
@@ -162,9 +169,10 @@ def search(
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_end, print_json, print_text, screen
     from busi_tune.cli.tables import KEPT, show_nested, show_search, show_verdict
+    from busi_tune.logs.trackers import logged
 
     if folds is not None:
-        with screen() as progress:
+        with screen() as progress, logged(log, [out], progress):
             judged = pipeline.search_folds(
                 data, out, config, options, progress, folds=folds, baseline_run=baseline_run, overwrite=overwrite
             )
@@ -173,7 +181,7 @@ def search(
         else:
             show_nested(judged, out, everything=everything)
         return
-    with screen() as progress:
+    with screen() as progress, logged(log, [out], progress):
         result = pipeline.search(
             data,
             out,
@@ -212,6 +220,7 @@ def search(
 @stated_options(SearchOptions)
 @stated_options(ExportOptions)
 @setting("--name", group="output", unset="tuned, or demo with --demo", help="Name of the study and of the export.")
+@log_option
 @all_option
 @json_option
 @overwrite_option
@@ -222,6 +231,7 @@ def run(
     demo: bool,
     name: str | None,
     split_file: Path | None,
+    log: Tracker | None,
     everything: bool,
     as_json: bool,
     overwrite: bool,
@@ -238,6 +248,7 @@ def run(
     from busi_tune import pipeline
     from busi_tune.cli.screen import print_end, print_json, print_text, screen
     from busi_tune.cli.tables import KEPT, show_all, show_verdict
+    from busi_tune.logs.trackers import logged
 
     if demo:
         values |= {key: value for key, value in pipeline.DEMO.items() if not given(key)}
@@ -250,7 +261,7 @@ def run(
         study=Path("studies") / chosen,
         export=Path("exports") / chosen,
     )
-    with screen() as progress:
+    with screen() as progress, logged(log, [places.baseline, places.study], progress):
         if demo:
             pipeline.make_demo(places.data, progress)
         result = pipeline.run_all(
