@@ -193,7 +193,7 @@ def _add_run(document: ReportFile, folder: Path, album: Album) -> str:
         return _unfinished(folder, epochs, int(str(identity["config"]["epochs"])))
     figures = results.read(folder / METRICS, MetricsFile)
     document["finished"], document["metrics"] = True, figures
-    document["figures"] = _figures(figures["test"])
+    document["figures"] = key_figures(figures["test"])
     answered = _answered(folder, figures["test"], split.used, {0: split.rows("train")})
     document["answers"] = _answers(answered, album)
     return f"Finished: epoch {figures['best_epoch']} of {epochs} kept; {ended}."
@@ -264,7 +264,7 @@ def _crossval(folder: Path, album: Album) -> ReportFile:
         document["verdict"] = document["state"] = f"{document['state']} {UNFINISHED}"
         return document
     found = document["pooled"] = results.read(folder / POOLED, CrossvalFile)
-    document["finished"], document["figures"] = True, _figures(found["pooled"])
+    document["finished"], document["figures"] = True, key_figures(found["pooled"])
     document["state"] = f"Finished: {folds.count} folds."
     answered = "each answered by a model that has seen neither it nor a near-duplicate of it"
     document["verdict"] = _accuracy(found["pooled"], "Accuracy", f", {answered}")
@@ -279,7 +279,7 @@ def _export(folder: Path, album: Album) -> ReportFile:
     document["finished"] = True
     document["versions"] |= certificate["versions"]
     test = certificate["test"]
-    document["figures"] = _figures(test)
+    document["figures"] = key_figures(test)
     passed = "Verified" if certificate["passed"] else "Not verified"
     document["state"] = f"{passed}: {', '.join(certificate['models'])}."
     document["verdict"] = f"{_export_verdict(document)} {_accuracy(test, 'Test accuracy')}"
@@ -430,7 +430,7 @@ def _mistakes(answered: JudgedAnswers, album: Album) -> list[Mistake]:
     return found
 
 
-def _figures(test: TestSummary) -> list[ReportFigure]:
+def key_figures(test: TestSummary) -> list[ReportFigure]:
     """The key metrics of a summary, with their intervals."""
     spread = test["intervals"]
     found: list[ReportFigure] = [
