@@ -32,7 +32,8 @@ from busi_tune.data.twins import THUMBNAIL
 from busi_tune.errors import ConfigError, FileError, RunError
 from busi_tune.evaluation.seeds import compare_seeds
 from busi_tune.export_options import ExportOptions
-from busi_tune.progress import Progress
+from busi_tune.progress import BARS, Progress
+from busi_tune.report.views import shown_result
 from busi_tune.results import (
     AuditFile,
     CrossvalFile,
@@ -66,7 +67,7 @@ DEMO: dict[str, object] = {
 }
 
 
-def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
+def make_demo(folder: Path, progress: Progress = BARS, seed: int = 0) -> None:
     """Draw the demo's phantoms into `folder`, unless it already holds them.
 
     Raises:
@@ -86,7 +87,13 @@ def make_demo(folder: Path, progress: Progress, seed: int = 0) -> None:
 
 
 def audit_data(
-    root: Path, folder: Path, config: Config, progress: Progress, *, seed: int = 0, split_file: Path | None = None
+    root: Path,
+    folder: Path,
+    config: Config,
+    progress: Progress = BARS,
+    *,
+    seed: int = 0,
+    split_file: Path | None = None,
 ) -> AuditFile:
     """Audit the images in `root`, write audit.json and audit.html into `folder`, and return the content of audit.json.
 
@@ -106,14 +113,14 @@ def audit_data(
         found = audit(reading, config.similarity, seed=seed, given=given)
         files.write_json(folder / results.AUDIT, found)
         write_page(folder / "audit.html", found, reading.images)
-    return found
+    return shown_result(found, folder)
 
 
 def split_data(
     root: Path,
     file: Path,
     config: Config,
-    progress: Progress,
+    progress: Progress = BARS,
     *,
     patients: Path | None = None,
     asked: Sequence[str] = (),
@@ -142,14 +149,14 @@ def split_data(
     tell_left_out(dataset, file, progress)
     files.make_folder(file.parent)
     dataset.split.write(file)
-    return dataset.split.summary()
+    return shown_result(dataset.split.summary(), file.parent)
 
 
 def baseline(
     root: Path,
     folder: Path,
     config: Config,
-    progress: Progress,
+    progress: Progress = BARS,
     *,
     split_file: Path | None = None,
     overwrite: bool = False,
@@ -234,7 +241,7 @@ def check_options(
     check_before_data(config, split_file, progress)
 
 
-def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: Progress) -> SeedsFile:
+def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: Progress = BARS) -> SeedsFile:
     """Train the finished run in `folder` again with the next seeds on the same split, and compare all `seeds` runs.
 
     The new runs are in `folder/seeds`. The comparison is written to `folder/seeds.json` and returned.
@@ -251,18 +258,18 @@ def more_seeds(root: Path, folder: Path, config: Config, seeds: int, progress: P
         )
     result = compare_seeds(found)
     results.write(folder / results.SEEDS, result)
-    return result
+    return shown_result(result, folder)
 
 
 def _shown(folder: Path, progress: Progress) -> MetricsFile:
     """The metrics of a finished run. Plots that are missing or changed are redrawn."""
     figures = results.read(folder / results.METRICS, MetricsFile)
-    if not run_folder.changed_pictures(folder, figures):
-        return figures
-    from busi_tune.report import plots
+    if run_folder.changed_pictures(folder, figures):
+        from busi_tune.report import plots
 
-    plots.plot_run(folder, progress)
-    return results.read(folder / results.METRICS, MetricsFile)
+        plots.plot_run(folder, progress)
+        figures = results.read(folder / results.METRICS, MetricsFile)
+    return shown_result(figures, folder)
 
 
 def search(
@@ -270,7 +277,7 @@ def search(
     folder: Path,
     config: Config,
     options: SearchOptions,
-    progress: Progress,
+    progress: Progress = BARS,
     *,
     baseline_run: Path | None = None,
     split_file: Path | None = None,
@@ -287,7 +294,7 @@ def search(
     check_options(root, folder, config, options, progress, split_file=split_file)
     from busi_tune.search import session
 
-    return session.search(
+    found = session.search(
         root,
         folder,
         config,
@@ -297,6 +304,7 @@ def search(
         split_file=split_file,
         overwrite=overwrite,
     )
+    return shown_result(found, folder)
 
 
 def search_folds(
@@ -304,7 +312,7 @@ def search_folds(
     folder: Path,
     config: Config,
     options: SearchOptions,
-    progress: Progress,
+    progress: Progress = BARS,
     *,
     folds: int,
     baseline_run: Path | None = None,
@@ -320,9 +328,10 @@ def search_folds(
     check_search_folds(root, folder, config, options, progress, folds=folds)
     from busi_tune.nested import search_nested
 
-    return search_nested(
+    found = search_nested(
         root, folder, config, options, progress, folds=folds, baseline=baseline_run, overwrite=overwrite
     )
+    return shown_result(found, folder)
 
 
 def check_search_folds(
@@ -350,7 +359,7 @@ def crossval(
     folder: Path,
     config: Config,
     options: CrossvalOptions,
-    progress: Progress,
+    progress: Progress = BARS,
     *,
     folds_file: Path | None = None,
     overwrite: bool = False,
@@ -363,7 +372,8 @@ def crossval(
     check_options(root, folder, config, options, progress)
     from busi_tune.crossval import cross_validate
 
-    return cross_validate(root, folder, config, options, progress, folds_file=folds_file, overwrite=overwrite)
+    found = cross_validate(root, folder, config, options, progress, folds_file=folds_file, overwrite=overwrite)
+    return shown_result(found, folder)
 
 
 def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:
@@ -398,8 +408,8 @@ def run_data(run: Path, root: Path | None, progress: Progress) -> Dataset:
 def export(
     run: Path,
     folder: Path,
-    root: Path | None,
-    progress: Progress,
+    root: Path | None = None,
+    progress: Progress = BARS,
     *,
     options: ExportOptions | None = None,
     sign: Path | None = None,
@@ -426,7 +436,7 @@ def export(
     files.refuse_inside(folder, next(iter(runs.values())).listing.root)
     files.refuse_foreign(folder, "an export", VERIFICATION, exporter.FIRST_FILES)
     with locks.only_writer(folder, finished=VERIFICATION):
-        return exporter.export_run(
+        certificate = exporter.export_run(
             runs,
             folder,
             options or ExportOptions(),
@@ -435,6 +445,7 @@ def export(
             signer=signer,
             overwrite=overwrite,
         )
+    return shown_result(certificate, folder)
 
 
 def _runs_of(folder: Path, fold: int | None) -> list[Path]:
@@ -454,7 +465,7 @@ def _runs_of(folder: Path, fold: int | None) -> list[Path]:
 
 
 def evaluate(
-    model: Path, elsewhere: "Elsewhere", folder: Path, progress: Progress, *, training_data: Path | None = None
+    model: Path, elsewhere: "Elsewhere", folder: Path, progress: Progress = BARS, *, training_data: Path | None = None
 ) -> EvaluationFile:
     """Evaluate a finished run or an export on labelled images of another source; return the content of evaluation.json.
 
@@ -472,10 +483,12 @@ def evaluate(
         candidate = candidates.of_run(model, run_data(model, root, progress), progress)
     else:
         candidate = candidates.of_export(model, training_data, progress)
-    return judge(candidate, elsewhere, folder, progress)
+    return shown_result(judge(candidate, elsewhere, folder, progress), folder)
 
 
-def report(folder: Path, progress: Progress, *, root: Path | None = None, export: Path | None = None) -> ReportFile:
+def report(
+    folder: Path, progress: Progress = BARS, *, root: Path | None = None, export: Path | None = None
+) -> ReportFile:
     """Write report.html and report.json on the result in `folder` into that folder; return report.json's content.
 
     `root` is the folder of the images; the default is the one that the result recorded. `export` is an export of the
@@ -494,7 +507,7 @@ def report(folder: Path, progress: Progress, *, root: Path | None = None, export
     document = read_report(folder, album, export)
     results.write(folder / results.REPORT, document)
     files.write_text(folder / results.REPORT_PAGE, page(document, album))
-    return document
+    return shown_result(document, folder)
 
 
 @dataclass(frozen=True)
@@ -538,7 +551,7 @@ def run_all(
     places: Places,
     config: Config,
     options: SearchOptions,
-    progress: Progress,
+    progress: Progress = BARS,
     *,
     exported: ExportOptions | None = None,
     split_file: Path | None = None,
@@ -571,7 +584,7 @@ def run_all(
     classes = list(first["test"]["per_class"])
     predictions = predict_files(open_export(places.export, 1), [places.data / path for path in some])
     report(places.study, progress, root=places.data, export=places.export)
-    return {
+    document: RunResult = {
         "schema": results.SCHEMAS[RunResult],
         "baseline": first,
         "search": second,
@@ -585,3 +598,4 @@ def run_all(
             "report": str(places.study / results.REPORT_PAGE),
         },
     }
+    return shown_result(document, places.study)

@@ -1,7 +1,13 @@
-"""The interface for reports of progress, and an implementation that ignores them."""
+"""The interface for reports of progress, bars for scripts and notebooks, and an implementation that ignores reports."""
 
+import sys
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from busi_tune.errors import printable
+
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
 
 
 class Progress(Protocol):
@@ -23,6 +29,63 @@ class Progress(Protocol):
         """Report that `task` has ended, finished or not."""
 
 
+class Bars:
+    """Shows bars: widgets in a notebook, elsewhere lines on stderr. Notices are printed."""
+
+    def __init__(self) -> None:
+        self.bars: dict[str, tqdm[None]] = {}
+        self.cell = _cell()
+
+    def notice(self, text: str) -> None:
+        """Print a sentence above the bars."""
+        from tqdm.auto import tqdm
+
+        # Notebooks show stderr like an error.
+        tqdm.write(printable(text), file=sys.stderr if _cell() is None else sys.stdout)
+
+    def step(self, task: str, done: int, total: int, detail: str = "") -> None:
+        """Move the bar of `task`, and show `detail` beside it."""
+        bar = self._bar(task, done, total)
+        bar.set_postfix_str(printable(detail.removeprefix(f"{task}: ")), refresh=False)
+        bar.update(done - bar.n)
+
+    def within(self, task: str, done: int, total: int, share: float) -> None:
+        """Move the bar of `task` by a part of a step."""
+        bar = self._bar(task, done, total)
+        # Only `step` completes a step.
+        bar.update(done + min(share, 0.999) - bar.n)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Ignore it: the bars show each task."""
+
+    def close(self, task: str) -> None:
+        """Remove the bar of `task`."""
+        if task in self.bars:
+            self.bars.pop(task).close()
+
+    def _bar(self, task: str, done: int, total: int) -> "tqdm[None]":
+        from tqdm.auto import tqdm
+
+        if self.cell != (cell := _cell()):
+            # An interrupted cell has left its bars.
+            self.bars, self.cell = {}, cell
+        if task not in self.bars:
+            form = "{desc}: {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
+            # Earlier work counts for the bar's position, but not for its speed.
+            self.bars[task] = tqdm(
+                desc=task, initial=done, total=total, leave=False, miniters=0, dynamic_ncols=True, bar_format=form
+            )
+        self.bars[task].total = total
+        return self.bars[task]
+
+
+def _cell() -> int | None:
+    """The number of the notebook's cell that is running, or None outside notebooks."""
+    kernel = sys.modules.get("ipykernel")
+    shell = sys.modules["IPython"].get_ipython() if kernel else None
+    return None if shell is None else int(shell.execution_count)
+
+
 class Silent:
     """Ignores all reports."""
 
@@ -40,3 +103,7 @@ class Silent:
 
     def close(self, task: str) -> None:
         """Ignore it."""
+
+
+# The default of functions that take a `Progress`.
+BARS = Bars()

@@ -14,6 +14,7 @@ from busi_tune.cli.parameters import (
     dry_run_option,
     examples,
     json_option,
+    log_option,
     made,
     out_option,
     overwrite_option,
@@ -24,6 +25,7 @@ from busi_tune.cli.parameters import (
 )
 from busi_tune.config import Config
 from busi_tune.crossval_options import CrossvalOptions
+from busi_tune.logs import Tracker
 from busi_tune.results import FOLDS
 
 
@@ -47,6 +49,7 @@ from busi_tune.results import FOLDS
     help="File with the folds to use: folds.csv of another cross-validation.",
 )
 @out_option(default=Path("studies/crossval"), help="Folder of the cross-validation.")
+@log_option
 @all_option
 @json_option
 @overwrite_option
@@ -57,6 +60,7 @@ def crossval(
     data: Path,
     out: Path,
     folds_file: Path | None,
+    log: Tracker | None,
     everything: bool,
     as_json: bool,
     overwrite: bool,
@@ -73,6 +77,7 @@ def crossval(
     from busi_tune.cli.plan_table import show_plan
     from busi_tune.cli.screen import print_end, print_json, screen
     from busi_tune.cli.tables import show_crossval
+    from busi_tune.logs.trackers import logged
 
     if dry_run:
         from busi_tune.dry_run import dry_crossval
@@ -81,7 +86,7 @@ def crossval(
             plan = dry_crossval(data, out, config, options, progress, folds_file=folds_file, overwrite=overwrite)
         show_plan(plan, as_json=as_json)
         return
-    with screen() as progress:
+    with screen() as progress, logged(log, [out], progress):
         result = pipeline.crossval(data, out, config, options, progress, folds_file=folds_file, overwrite=overwrite)
     if as_json:
         print_json(result)

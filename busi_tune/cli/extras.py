@@ -1,6 +1,9 @@
 """Packages that the plain installation leaves out, because `predict` and `verify` do not need them."""
 
 from collections.abc import Sequence
+from typing import get_args
+
+from busi_tune.logs import Tracker
 
 # These packages are sufficient for `evaluate` of an export.
 EVALUATION = frozenset({"matplotlib", "pandas", "scipy", "sklearn"})
@@ -14,10 +17,13 @@ TRAINING = EVALUATION | {
     "tenacity",
     "torch",
     "torchvision",
+    "tqdm",
 }
 SERVING = frozenset({"starlette", "uvicorn"})
+# The trackers of --log, each with an extra of its own name.
+TRACKERS = get_args(Tracker)
 # The extra that installs each package.
-EXTRAS = dict.fromkeys(TRAINING, "train") | dict.fromkeys(SERVING, "serve")
+EXTRAS = dict.fromkeys(TRAINING, "train") | dict.fromkeys(SERVING, "serve") | {name: name for name in TRACKERS}
 
 
 def missing(module: str, arguments: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from busi_tune.cli.architectures import architectures
 from busi_tune.cli.verbosity import spoken, verbosity_options
 from busi_tune.config import Config, read_toml
 from busi_tune.errors import ConfigError
+from busi_tune.logs import Tracker
 from busi_tune.option import KINDS, Group, Option, Options, check, meant, words
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -272,6 +273,14 @@ json_option = setting(
 )
 all_option = setting(
     "--all", "everything", is_flag=True, group="output", help="Print all metrics, not only the six reported most."
+)
+log_option = setting(
+    "--log",
+    type=click.Choice(get_args(Tracker)),
+    group="output",
+    unset="none",
+    help="Write curves, parameters and metrics for this tracker into the folder logs beside the results, at the end; "
+    "needs the extra of this name.",
 )
 overwrite_option = setting(
     "--overwrite", is_flag=True, group="output", help="Delete the result in the output folder and start over."

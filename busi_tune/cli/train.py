@@ -19,6 +19,7 @@ from busi_tune.cli.parameters import (
     follow_split,
     given,
     json_option,
+    log_option,
     made,
     out_option,
     overwrite_option,
@@ -30,6 +31,7 @@ from busi_tune.cli.parameters import (
 )
 from busi_tune.config import Config
 from busi_tune.export_options import ExportOptions
+from busi_tune.logs import Tracker
 from busi_tune.progress import Progress
 from busi_tune.search_options import SearchOptions
 
@@ -69,6 +71,7 @@ def hide_password(storage: str | None) -> None:
     help="Number of trainings on the same split, with --seed and the seeds after it.",
 )
 @out_option(default=BASELINE, help="Folder of the run.")
+@log_option
 @all_option
 @json_option
 @overwrite_option
@@ -80,6 +83,7 @@ def baseline(
     out: Path,
     seeds: int,
     split_file: Path | None,
+    log: Tracker | None,
     everything: bool,
     as_json: bool,
     overwrite: bool,
@@ -97,6 +101,7 @@ def baseline(
     from busi_tune.cli.plan_table import show_plan
     from busi_tune.cli.screen import print_end, print_json, print_text, screen
     from busi_tune.cli.tables import KEPT, show_run, show_seeds
+    from busi_tune.logs.trackers import logged
 
     if dry_run:
         from busi_tune.dry_run import dry_baseline
@@ -105,7 +110,7 @@ def baseline(
             plan = dry_baseline(data, out, config, progress, seeds=seeds, split_file=split_file, overwrite=overwrite)
         show_plan(plan, as_json=as_json)
         return
-    with screen() as progress:
+    with screen() as progress, logged(log, [out], progress):
         figures = pipeline.baseline(
             data, out, config, progress, split_file=split_file, overwrite=overwrite, seeds=seeds
         )
@@ -155,6 +160,7 @@ def baseline(
 )
 @stated_options(SearchOptions)
 @out_option(default=Path("studies/tuned"), help="Folder of the study.")
+@log_option
 @all_option
 @json_option
 @overwrite_option
@@ -167,6 +173,7 @@ def search(
     baseline_run: Path | None,
     folds: int | None,
     split_file: Path | None,
+    log: Tracker | None,
     everything: bool,
     as_json: bool,
     overwrite: bool,
@@ -184,6 +191,7 @@ def search(
     from busi_tune.cli.plan_table import show_plan
     from busi_tune.cli.screen import print_end, print_json, print_text, screen
     from busi_tune.cli.tables import KEPT, show_nested, show_search, show_verdict
+    from busi_tune.logs.trackers import logged
 
     if dry_run:
         with screen() as progress:
@@ -201,7 +209,7 @@ def search(
         show_plan(plan, as_json=as_json)
         return
     if folds is not None:
-        with screen() as progress:
+        with screen() as progress, logged(log, [out], progress):
             judged = pipeline.search_folds(
                 data, out, config, options, progress, folds=folds, baseline_run=baseline_run, overwrite=overwrite
             )
@@ -210,7 +218,7 @@ def search(
         else:
             show_nested(judged, out, everything=everything)
         return
-    with screen() as progress:
+    with screen() as progress, logged(log, [out], progress):
         result = pipeline.search(
             data,
             out,
@@ -279,6 +287,7 @@ def _search_plan(
 @stated_options(SearchOptions)
 @stated_options(ExportOptions)
 @setting("--name", group="output", unset="tuned, or demo with --demo", help="Name of the study and of the export.")
+@log_option
 @all_option
 @json_option
 @overwrite_option
@@ -290,6 +299,7 @@ def run(
     demo: bool,
     name: str | None,
     split_file: Path | None,
+    log: Tracker | None,
     everything: bool,
     as_json: bool,
     overwrite: bool,
@@ -308,6 +318,7 @@ def run(
     from busi_tune.cli.plan_table import show_plan
     from busi_tune.cli.screen import print_end, print_json, print_text, screen
     from busi_tune.cli.tables import KEPT, show_all, show_verdict
+    from busi_tune.logs.trackers import logged
 
     if demo:
         values |= {key: value for key, value in pipeline.DEMO.items() if not given(key)}
@@ -337,7 +348,7 @@ def run(
             )
         show_plan(plan, as_json=as_json)
         return
-    with screen() as progress:
+    with screen() as progress, logged(log, [places.baseline, places.study], progress):
         if demo:
             pipeline.make_demo(places.data, progress)
         result = pipeline.run_all(

@@ -1,11 +1,14 @@
 """Predictions for image files. Threads decode and predict in parallel, and only a few files are in memory."""
 
+import base64
+import html
 import os
 import stat
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -15,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from busi_tune import images
-from busi_tune.errors import ConfigError, ImageError
+from busi_tune.errors import ConfigError, ImageError, printable
 from busi_tune.images import Pixels
 from busi_tune.inference.certificate import open_export
 from busi_tune.inference.classifier import LARGEST_SIDE, Classifier, Floats
@@ -30,6 +33,8 @@ BATCH_SIZE = 8
 # (docs/explanation/predict.md).
 FEW = 8
 PIXELS_AT_ONCE = 4_000_000
+# The predictions that a notebook shows, and the longest side of their pictures in pixels.
+SHOWN, SIDE = 20, 64
 
 
 class Loaded(NamedTuple):
@@ -47,7 +52,7 @@ class Loaded(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one file: probabilities in the order of the classes, or an `error` with the reason.
+    """The prediction for one file: probabilities in the order of the `classes`, or an `error` with the reason.
 
     `malignant` is True if the probability of the disease reaches its threshold, and None without an operating point.
     `flag` is the name of this entry in results: "malignant", or "positive" for a disease of another name. `refer` is
@@ -63,8 +68,14 @@ class Prediction:
     error: str = ""
     flag: str = MALIGNANT
     refer: bool | None = None
+    classes: tuple[str, ...] = ()
     explanation: Explanation | None = field(default=None, compare=False, repr=False)
     overlay: str = ""
+
+    @property
+    def by_class(self) -> dict[str, float]:
+        """The probability of each class, by its name; empty if there is an error."""
+        return dict(zip(self.classes, self.probabilities, strict=True)) if self.probabilities else {}
 
     def referred_below(self, confidence: float) -> "Prediction":
         """The prediction with `refer` set by this `confidence`. An error is returned unchanged."""
@@ -104,6 +115,31 @@ class Predictions:
     def __iter__(self) -> Iterator[Prediction]:
         """The predictions that have not been taken yet."""
         return self.found
+
+    def _repr_html_(self) -> str:
+        """A table of the next predictions with their pictures, for a notebook. It does not take them."""
+        first = list(islice(self.found, SHOWN + 1))
+        object.__setattr__(self, "found", chain(first, self.found))
+        classes = self.classifier.classes
+        heads = "".join(f"<th>{_cell(name)}</th>" for name in ("", "file", "predicted", *classes, "note"))
+        more = f"<p>The first {SHOWN} are shown.</p>" if len(first) > SHOWN else ""
+        return f"<table><tr>{heads}</tr>{''.join(map(_row, first[:SHOWN]))}</table>{more}"
+
+
+def _row(found: Prediction) -> str:
+    """A prediction as a row of the table in a notebook."""
+    shares = [f"{share:.4f}" for share in found.probabilities] or [""] * len(found.classes)
+    cells = [found.path, found.predicted, *shares, found.error or found.warning]
+    picture = ""
+    if not found.error:
+        with suppress(ImageError):
+            data = base64.b64encode(images.preview(images.inspect(Path(found.path))[1], SIDE)).decode()
+            picture = f'<img alt="" src="data:image/jpeg;base64,{data}">'
+    return f"<tr><td>{picture}</td>{''.join(f'<td>{_cell(text)}</td>' for text in cells)}</tr>"
+
+
+def _cell(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def predict(
@@ -259,7 +295,9 @@ def _predicted(classifier: Classifier, batch: list[Loaded], *, explain: bool = F
             for number, maps in zip(some, () if outputs.maps is None else outputs.maps, strict=False):
                 predictions[number] = _explained(predictions[number], batch[number], maps, classifier)
     for number, loaded in enumerate(batch):
-        yield predictions.get(number) or Prediction(loaded.path, error=str(loaded.pixels))
+        yield predictions.get(number) or Prediction(
+            loaded.path, error=str(loaded.pixels), classes=classifier.metadata.classes
+        )
 
 
 def _prediction(loaded: Loaded, row: list[float], scores: list[float], model: ModelMetadata) -> Prediction:
@@ -274,6 +312,7 @@ def _prediction(loaded: Loaded, row: list[float], scores: list[float], model: Mo
         malignant,
         "; ".join(filter(None, [loaded.warning, *warnings])),
         flag=model.flag or MALIGNANT,
+        classes=model.classes,
     )
 
 

@@ -208,7 +208,7 @@ def _add_run(document: ReportFile, folder: Path, album: Album) -> str:
         return _unfinished(folder, epochs, int(str(identity["config"]["epochs"])))
     figures = results.read(folder / METRICS, MetricsFile)
     document["finished"], document["metrics"] = True, figures
-    document["figures"] = _figures(figures["test"])
+    document["figures"] = key_figures(figures["test"])
     answered = _answered(folder, figures["test"], split.used, {0: split.rows("train")})
     document["answers"] = _answers(answered, album)
     return f"Finished: epoch {figures['best_epoch']} of {epochs} kept; {ended}."
@@ -279,7 +279,7 @@ def _crossval(folder: Path, album: Album) -> ReportFile:
         document["verdict"] = document["state"] = f"{document['state']} {UNFINISHED}"
         return document
     found = document["pooled"] = results.read(folder / POOLED, CrossvalFile)
-    document["finished"], document["figures"] = True, _figures(found["pooled"])
+    document["finished"], document["figures"] = True, key_figures(found["pooled"])
     document["state"] = f"Finished: {folds.count} folds."
     answered = "each predicted by a model that was trained neither on it nor on a near-duplicate of it"
     document["verdict"] = _accuracy(found["pooled"], "Accuracy", f", {answered}")
@@ -307,7 +307,7 @@ def _nested(folder: Path, album: Album) -> ReportFile:
     found = document["nested"] = results.read(folder / results.NESTED_VERDICT, NestedFile)
     document["pooled"], document["finished"] = found["tuned"], True
     test = found["tuned"]["pooled"]
-    document["figures"] = _figures(test)
+    document["figures"] = key_figures(test)
     document["state"] = f"Finished: {folds.count} folds, each with a study of its own."
     document["verdict"] = f"{_accuracy(test, 'The search has accuracy')} {found['sentence']}"
     environment = results.read(runs[1] / results.IDENTITY, RunIdentityFile)["environment"]
@@ -324,7 +324,7 @@ def _evaluation(folder: Path, album: Album) -> ReportFile:
     change = found["differences"]["accuracy"]
     edges = change["interval"]
     between = f" (95 % interval {edges[0]:+.3f} to {edges[1]:+.3f})" if edges else ""
-    document["finished"], document["figures"] = True, _figures(external)
+    document["finished"], document["figures"] = True, key_figures(external)
     document["state"] = f"Finished: {found['model']} on {found['data']}."
     document["verdict"] = (
         f"{_accuracy(external, 'External accuracy')} It is {internal['accuracy']:.3f} on the model's own "
@@ -354,7 +354,7 @@ def _export(folder: Path, album: Album) -> ReportFile:
     document["finished"] = True
     document["versions"] |= certificate["versions"]
     test = certificate["test"]
-    document["figures"] = _figures(test)
+    document["figures"] = key_figures(test)
     passed = "Verified" if certificate["passed"] else "Not verified"
     document["state"] = f"{passed}: {', '.join(certificate['models'])}."
     document["verdict"] = f"{_export_verdict(document)} {_accuracy(test, 'Test accuracy')}"
@@ -521,7 +521,7 @@ def _mistakes(answered: JudgedAnswers, album: Album) -> tuple[list[Mistake], lis
     return found, folds
 
 
-def _figures(test: TestSummary) -> list[ReportFigure]:
+def key_figures(test: TestSummary) -> list[ReportFigure]:
     """The key metrics of a summary, with their intervals."""
     spread = test["intervals"]
     found: list[ReportFigure] = [

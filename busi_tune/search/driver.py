@@ -205,7 +205,7 @@ class Driver:
             show_epoch(search, event)
             self._show_trials()
         for epoch in range(training.decided + 1, len(records) + 1):
-            search.trials.report(training.opened, epoch, best_so_far(records[:epoch], search.plan)[0])
+            search.trials.report(training.opened, epoch, getattr(records[epoch - 1], search.plan.metric))
             # Pruning in the last epoch saves nothing, but Hyperband must be asked in every epoch.
             if epoch < search.plan.trial_epochs or search.plan.pruner == "hyperband":
                 training.pruned = search.trials.should_prune(training.opened, epoch)
@@ -226,9 +226,10 @@ class Driver:
         if training.pruned and epochs < search.plan.trial_epochs and not event.reason:
             self._tell(event.job, TrialState.PRUNED, "pruned")
             return
-        # A trial that stopped early reports its best value for the remaining epochs, where others are compared with it.
-        for epoch in range(epochs + 1, search.plan.trial_epochs + 1):
-            search.trials.report(training.opened, epoch, best_so_far(records, search.plan)[0])
+        # These pruners compare trials at each epoch, so a trial that stopped early repeats its last value.
+        later = range(epochs + 1, search.plan.trial_epochs + 1) if search.plan.pruner in ("median", "hyperband") else ()
+        for epoch in later:
+            search.trials.report(training.opened, epoch, getattr(records[-1], search.plan.metric))
             if search.plan.pruner == "hyperband":
                 # Hyperband records the trial only when asked.
                 search.trials.should_prune(training.opened, epoch)
@@ -293,7 +294,7 @@ class Driver:
         self._forget(trials)
 
     def _write_table(self, trials: Sequence[FrozenTrial]) -> None:
-        rows = trial_rows(finished(trials), self.search.plan.space)
+        rows = trial_rows(finished(trials), self.search.plan)
         self.tabled = len(rows)
         # No trial has ended yet if all of them are still running in other drivers.
         if rows:

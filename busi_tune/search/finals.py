@@ -13,7 +13,8 @@ from busi_tune.config import differences
 from busi_tune.errors import BusiTuneError, FileError, RunError
 from busi_tune.results import METRICS, AuditedTrial, BestTrial, Finalist, MetricsFile
 from busi_tune.search.driver import Search, best_so_far, show_epoch
-from busi_tune.search.plan import Plan
+from busi_tune.search.plan import Plan, value_of
+from busi_tune.search.pruner import best_values
 from busi_tune.search.trials import FINGERPRINT, fingerprint, finished, is_trained, ranked
 from busi_tune.training import run_folder, runs
 from busi_tune.training.run_copies import copy_run, publish
@@ -109,9 +110,11 @@ def _contradiction(search: Search, trial: FrozenTrial) -> str:
     count, reported = trial.user_attrs.get("epochs_run"), trial.intermediate_values
     if type(count) is not int or not 1 <= count <= len(reported):
         return f"it has {count} epochs and {len(reported)} values of them"
-    # The last report is the best value. The run's history is no reference: repeated training changes the last digits.
-    if trial.value != reported[max(reported)]:
-        return f"its value is {trial.value}, and its last epoch reported {reported[max(reported)]}"
+    # The reports are compared, not the run's history: training on another machine changes its last digits.
+    best = best_values(trial, plan.direction)
+    expected = best[max(best)] if trial.state == TrialState.COMPLETE else reported[max(reported)]
+    if trial.value != expected:
+        return f"its value is {trial.value}, and its epochs reported {expected}"
     recorded = trial.user_attrs.get(FINGERPRINT)
     same = recorded in (None, fingerprint(trial.state, trial.params, trial.user_attrs, trial.value))
     return "" if same else "its values have another SHA-256"
@@ -176,7 +179,7 @@ def audit_pruning(search: Search, count: int) -> list[AuditedTrial]:
             entry: AuditedTrial = {
                 "trial": trial.number,
                 "pruned_at": trial.user_attrs["epochs_run"],
-                "value_then": trial.value,
+                "value_then": value_of(trial, search.plan.direction),
                 "value_at_end": at_end,
                 "regret": max(0.0, search.plan.sign * ((best[0].value or 0.0) - at_end)) if best else None,
             }

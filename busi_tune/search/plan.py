@@ -7,13 +7,14 @@ from uuid import uuid4
 
 from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from busi_tune import files, results
 from busi_tune.config import Config, differences
 from busi_tune.data.split import Split, excluded_file, read_split
-from busi_tune.errors import FileError, RunError
+from busi_tune.errors import FileError, RunError, printable
 from busi_tune.results import SPLIT, Json, StudyFile
+from busi_tune.search.pruner import best_values
 from busi_tune.search.space import Space
 from busi_tune.search.storage import Database, shown
 from busi_tune.training.run_folder import identified, weights_sha256
@@ -27,7 +28,7 @@ METRICS = {
 }
 IDENTITY = "study.json"
 TRIALS = "trials"
-# The study's name in a database file, which holds no other study.
+# The name of studies with Hyperband, which derives each trial's bracket from it: the folder's name must not decide it.
 NAME = "busi-tune"
 
 
@@ -94,8 +95,9 @@ def open_plan(folder: Path, plan: Plan, split: Split, database: Database) -> str
     path = folder / IDENTITY
     if not path.exists():
         split.write(folder / SPLIT)
+        own = NAME if plan.pruner == "hyperband" else printable(folder.resolve().name) or NAME
         # A server holds many studies, so each needs a unique name.
-        name = f"{NAME}-{uuid4()}" if database.shared else NAME
+        name = f"{own}-{uuid4()}" if database.shared else own
         results.write(path, plan.document(database, name))
     known, earlier = check_plan(folder, plan, database)
     if earlier != plan.config.epochs:
@@ -182,11 +184,18 @@ def clear(folder: Path) -> None:
     files.clear_folder(folder, IDENTITY)
 
 
-def trial_rows(trials: Sequence[FrozenTrial], space: Space) -> list[dict[str, Json]]:
+def value_of(trial: FrozenTrial, direction: StudyDirection) -> float | None:
+    """The value of an ended trial: the best one of its epochs. Optuna values a pruned trial by its last epoch."""
+    values = best_values(trial, direction) if trial.state == TrialState.PRUNED else {}
+    return values[max(values)] if values else trial.value
+
+
+def trial_rows(trials: Sequence[FrozenTrial], plan: Plan) -> list[dict[str, Json]]:
     """The rows of trials.csv."""
     rows: list[dict[str, Json]] = []
     for trial in trials:
-        row: dict[str, Json] = {"number": trial.number, "state": trial.state.name, "value": trial.value}
-        params = {name: trial.params.get(name) for name in space}
+        value = value_of(trial, plan.direction)
+        row: dict[str, Json] = {"number": trial.number, "state": trial.state.name, "value": value}
+        params = {name: trial.params.get(name) for name in plan.space}
         rows.append(row | params | {key: trial.user_attrs.get(key) for key in FACTS})
     return rows

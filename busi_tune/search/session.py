@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from busi_tune import files, locks, results
 from busi_tune.config import Config
 from busi_tune.data.dataset import Dataset, open_dataset
-from busi_tune.errors import RunError, listed
+from busi_tune.errors import RunError, listed, printable
 from busi_tune.evaluation.verdict import verdict_of
 from busi_tune.progress import Progress
 from busi_tune.results import METRICS, VERDICT, OutcomeFile, SearchFinals, SearchResult, VerdictFile
@@ -56,6 +56,7 @@ def search(
             name = open_plan(folder, plan, dataset.split, database)
             _remember(root, folder, options)
             trials = Trials(database, name, plan)
+            trials.describe(printable(str(root.resolve())))
             # Decode the images once here, so that workers need not.
             dataset.part("train", resolved.image_size, progress)
             workers = stack.enter_context(crew.workers(options.workers, options.ray, dataset, progress, owner=folder))
@@ -209,7 +210,7 @@ def _result(session: Search, outcome: SearchFinals) -> SearchResult:
         **outcome,
         "schema": results.SCHEMAS[SearchResult],
         "metric": session.plan.metric,
-        "trials": trial_rows(finished(session.trials.all()), session.plan.space),
+        "trials": trial_rows(finished(session.trials.all()), session.plan),
         "disk_bytes": files.disk_bytes(session.folder, without=(results.REPORT, results.REPORT_PAGE)),
     }
 

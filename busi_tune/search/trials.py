@@ -7,7 +7,7 @@ from functools import partial
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.pruners import BasePruner, NopPruner
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -15,7 +15,7 @@ from busi_tune.errors import ConfigError, FileError
 from busi_tune.files import sha256_bytes
 from busi_tune.results import Json
 from busi_tune.search.plan import FACTS, Plan
-from busi_tune.search.pruner import StalledPruner
+from busi_tune.search.pruner import BestHyperbandPruner, BestMedianPruner, StalledPruner
 from busi_tune.search.sampler import SeededTPESampler
 from busi_tune.search.storage import Database
 
@@ -76,6 +76,21 @@ class Trials:
             first = {field: getattr(plan.config, field) for field in plan.space}
             self.database.call(lambda: self.study.enqueue_trial(first, skip_if_exists=True))
 
+    def describe(self, data: str) -> None:
+        """Store the metric, the images, the architecture and the split, for programs that show the study.
+
+        Values of an earlier call are kept: they describe the beginning of the study.
+        """
+        plan, study = self.plan, self.study
+        varied = plan.space.get("arch")
+        names = map(str, varied.choices) if isinstance(varied, CategoricalDistribution) else (plan.config.arch,)
+        known = self.database.call(lambda: study.user_attrs)
+        for key, text in {"data": data, "architecture": ", ".join(names), "split": plan.split}.items():
+            if key not in known:
+                self.database.call(partial(study.set_user_attr, key, text))
+        if self.database.call(lambda: study.metric_names) is None:
+            self.database.call(lambda: study.set_metric_names([plan.metric]))
+
     def all(self) -> list[FrozenTrial]:
         """All trials in the database, in the order of their numbers."""
         return self.database.call(lambda: self.study.get_trials(deepcopy=False))
@@ -115,7 +130,7 @@ class Trials:
         return opened
 
     def report(self, opened: OpenTrial, epoch: int, value: float) -> None:
-        """Report the best value up to `epoch`, unless the database already has it."""
+        """Report the value of `epoch`, unless the database already has it."""
         if epoch > opened.reported:
             self.database.call(lambda: opened.trial.report(value, epoch))
             opened.reported = epoch
@@ -206,9 +221,9 @@ def make_pruner(plan: Plan) -> BasePruner:
     if plan.pruner == "none":
         return NopPruner()
     if plan.pruner == "hyperband":
-        return HyperbandPruner(min_resource=min(2, plan.trial_epochs), max_resource=plan.trial_epochs)
+        return BestHyperbandPruner(min_resource=min(2, plan.trial_epochs), max_resource=plan.trial_epochs)
     if plan.pruner == "median":
-        return MedianPruner(n_startup_trials=5, n_min_trials=N_MIN_TRIALS)
+        return BestMedianPruner(n_startup_trials=5, n_min_trials=N_MIN_TRIALS)
     return StalledPruner(plan.config.scheduler_patience)
 
 

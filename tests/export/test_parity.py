@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from busi_tune import images, pipeline
 from busi_tune.errors import DataError, FileError, ParityError
 from busi_tune.evaluation.metrics import Labels, confusion_matrix
-from busi_tune.export import assembly, quantisation, resize
+from busi_tune.export import assembly, parity, quantisation, resize
 from busi_tune.export.draft import Draft
 from busi_tune.export.exporter import certify
 from busi_tune.export.graphs import folded
@@ -411,7 +411,7 @@ def test_a_failed_verification_leaves_no_model(
 ) -> None:
     folder = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("busi_tune.export.parity.FACTOR", 1e-6)
+        patch.setattr(parity, "FACTOR", 1e-6)
         with pytest.raises(ParityError, match="a logit is off by"):
             pipeline.export(exported.run, folder, exported.data, Silent())
     assert names(folder) == EXPORT_FILES - MODELS - {"labels.json"}

@@ -11,6 +11,7 @@ import pytest
 from busi_tune import pipeline, results
 from busi_tune.cli import exit_code
 from busi_tune.errors import ConfigError, ParityError, RunError
+from busi_tune.export import gate
 from busi_tune.export.gate import GateError
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference import open_export, predict_files
@@ -110,7 +111,7 @@ def test_other_options_are_refused_and_named_and_replace_the_export_on_request(
 def test_a_refused_model_leaves_the_others(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "export"
     with monkeypatch.context() as patch:
-        patch.setattr("busi_tune.export.gate.AGREEMENT", 1.1)
+        patch.setattr(gate, "AGREEMENT", 1.1)
         with pytest.raises(GateError, match=r"float16 model does not pass its gate .* --max-drop"):
             pipeline.export(exported.run, folder, exported.data, Silent(), options=ExportOptions(float16=True))
     assert names(folder) == EXPORT_FILES

@@ -1,13 +1,16 @@
-"""The default pruner: it prunes a trial without improvement that is behind the best completed trial."""
+"""The pruners: the default one, and Optuna's own on the best values so far."""
 
+from itertools import accumulate
 from typing import Literal
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import IntDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
 from optuna.trial import TrialState
 
-from busi_tune.search.pruner import StalledPruner
+from busi_tune.search.pruner import BestHyperbandPruner, BestMedianPruner, StalledPruner
 
 
 def asked(direction: Literal["minimize", "maximize"], complete: list[float], values: list[float]) -> bool:
@@ -55,3 +58,53 @@ def test_a_trial_that_stalled_behind_the_best_is_pruned(
 ) -> None:
     assert asked("minimize", complete, values) == pruned
     assert asked("maximize", [-value for value in complete], [-value for value in values]) == pruned
+
+
+def curves(seed: int, trials: int, epochs: int) -> list[list[float]]:
+    """Validation curves with improvements, plateaus and overfitting."""
+    generator = np.random.default_rng(seed)
+    levels = generator.uniform(0.3, 1.0, (trials, 1))
+    steps = generator.normal(-0.02, 0.15, (trials, epochs)).cumsum(axis=1)
+    rounded: list[list[float]] = (levels + np.abs(steps)).round(2).tolist()
+    return rounded
+
+
+def decisions(pruner: BasePruner, values: list[list[float]], *, maximise: bool) -> list[tuple[bool, dict[str, object]]]:
+    """What a pruner decides and stores about each reported value of trials that run one after the other."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize" if maximise else "minimize", pruner=pruner, study_name="study")
+    better = max if maximise else min
+    found: list[tuple[bool, dict[str, object]]] = []
+    for own in values:
+        trial, pruned = study.ask(), False
+        for epoch, value in enumerate(own, start=1):
+            trial.report(value, epoch)
+            pruned = trial.should_prune()
+            found.append((pruned, study.trials[-1].system_attrs))
+            if pruned:
+                break
+        study.tell(trial, None if pruned else better(own), TrialState.PRUNED if pruned else TrialState.COMPLETE)
+    return found
+
+
+@pytest.mark.parametrize("maximise", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["stalled", "median", "hyperband"])
+def test_raw_values_are_judged_as_best_values_so_far_are_by_optuna(name: str, seed: int, *, maximise: bool) -> None:
+    """Earlier versions reported the best value so far to Optuna's own pruners."""
+    ours: dict[str, BasePruner] = {
+        "stalled": StalledPruner(1),
+        "median": BestMedianPruner(n_startup_trials=3, n_min_trials=3),
+        "hyperband": BestHyperbandPruner(min_resource=2, max_resource=12),
+    }
+    before: dict[str, BasePruner] = {
+        "stalled": StalledPruner(1),
+        "median": MedianPruner(n_startup_trials=3, n_min_trials=3),
+        "hyperband": HyperbandPruner(min_resource=2, max_resource=12),
+    }
+    values = curves(seed, 24, 12)
+    best = [list(accumulate(own, max if maximise else min)) for own in values]
+    assert best != values
+    expected = decisions(before[name], best, maximise=maximise)
+    assert decisions(ours[name], values, maximise=maximise) == expected
+    assert {pruned for pruned, _ in expected} == {False, True}

@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, phantoms: Path, config: C
 def test_a_trial_that_was_added_is_never_the_best(finished: Path, phantoms: Path, config: Config) -> None:
     """A trial from `study.add_trial` was never trained; the search prints a notice and continues."""
     folder = shutil.copytree(finished, finished.parent / "added") / "tuned"
-    study = optuna.load_study(study_name="busi-tune", storage=f"sqlite:///{folder}/study.db")
+    study = optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder}/study.db")
     first = study.trials[0]
     better = optuna.trial.create_trial(
         value=-9,

@@ -116,6 +116,22 @@ def test_a_program_that_stays_and_its_child_send_nothing(alone: Alone, tmp_path:
     assert alone.found() == ([], [])
 
 
+def test_logs_for_trackers_stay_on_the_machine(alone: Alone, exported: Exported, tmp_path: Path) -> None:
+    """MLflow sends usage statistics while the program runs, unless they are switched off."""
+    run = shutil.copytree(exported.run, tmp_path / "run")
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "import busi_tune\n"
+        "busi_tune.write_logs(Path(sys.argv[1]), 'mlflow')\n"
+        "busi_tune.write_logs(Path(sys.argv[1]), 'tensorboard')\n"
+        f"time.sleep({PATIENCE})\n"
+    )
+    alone.run(sys.executable, "-c", program, run)
+    assert (tmp_path / "logs/mlflow.db").exists()
+    assert alone.found() == ([], [])
+
+
 def test_an_actor_of_a_ray_cluster_is_silenced_as_it_is_loaded(alone: Alone, tmp_path: Path) -> None:
     actor = tmp_path / "actor"
     actor.write_bytes(cloudpickle.dumps(Trainer))

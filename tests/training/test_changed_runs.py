@@ -361,7 +361,7 @@ def test_a_changed_database_is_refused(statement: str, reason: str, study: Path,
 
 
 def test_a_trial_that_was_never_trained_here_is_not_ranked(study: Path, studies: Path, phantoms: Path) -> None:
-    known = optuna.load_study(study_name="busi-tune", storage=f"sqlite:///{study}/study.db")
+    known = optuna.load_study(study_name=study.name, storage=f"sqlite:///{study}/study.db")
     params = known.trials[1].params
     known.add_trial(optuna.create_trial(value=0.0, params=params, distributions=known.trials[1].distributions))
     said = Recorder()

@@ -71,6 +71,7 @@ SAMPLES = {
     "fold": "2",
     "repeats": "2",
     "folds_file": '"folds.csv"',
+    "log": '"mlflow"',
     "int8": "true",
     "float16": "true",
     "network_only": '"static"',
