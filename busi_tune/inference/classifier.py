@@ -40,7 +40,7 @@ REFUSALS = (
     RuntimeError,
 )
 SUFFIX = "ExecutionProvider"
-# The graph resizes in double precision, so a larger image is resized in reading, to the same pixels.
+# The graph's resize takes more memory than Pillow's. A larger image is resized in reading, to the same pixels.
 LARGEST_SIDE = 1024
 
 
