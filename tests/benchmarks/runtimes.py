@@ -74,7 +74,8 @@ def opencv() -> tuple[str, Load]:
 
     def load(path: Path) -> Run:
         network = cv2.dnn.readNetFromONNX(str(path))
-        names = [name for name in network.getUnconnectedOutLayersNames() if name in COMPARED]
+        # OpenCV 5 asks for all outputs; 4.8 gives its own names to some.
+        names = list(network.getUnconnectedOutLayersNames())
 
         def run(given: Array) -> Answers:
             network.setInput(given)
@@ -118,9 +119,9 @@ def tract() -> tuple[str, Load]:
     import tract as engine
 
     def load(path: Path) -> Run:
-        model = engine.onnx().load(path).into_model()
-        names = [model.output_name(number) for number in range(model.output_count())]
-        runnable = model.into_runnable()
+        runnable = engine.onnx().load(path).into_model().into_runnable()
+        # The names of the outputs are those of their nodes; their order is that of the file.
+        names = ["logits", "probabilities", "pixels", "guard"][: runnable.output_count()]
         return lambda given: dict(
             zip(names, (value.to_numpy() for value in runnable.run([np.ascontiguousarray(given)])), strict=True)
         )
@@ -266,8 +267,8 @@ def row(title: str, path: Path, place: Path, load: Load) -> str:
                 resized = [resized[0] + int(other.any()), resized[1] + 1]
             count += 1
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises is its answer
-        reason = " ".join(str(error).split())[-110:].replace("|", "/")
-        return f"| {title} | {path.name} | no: {type(error).__name__} {reason} | | |"
+        text = " ".join(str(error).partition("Stack backtrace")[0].split()).replace("|", "/")
+        return f"| {title} | {path.name} | no: {type(error).__name__} {text[-160:]} | | |"
     pixels = f"{resized[0]} of {resized[1]}" if resized[1] else ""
     return f"| {title} | {path.name} | {worst:.1e} | {changed} of {count} | {pixels} |"
 

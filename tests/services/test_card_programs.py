@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import venv
 from collections.abc import Sequence
@@ -67,9 +68,10 @@ def card(folder: Path) -> str:
 def python(card: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python environment with the packages from the card only."""
     place = tmp_path_factory.mktemp("python")
-    venv.create(place, with_pip=True, symlinks=True)
+    venv.create(place, with_pip=False, symlinks=True)
     program = place / "bin" / "python"
-    install([program, "-I", "-m", "pip", "install", "--quiet", "--retries=1", *named(card, "pip")], place)
+    pip = [sys.executable, "-m", "pip", "--python", program, "install", "--quiet", "--retries=1"]
+    install([*pip, *named(card, "pip")], place)
     return program
 
 
@@ -94,14 +96,13 @@ def node(card: str, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compiled(card: str, folder: Path) -> Path:
+def compiled(card: str, folder: Path, python: Path) -> Path:
     """The program in C++, compiled as the card says."""
-    if shutil.which("g++") is None or shutil.which("pkg-config") is None:
-        pytest.skip("g++ and pkg-config are not both installed; apt-get install g++ pkg-config libopencv-dev")
+    if shutil.which("g++") is None or not Path("/usr/include/opencv4/opencv2/imgcodecs.hpp").exists():
+        pytest.skip("g++ and OpenCV are not both installed; apt-get install g++ libopencv-imgcodecs-dev")
     (folder / "classify.cpp").write_text(program(card, "cpp"))
-    found = re.search(r"`(g\+\+ [^`]+)`", card)
-    assert found
-    install(["sh", "-c", found[1]], folder)
+    commands = program(card, "sh").replace("python3", str(python))
+    install(["sh", "-ec", commands], folder)
     return folder / "classify"
 
 
