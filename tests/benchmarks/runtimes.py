@@ -62,8 +62,13 @@ def openvino(precision: str = "") -> tuple[str, Load]:
 
     def load(path: Path) -> Run:
         compiled = ov.Core().compile_model(path, "CPU", hints)
-        names = [output.get_any_name() for output in compiled.outputs]
-        return lambda given: dict(zip(names, compiled([given]).to_tuple(), strict=True))
+        names = [output.names for output in compiled.outputs]
+
+        def run(given: Array) -> Answers:
+            found = compiled([given]).to_tuple()
+            return {name: value for each, value in zip(names, found, strict=True) for name in each}
+
+        return run
 
     return f"OpenVINO {ov.__version__.partition('-')[0]}{f', {precision}' if precision else ', default'}", load
 
@@ -142,8 +147,11 @@ def ncnn() -> tuple[str, Load]:
         place = Path(tempfile.mkdtemp())
         copy = place / "model.onnx"
         copy.write_bytes(path.read_bytes())
-        _called([str(program), str(copy), f"inputshape={shape}"], place / "model.ncnn.bin")
+        _called([str(program), str(copy), f"inputshape={shape}", "fp16=0"], place / "model.ncnn.bin")
         network = engine.Net()
+        # float32 throughout; by default ncnn stores weights and layers in float16, and logits are off by 7e-4.
+        for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
+            setattr(network.opt, option, False)
         network.load_param(str(place / "model.ncnn.param"))
         network.load_model(str(place / "model.ncnn.bin"))
 
@@ -163,11 +171,13 @@ def mnn() -> tuple[str, Load]:
 
     def load(path: Path) -> Run:
         converted = Path(tempfile.mkdtemp()) / "model.mnn"
-        flags = ["-f", "ONNX", "--modelFile", str(path), "--MNNModel", str(converted), "--bizCode", "busi-tune"]
-        _called([sys.executable, "-m", "MNN.tools.mnnconvert", *flags], converted)
+        flags = ["-f", "ONNX", "--modelFile", str(path.resolve()), "--MNNModel", str(converted), "--bizCode", "busi-tune"]
+        # The converter's own command line also reports its use over the network.
+        _called([sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)", *flags], converted)
         expressions = engine.expr
         entry = "input" if path.name == "network.onnx" else "images"
-        names = ["logits"] if entry == "input" else list(COMPARED)
+        # MNN keeps only one name for the pixels of model-S.onnx.
+        names = list(COMPARED) if path.name in ("model.onnx", "model.int8.onnx", "model.float16.onnx") else ["logits"]
         module = engine.nn.load_module_from_file(str(converted), [entry], names)
 
         def run(given: Array) -> Answers:
@@ -290,8 +300,8 @@ def served(folder: Path) -> Iterator[str]:
         server.server_close()
 
 
-def web_rows(export: Path, place: Path, modules: Path, provider: str) -> list[str]:
-    """The rows of onnxruntime-web in Chromium."""
+def web_rows(provider: str, export: Path, place: Path, modules: Path, *, file: str = "*.onnx", most: int = 999) -> list[str]:
+    """The rows of onnxruntime-web in Chromium, of the first `most` pictures."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -314,12 +324,13 @@ def web_rows(export: Path, place: Path, modules: Path, provider: str) -> list[st
             try:
                 browser.set_script_timeout(500)
                 browser.get(f"{address}/index.html")
-                names = sorted(path.name for path in export.glob("*.onnx"))
+                names = sorted(path.name for path in export.glob(file))
                 script = (
-                    "const [provider, names, done] = arguments;"
-                    "import('/runtimes.mjs').then((m) => m.browserRows(provider, names)).then(done, (e) => done([`${e}`]))"
+                    "const [provider, names, most, done] = arguments;"
+                    "import('/runtimes.mjs').then((m) => m.browserRows(provider, names, most))"
+                    ".then(done, (error) => done([`${error}`]))"
                 )
-                found: list[str] = browser.execute_async_script(script, provider, names)
+                found: list[str] = browser.execute_async_script(script, provider, names, most)
                 return found
             finally:
                 browser.quit()
@@ -334,14 +345,17 @@ def main() -> None:
     parser.add_argument("--with", dest="place", type=Path)
     parser.add_argument("--runtime", default="onnxruntime", choices=[*RUNTIMES, "web-wasm", "web-webgpu"])
     parser.add_argument("--modules", type=Path)
+    parser.add_argument("--most", type=int, default=999, help="pictures in a browser; a GPU in software is slow")
+    parser.add_argument("--file", default="*.onnx", help="one file, for runtimes that end the process")
     given = parser.parse_args()
     if given.prepare:
         prepare(given.export, given.prepare, given.data)
     elif given.runtime.startswith("web-"):
-        print(*web_rows(given.export, given.place, given.modules, given.runtime.removeprefix("web-")), sep="\n")
+        provider, places = given.runtime.removeprefix("web-"), (given.export, given.place, given.modules)
+        print(*web_rows(provider, *places, file=given.file, most=given.most), sep="\n")
     else:
         title, load = RUNTIMES[given.runtime]()
-        for path in sorted(given.export.glob("*.onnx")):
+        for path in sorted(given.export.glob(given.file)):
             print(row(title, path, given.place, load), flush=True)
 
 

@@ -120,5 +120,5 @@ def test_node(export: Path, cases: Path, modules: Path) -> None:
 
 @pytest.mark.parametrize("provider", ["wasm", "webgpu"])
 def test_browser(provider: str, export: Path, cases: Path, modules: Path) -> None:
-    rows = table("\n".join(runtimes.web_rows(export, cases, modules, provider)))
+    rows = table("\n".join(runtimes.web_rows(provider, export, cases, modules)))
     same(rows, FLOATS, 1e-4)
