@@ -2,9 +2,10 @@
 
     PYTHONPATH=.:tests/support python tests/benchmarks/certificate_mutations.py EXPORT
 
-Each change is made in the unsigned export. Those that nobody notices there are made in the signed export, too, which is
-checked with its key. Then the script forges each model: its last layer takes two classes for each other, or its metadata exchange their names. Each
-forgery is hidden in four ways, up to a whole new certificate, which only a signature shows.
+Each change is made in the unsigned export. Those that are not noticed there are made in the signed export, too, which
+is checked with its key. Then the script forges each model: its last layer takes two classes for each other, or its
+metadata exchange their names. Each forgery is hidden in four ways, up to a whole new certificate, which only a
+signature shows.
 """
 
 import argparse

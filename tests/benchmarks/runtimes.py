@@ -167,18 +167,27 @@ def ncnn() -> tuple[str, Load]:
 
 def mnn() -> tuple[str, Load]:
     """The file converted by MNN's own converter, in MNN."""
-    import MNN as engine
+    import MNN
 
     def load(path: Path) -> Run:
         converted = Path(tempfile.mkdtemp()) / "model.mnn"
-        flags = ["-f", "ONNX", "--modelFile", str(path.resolve()), "--MNNModel", str(converted), "--bizCode", "busi-tune"]
+        flags = [
+            "-f",
+            "ONNX",
+            "--modelFile",
+            str(path.resolve()),
+            "--MNNModel",
+            str(converted),
+            "--bizCode",
+            "busi-tune",
+        ]
         # The converter's own command line also reports its use over the network.
         _called([sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)", *flags], converted)
-        expressions = engine.expr
+        expressions = MNN.expr
         entry = "input" if path.name == "network.onnx" else "images"
         # MNN keeps only one name for the pixels of model-S.onnx.
         names = list(COMPARED) if path.name in ("model.onnx", "model.int8.onnx", "model.float16.onnx") else ["logits"]
-        module = engine.nn.load_module_from_file(str(converted), [entry], names)
+        module = MNN.nn.load_module_from_file(str(converted), [entry], names)
 
         def run(given: Array) -> Answers:
             layout = expressions.NCHW if entry == "input" else expressions.NHWC
@@ -189,7 +198,7 @@ def mnn() -> tuple[str, Load]:
 
         return run
 
-    return f"MNN {engine.version()}", load
+    return f"MNN {MNN.version()}", load
 
 
 RUNTIMES: dict[str, Callable[[], tuple[str, Load]]] = {
@@ -300,7 +309,9 @@ def served(folder: Path) -> Iterator[str]:
         server.server_close()
 
 
-def web_rows(provider: str, export: Path, place: Path, modules: Path, *, file: str = "*.onnx", most: int = 999) -> list[str]:
+def web_rows(
+    provider: str, export: Path, place: Path, modules: Path, *, file: str = "*.onnx", most: int = 999
+) -> list[str]:
     """The rows of onnxruntime-web in Chromium, of the first `most` pictures."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service

@@ -166,7 +166,12 @@ def test_what_the_card_says_of_data_licence_and_limits(exported: Exported, card:
     assert f"`{exported.certificate['split'][:16]}`" in text
     licence, _ = sections(card)["Licence"]
     # The licence asks for credit, a link, and the changes.
-    for asked in ("W. Al-Dhabyani", "10.1016/j.dib.2019.104863", "creativecommons.org/licenses/by/4.0", "was trained on part"):
+    for asked in (
+        "W. Al-Dhabyani",
+        "10.1016/j.dib.2019.104863",
+        "creativecommons.org/licenses/by/4.0",
+        "was trained on part",
+    ):
         assert asked in licence
     assert "whose licence only their owners can give" in licence
     assert "other machines, operators and patients differ" in sections(card)["Limits"][0]

