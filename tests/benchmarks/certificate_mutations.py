@@ -35,8 +35,9 @@ def sign(folder: Path, place: Path) -> str:
     private = Ed25519PrivateKey.generate()
     key.write_bytes(private.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
     signer = Signer(key)
+    public: str = signer.public
     write_certificate(folder, read_certificate(folder), signer)
-    return signer.public
+    return public
 
 
 def last_weight(path: Path) -> str:

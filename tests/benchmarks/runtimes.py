@@ -279,7 +279,7 @@ def row(title: str, path: Path, place: Path, load: Load) -> str:
         for case in json.loads((place / f"{path.name}.json").read_text()):
             found, known = run(_unpacked(case["given"])), {k: _unpacked(v) for k, v in case["outputs"].items()}
             logits = np.reshape(found["logits"], known["logits"].shape)
-            worst = max(worst, float(np.abs(logits.astype(np.float64) - known["logits"]).max()))
+            worst = max(worst, float(np.abs(logits.astype(np.float64) - known["logits"].astype(np.float64)).max()))
             changed += int((logits.argmax(axis=1) != known["logits"].argmax(axis=1)).sum())
             if "pixels" in known and "pixels" in found:
                 other = np.reshape(found["pixels"], known["pixels"].shape).astype(np.int64) != known["pixels"]

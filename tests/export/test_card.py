@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
-from huggingface_hub.repocard_data import model_index_to_eval_results
+from huggingface_hub.repocard_data import ModelCardData, model_index_to_eval_results
 from markdown_it import MarkdownIt
 from numpy.typing import NDArray
 
@@ -104,8 +104,9 @@ def test_what_the_card_says_of_the_test_split(exported: Exported, card: str) -> 
 def test_the_hub_reads_the_metadata_of_the_card(exported: Exported, tiny: Config, card: str) -> None:
     """The parser is that of Hugging Face; it raises for a wrong model-index."""
     data = ModelCard(card).data
+    assert isinstance(data, ModelCardData)
     assert (data.license, data.library_name, data.pipeline_tag) == ("other", "onnx", "image-classification")
-    assert {"onnx", "breast-ultrasound", tiny.arch} <= set(data.tags)
+    assert {"onnx", "breast-ultrasound", tiny.arch} <= set(data.tags or [])
     metadata = metadata_load(exported.folder / "README.md")
     assert metadata is not None
     name, evaluation = model_index_to_eval_results(metadata["model-index"])

@@ -70,7 +70,7 @@ def python(card: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("python")
     venv.create(place, with_pip=False, symlinks=True)
     program = place / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", program, "install", "--quiet", "--retries=1"]
+    pip = [sys.executable, "-m", "pip", "--python", str(program), "install", "--quiet", "--retries=1"]
     install([*pip, *named(card, "pip")], place)
     return program
 

@@ -91,7 +91,8 @@ def test_runtimes_with_python_packages(export: Path, cases: Path, tmp_path: Path
     python = python_with(tmp_path, *packages)
     for name in ("openvino-f32", "opencv", "tract"):
         rows = table(called(python, SCRIPT, export, "--with", cases, "--runtime", name))
-        same(rows, FLOATS, 1e-4)
+        # tract needs shapes that do not depend on the picture's.
+        same(rows, FLOATS - {"model.onnx"} if name == "tract" else FLOATS, 1e-4)
 
 
 def test_tools_that_simplify(export: Path, cases: Path, tmp_path: Path) -> None:
