@@ -35,9 +35,8 @@ def sign(folder: Path, place: Path) -> str:
     private = Ed25519PrivateKey.generate()
     key.write_bytes(private.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
     signer = Signer(key)
-    public: str = signer.public
     write_certificate(folder, read_certificate(folder), signer)
-    return public
+    return signer.public
 
 
 def last_weight(path: Path) -> str:
@@ -46,7 +45,8 @@ def last_weight(path: Path) -> str:
     classes = len(json.loads(next(entry.value for entry in model.metadata_props if entry.key == "classes")))
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     used = [name for node in model.graph.node for name in node.input if name in held]
-    return next(name for name in reversed(used) if len(held[name].dims) > 1 and held[name].dims[0] == classes)
+    last: str = next(name for name in reversed(used) if len(held[name].dims) > 1 and held[name].dims[0] == classes)
+    return last
 
 
 def forgeries(folder: Path, public: str, place: Path) -> tuple[Counter[str], list[str]]:
@@ -60,7 +60,7 @@ def forgeries(folder: Path, public: str, place: Path) -> tuple[Counter[str], lis
         for what in ({"tensor": last_weight(folder / name)}, {"facts": {"classes": swapped}}):
             for depth in DEPTHS:
                 changed = Path(shutil.copytree(folder, place / "forged"))
-                forge_model(changed, name, depth=depth, **what)  # type: ignore[arg-type]
+                forge_model(changed, name, depth=depth, **what)
                 tried[f"forged models, hidden to depth {depth}"] += 1
                 if not is_noticed(changed) or not is_noticed(changed, public):
                     unnoticed.append(f"{name}: {what}, depth {depth}")
