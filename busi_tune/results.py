@@ -800,11 +800,11 @@ class VerificationFile(Evidence):
 class ModelLabels(TypedDict):
     """How to read one model's answers: the class that is flagged, from which probability on, and the guard's limits.
 
-    `positive` and `threshold` are None for an export without an operating point.
+    Without an operating point, `positive` and `threshold` are left out, because some readers of JSON know no null.
     """
 
-    positive: str | None
-    threshold: float | None
+    positive: NotRequired[str]
+    threshold: NotRequired[float]
     guard: list[GuardEntry]
 
 
@@ -1234,7 +1234,7 @@ SCHEMAS: Mapping[type, str] = {
     SearchResult: "busi-tune.search/2",
     SplitResult: "busi-tune.split/1",
     AuditFile: "busi-tune.audit/1",
-    LabelsFile: "busi-tune.labels/1",
+    LabelsFile: "busi-tune.labels/2",
     VerificationFile: "busi-tune.verification/3",
     PredictionEntry: PREDICTION,
     RunResult: "busi-tune.run/2",

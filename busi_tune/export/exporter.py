@@ -344,12 +344,11 @@ def _write_labels(draft: Draft, made: Mapping[str, Made]) -> None:
 
 
 def _labels(model: Made) -> ModelLabels:
-    point = cast("OperatingPointEntry | None", model.facts.get("operating_point"))
-    return {
-        "positive": point and point["class"],
-        "threshold": point and point["threshold"],
-        "guard": cast("list[GuardEntry]", model.facts["guard"]),
-    }
+    labels: ModelLabels = {"guard": cast("list[GuardEntry]", model.facts["guard"])}
+    if "operating_point" in model.facts:
+        point = cast("OperatingPointEntry", model.facts["operating_point"])
+        labels |= {"positive": point["class"], "threshold": point["threshold"]}
+    return labels
 
 
 def _write_predictions(draft: Draft) -> None:

@@ -3,12 +3,13 @@
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnxruntime import InferenceSession
 from onnxscript import ir, optimizer
 
 from busi_tune.export import assembly
 from busi_tune.export.draft import Draft, Made
-from busi_tune.export.graphs import cleaned, passes
+from busi_tune.export.graphs import cleaned, ir_version_of, opset_of, passes
 from busi_tune.export.parity import BATCH, Logits, distance
 from busi_tune.images import Pixels
 from busi_tune.inference.contents import read_contents
@@ -95,5 +96,25 @@ def bare(network: bytes, *, static: bool) -> onnx.ModelProto:
         passes.RemoveUnusedNodesPass()(inferred)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(inferred)
         part = ir.to_proto(inferred)
-    part.producer_name = "busi-tune"
+    _pool_globally(part)
+    part.producer_name, part.ir_version = "busi-tune", ir_version_of(opset_of(part))
     return part
+
+
+def _pool_globally(model: onnx.ModelProto) -> None:
+    """Write means over the whole plane as GlobalAveragePool.
+
+    Some runtimes ignore the axes of ReduceMean, which opset 18 made an input: OpenCV 4.8 takes the mean over all axes.
+    """
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in [*graph.value_info, *graph.input]}
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in (node for node in model.graph.node if node.op_type == "ReduceMean" and len(node.input) == 2):
+        kept = all(entry.i == 1 for entry in node.attribute if entry.name == "keepdims")
+        axes = numpy_helper.to_array(held[node.input[1]]) if node.input[1] in held else np.zeros(0)
+        if kept and ranks.get(node.input[0]) == 4 and sorted(axes % 4) == [2, 3]:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:], node.attribute[:]
+    used = {name for node in model.graph.node for name in node.input}
+    for name in held.keys() - used:
+        model.graph.initializer.remove(held[name])

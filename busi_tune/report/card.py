@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from busi_tune import results
 from busi_tune.data.split import read_left_out
 from busi_tune.errors import printable
-from busi_tune.evaluation.metrics import edges, missing_intervals, shown, worsened
+from busi_tune.evaluation.metrics import edges, missing_intervals, numbers, shown, worsened
 from busi_tune.inference.certificate import UNSIGNED
 from busi_tune.results import (
     SPLIT,
@@ -25,6 +25,18 @@ from busi_tune.results import (
 )
 
 WIDTH = 120
+# The metrics in the card's metadata, with the names that the Hugging Face Hub gives to them.
+HUB_METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "f1",
+    "macro_precision": "precision",
+    "macro_recall": "recall",
+    "macro_roc_auc": "roc_auc",
+    "matthews_correlation": "matthews_correlation",
+    "brier": "brier_score",
+    "sensitivity": "recall",
+    "specificity": "specificity",
+}
 
 
 def model_card(run: Path, certificate: VerificationFile) -> str:
@@ -39,6 +51,7 @@ def model_card(run: Path, certificate: VerificationFile) -> str:
     return template.render(
         identity=results.read(run / results.IDENTITY, RunIdentityFile),
         test=certificate["test"],
+        evaluation=_evaluation(certificate["test"]),
         metrics=_metrics(certificate["test"]),
         missing=missing_intervals(certificate["test"]),
         leaked=figures["leaked_test_images"],
@@ -76,6 +89,17 @@ def _metrics(test: TestSummary) -> list[tuple[str, str, str]]:
     """Each metric's name, value and interval."""
     intervals = edges(test["intervals"])
     return [(title(name), _figure(value), _interval(intervals.get(name))) for name, value in shown(test).items()]
+
+
+def _evaluation(test: TestSummary) -> list[tuple[str, str, str]]:
+    """The metrics of the card's metadata: the Hub's name of each, its title, and its value."""
+    disease = "malignant_vs_rest" if "malignant_vs_rest" in test else "positive_vs_rest"
+    found = {name[-1]: (name, value) for name, value in numbers(test).items() if name[:-1] in ((), (disease,))}
+    listed = [(type_, *found[name]) for name, type_ in HUB_METRICS.items() if name in found]
+    return [
+        (type_, title(name) if len(name) == 1 else f"{name[-1]} for the disease", f"{value:.6f}")
+        for type_, name, value in listed
+    ]
 
 
 def title(path: Sequence[str]) -> str:

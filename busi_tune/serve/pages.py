@@ -1,5 +1,6 @@
 """The HTML pages of a model: the page for pictures, with the model card, and the description for programs."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,8 +56,9 @@ def _card(folder: Path) -> tuple[str, bool]:
         return "", False
     text = path.read_text(encoding="utf-8", errors="replace")
     certified = read_certificate(folder)["files"] if (folder / VERIFICATION).exists() else {}
-    # HTML inside the card is shown as text, not rendered.
-    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    # HTML inside the card is shown as text, not rendered. The metadata before the card is not shown.
+    body = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
+    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
     return html, certified.get(CARD) != files.sha256(path)
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard import metadata_load
+from huggingface_hub.repocard_data import ModelCardData, model_index_to_eval_results
 from markdown_it import MarkdownIt
 from numpy.typing import NDArray
 
@@ -34,6 +37,11 @@ def card(exported: Exported) -> str:
     return (exported.folder / "README.md").read_text()
 
 
+def body(card: str) -> str:
+    """The card without the metadata before it."""
+    return card.split("\n---\n", 1)[1]
+
+
 def sections(card: str) -> dict[str, tuple[str, Tables]]:
     """The text and the tables under each second-level heading, from a Markdown parser.
 
@@ -41,7 +49,7 @@ def sections(card: str) -> dict[str, tuple[str, Tables]]:
     """
     found: dict[str, tuple[str, Tables]] = {}
     heading, inside, tables = "", "", Tables()
-    for token, after in pairwise([*MarkdownIt("commonmark").enable("table").parse(card), None]):
+    for token, after in pairwise([*MarkdownIt("commonmark").enable("table").parse(body(card)), None]):
         assert token is not None
         kind = token.type
         if kind == "heading_open" and after:
@@ -93,6 +101,34 @@ def test_what_the_card_says_of_the_test_split(exported: Exported, card: str) -> 
     assert "None of these images has a near-duplicate in the training split." in text
 
 
+def test_the_hub_reads_the_metadata_of_the_card(exported: Exported, tiny: Config, card: str) -> None:
+    """The parser is that of Hugging Face; it raises for a wrong model-index."""
+    data = ModelCard(card).data
+    assert isinstance(data, ModelCardData)
+    assert (data.license, data.library_name, data.pipeline_tag) == ("other", "onnx", "image-classification")
+    assert {"onnx", "breast-ultrasound", tiny.arch} <= set(data.tags or [])
+    metadata = metadata_load(exported.folder / "README.md")
+    assert metadata is not None
+    name, evaluation = model_index_to_eval_results(metadata["model-index"])
+    assert name == data.model_name == f"{tiny.arch}-{tiny.image_size}"
+    assert evaluation == data.eval_results
+    assert {(each.task_type, each.dataset_split) for each in evaluation} == {("image-classification", "test")}
+    found = {each.metric_name: (each.metric_type, each.metric_value) for each in evaluation}
+    test = exported.certificate["test"]
+    expected = {
+        "accuracy": ("accuracy", test["accuracy"]),
+        "macro F1": ("f1", test["macro_f1"]),
+        "macro ROC AUC": ("roc_auc", test["macro_roc_auc"]),
+        "Brier score": ("brier_score", test["brier"]),
+        "sensitivity for the disease": ("recall", test["malignant_vs_rest"]["sensitivity"]),
+        "specificity for the disease": ("specificity", test["malignant_vs_rest"]["specificity"]),
+    }
+    assert {name: found[name][0] for name in expected} == {name: type_ for name, (type_, _) in expected.items()}
+    assert {name: found[name][1] for name in expected} == pytest.approx(
+        {name: value for name, (_, value) in expected.items()}, abs=1e-6
+    )
+
+
 def test_what_the_card_says_of_probabilities_guard_and_verification(exported: Exported, card: str) -> None:
     found, certificate = sections(card), exported.certificate
     text, (calibration,) = found["Probabilities"]
@@ -129,14 +165,22 @@ def test_what_the_card_says_of_data_licence_and_limits(exported: Exported, card:
     with (exported.run / "split.excluded.csv").open() as file:
         assert f"Images left out: {len(list(csv.DictReader(file)))} (" in text
     assert f"`{exported.certificate['split'][:16]}`" in text
-    assert "The images of BUSI have the licence CC BY 4.0" in text
-    assert "whose owners decide on their licence" in text
+    licence, _ = sections(card)["Licence"]
+    # The licence asks for credit, a link, and the changes.
+    for asked in (
+        "W. Al-Dhabyani",
+        "10.1016/j.dib.2019.104863",
+        "creativecommons.org/licenses/by/4.0",
+        "was trained on part",
+    ):
+        assert asked in licence
+    assert "whose owners decide on their licence" in licence
     assert "Other machines, operators and patients differ" in sections(card)["Limits"][0]
     assert "not a medical device" in card
 
 
 def test_the_card_reads_well(card: str) -> None:
-    prose = re.sub(r"```.*?```", "", card, flags=re.DOTALL)
+    prose = re.sub(r"```.*?```", "", body(card), flags=re.DOTALL)
     assert not [line for line in card.splitlines() if len(line) > 120 and not line.startswith("|")]
     assert "\n\n\n" not in card
     assert card.endswith(".\n")
@@ -222,7 +266,7 @@ def test_names_from_outside_are_text_in_the_card(exported: Exported, tmp_path: P
     (run / "split.csv").write_text(split)
     card = model_card(run, exported.certificate)
     assert "<img" not in card
-    assert card.startswith("# Breast ultrasound: &lt;img src=x onerror=alert(1)&gt;, malignant")
+    assert body(card).startswith("# Breast ultrasound: &lt;img src=x onerror=alert(1)&gt;, malignant")
 
 
 def test_the_card_of_a_refused_export_names_no_file_that_is_not_there(exported: Exported) -> None:

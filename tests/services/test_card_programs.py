@@ -5,19 +5,27 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import venv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support.wait import WebDriverWait
 
-from busi_tune import images
+from busi_tune import images, pipeline
+from busi_tune.export_options import ExportOptions
 from busi_tune.inference import Prediction, open_export, predict_files
+from busi_tune.progress import Silent
+from chromium import chromium, complaints, requested
 from exported import Exported, linked
 from picture_files import png
+from runtimes import served
 
 pytest_plugins = ["exported"]
 
@@ -31,10 +39,10 @@ def install(command: Sequence[str | Path], folder: Path) -> None:
 
 
 def named(card: str, installer: str) -> list[str]:
-    """The packages that the card's install command names."""
-    found = re.search(rf"`{installer} install ([^`]+)`", card)
+    """The packages that the card's install commands name."""
+    found = re.findall(rf"`{installer} install ([^`]+)`", card)
     assert found
-    return found[1].split()
+    return " ".join(found).split()
 
 
 def program(card: str, language: str) -> str:
@@ -45,8 +53,10 @@ def program(card: str, language: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the export for the programs."""
-    return linked(exported.folder, tmp_path_factory.mktemp("card") / "export")
+    """An export with a threshold, for the programs."""
+    place = tmp_path_factory.mktemp("card") / "export"
+    pipeline.export(exported.run, place, exported.data, Silent(), options=ExportOptions(sensitivity=0.8))
+    return place
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +68,16 @@ def card(folder: Path) -> str:
 def python(card: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python environment with the packages from the card only."""
     place = tmp_path_factory.mktemp("python")
-    venv.create(place, with_pip=True, symlinks=True)
+    venv.create(place, with_pip=False, symlinks=True)
     program = place / "bin" / "python"
-    install([program, "-I", "-m", "pip", "install", "--quiet", "--retries=1", *named(card, "pip")], place)
+    pip = [sys.executable, "-m", "pip", "--python", str(program), "install", "--quiet", "--retries=1"]
+    install([*pip, *named(card, "pip")], place)
     return program
 
 
 @pytest.fixture(scope="module")
 def node(card: str, folder: Path) -> Path:
-    """Node.js, with the packages from the card installed in the folder of the export."""
+    """Node.js, with the packages for it and for the browser from the card installed in the folder of the export."""
     found, npm = shutil.which("node"), shutil.which("npm")
     if found is None or npm is None:
         pytest.skip("Node.js and npm are not both installed; install Node.js 20.9 or newer")
@@ -82,6 +93,17 @@ def node(card: str, folder: Path) -> Path:
     ]
     install([npm, "install", *options, *named(card, "npm")], folder)
     return Path(found)
+
+
+@pytest.fixture(scope="module")
+def compiled(card: str, folder: Path, python: Path) -> Path:
+    """The program in C++, compiled as the card says."""
+    if shutil.which("g++") is None or not Path("/usr/include/opencv4/opencv2/imgcodecs.hpp").exists():
+        pytest.skip("g++ and OpenCV are not both installed; apt-get install g++ libopencv-imgcodecs-dev")
+    (folder / "classify.cpp").write_text(program(card, "cpp"))
+    commands = program(card, "sh").replace("python3", str(python))
+    install(["sh", "-ec", commands], folder)
+    return folder / "classify"
 
 
 def red_is_blue() -> bytes:
@@ -127,10 +149,11 @@ def pictures(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> li
 
 
 @pytest.fixture(scope="module")
-def expected(exported: Exported, pictures: list[Path]) -> list[Prediction]:
+def expected(folder: Path, pictures: list[Path]) -> list[Prediction]:
     """The answers of `predict`."""
-    answers = list(predict_files(open_export(exported.folder), pictures))
+    answers = list(predict_files(open_export(folder), pictures))
     assert not [answer for answer in answers if answer.error]
+    assert {answer.malignant for answer in answers} == {True, False}
     # The answers must differ, or a program that mixes them up would pass.
     assert np.ptp([answer.probabilities for answer in answers], axis=0).max() > 0.01
     return answers
@@ -152,11 +175,12 @@ def colours_of_16_bits(grey_of_16_bits: Path) -> Path:
     return path
 
 
-def same_answers(printed: str, expected: Sequence[Prediction]) -> None:
+def same_answers(printed: str, expected: Sequence[Prediction], tolerance: float = 1e-5) -> None:
     rows = [line.split("\t") for line in printed.splitlines()]
-    assert [row[:2] for row in rows] == [[answer.path, answer.predicted] for answer in expected]
-    found = [[float(value) for value in row[2:]] for row in rows]
-    np.testing.assert_allclose(found, [answer.probabilities for answer in expected], rtol=0, atol=1e-5)
+    flags = {True: "yes", False: "no", None: "-"}
+    assert [row[:3] for row in rows] == [[each.path, each.predicted, flags[each.malignant]] for each in expected]
+    found = [[float(value) for value in row[3:]] for row in rows]
+    np.testing.assert_allclose(found, [each.probabilities for each in expected], rtol=0, atol=tolerance)
 
 
 def run(command: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -211,3 +235,68 @@ def test_the_javascript_program(
         done = run([node, "classify.mjs", path], folder)
         assert (done.returncode, done.stdout) == (1, "")
         assert f"{path} is not a picture of 8-bit grey or RGB" in done.stderr
+
+
+def test_the_browser_program(
+    folder: Path,
+    card: str,
+    node: Path,  # noqa: ARG001
+    pictures: list[Path],
+    expected: list[Prediction],
+    tmp_path: Path,
+) -> None:
+    (folder / "classify.html").write_text(program(card, "html"))
+    with served(folder) as address, chromium(tmp_path) as browser:
+        browser.get(f"{address}/classify.html")
+        browser.find_element("css selector", "input").send_keys("\n".join(map(str, pictures)))
+        shown = WebDriverWait(browser, 60).until(lambda _: whole(browser, len(pictures)))
+        assert [each for each in complaints(browser) if "favicon.ico" not in each] == []
+        assert {url for url in requested(browser) if not url.startswith((address, "data:"))} == set()
+    same_answers(shown, [replace(answer, path=Path(answer.path).name) for answer in expected], 1e-4)
+
+
+def whole(browser: WebDriver, count: int) -> str:
+    """The lines on the page, or "" until there are `count` of them."""
+    text = str(browser.find_element("css selector", "pre").get_property("textContent"))
+    return text if text.count("\n") == count else ""
+
+
+def test_the_program_in_cpp(
+    folder: Path,
+    compiled: Path,
+    pictures: list[Path],
+    expected: list[Prediction],
+    grey_of_16_bits: Path,
+    colours_of_16_bits: Path,
+) -> None:
+    opaque = [k for k, path in enumerate(pictures) if not has_transparency(path)]
+    done = run([compiled, *(pictures[k] for k in opaque)], folder)
+    assert done.returncode == 0, done.stderr
+    same_answers(done.stdout, [expected[k] for k in opaque], 1e-4)
+    # OpenCV overlooks a transparent grey level, as the card says.
+    others = [path for path in pictures if has_transparency(path) and path.name != "100%d.png"]
+    assert len(others) == 3
+    for path in (grey_of_16_bits, colours_of_16_bits, *others):
+        done = run([compiled, path], folder)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"{path} is not a picture of 8-bit grey or RGB\n"
+
+
+def has_transparency(path: Path) -> bool:
+    with Image.open(path) as image:
+        return image.has_transparency_data
+
+
+def test_programs_without_a_threshold(
+    exported: Exported, card: str, python: Path, node: Path, compiled: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    """An export without --sensitivity has no threshold; its programs are the same."""
+    folder = linked(exported.folder, tmp_path / "export")
+    shutil.copy(compiled, folder)
+    (folder / "node_modules").symlink_to(compiled.with_name("node_modules"))
+    (folder / "classify.py").write_text(program(card, "python"))
+    (folder / "classify.mjs").write_text(program(card, "js"))
+    expected = list(predict_files(open_export(folder), pictures[:2]))
+    commands = ([python, "-I", "classify.py"], [node, "classify.mjs"], ["./classify"])
+    for command in commands:
+        same_answers(run([*command, *pictures[:2]], folder).stdout, expected, 1e-4)

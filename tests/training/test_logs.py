@@ -207,7 +207,7 @@ def test_the_trials_of_a_study_are_logged_with_their_states(phantoms: Path, tiny
         assert one.data.metrics["value"] == row["value"]
         assert curve(client, one, "val_loss") == history(study / f"trials/{row['number']:04d}")["val_loss"]
     assert logs[f"trial-{confirmed:04d}"].data.metrics["test/accuracy"] == found["best"]["test"]["accuracy"]
-    # A study that was started anew and has fewer trials leaves no event files of the others.
+    # A study that was started over and has fewer trials leaves no event files of the others.
     write_logs(study, "tensorboard")
     shutil.rmtree(study / "trials/0002")
     table = (study / "trials.csv").read_text().splitlines(keepends=True)
