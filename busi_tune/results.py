@@ -754,6 +754,7 @@ class Evidence(TypedDict):
     `validation_risk_coverage` is of the calibrated probabilities of the validation images; earlier versions lack it.
     `warnings` say why the network is of no use, though it may be exported rightly; it is empty for most.
     `probe_cam` has PyTorch's class activation maps of the last probes, for an export with `--cam`.
+    `seen_images_sha256` is the hash of the list `seen_images`; earlier versions lack it.
     """
 
     source_sha256: str
@@ -773,6 +774,7 @@ class Evidence(TypedDict):
     validation_risk_coverage: NotRequired[list[RiskCoveragePoint]]
     averaged: NotRequired[AveragedEntry]
     probe_cam: NotRequired[list[list[list[list[float]]]]]
+    seen_images_sha256: NotRequired[str]
 
 
 class VerificationFile(Evidence):
