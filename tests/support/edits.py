@@ -301,10 +301,10 @@ def is_wrong(found: Found) -> bool:
 
 def reason(edit: Edit, command: str) -> str:
     """The reason why a command may ignore an edit, or "" if it must not."""
-    if edit.what.startswith("sha256 "):
-        return "the document is as it was, and only its own SHA-256 is gone" if "removed" in edit.what else ""
     if edit.path.endswith(("labels.json", "outcome.json")):
         return "programs elsewhere and the report read it, this command does not; verify compares its hash"
+    if edit.what.startswith("sha256 "):
+        return "the document is as it was, and only its own SHA-256 is gone" if "removed" in edit.what else ""
     if edit.path.endswith("metrics.json") and edit.what == "removed":
         return "figures that are not there are made, as at the end of a run"
     return next((why for (who, part), why in HARMLESS.items() if who == command and part in edit.path), "")
