@@ -66,7 +66,7 @@ class Endpoints:
         if asked == "true" and not self.batching.classifier.has_maps:
             raise HTTPException(
                 400,
-                f"{self.batching.classifier.path.name} has no output cam to explain its answers with; serve a "
+                f"{self.batching.classifier.path.name} has no output cam to explain its predictions with; serve a "
                 f"model.onnx that `busi-tune export --cam` made, or leave out {EXPLAIN}.",
             )
         return asked == "true"

@@ -160,7 +160,7 @@ def test_answers_and_refusals_are_as_the_openapi_document_says(server: Served, p
     assert all(f"<td>{status}</td>" in page for status in responses)
 
 
-def test_overlays_are_answered_on_request(pictures: list[Path], tmp_path: Path) -> None:
+def test_overlays_are_sent_on_request(pictures: list[Path], tmp_path: Path) -> None:
     export = write_export(tmp_path / "export", {"model.onnx": small_model(maps=True)})
     with served(export) as server:
         document = ask(server.url, path="/openapi.json")[2]
@@ -189,8 +189,8 @@ def test_a_model_without_maps_refuses_to_explain(server: Served, pictures: list[
     status, _, answer = ask(server.url, form(content(pictures[:1])), "/predict?explain=true")
     assert (status, answer["error"]) == (
         400,
-        "model.onnx has no output cam to explain its answers with; serve a model.onnx that `busi-tune export --cam` "
-        "made, or leave out explain.",
+        "model.onnx has no output cam to explain its predictions with; serve a model.onnx that `busi-tune export "
+        "--cam` made, or leave out explain.",
     )
     assert '"explains": false' in ask(server.url, path="/")[2]
 
