@@ -58,10 +58,10 @@ class Source:
         return members[0] if len(members) == 1 else replace(members[0], members=members)
 
     def with_maps(self) -> "Source":
-        """The same source with a model that also gives class activation maps.
+        """The same source with a model that also has the output `cam`, class activation maps.
 
         Raises:
-            ValueError: the network has no exact maps; `class_maps.check_maps` refuses it in a sentence.
+            ValueError: the network has no exact maps. `class_maps.check_maps` refuses such networks with a message.
         """
         config = self.identity.config
         model = class_maps.MappedModel(class_maps.traced(self.model.model), config.mean, config.std).eval()
@@ -108,7 +108,7 @@ class Source:
                 table = pd.read_csv(path, dtype={"path": str, "class": str}, keep_default_na=False)
                 recorded = table[["path", "class", *names]].astype(dict.fromkeys(names, np.float64))
             except (ValueError, KeyError) as error_of_table:
-                raise FileError(f"{path} is damaged; delete it, and it is made again.") from error_of_table
+                raise FileError(f"{path} is damaged; delete it, and the next command makes it again.") from error_of_table
         rows, part = self.dataset.split.rows("test"), self.part("test")
         # Tables hold names in composed Unicode form, whatever form the file system uses.
         if [composed(path) for path in recorded["path"]] != [composed(path) for path in part.paths] or list(

@@ -158,8 +158,8 @@ def test_what_cannot_be_explained_is_one_sentence(
     model = plain / "model.onnx"
     (tmp_path / "file").write_text("")
     cases = [
-        (plain, 2, tmp_path / "new", f"{model} has no output cam to explain its predictions with; name a model.onnx that "),
-        (export, 1, scans / "overlays", f"lies in {scans}, whose pictures are classified"),
+        (plain, 2, tmp_path / "new", f"{model} has no output cam to explain its predictions with; name a model.onnx "),
+        (export, 1, scans / "overlays", f"is inside {scans}, so its overlays would be classified"),
         (export, 1, tmp_path / "file", "is a file; name a folder"),
     ]
     for name, code, folder, words in cases:

@@ -160,7 +160,7 @@ def test_answers_and_refusals_are_as_the_openapi_document_says(server: Served, p
     assert all(f"<td>{status}</td>" in page for status in responses)
 
 
-def test_overlays_are_sent_on_request(pictures: list[Path], tmp_path: Path) -> None:
+def test_overlays_are_answered_on_request(pictures: list[Path], tmp_path: Path) -> None:
     export = write_export(tmp_path / "export", {"model.onnx": small_model(maps=True)})
     with served(export) as server:
         document = ask(server.url, path="/openapi.json")[2]
