@@ -10,16 +10,16 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from busi_tune.errors import printable
 from busi_tune.images import Pixels
 
-# The colours from the lowest to the highest value (matplotlib's inferno without its darkest part), and the opacity of the
-# highest value. Low values are nearly transparent, because dark parts of a picture must not look like low values.
+# The colours from the lowest to the highest value (matplotlib's inferno without its darkest part), and the opacity at
+# the highest value. Low values are nearly transparent, because dark parts of a picture must not look like low values.
 COLOURS = np.array([(87, 16, 110), (188, 55, 84), (229, 92, 48), (249, 142, 9), (252, 220, 90)], dtype=np.float64)
 STRONGEST = 0.6
 # The longest side of an overlay that is drawn alone, in pixels, and the height of the text below.
 SIDE, TEXT = 384, 20
 # The limits of a map, shown with every map.
 LIMITS = (
-    "A map is coarse. Its colours do not show how sure the model is. It does not outline a lesion, and it does not prove "
-    "a reason."
+    "A map is coarse. Its colours do not show how sure the model is. It does not outline a lesion, and it does not "
+    "prove a reason."
 )
 Map = NDArray[np.float32]
 
@@ -46,8 +46,8 @@ class Explanation:
 def overlay(picture: Image.Image, cam: Map) -> Image.Image:
     """An RGB picture under the colours of its map (h, w), which covers the whole picture.
 
-    The map's smallest value has the lowest colour, and its largest value the highest. If all values are equal, the whole
-    map has the lowest colour.
+    The map's smallest value has the lowest colour, and its largest value the highest. If all values are equal, they
+    have the lowest colour.
     """
     lowest, highest = float(cam.min()), float(cam.max())
     levels = (cam - lowest) / (highest - lowest) if highest > lowest else np.zeros_like(cam)

@@ -32,8 +32,8 @@ class OverlayFolder:
         for argument in map(Path, arguments):
             if argument.is_dir() and folder.resolve().is_relative_to(argument.resolve()):
                 raise FileError(
-                    f"--explain {folder} is inside {argument}, so its overlays would be classified as images; name a folder "
-                    f"outside {argument}."
+                    f"--explain {folder} is inside {argument}, so its overlays would be classified as images; name "
+                    f"a folder outside {argument}."
                 )
         files.make_folder(folder)
         with files.explained(folder, "read"):
@@ -65,7 +65,7 @@ class OverlayFolder:
 
 
 def overlay_name(path: str) -> str:
-    """The name of an image's overlay: the image's name without unsafe characters, and digits to distinguish equal names.
+    """The name of an image's overlay: the image's name without unsafe characters, and digits that make it unique.
 
     The name depends only on the path of the image, not on the order or number of images.
     """

@@ -279,8 +279,8 @@ log_option = setting(
     type=click.Choice(get_args(Tracker)),
     group="output",
     unset="none",
-    help="At the end, write curves, parameters and metrics for this tracker into the folder logs beside the results; "
-    "needs the extra of this name.",
+    help="At the end, write curves, parameters and metrics for this tracker into the folder logs beside "
+    "the results; needs the extra of this name.",
 )
 overwrite_option = setting(
     "--overwrite", is_flag=True, group="output", help="Delete the result in the output folder and start over."
@@ -290,8 +290,8 @@ dry_run_option = setting(
     "--dry-run",
     is_flag=True,
     group="output",
-    help="Check everything, train a few steps in memory, and print the remaining work, its time, disk and memory; write "
-    "nothing.",
+    help="Check everything, train a few steps in memory, and print the remaining work, its time, disk and memory; "
+    "write nothing.",
 )
 
 

@@ -108,7 +108,7 @@ class Source:
                 table = pd.read_csv(path, dtype={"path": str, "class": str}, keep_default_na=False)
                 recorded = table[["path", "class", *names]].astype(dict.fromkeys(names, np.float64))
             except (ValueError, KeyError) as error_of_table:
-                raise FileError(f"{path} is damaged; delete it, and the next command makes it again.") from error_of_table
+                raise FileError(f"{path} is damaged; delete it, and it is made again.") from error_of_table
         rows, part = self.dataset.split.rows("test"), self.part("test")
         # Tables hold names in composed Unicode form, whatever form the file system uses.
         if [composed(path) for path in recorded["path"]] != [composed(path) for path in part.paths] or list(

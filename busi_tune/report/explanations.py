@@ -16,8 +16,8 @@ from busi_tune.results import MapMethod, Mistake, ReportMaps
 SENTENCES: Mapping[MapMethod, str] = {
     "cam": "The colours are class activation maps (Zhou et al., 2016) of the wrongly predicted class. Each cell is the "
     "contribution of its place to the logit of this class, and the logit is the mean of all cells.",
-    "grad-cam": "The colours are maps of the wrongly predicted class by Grad-CAM (Selvaraju et al., 2017), which weights "
-    "the last feature map by gradients. They are approximations: this network has no exact class activation maps.",
+    "grad-cam": "The colours are maps of the wrongly predicted class by Grad-CAM (Selvaraju et al., 2017), which "
+    "weights the last feature map by gradients. They are approximations, because this network has no exact maps.",
 }
 
 
@@ -40,7 +40,8 @@ def explain_mistakes(
                 album.explain(mistake["path"], cam)
     except BusiTuneError as error:
         album.overlays.clear()
-        return {"method": "none", "cells": None, "sentence": f"The page does not show where the network looked: {error}"}
+        sentence = f"The page does not show where the network looked: {error}"
+        return {"method": "none", "cells": None, "sentence": sentence}
     return found
 
 
