@@ -196,14 +196,14 @@ def test_maps_that_are_none_are_refused(change: str, tmp_path: Path) -> None:
     classifier = Classifier(path)
     pixels = np.full((2, 20, 30, 3), 99, dtype=np.uint8)
     assert classifier.run(pixels).maps is None
-    with pytest.raises(FileError, match=r"it does not answer a map for each class|its cam are not finite numbers"):
+    with pytest.raises(FileError, match=r"must have a map for each class|its cam are not finite numbers"):
         classifier.run(pixels, maps=True)
 
 
 def test_a_model_without_certificate_is_tried_with_its_maps(export: Path, scans: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(broken("too large").SerializeToString())
-    with pytest.raises(FileError, match="it does not answer a map for each class"):
+    with pytest.raises(FileError, match="must have a map for each class"):
         predict(model, [scans / "wide.jpg"], allow_unverified=True)
     model.write_bytes((export / "model.onnx").read_bytes())
     (found,) = predict(model, [scans / "wide.jpg"], allow_unverified=True, explain=True)
