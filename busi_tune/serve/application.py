@@ -47,7 +47,7 @@ class Endpoints:
         return await self._answers(found)
 
     async def rows(self, request: Request) -> Response:
-        """The predictions for the page. The page shows errors in its table, so unreadable files are no failure."""
+        """The predictions for the page. The page shows errors in its table, so the request succeeds."""
         return await self._answers(await self._predictions(request))
 
     async def _predictions(self, request: Request) -> list[Prediction]:

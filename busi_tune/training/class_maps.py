@@ -96,7 +96,7 @@ def _end(network: fx.GraphModule) -> tuple[fx.Node, fx.Node]:
     elif isinstance(last, nn.Linear):
         raise ValueError(f"{node} follows the last linear layer")
     if not _is_global_mean(network, node):
-        raise ValueError(f"{node} is no global average pooling")
+        raise ValueError(f"{node} is not global average pooling")
     return _input(layer), _input(node)
 
 
