@@ -757,6 +757,7 @@ class Evidence(TypedDict):
     `validation_risk_coverage` is for the calibrated probabilities of the validation images; earlier versions lack it.
     `warnings` are the reasons why the network is useless, even if its export is correct; there are usually none.
     `probe_cam` has PyTorch's class activation maps of the last probes, if the export has maps (`--cam`).
+    `seen_images_sha256` is the hash of the list `seen_images`; earlier versions lack it.
     """
 
     source_sha256: str
@@ -776,6 +777,7 @@ class Evidence(TypedDict):
     validation_risk_coverage: NotRequired[list[RiskCoveragePoint]]
     averaged: NotRequired[AveragedEntry]
     probe_cam: NotRequired[list[list[list[list[float]]]]]
+    seen_images_sha256: NotRequired[str]
 
 
 class VerificationFile(Evidence):

@@ -29,7 +29,7 @@ from busi_tune.export.variants import FORMS, guard_result, make_variant, variant
 from busi_tune.export.verification import failure, images_sha256
 from busi_tune.export_options import ExportOptions
 from busi_tune.inference import MODEL, VERIFICATION
-from busi_tune.inference.certificate import check_folder, content_of_any_version, write_certificate
+from busi_tune.inference.certificate import check_folder, content_of_any_version, sha256_list, write_certificate
 from busi_tune.inference.contents import read_contents
 from busi_tune.inference.signature import Signer, signature_of
 from busi_tune.names import composed
@@ -259,6 +259,7 @@ def _evidence(draft: Draft, made: Mapping[str, Made], origin: str, asked: dict[s
     calibration = calibration_figures(before, answers)
     evidence: Evidence = {
         "source_sha256": origin,
+        "seen_images_sha256": sha256_list(_seen_images(source)),
         "options": asked,
         "split": source.identity.split,
         "test_images_sha256": images_sha256(source.dataset.split.rows("test")),

@@ -1,7 +1,8 @@
 """The certificate of an export, verification.json. Only this module reads, writes and checks it."""
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from busi_tune import files, results
@@ -177,13 +178,22 @@ def check_folder(folder: Path, key: str = "") -> VerificationFile:
     for name, expected in certificate["files"].items():
         if files.sha256(folder / name) != expected:
             raise _foreign(folder / name)
-    # The top level of the certificate repeats the entry of MODEL and the hash of PREDICTIONS.
-    repeated = {**models[MODEL], "predictions_sha256": certificate["files"].get(PREDICTIONS)}
+    # The top level of the certificate repeats the entry of MODEL and two hashes. Earlier versions lack the second one.
+    repeated = {
+        **models[MODEL],
+        "predictions_sha256": certificate["files"].get(PREDICTIONS),
+        "seen_images_sha256": sha256_list(certificate.get("seen_images", [])),
+    }
     if any(certificate.get(key, value) != value for key, value in repeated.items()):
-        raise ParityError(f"{path} contradicts itself about {MODEL} or {PREDICTIONS}; export it again.")
+        raise ParityError(f"{path} contradicts itself about {MODEL}, {PREDICTIONS} or seen_images; export it again.")
     for name in models:
         _check_model(folder / name, certificate)
     return certificate
+
+
+def sha256_list(texts: Sequence[str]) -> str:
+    """The SHA-256 of a list of texts, written as JSON."""
+    return files.sha256_bytes(json.dumps(texts).encode())
 
 
 def uncertified(folder: Path, certificate: VerificationFile) -> list[str]:

@@ -100,7 +100,16 @@ def other_model(folder: Path) -> None:
         (certificate_says("images", "3"), FileError, "is damaged .Expected `int`, got `str`"),
         (certificate_says("passed", False), ParityError, "did not pass its verification"),
         (certificate_says("files", {"README.md": "0"}), FileError, "README.md could not be read"),
-        (certificate_says("files", {}), ParityError, "contradicts itself about model.onnx or predictions.csv"),
+        (
+            certificate_says("files", {}),
+            ParityError,
+            "contradicts itself about model.onnx, predictions.csv or seen_ima",
+        ),
+        (
+            certificate_says("seen_images", ["0" * 16]),
+            ParityError,
+            "contradicts itself about .* or seen_images; export",
+        ),
         (blank, ParityError, "verification.json is not the file that was certified"),
         (windows_lines, ParityError, "verification.json is not the file that was certified"),
         (other_model, ParityError, "model.onnx is not the file that was certified"),

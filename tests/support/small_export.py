@@ -130,6 +130,8 @@ COMMON: dict[str, Any] = {
     "options": {"int8": False, "float16": False, "max_drop": 0.01, "sensitivity": 0.95},
     "split": "a" * 64,
     "test_images_sha256": "b" * 64,
+    # The hash of the empty list.
+    "seen_images_sha256": "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945",
     "predictions_sha256": "c" * 64,
     "probe_logits": [[0.0, 1.0, 2.0]],
     "test": SUMMARY,
