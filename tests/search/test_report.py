@@ -85,7 +85,7 @@ def test_pictures_are_of_the_images_that_the_run_was_made_of(run: Path, exported
     replace(data / first, (data / "benign" / sorted(p.name for p in (data / "benign").glob("*.png"))[0]).read_bytes())
     pipeline.report(run, Silent(), root=data)
     page = (run / results.REPORT_PAGE).read_text()
-    assert "1 images have changed since, so they have no picture here" in page
+    assert "1 images have changed since the result, so they have no picture here" in page
     # Neither the picture nor its overlay is there.
     assert page.count("data:image/jpeg") == whole.count("data:image/jpeg") - 2
     pipeline.report(run, Silent(), root=tmp_path / "nowhere")
