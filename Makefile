@@ -21,7 +21,7 @@ test: .venv/installed-for-tests
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -rs
 
-# Debian's packages that tests use: PostgreSQL, Node.js, compilers for C and C++, OpenCV, Chromium, zsh and fish.
+# Debian packages for the tests: PostgreSQL, Node.js, compilers for C and C++, OpenCV, Chromium, zsh and fish.
 services:
 	.ci/postgres
 	.ci/node

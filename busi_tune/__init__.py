@@ -1,6 +1,6 @@
 """busi-tune: from a folder of breast-ultrasound images to a verified ONNX classifier.
 
-The names in `__all__` are the Python interface. Each one's module is imported when the name is first used.
+The names in `__all__` are the Python interface. The module of a name is imported when the name is first used.
 """
 
 import os
@@ -96,9 +96,10 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """The package. The functions `search`, `crossval`, `export` and `report` have the names of modules in it.
+    """The type of this package. It keeps the functions that have the name of a submodule, such as `search`.
 
-    Importing such a module would replace the function. The module itself is found without the attribute.
+    When Python imports a submodule, it sets an attribute of that name, which would replace the function. Imports work
+    without this attribute.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

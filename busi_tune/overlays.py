@@ -1,4 +1,4 @@
-"""Overlays: the class activation map of a picture in colours over the picture."""
+"""Overlays: a picture under the colours of its class activation map."""
 
 import io
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from busi_tune.errors import printable
 from busi_tune.images import Pixels
 
-# The colours of the lowest to the highest value (matplotlib's inferno without its darkest part), and the share of the
-# colour at the highest value. Low values are nearly transparent, because a dark picture must not look like a low value.
+# The colours from the lowest to the highest value (matplotlib's inferno without its darkest part), and the opacity at
+# the highest value. Low values are nearly transparent, because dark parts of a picture must not look like low values.
 COLOURS = np.array([(87, 16, 110), (188, 55, 84), (229, 92, 48), (249, 142, 9), (252, 220, 90)], dtype=np.float64)
 STRONGEST = 0.6
 # The longest side of an overlay that is drawn alone, in pixels, and the height of the text below.
 SIDE, TEXT = 384, 20
-# What a map is worth, for everyone who sees one.
+# The limits of a map, shown with every map.
 LIMITS = (
-    "The map is coarse, its colours say nothing of how sure the answer is, and it is no outline of a lesion and no "
-    "proof of a reason."
+    "A map is coarse. Its colours do not show how sure the model is. It does not outline a lesion, and it does not "
+    "prove a reason."
 )
 Map = NDArray[np.float32]
 
@@ -37,7 +37,7 @@ class Explanation:
     cam: Map
 
     def picture(self) -> Image.Image:
-        """The seen picture in the proportions of the original one, with a longest side of `SIDE` pixels."""
+        """The seen picture in the proportions of the original picture; its longest side has `SIDE` pixels."""
         scale = SIDE / max(self.width, self.height)
         size = max(1, round(self.width * scale)), max(1, round(self.height * scale))
         return Image.fromarray(self.seen).resize(size, Image.Resampling.BICUBIC)
@@ -46,11 +46,12 @@ class Explanation:
 def overlay(picture: Image.Image, cam: Map) -> Image.Image:
     """An RGB picture under the colours of its map (h, w), which covers the whole picture.
 
-    The colours reach from the map's smallest to its largest value. A map of equal values has the lowest colour.
+    The map's smallest value has the lowest colour, and its largest value the highest. If all values are equal, they
+    have the lowest colour.
     """
     lowest, highest = float(cam.min()), float(cam.max())
     levels = (cam - lowest) / (highest - lowest) if highest > lowest else np.zeros_like(cam)
-    # A cell of the map is a rectangle of the picture, and resampling keeps their centres together.
+    # Each cell of the map is a rectangle of the picture, and resampling keeps its centre in place.
     smooth = Image.fromarray(levels.astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC)
     level = np.clip(np.asarray(smooth, dtype=np.float64), 0, 1)[..., None]
     place = level[..., 0] * (len(COLOURS) - 1)
@@ -60,12 +61,12 @@ def overlay(picture: Image.Image, cam: Map) -> Image.Image:
 
 
 def overlay_png(explanation: Explanation) -> bytes:
-    """The overlay alone, as a PNG."""
+    """The overlay as a PNG, without the picture beside it."""
     return _png(overlay(explanation.picture(), explanation.cam))
 
 
 def explained_png(explanation: Explanation, title: str, **texts: str) -> bytes:
-    """A PNG of the seen picture, its overlay on the right, and `title` below; `texts` are written into its metadata."""
+    """A PNG: the seen picture, its overlay on the right, and `title` below. `texts` go into the metadata."""
     picture = explanation.picture()
     whole = Image.new("RGB", (2 * picture.width + 4, picture.height + TEXT + 8), "black")
     whole.paste(picture, (0, 0))

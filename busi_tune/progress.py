@@ -23,14 +23,14 @@ class Progress(Protocol):
         """Report that `share` (0 to 1) of the next step is finished, after `done` of `total`."""
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Report the state of several tasks as a table, in place of the last one."""
+        """Report the state of several tasks as a table, which replaces the previous table."""
 
     def close(self, task: str) -> None:
-        """Report that `task` has ended, finished or not."""
+        """Report that `task` has ended, whether it is finished or not."""
 
 
 class Bars:
-    """Shows bars: widgets in a notebook, elsewhere lines on stderr. Notices are printed."""
+    """Shows bars, as widgets in a notebook and otherwise as lines on stderr. Notices are printed."""
 
     def __init__(self) -> None:
         self.bars: dict[str, tqdm[None]] = {}
@@ -40,11 +40,11 @@ class Bars:
         """Print a sentence above the bars."""
         from tqdm.auto import tqdm
 
-        # Notebooks show stderr like an error.
+        # Notebooks show text on stderr like an error.
         tqdm.write(printable(text), file=sys.stderr if _cell() is None else sys.stdout)
 
     def step(self, task: str, done: int, total: int, detail: str = "") -> None:
-        """Move the bar of `task`, and show `detail` beside it."""
+        """Move the bar of `task`, and show `detail` after it."""
         bar = self._bar(task, done, total)
         bar.set_postfix_str(printable(detail.removeprefix(f"{task}: ")), refresh=False)
         bar.update(done - bar.n)
@@ -67,11 +67,11 @@ class Bars:
         from tqdm.auto import tqdm
 
         if self.cell != (cell := _cell()):
-            # An interrupted cell has left its bars.
+            # These bars were left by an interrupted cell.
             self.bars, self.cell = {}, cell
         if task not in self.bars:
             form = "{desc}: {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
-            # Earlier work counts for the bar's position, but not for its speed.
+            # Steps of an earlier command move the bar, but do not count for its speed.
             self.bars[task] = tqdm(
                 desc=task, initial=done, total=total, leave=False, miniters=0, dynamic_ncols=True, bar_format=form
             )
@@ -80,7 +80,7 @@ class Bars:
 
 
 def _cell() -> int | None:
-    """The number of the notebook's cell that is running, or None outside notebooks."""
+    """The number of the running cell of a notebook, or None outside notebooks."""
     kernel = sys.modules.get("ipykernel")
     shell = sys.modules["IPython"].get_ipython() if kernel else None
     return None if shell is None else int(shell.execution_count)

@@ -1,8 +1,8 @@
 """The types of all results: the JSON files that the tool writes, and the output of `--json`.
 
 Every document names its schema in the key `schema`, as `busi-tune.NAME/VERSION`. Readers accept keys that they do not
-know, and refuse a version that they do not know. The JSON Schemas in docs/reference/schemas are made from these types.
-The files of runs and studies also hold the SHA-256 of their content, so that a later change is noticed.
+know, and refuse a version that they do not know. The JSON Schemas in docs/reference/schemas are generated from these
+types. The files of runs and studies also hold the SHA-256 of their content, which reveals a later change.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ CONTENT = "sha256"
 
 
 class ClassMetrics(TypedDict):
-    """One class against the others; None where a metric is not defined."""
+    """One class against the others; None if a metric is not defined."""
 
     precision: float | None
     recall: float | None
@@ -67,7 +67,7 @@ class ClassMetrics(TypedDict):
 
 
 class BinaryMetrics(TypedDict):
-    """The disease against the rest, or against benign alone, where `accuracy` is given as well."""
+    """The disease against the rest, or against benign alone, then with `accuracy`."""
 
     accuracy: NotRequired[float | None]
     sensitivity: float | None
@@ -77,7 +77,7 @@ class BinaryMetrics(TypedDict):
 
 
 class RiskCoveragePoint(TypedDict):
-    """The share of images answered with at least this confidence, and the share of wrong answers among them."""
+    """The share of images with at least this confidence, and the share of wrong predictions among them."""
 
     confidence: float
     coverage: float
@@ -86,10 +86,11 @@ class RiskCoveragePoint(TypedDict):
 
 
 class Summary(TypedDict):
-    """All metrics of a split of at least one image; None where a metric is not defined.
+    """All metrics of a split of at least one image; None if a metric is not defined.
 
-    A disease of another name than malignant is named by `positive`, and its keys say so. `aurc` is the area under the
-    risk-coverage curve, of which `risk_coverage` has points; earlier versions wrote neither.
+    If the disease has another name than malignant, `positive` is this name, and keys contain "positive" instead of
+    "malignant". `aurc` is the area under the risk-coverage curve, and `risk_coverage` has points of the curve. Earlier
+    versions wrote neither.
     """
 
     accuracy: float
@@ -116,7 +117,7 @@ class Summary(TypedDict):
 
 
 class Intervals(TypedDict, total=False):
-    """95 % intervals, [low, high], under the names of their metrics; a metric without an interval is left out."""
+    """95 % intervals, [low, high], by the names of their metrics. Metrics without an interval are left out."""
 
     accuracy: Interval
     macro_precision: Interval
@@ -137,7 +138,7 @@ class Intervals(TypedDict, total=False):
 
 
 class Spread(TypedDict):
-    """The intervals of a summary over groups of images, and why a metric, by its dotted name, has none."""
+    """The intervals of a summary over groups of images, and the reasons for missing intervals by dotted metric name."""
 
     groups: int
     intervals: Intervals
@@ -149,7 +150,7 @@ class TestSummary(Summary, Spread):
 
 
 class TestFigures(TypedDict):
-    """The metrics of the test split; where some images have a twin in training, also of these and of the others."""
+    """The metrics of the test split. If some images have a twin in training, also those of these and of the others."""
 
     test: TestSummary
     test_leaked: NotRequired[TestSummary]
@@ -157,9 +158,9 @@ class TestFigures(TypedDict):
 
 
 class MetricsFile(TestFigures):
-    """metrics.json: the figures of a finished run; `validation` is of the images that chose the checkpoint.
+    """metrics.json: the figures of a finished run. The checkpoint was chosen by the images of `validation`.
 
-    `files` has the SHA-256 of each file that was made with them.
+    `files` has the SHA-256 of each file that belongs to these figures.
     """
 
     schema: str
@@ -176,7 +177,7 @@ class MetricsFile(TestFigures):
 
 
 class SeedMetric(TypedDict):
-    """One test metric over runs that differ in their seed alone."""
+    """One test metric over runs that differ only in their seed."""
 
     mean: float
     standard_deviation: float
@@ -185,7 +186,7 @@ class SeedMetric(TypedDict):
 
 
 class SeedsFile(TypedDict):
-    """seeds.json: how much of each metric the seed alone changes."""
+    """seeds.json: the effect of the seed on each test metric."""
 
     schema: str
     seeds: list[int]
@@ -193,7 +194,7 @@ class SeedsFile(TypedDict):
 
 
 class FoldFigures(TypedDict):
-    """One fold of a cross-validation: its run, relative to the folder, and its figures on its own test part."""
+    """One fold of a cross-validation: the path of its run below the folder, and the figures on its own test part."""
 
     fold: int
     run: str
@@ -203,7 +204,7 @@ class FoldFigures(TypedDict):
 
 
 class CrossvalIdentityFile(TypedDict):
-    """crossval.json: what a cross-validation is of."""
+    """crossval.json: the identity of a cross-validation."""
 
     schema: str
     config: dict[str, Json]
@@ -213,7 +214,7 @@ class CrossvalIdentityFile(TypedDict):
 
 
 class CrossvalFile(TypedDict):
-    """pooled.json: the figures of all answers together, of each fold, and their spread over the folds."""
+    """pooled.json: the figures of all predictions together, of each fold, and their spread over the folds."""
 
     schema: str
     folds: list[FoldFigures]
@@ -222,7 +223,7 @@ class CrossvalFile(TypedDict):
 
 
 class CrossvalResult(CrossvalFile):
-    """The output of `crossval`: pooled.json, and the pooled figures' spread over several partitions, if any."""
+    """The output of `crossval`: pooled.json, and with `--repeats` the pooled figures' spread over partitions."""
 
     repeats: dict[str, SeedMetric]
 
@@ -234,7 +235,7 @@ class BaselineResult(MetricsFile):
 
 
 class RunIdentityFile(TypedDict):
-    """config.json: what a run is of, and the `version` of busi-tune that wrote it."""
+    """config.json: the identity of a run, and the `version` of busi-tune that wrote it."""
 
     schema: str
     version: NotRequired[str]
@@ -253,9 +254,9 @@ class DataFile(TypedDict):
 
 
 class OptionsFile(TypedDict):
-    """options.json: options of the last command on a folder that no other file of the folder holds.
+    """options.json: options of the last command on a folder that are in no other file of the folder.
 
-    Options with their defaults are left out, and so is a database's URL, which may hold a password.
+    Options with their default values are left out. The URL of a database is left out, because it may hold a password.
     """
 
     schema: str
@@ -263,7 +264,7 @@ class OptionsFile(TypedDict):
 
 
 class EpochRecord(TypedDict):
-    """One epoch, as a row of history.csv has it."""
+    """One epoch, like a row of history.csv."""
 
     epoch: int
     train_loss: float
@@ -276,7 +277,7 @@ class EpochRecord(TypedDict):
 
 
 class StoppingState(TypedDict):
-    """Which epoch is the best so far, and since when the validation loss has not fallen."""
+    """The best epoch so far, and the epoch with the lowest validation loss, from which the patience counts."""
 
     patience: int
     best_epoch: int
@@ -288,14 +289,14 @@ class StoppingState(TypedDict):
 
 
 class CheckpointEntry(TypedDict):
-    """A checkpoint file's name and content."""
+    """The name and the SHA-256 of a checkpoint file."""
 
     file: str
     sha256: str
 
 
 class TrainingValues(TypedDict):
-    """The plain values that training carries from one epoch to the next; `stop_reason` is "" until it ends."""
+    """The values that training carries from epoch to epoch, except tensors. `stop_reason` is "" until it ends."""
 
     history: list[EpochRecord]
     scheduler: dict[str, Json]
@@ -305,9 +306,9 @@ class TrainingValues(TypedDict):
 
 
 class StateFile(TrainingValues):
-    """state.json: all that a run needs to go on, but for the tensors in its checkpoints.
+    """state.json: everything that a run needs to continue, except the tensors in its checkpoints.
 
-    They are "last" and "best", and "best" alone once training has stopped early.
+    The checkpoints are "last" and "best". After early stopping, only "best" is left.
     """
 
     schema: str
@@ -315,7 +316,7 @@ class StateFile(TrainingValues):
 
 
 class Difference(TypedDict):
-    """A metric of two models on the same images: `difference` is tuned less baseline, with its 95 % interval."""
+    """A metric of two models on the same images: `difference` is tuned minus baseline, with its 95 % interval."""
 
     baseline: float
     tuned: float
@@ -341,7 +342,7 @@ class Comparison(TypedDict):
 
 
 class CompareResult(Comparison):
-    """The output of `compare`: two folders, differences being second less first."""
+    """The output of `compare`: two folders. A difference is the second minus the first."""
 
     schema: str
     first: str
@@ -358,7 +359,7 @@ class VerdictFile(Comparison):
 
 
 class NestedIdentityFile(TypedDict):
-    """nested.json: what a nested search is of; each fold's study says the rest."""
+    """nested.json: the identity of a nested search; the study of each fold has the rest."""
 
     schema: str
     config: dict[str, Json]
@@ -367,7 +368,7 @@ class NestedIdentityFile(TypedDict):
 
 
 class FoldChoice(TypedDict):
-    """What the study of one outer fold chose, by its validation value, and what that scored on the fold itself."""
+    """The choice of one outer fold's study, its validation value, and its figures on the fold itself."""
 
     fold: int
     trial: int
@@ -379,9 +380,9 @@ class FoldChoice(TypedDict):
 
 
 class Agreement(TypedDict):
-    """How far the folds' choices of a parameter lie apart, as a share of its range, and how far random ones would.
+    """The spread of the folds' choices of a parameter, as a share of its range, and the spread of random choices.
 
-    Of choices without an order: the share of pairs of folds that differ.
+    For a parameter without an order, it is the share of pairs of folds that differ.
     """
 
     values: list[Scalar]
@@ -390,7 +391,7 @@ class Agreement(TypedDict):
 
 
 class NestedFile(Comparison):
-    """nested_verdict.json: the baseline against the search procedure, on the pooled answers of the outer folds."""
+    """nested_verdict.json: the baseline against the search procedure, on the pooled predictions of the outer folds."""
 
     schema: str
     metric: str
@@ -402,9 +403,9 @@ class NestedFile(Comparison):
 
 
 class StudyFile(TypedDict):
-    """study.json: what a study is of; `space` holds Optuna's JSON of each distribution.
+    """study.json: the identity of a study; `space` has Optuna's JSON of each distribution.
 
-    `weights` has the SHA-256 of each file of weights by its path. A study without it is known by the path.
+    `weights` has the SHA-256 of each file of weights by its path. A study without this key is identified by the paths.
     """
 
     schema: str
@@ -437,7 +438,7 @@ class Finalist(TypedDict):
 
 
 class AuditedTrial(TypedDict):
-    """A pruned trial that was trained to the end of its trial; `regret` is None where no trial is complete."""
+    """A pruned trial that was continued to the full number of epochs; `regret` is None if no trial is complete."""
 
     trial: int
     pruned_at: int
@@ -455,7 +456,7 @@ class BestTrial(MetricsFile):
 
 
 class SearchFinals(TypedDict, total=False):
-    """The outcome of a study beyond its trials; left out where another driver trains the best trial."""
+    """The outcome of a study beyond its trials. A part is left out if another driver trains the best trial."""
 
     audit: list[AuditedTrial] | None
     finalists: list[Finalist]
@@ -466,13 +467,13 @@ class SearchFinals(TypedDict, total=False):
 
 
 class OutcomeFile(SearchFinals):
-    """outcome.json: what a finished study found out beyond its trials."""
+    """outcome.json: the results of a finished study beyond its trials."""
 
     schema: str
 
 
 class SearchResult(SearchFinals):
-    """The output of `search`: the rows of trials.csv, the bytes that the study takes on disk, and its outcome."""
+    """The output of `search`: the rows of trials.csv, the bytes of the study on disk, and its outcome."""
 
     schema: str
     metric: str
@@ -525,7 +526,7 @@ class TwinGroup(TypedDict):
 
 
 class NearestNeighbour(TypedDict):
-    """The accuracy of naming the class of the nearest training thumbnail; None where it means nothing."""
+    """The accuracy of predicting the class of the nearest training thumbnail; None if it means nothing."""
 
     all: float | None
     leaked: float | None
@@ -533,7 +534,7 @@ class NearestNeighbour(TypedDict):
 
 
 class Leak(TypedDict):
-    """How much of a test split is known from training."""
+    """The share of a test split that is known from training."""
 
     split: str
     test_images: int
@@ -542,7 +543,7 @@ class Leak(TypedDict):
 
 
 class AuditFile(TypedDict):
-    """audit.json: what is in a folder of images."""
+    """audit.json: the audit of a folder of images."""
 
     schema: str
     folder: str
@@ -588,7 +589,7 @@ class Calibration(TypedDict):
 
 
 class ThresholdFigure(TypedDict):
-    """Sensitivity or specificity at a threshold, on so many images, with its 95 % interval."""
+    """Sensitivity or specificity at a threshold, with its 95 % interval and the number of images."""
 
     value: float | None
     images: int
@@ -603,9 +604,10 @@ class ThresholdFigures(TypedDict):
 
 
 class SensitivityClaim(TypedDict):
-    """The sensitivity that new cases reach with 95 % confidence, from the malignant cases of the test split.
+    """The sensitivity for new cases with 95 % confidence, from the cases of the disease in the test split.
 
-    It supports the sensitivity that was asked for where `at_least` reaches it, which takes `needed` cases or more.
+    `at_least` is this sensitivity. It supports the requested sensitivity if it is not lower. This needs at least
+    `needed` cases.
     """
 
     cases: int
@@ -621,7 +623,7 @@ PointFields = TypedDict("PointFields", {"class": str})
 
 
 class OperatingPointEntry(PointFields):
-    """The threshold of the class that is the disease, and the validation cases that it comes from.
+    """The threshold for the class of the disease, and the validation cases from which it comes.
 
     A certificate adds the figures on the test split, and the claim that these support.
     """
@@ -666,7 +668,7 @@ class FigurePair(TypedDict):
 
 
 class GateEntry(TypedDict):
-    """What a smaller form of a network loses on the validation split."""
+    """The losses of a smaller form of a network on the validation split."""
 
     passed: bool
     reasons: list[str]
@@ -678,9 +680,9 @@ class GateEntry(TypedDict):
 
 
 class MapFigures(TypedDict):
-    """The verification of a model's class activation maps, as that of its logits; `shape` is (classes, h, w) of a map.
+    """The verification of a model's class activation maps, with the same keys as that of its logits.
 
-    `mean_error` is the largest difference of the mean over h and w from the logit.
+    `shape` is (classes, h, w). `mean_error` is the largest difference of a map's mean over h and w from the logit.
     """
 
     shape: list[int]
@@ -696,7 +698,7 @@ class MapFigures(TypedDict):
 
 
 class ModelFigures(TypedDict):
-    """The verification of one model file; keys that are not required are of float32, or of int8 and float16 alone."""
+    """The verification of one model file. Keys that are not required are for float32 only, or for int8 and float16."""
 
     passed: bool
     reasons: list[str]
@@ -730,9 +732,10 @@ class ModelFigures(TypedDict):
 
 
 class ModelCertificate(ModelFigures):
-    """The certificate of one model file; the one inside the model lacks `model_sha256` and `bytes`.
+    """The certificate of one model file; the copy inside the model lacks `model_sha256` and `bytes`.
 
-    `weights_sha256` is of the graph's tensors, `graph_sha256` of all else in the file but the certificate inside it.
+    `weights_sha256` covers the graph's tensors. `graph_sha256` covers everything else in the file, except the
+    certificate inside it.
     """
 
     graph_sha256: str
@@ -740,7 +743,7 @@ class ModelCertificate(ModelFigures):
 
 
 class AveragedEntry(TypedDict):
-    """The models whose probabilities an export averages: their temperatures, and what the average costs beside one."""
+    """The models whose probabilities an export averages: their temperatures, and the cost compared with one model."""
 
     models: int
     temperatures: list[float]
@@ -749,11 +752,11 @@ class AveragedEntry(TypedDict):
 
 
 class Evidence(TypedDict):
-    """The part of a certificate that all models of an export share, and that each holds inside.
+    """The part of a certificate that all models of an export share. Each model contains a copy.
 
-    `validation_risk_coverage` is of the calibrated probabilities of the validation images; earlier versions lack it.
-    `warnings` say why the network is of no use, though it may be exported rightly; it is empty for most.
-    `probe_cam` has PyTorch's class activation maps of the last probes, for an export with `--cam`.
+    `validation_risk_coverage` is for the calibrated probabilities of the validation images; earlier versions lack it.
+    `warnings` are the reasons why the network is useless, even if its export is correct; there are usually none.
+    `probe_cam` has PyTorch's class activation maps of the last probes, if the export has maps (`--cam`).
     `seen_images_sha256` is the hash of the list `seen_images`; earlier versions lack it.
     """
 
@@ -778,10 +781,10 @@ class Evidence(TypedDict):
 
 
 class VerificationFile(Evidence):
-    """verification.json: the certificate of an export; errors, hash and counts at its top are those of model.onnx.
+    """verification.json: the certificate of an export. Errors, hash and counts at the top are those of model.onnx.
 
-    `seen_images` has the first 16 digits of the SHA-256 of all images of the training folder but the test images,
-    sorted; earlier versions lack it.
+    `seen_images` has the first 16 digits of the SHA-256 of all images in the training folder except the test images,
+    sorted. Earlier versions lack it.
     `signed_by` is the Ed25519 public key, 32 bytes in base64, of the signature in verification.json.sig.
     """
 
@@ -800,9 +803,9 @@ class VerificationFile(Evidence):
 
 
 class ModelLabels(TypedDict):
-    """How to read one model's answers: the class that is flagged, from which probability on, and the guard's limits.
+    """The values to interpret one model's outputs: the flagged class, its threshold, and the guard's limits.
 
-    Without an operating point, `positive` and `threshold` are left out, because some readers of JSON know no null.
+    Without an operating point, `positive` and `threshold` are left out, because some JSON readers do not support null.
     """
 
     positive: NotRequired[str]
@@ -811,9 +814,9 @@ class ModelLabels(TypedDict):
 
 
 class LabelsFile(TypedDict):
-    """labels.json: what a program needs that runs an exported model, for each model file.
+    """labels.json: the values that a program needs to run an exported model, for each model file.
 
-    `image_size` is the side of the network's input in pixels; `mean` and `std` are of channels from 0 to 1, RGB.
+    `image_size` is the side of the network's input in pixels. `mean` and `std` are for RGB channels from 0 to 1.
     """
 
     schema: str
@@ -824,12 +827,12 @@ class LabelsFile(TypedDict):
     models: dict[str, ModelLabels]
 
 
-# `class` is a keyword of Python here, too.
+# These keys include `class`, too.
 LeftOutClass = TypedDict("LeftOutClass", {"class": str})
 
 
 class LeftOutImage(LeftOutClass):
-    """An image that was not judged, and the reason; of one with a twin in the training data also that twin."""
+    """An image that was left out, and the reason. If it has a twin in the training data, also this twin."""
 
     path: str
     reason: str
@@ -839,7 +842,7 @@ class LeftOutImage(LeftOutClass):
 
 
 class TransferDifference(TypedDict):
-    """A metric on the internal test images and on images from elsewhere; `difference` is external less internal."""
+    """A metric on the internal test images and on the external images; `difference` is external minus internal."""
 
     internal: float
     external: float
@@ -848,9 +851,9 @@ class TransferDifference(TypedDict):
 
 
 class TransferCalibration(TypedDict):
-    """The calibration on images from elsewhere: mean confidence, accuracy, and the temperature that would fit there.
+    """The calibration on the external images: mean confidence, accuracy, and the temperature that would fit them.
 
-    The temperature is one more, of the probabilities as the model gives them; 1 is best where they are calibrated.
+    The temperature is in addition to the model's own. It is 1 if the model's probabilities are already calibrated.
     """
 
     confidence: float
@@ -861,16 +864,16 @@ class TransferCalibration(TypedDict):
 
 
 class ThresholdThere(TypedDict):
-    """A threshold, and its figures on images from elsewhere."""
+    """A threshold, and its figures on the external images."""
 
     threshold: float
     figures: ThresholdFigures
 
 
 class TransferPoint(PointFields):
-    """The stored threshold on images from elsewhere, and the one that these images would have given.
+    """The stored threshold on the external images, and the threshold that these images would have set.
 
-    `needed` is None where they have no image of the disease. It comes from the images that it is judged on.
+    `needed` is None if they have no image of the disease. Its figures are for the images that set it.
     """
 
     sensitivity: float
@@ -879,7 +882,7 @@ class TransferPoint(PointFields):
 
 
 class TransferGuard(TypedDict):
-    """The share of images that the input guard warns of: internal test images, those from elsewhere, by each score."""
+    """The share of images that the input guard warns of: internal test images, external images, and these by score."""
 
     internal: float
     external: float
@@ -887,9 +890,9 @@ class TransferGuard(TypedDict):
 
 
 class TransferConfidence(TypedDict):
-    """The confidence that halves the error of the validation images, there and on images from elsewhere.
+    """The confidence that halves the error of the validation images, on these and on the external images.
 
-    `external` is None where no image from elsewhere is answered so surely.
+    `external` is None if no external image reaches this confidence.
     """
 
     confidence: float
@@ -898,11 +901,11 @@ class TransferConfidence(TypedDict):
 
 
 class EvaluationFile(TypedDict):
-    """evaluation.json: a finished run or an export, judged on labelled images from elsewhere.
+    """evaluation.json: the evaluation of a finished run or an export on labelled external images.
 
-    `images` has the number of judged images of each class of the model, `labels` the class of each label there.
-    `training_data` is the folder whose images were looked for among those from elsewhere, None where none was at hand;
-    `twins_checked` says in a sentence what was compared.
+    `images` has the number of evaluated images of each class of the model, and `labels` the class of each external
+    label. `training_data` is the folder that was searched for twins of external images, or None if it was not
+    available. `twins_checked` is a sentence on this comparison.
     """
 
     schema: str
@@ -929,11 +932,11 @@ class EvaluationFile(TypedDict):
 
 
 class PredictionEntry(TypedDict):
-    """One file's answer in the output of `predict`: the predicted class and the probabilities, or the error.
+    """The prediction for one file in the output of `predict`: the predicted class and the probabilities, or the error.
 
-    The flag of the operating point is `malignant` for the class of that name, and `positive` for any other. `refer` is
-    there with `--min-confidence`: whether the confidence, the largest probability, is lower. `overlay` is there with
-    `--explain`: the file that shows where the network looked.
+    The flag of the operating point is `malignant` for the class of that name, and `positive` for any other class.
+    With `--min-confidence`, `refer` is true if the confidence (the largest probability) is lower. With `--explain`,
+    `overlay` is the file that shows where the network looked.
     """
 
     schema: str
@@ -949,7 +952,7 @@ class PredictionEntry(TypedDict):
 
 
 class ListEntry(TypedDict):
-    """One result folder in the output of `list`; figures are those of the test images, None where there are none yet.
+    """One result folder in the output of `list`. The figures are for the test images, or None if there are none yet.
 
     `modified` is the time of the newest file, in UTC. `next` is the command to run next.
     """
@@ -968,10 +971,10 @@ class ListEntry(TypedDict):
 
 
 class PlanStage(TypedDict):
-    """Trainings of one kind on one split: how many there are, and the epochs that they have and lack at most.
+    """Trainings of one kind on one split: their number, the epochs that are done, and the maximum that is left.
 
-    `seconds_per_epoch` is measured, the mean where the search varies the architecture or the sizes. `seconds` are for
-    the epochs that are left, and `seconds_with_pruning` those expected with the pruner of a study.
+    `seconds_per_epoch` is measured, as a mean if the search varies the architecture or the sizes. `seconds` is the time
+    for the epochs that are left, and `seconds_with_pruning` the time expected with the pruner of a study.
     """
 
     name: str
@@ -991,11 +994,11 @@ class PlanStage(TypedDict):
 class PlanFile(TypedDict):
     """The output of `--dry-run`: the work of a command, and its expected cost. Nothing was written.
 
-    Times are at most, without early stopping. `preparation_seconds` are for reading and comparing the images,
-    `memory_bytes` are those of all processes that train; None where the system does not tell. `cache_bytes` are those
-    of decoded images that the cache still lacks. `processors` is the mean number of processors in the measurement, None
-    if nothing was measured; `processor_seconds` is the time of all processors, which hardly depends on other load.
-    `without_export` is true for `run`, whose export is not measured.
+    Times are upper limits, without early stopping. `preparation_seconds` is the time to read and compare the images.
+    `memory_bytes` is the memory of all processes that train, or None if the system does not report it. `cache_bytes` is
+    the size of decoded images that the cache still lacks. `processors` is the mean number of processors in the
+    measurement, or None if nothing was measured. `processor_seconds` is the time of all processors, which hardly
+    depends on other load. `without_export` is true for `run`, whose export is not measured.
     """
 
     schema: str
@@ -1039,7 +1042,7 @@ class RunResult(TypedDict):
     places: RunPlaces
 
 
-# Of an answer of `predict`, also in its CSV; the first version named the answer "class", as the truth is named.
+# A prediction of `predict`, also in its CSV. The first version named the predicted class "class", like the true class.
 PREDICTION = "busi-tune.prediction/2"
 
 
@@ -1067,7 +1070,7 @@ class NearestImage(ReportImage):
 
 
 class Mistake(ReportImage):
-    """An image with a wrong answer; `nearest` is None where the images are not at hand."""
+    """An image with a wrong prediction; `nearest` is None if the images are not available."""
 
     predicted: str
     probabilities: dict[str, float]
@@ -1075,9 +1078,9 @@ class Mistake(ReportImage):
 
 
 class ReportMaps(TypedDict):
-    """The maps that show where the network looked in mistakes: the method, and the height and width in cells.
+    """The maps of the mistakes: the method, and the height and width in cells.
 
-    `sentence` describes the method, or says why there are no maps; it is empty where there are no pictures.
+    `sentence` describes the method, or states the reason why there are no maps. It is empty if there are no pictures.
     """
 
     method: MapMethod
@@ -1089,7 +1092,7 @@ class ReportData(TypedDict):
     """The images of a result: by class and part, by group, and those left out by reason.
 
     `group_sizes` has the number of groups of each size. `leaked` is the share of test images with a near-duplicate in
-    training, where there is a training part.
+    training, if there is a training part.
     """
 
     images: dict[str, dict[str, int]]
@@ -1119,7 +1122,7 @@ class ClassCurves(TypedDict):
 
 
 class ReliabilityBin(TypedDict):
-    """The answers of similar confidence: their mean confidence, and their accuracy with its interval."""
+    """The predictions of similar confidence: their mean confidence, and their accuracy with its interval."""
 
     confidence: float
     accuracy: float
@@ -1129,7 +1132,7 @@ class ReliabilityBin(TypedDict):
 
 
 class Reliability(TypedDict):
-    """Confidence against accuracy at temperature 1, and at the fitted temperature where there is one."""
+    """Confidence against accuracy at temperature 1, and at the fitted temperature if there is one."""
 
     before: list[ReliabilityBin]
     after: list[ReliabilityBin]
@@ -1137,9 +1140,9 @@ class Reliability(TypedDict):
 
 
 class ReportAnswers(TypedDict):
-    """What the answers on the images that a model has not seen show; `coverage` has the error of the surest answers.
+    """The results on images not used for training; `coverage` has the error of the most confident predictions.
 
-    `grouped` says whether the intervals know the groups of near-duplicates; an export's files do not name them.
+    `grouped` is true if the intervals consider the groups of near-duplicates. The files of an export do not name them.
     """
 
     images: int
@@ -1168,7 +1171,7 @@ class ReportTrial(TypedDict):
 
 
 class Saving(TypedDict):
-    """The most that pruning can have saved: the epochs that pruned trials lacked, and their time."""
+    """The maximum that pruning can have saved: the epochs that pruned trials lack, and their time."""
 
     epochs_run: int
     epochs_saved: int
@@ -1177,7 +1180,7 @@ class Saving(TypedDict):
 
 
 class ReportStudy(TypedDict):
-    """The trials of a study, and what it found out; `leading` has the best value after each ended trial."""
+    """The trials of a study, and its outcome; `leading` has the best value after each ended trial."""
 
     identity: StudyFile
     lower_is_better: bool
@@ -1191,7 +1194,7 @@ class ReportStudy(TypedDict):
 
 
 class ReportFile(TypedDict):
-    """report.json: every number of report.html; parts that a result does not have are left out."""
+    """report.json: every number of report.html. Parts that a result does not have are left out."""
 
     schema: str
     kind: ReportKind
@@ -1218,7 +1221,7 @@ class ReportFile(TypedDict):
     evaluation: NotRequired[EvaluationFile]
 
 
-# Each document and its name and version; a change that a reader must know of gets a new version.
+# The name and version of each document. A change that readers must know of needs a new version.
 SCHEMAS: Mapping[type, str] = {
     MetricsFile: "busi-tune.metrics/2",
     SeedsFile: "busi-tune.seeds/1",
@@ -1249,10 +1252,11 @@ SCHEMAS: Mapping[type, str] = {
 
 
 def check(value: Mapping[str, object], kind: type[T], source: str) -> T:
-    """`value` itself, once it is known to be of `kind`; keys beside those of `kind` stay.
+    """Check that `value` is a document of `kind`, and return it. It keeps additional keys.
 
     Raises:
-        FileError: it is of another schema or version, lacks a key, or has a value of another type; names `source`.
+        FileError: it has another schema or version, lacks a key, or has a value of another type. The message names
+            `source`.
     """
     name, _, version = SCHEMAS[kind].partition("/")
     found = value.get("schema")
@@ -1268,7 +1272,7 @@ def check(value: Mapping[str, object], kind: type[T], source: str) -> T:
 
 
 def write(path: Path, document: Mapping[str, object]) -> None:
-    """Write a document with the SHA-256 of its content, by which `read` notices a later change."""
+    """Write a document with the SHA-256 of its content, so that `read` detects a later change."""
     files.write_text(path, text(document))
 
 
@@ -1278,10 +1282,10 @@ def text(document: Mapping[str, object]) -> str:
 
 
 def read(path: Path, kind: type[T]) -> T:
-    """Read a JSON document of `kind`; one without the SHA-256 of its content, which earlier versions wrote, as it is.
+    """Read a JSON document of `kind`. If it has no SHA-256 of its content, as in earlier versions, this is not checked.
 
     Raises:
-        FileError: see `check`; or it cannot be read, or was changed after it was written.
+        FileError: see `check`; or the file cannot be read, or was changed after it was written.
     """
     found = files.read_json(path)
     recorded = found.pop(CONTENT) if CONTENT in found else _content(found)

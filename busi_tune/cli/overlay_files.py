@@ -16,7 +16,7 @@ LONGEST = 60
 
 @dataclass
 class OverlayFolder:
-    """A folder that receives the overlay of each prediction; `again` allows it to replace existing pictures."""
+    """A folder for the overlay of each prediction. `again` means that existing pictures may be replaced."""
 
     folder: Path
     again: bool
@@ -27,13 +27,13 @@ class OverlayFolder:
         """The folder, created if it does not exist. With `again` or `more`, it may hold files.
 
         Raises:
-            FileError: it holds files, or lies in a folder of images that the command's `arguments` name.
+            FileError: it holds files, or is inside a folder of images in the command's `arguments`.
         """
         for argument in map(Path, arguments):
             if argument.is_dir() and folder.resolve().is_relative_to(argument.resolve()):
                 raise FileError(
-                    f"--explain {folder} lies in {argument}, whose pictures are classified, so overlays would be taken "
-                    "for images; name a folder beside it."
+                    f"--explain {folder} is inside {argument}, so its overlays would be classified as images; name "
+                    f"a folder outside {argument}."
                 )
         files.make_folder(folder)
         with files.explained(folder, "read"):
@@ -45,10 +45,12 @@ class OverlayFolder:
         return cls(folder, again)
 
     def add(self, prediction: Prediction) -> Prediction:
-        """Write the overlay of a prediction, and return the prediction with the file's name; errors have no overlay.
+        """Write the overlay of a prediction, and return the prediction with the name of the file.
+
+        A prediction that is an error has no overlay, and is returned unchanged.
 
         Raises:
-            FileError: the file exists and may not be replaced, or the file system refuses.
+            FileError: the file exists and may not be replaced, or it cannot be written.
         """
         if prediction.explanation is None:
             return prediction
@@ -63,9 +65,9 @@ class OverlayFolder:
 
 
 def overlay_name(path: str) -> str:
-    """The name of an image's overlay: the safe part of its name, and digits that tell equal names apart.
+    """The name of an image's overlay: the image's name without unsafe characters, and digits that make it unique.
 
-    It depends on the path of the image only, so neither the order nor the number of images changes it.
+    The name depends only on the path of the image, not on the order or number of images.
     """
     stem = re.sub(r"[^\w-]+", "_", Path(path).stem)[:LONGEST].strip("_-")
     return f"{stem or 'image'}-{files.sha256_bytes(os.fsencode(path))[:12]}.png"

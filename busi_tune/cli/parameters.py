@@ -37,7 +37,7 @@ SPLITTING = ("strategy", "fractions", "conflicts", "similarity", "split_seed")
 
 
 class Setting(click.Option):
-    """An option of a group, whose help shows its default in one form.
+    """An option of a group. Its help shows the default in a uniform format.
 
     If the option has no default, `unset` describes the effect of leaving it out.
     """
@@ -250,7 +250,7 @@ split_option = setting(
     type=PATH,
     metavar="FILE.csv",
     group="data",
-    help="Split to use, as written by `data split`; replaces the options that say how to split.",
+    help="Split to use, as written by `data split`; replaces the options that define how to split.",
 )
 key_option = setting(
     "--key",
@@ -258,7 +258,7 @@ key_option = setting(
     metavar="PUB.pem",
     group="model",
     unset="no signature needed",
-    help="Ed25519 public key of the signer; refuses an EXPORT without this signature; needs the extra sign.",
+    help="Ed25519 public key of the signer; an EXPORT without this signature is refused; needs the extra sign.",
 )
 threads_option = setting(
     "--threads",
@@ -279,8 +279,8 @@ log_option = setting(
     type=click.Choice(get_args(Tracker)),
     group="output",
     unset="none",
-    help="Write curves, parameters and metrics for this tracker into the folder logs beside the results, at the end; "
-    "needs the extra of this name.",
+    help="At the end, write curves, parameters and metrics for this tracker into the folder logs beside "
+    "the results; needs the extra of this name.",
 )
 overwrite_option = setting(
     "--overwrite", is_flag=True, group="output", help="Delete the result in the output folder and start over."
@@ -290,8 +290,8 @@ dry_run_option = setting(
     "--dry-run",
     is_flag=True,
     group="output",
-    help="Check everything, train a few steps in memory, and print what is to do, its time, disk and memory; write "
-    "nothing.",
+    help="Check everything, train a few steps in memory, and print the remaining work, its time, disk and memory; "
+    "write nothing.",
 )
 
 

@@ -15,7 +15,7 @@ from busi_tune.export.graphs import cleaned, graph_of, ir_version_of, opset_of
 from busi_tune.inference.classifier import MAPS
 
 OUTPUTS = ("logits", "probabilities", "pixels", "guard")
-# An output of networks that were made with class activation maps.
+# The description of the output with class activation maps.
 MAP_TEXT = (
     "float32 (batch, classes, h, w); class activation maps in the order of the classes, over the whole picture; the "
     "mean over h and w is the logit"

@@ -21,7 +21,7 @@ REFUSED = ("int8", "float16", "sensitivity")
 
 
 def check_average(source: Source, options: ExportOptions) -> None:
-    """Refuse options that an average cannot have, such as those that need images which no model was trained on.
+    """Refuse options that an average cannot have, such as those that need images that no model was trained on.
 
     Raises:
         ConfigError: such an option is set, or the models' image sizes differ.
@@ -29,8 +29,8 @@ def check_average(source: Source, options: ExportOptions) -> None:
     asked = [name for name in REFUSED if getattr(options, name)]
     if asked:
         raise ConfigError(
-            f"{asked[0]} needs images that no model was trained on, and the {len(source.members)} models of "
-            "this average leave none; export one of them with --fold."
+            f"{asked[0]} needs images that no model was trained on, and for the {len(source.members)} models of "
+            "this average there are none; export one of them with --fold."
         )
     single = [name for name, asked in (("network_only", options.network_only != "none"), ("cam", options.cam)) if asked]
     if single:

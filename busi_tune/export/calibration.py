@@ -26,7 +26,7 @@ from busi_tune.results import (
 
 Logits = NDArray[np.float64]
 CONFIDENCE = 0.95
-# Beyond these bounds, all probabilities become equal or certain, which only a useless network requires.
+# Beyond these bounds, all probabilities are equal or certain. Only a useless network needs such a temperature.
 LOWEST, HIGHEST = 0.05, 20.0
 
 
@@ -121,7 +121,7 @@ def operating_point(answers: Answers, groups: Labels, sensitivity: float) -> Ope
     lowest = np.sort([score[positive & (groups == group)].min() for group in np.unique(groups[positive])])
     missed = allowed_misses(len(lowest), sensitivity)
     edge = float(lowest[missed])
-    # The middle between two images' probabilities, so that rounding on another machine changes no prediction.
+    # In the middle between two images' probabilities, so that rounding on another machine changes no flag.
     below = float(score[score < edge].max(initial=0.0))
     return OperatingPoint(name, sensitivity, (edge + below) / 2, len(lowest), missed)
 
@@ -138,7 +138,7 @@ def allowed_misses(cases: int, sensitivity: float) -> int:
 
 
 def evaluated(point: OperatingPoint, answers: Answers, groups: Labels) -> OperatingPointEntry:
-    """The point with its metrics on the test split and the claim that they support. No choice used the test split."""
+    """The point with its metrics on the test split, and the claim that they support. No choice used the test split."""
     disease = _disease(answers)
     positive, flagged = answers.labels == disease, answers.probabilities[:, disease] >= point.threshold
     missed = len(np.unique(groups[positive & ~flagged]))
@@ -190,8 +190,8 @@ def _claimed(found: SensitivityClaim, sensitivity: float, positive: str) -> str:
         return f"The test split has no {positive} case, so there is no claim for new cases."
     flagged = found["cases"] - found["missed"]
     shown = (
-        f"{flagged} of {found['cases']} {positive} cases are flagged on the test split, which chose nothing. New cases "
-        f"like them have a sensitivity of at least {found['at_least']:.3f}, with 95 % confidence."
+        f"{flagged} of {found['cases']} {positive} cases are flagged on the test split, which was used for no choice. "
+        f"New cases like them have a sensitivity of at least {found['at_least']:.3f}, with 95 % confidence."
     )
     if found["supported"]:
         return shown

@@ -9,7 +9,7 @@ from busi_tune.export.guard import Floats, Guard, pixel_scores
 from busi_tune.images import Pixels
 
 WINDOWS = 40
-# The most altered test images of each kind.
+# The maximum number of altered test images of each kind.
 MOST = 200
 UNCHANGED = "unchanged"
 

@@ -82,7 +82,7 @@ def export_run(
     `signer` signs the certificate. The caller holds the folder's lock.
 
     Raises:
-        ConfigError: the network has no class activation maps, and `options` ask for them.
+        ConfigError: `options` request class activation maps, and the network has none.
         RunError: the folder holds an export of another run or with other options.
         ParityError: the exported model's predictions differ from PyTorch's. No model is left.
         GateError: an int8 or float16 model does not pass its gate. The other models are published.
@@ -109,7 +109,7 @@ def export_run(
         if options.network_only != "none":
             made[NETWORK] = make_network(draft, static=options.network_only == "static")
         _write_predictions(draft)
-        # Record refused forms, so that the next request for them builds and judges them again.
+        # Record refused forms, so that the next request builds and checks them again.
         asked = _recorded(options) | dict.fromkeys(refused, REFUSED)
         certificate = _certificate(draft, made, _evidence(draft, made, origin, asked), card)
         if signer is not None and certificate["passed"]:
@@ -168,7 +168,7 @@ def _known(folder: Path, origin: str, options: ExportOptions, progress: Progress
     try:
         certificate = check_folder(folder)
     except (BusiTuneError, OSError) as error:
-        problem = f"is not what was certified ({str(error).partition(';')[0].rstrip('.')})"
+        problem = f"differs from the certified one ({str(error).partition(';')[0].rstrip('.')})"
     else:
         problem = _missing_form(certificate, options)
         if not problem:
@@ -207,7 +207,7 @@ def refuse_other_options(folder: Path, options: ExportOptions) -> None:
 
 
 def _recorded(options: ExportOptions) -> dict[str, Json]:
-    """The options as the certificate holds them. An export without maps has the bytes that it had before `cam`."""
+    """The options for the certificate. `cam` is left out if it is not set, as in versions without this option."""
     return {name: value for name, value in options.to_dict().items() if name != "cam" or value}
 
 
@@ -222,7 +222,7 @@ def _float32_models(draft: Draft) -> dict[str, Made]:
     guard = guard_graph(draft.fitted.guard)
     small = assembly.assemble(resize.ready(size), network, guard)
     whole = assembly.assemble(resize.any_size(size), network, guard)
-    # The models differ only before the network, where the way to run a graph does not matter, so one way is enough.
+    # This model differs only before the network, where the way to run a graph does not matter. One way is enough.
     first = dict(list(WAYS.items())[:1])
     return {
         ready_name(size): certify(draft, ready_name(size), small, shown.resized(), first),

@@ -80,7 +80,7 @@ def compare(
         if pair.float32 - pair.candidate > max_drop + 1e-9
     ]
     if not np.isfinite(candidate).all():
-        reasons.append("its answers are not finite")
+        reasons.append("its logits are not finite")
     if agreement < AGREEMENT:
         reasons.append(f"only {agreement:.1%} of its predictions equal those of float32, less than {AGREEMENT:.0%}")
     return Gate(

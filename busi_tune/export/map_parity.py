@@ -13,7 +13,7 @@ from busi_tune.inference import Classifier
 from busi_tune.inference.classifier import MAPS
 from busi_tune.results import MapFigures
 
-# The number of probes, the last ones, whose maps a certificate holds. They are noise, so no map is symmetric.
+# A certificate holds the maps of this number of probes, the last ones. They are noise, so no map is symmetric.
 RECORDED = 2
 
 
@@ -22,8 +22,8 @@ def compare_maps(
 ) -> tuple[MapFigures, list[str]]:
     """Compare the maps of `model` with PyTorch's, and their means over height and width with the logits.
 
-    The first way of `how` runs all pictures, the others run the few with the largest errors. Returns the errors, and
-    the reasons why the model does not pass; there are none if it passes.
+    The first way of `how` runs all pictures. The other ways run the few pictures with the largest errors. Returns the
+    errors, and the reasons why the model does not pass (none if it passes).
     """
     maps = reference.maps
     assert maps is not None
@@ -68,8 +68,8 @@ def compare_recorded(
 ) -> list[str]:
     """Compare the maps of `model` with those in its certificate, and their means with the recorded `logits`.
 
-    `figures` are the certificate's, and `probe` its maps of the last probes. Returns the reasons why the model does not
-    pass.
+    `figures` come from the certificate. `probe` has the maps of the last probes in the certificate. Returns the reasons
+    why the model does not pass.
     """
     classifier = Classifier(model)
     found, noise = (outputs_of(classifier, each, (MAPS,))[0] for each in (shown.pictures, shown.probes[-len(probe) :]))

@@ -102,7 +102,7 @@ def bare(network: bytes, *, static: bool) -> onnx.ModelProto:
 
 
 def _pool_globally(model: onnx.ModelProto) -> None:
-    """Write means over the whole plane as GlobalAveragePool.
+    """Replace means over height and width by GlobalAveragePool.
 
     Some runtimes ignore the axes of ReduceMean, which opset 18 made an input: OpenCV 4.8 takes the mean over all axes.
     """

@@ -110,7 +110,7 @@ class Tolerances:
 
 @dataclass(frozen=True, kw_only=True)
 class MapReference(Tolerances):
-    """PyTorch's float64 class activation maps (n, classes, h, w) of pictures and probes, and the errors in float32."""
+    """PyTorch's float64 class activation maps (n, classes, h, w) of pictures and probes, and its errors in float32."""
 
     maps: Logits
     probe: Logits

@@ -58,10 +58,10 @@ class Source:
         return members[0] if len(members) == 1 else replace(members[0], members=members)
 
     def with_maps(self) -> "Source":
-        """The same source with a model that also gives class activation maps.
+        """The same source with a model that also has the output `cam`, class activation maps.
 
         Raises:
-            ValueError: the network has no exact maps; `class_maps.check_maps` refuses it in a sentence.
+            ValueError: the network has no exact maps. `class_maps.check_maps` refuses such networks with a message.
         """
         config = self.identity.config
         model = class_maps.MappedModel(class_maps.traced(self.model.model), config.mean, config.std).eval()

@@ -20,7 +20,7 @@ def warnings_about(temperature: float, reference: Reference, classes: Sequence[s
         )
     if _constant(logits, tolerance):
         found.append(
-            "The network's logits do not depend on the image: nothing but rounding tells the test images apart."
+            "The network's logits do not depend on the image: they differ only by rounding between the test images."
         )
     elif len(logits) > 1 and (answers := set(logits.argmax(axis=1).tolist())) and len(answers) == 1:
         found.append(f"The network predicts {classes[answers.pop()]} for all {len(logits)} test images.")

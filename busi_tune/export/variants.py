@@ -63,7 +63,7 @@ def _shrunk(draft: Draft, form: Form) -> tuple[bytes, gate.Gate, list[str]]:
     """The draft's network in a smaller form, its gate, and the names of the layers that stay in float32."""
     source, network, max_drop = draft.source, draft.fitted.network, draft.options.max_drop
     if draft.options.cam:
-        # A smaller model is judged by its answers, which say nothing about its maps. It therefore has none.
+        # The gate checks predictions, which say nothing about maps. A smaller model therefore has no maps.
         network = with_outputs(network, ("logits", "features"))
     validation, labels = source.part("validation").pixels(), source.labels("validation")
     exact = quantisation.logits(network, validation)

@@ -26,7 +26,7 @@ def failure(folder: Path, reasons: Sequence[str]) -> str:
 
 
 def images_sha256(table: pd.DataFrame) -> str:
-    """The SHA-256 of the paths of images and of the hashes of their contents."""
+    """The SHA-256 of the images' paths and content hashes."""
     lines = sorted(f"{composed(path)}\n{digest}\n" for path, digest in zip(table["path"], table["sha256"], strict=True))
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Runs in MLflow: a file beside the results, or the server that MLFLOW_TRACKING_URI names."""
+"""Runs in MLflow: in a database beside the results, or on the server that MLFLOW_TRACKING_URI names."""
 
 import logging
 import os
@@ -16,9 +16,9 @@ from busi_tune.logs.records import Record
 from busi_tune.results import EpochRecord
 
 DATABASE = "mlflow.db"
-# The tags by which a run is found again.
+# The tags of a run that identify its training and its logged content.
 IDENTITY, CONTENT = "busi_tune.identity", "busi_tune.content"
-# The most metrics that MLflow accepts in a batch, and the number of values of an epoch.
+# The maximum number of metrics in a batch that MLflow accepts, and the number of values of an epoch.
 BATCH, VALUES = 1000, len(EpochRecord.__annotations__) - 1
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
@@ -31,7 +31,7 @@ def client(folder: Path) -> Iterator[MlflowClient]:
         FileError: the server or the database cannot be used.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
-    # The database's migrations are no news to the user.
+    # Hide the messages about the database's migrations.
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -41,12 +41,12 @@ def client(folder: Path) -> Iterator[MlflowClient]:
         # The address may hold a password.
         reason = re.sub(r"//[^/@\s]*@", "//", (str(error).splitlines() or ["unknown reason"])[0]).rstrip(".")
         raise FileError(
-            f"MLflow could not use {place} ({reason}); the results are kept: fix that and run the same command again."
+            f"MLflow could not use {place} ({reason}); fix that and run the same command again: the results are kept."
         ) from error
 
 
 def check(folder: Path) -> None:
-    """Connect once, so that a wrong address fails before training.
+    """Connect once, so that a wrong address is refused before training.
 
     Raises:
         FileError: the server or the database cannot be used.
@@ -102,7 +102,7 @@ def _update(connection: MlflowClient, run: Run, record: Record) -> None:
         time += epoch["seconds"]
         if epoch["epoch"] > last:
             points += _points(epoch, time)
-    # A batch holds whole epochs, so that an interruption leaves no part of an epoch.
+    # A batch holds whole epochs, so an interruption never leaves part of an epoch.
     size = BATCH - BATCH % VALUES
     for start in range(0, len(points), size):
         connection.log_batch(number, metrics=points[start : start + size])
@@ -113,7 +113,7 @@ def _update(connection: MlflowClient, run: Run, record: Record) -> None:
         connection.log_batch(number, metrics=metrics[start : start + BATCH])
     if record.state in STATUS:
         connection.set_terminated(number, STATUS[record.state], _milliseconds(time))
-    # This comes last, so that an interrupted update is repeated.
+    # These tags come last: an interrupted update lacks them, and the next call repeats it.
     connection.log_batch(number, tags=[RunTag("state", record.state), RunTag(CONTENT, record.content)])
 
 
@@ -123,7 +123,7 @@ def _points(epoch: EpochRecord, time: float) -> list[Metric]:
 
 
 def _key(name: str) -> str:
-    """A metric's name in the characters that MLflow accepts."""
+    """The name of a metric for MLflow; other characters than MLflow accepts become their codes."""
     return re.sub(r"[^\w.\-: /]", lambda found: f"_x{ord(found[0]):x}_", name)
 
 

@@ -14,7 +14,7 @@ from busi_tune.training import run_folder
 
 # The values of an epoch that depend on the machine.
 CLOCKS = ("seconds", "images_per_second")
-# Parts of metrics that are no single numbers.
+# The parts of metrics that are not single numbers.
 SKIPPED = frozenset({"intervals", "without_interval", "files", "effective_prior"})
 
 
@@ -22,8 +22,9 @@ SKIPPED = frozenset({"intervals", "without_interval", "files", "effective_prior"
 class Record:
     """One training for a tracker, or the pooled metrics of a cross-validation, which have no epochs.
 
-    `name` is the path of the record below its result, "" for the result itself. `state` is Optuna's word for a trial;
-    for other runs it is COMPLETE or RUNNING. `began` is the time of the first epoch, in seconds since 1970.
+    `name` is the path of the record below its result, and "" for the result itself. `state` is the state of a
+    trial in Optuna, and COMPLETE or RUNNING for other runs. `began` is the time when training began, in seconds since
+    1970.
     """
 
     name: str
@@ -36,16 +37,17 @@ class Record:
 
     @property
     def identity(self) -> str:
-        """A hash of the name, the parameters and the first epoch. Further epochs and another folder do not change it.
+        """A hash of the name, the parameters and the first epoch.
 
-        The same training on the same machine has the same identity when it is repeated.
+        Later epochs and the folder do not change it. If a training is repeated on the same machine, its identity is the
+        same.
         """
         first = [{key: value for key, value in record.items() if key not in CLOCKS} for record in self.epochs[:1]]
         return _sha256([self.name, dict(self.parameters), first])
 
     @property
     def content(self) -> str:
-        """A hash of everything that a tracker shows."""
+        """A hash of all values that a tracker shows."""
         shown_values = [list(map(dict, self.epochs)), dict(self.metrics), self.state]
         return _sha256([self.identity, shown_values])
 
@@ -58,7 +60,7 @@ def read_records(folder: Path, prefix: str = "") -> Iterator[Record]:
     """The records of the run, study, cross-validation or nested search in `folder`. Their names begin with `prefix`.
 
     Raises:
-        FileError: a file is damaged or was changed.
+        FileError: a file is damaged or has changed.
     """
     if (folder / IDENTITY).exists():
         yield from _study(folder, prefix)
@@ -75,7 +77,7 @@ def read_records(folder: Path, prefix: str = "") -> Iterator[Record]:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """The subfolders whose names are numbers, in the order of the numbers."""
+    """The subfolders with numbers as names, in the order of the numbers."""
     return sorted((path for path in folder.glob("[0-9]*") if path.is_dir()), key=lambda path: int(path.name))
 
 
@@ -127,7 +129,7 @@ def _crossval(folder: Path, prefix: str) -> Iterator[Record]:
 
 
 def parameters(config: Config) -> dict[str, Json]:
-    """The values of a configuration as trackers take them: numbers, truth values and texts."""
+    """The values of a configuration in types that trackers accept: numbers, truth values and texts."""
     return {
         name: shown(value) if isinstance(value, tuple) or value is None else value
         for name, value in vars(config).items()
@@ -135,7 +137,7 @@ def parameters(config: Config) -> dict[str, Json]:
 
 
 def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, float]:
-    """All numbers in a nested mapping, under the paths of their keys."""
+    """All numbers in a nested mapping, by the paths of their keys."""
     found: dict[str, float] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and key not in SKIPPED:

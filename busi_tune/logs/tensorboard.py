@@ -1,4 +1,4 @@
-"""Event files for TensorBoard. A record has a folder, which gets another event file when the record has grown."""
+"""Event files for TensorBoard. Each record has a folder; a record that has grown gets an additional event file."""
 
 import tempfile
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from busi_tune import files
 from busi_tune.files import json_text, sha256_bytes
 from busi_tune.logs.records import Record
 
-# The metrics beside the parameters on the HParams page.
+# The metrics on the HParams page, beside the parameters.
 COMPARED = ("value", "validation/accuracy", "test/accuracy", "test/macro_f1")
 # The name of an event file ends with the record's identity, its number of epochs, and a hash of its metrics.
 MARK = ".busi-tune-"
@@ -23,7 +23,7 @@ def write(folder: Path, result: str, records: Iterable[Record]) -> None:
     """Write the records of a result into `folder/tensorboard/result`; delete the event files of records that are gone.
 
     Raises:
-        FileError: the file system refuses.
+        FileError: the files cannot be written.
     """
     own = folder / "tensorboard" / result
     with files.explained(own, "written"):
@@ -34,9 +34,9 @@ def write(folder: Path, result: str, records: Iterable[Record]) -> None:
 
 
 def _write(folder: Path, place: Path, record: Record) -> set[Path]:
-    """Write the epochs and metrics that `place` lacks. Return the event files that belong to the record.
+    """Write the epochs and metrics that are missing in `place`, and return all event files of the record.
 
-    Event files stay if the record has only grown, because a TensorBoard that shows them expects no other change.
+    If the record has only grown, its event files stay, because a running TensorBoard expects files that only grow.
     """
     identity, metrics = record.identity[:16], _hash(record)
     known = {path: path.name.rpartition(MARK)[2].split("-") for path in place.glob(OURS)}
@@ -49,7 +49,7 @@ def _write(folder: Path, place: Path, record: Record) -> set[Path]:
         return set(own)
     suffix = f"{MARK}{identity}-{len(record.epochs)}-{metrics}"
     with tempfile.TemporaryDirectory(prefix=".", suffix=files.TEMPORARY, dir=folder) as unfinished:
-        # A TensorBoard forgets the points from `purge_step` on, which an earlier training may have left.
+        # TensorBoard discards earlier points from `purge_step` on, which another training may have written.
         with SummaryWriter(unfinished, purge_step=done + 1 if own else 0, filename_suffix=suffix) as writer:
             _fill(writer, record, done, measured=bool(measured))
         [path] = Path(unfinished).iterdir()
@@ -61,7 +61,7 @@ def _hash(record: Record) -> str:
 
 
 def _fill(writer: SummaryWriter, record: Record, done: int, *, measured: bool) -> None:
-    """Write the epochs after the first `done` ones, and the metrics and parameters unless they are `measured`."""
+    """Write the epochs after the first `done` ones. Unless `measured`, also write the metrics and the parameters."""
     time = record.began
     for epoch in record.epochs:
         time += epoch["seconds"]

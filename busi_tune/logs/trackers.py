@@ -1,4 +1,4 @@
-"""The trackers that `--log` names, and the place of their files."""
+"""The trackers of `--log`, and the folder of their files."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ FOLDER = "logs"
 
 
 def place_of(folder: Path) -> Path:
-    """The folder of the logs of the result in `folder`."""
+    """The folder for the logs of the result in `folder`."""
     return folder.resolve().parent / FOLDER
 
 
@@ -37,9 +37,9 @@ def check_tracker(tracker: Tracker, folder: Path) -> None:
 
 
 def write_logs(folder: Path, tracker: Tracker) -> None:
-    """Write the trainings in a result folder to a tracker. What it has already is not written again.
+    """Write the trainings in a result folder to a tracker. Values that the tracker already has are not written again.
 
-    Only files are read; the result folder does not change.
+    The result folder does not change.
 
     Raises:
         ModuleNotFoundError: the tracker's package is not installed.
@@ -60,7 +60,7 @@ def write_logs(folder: Path, tracker: Tracker) -> None:
 
 @contextmanager
 def logged(tracker: Tracker | None, folders: Sequence[Path], progress: Progress) -> Iterator[None]:
-    """Write the results in `folders` to a tracker when the block ends, also if it was interrupted or a loss diverged.
+    """Write the results in `folders` to a tracker at the end of the block, also after Ctrl-C or a diverged loss.
 
     Raises:
         ModuleNotFoundError: the tracker's package is not installed.

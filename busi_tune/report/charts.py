@@ -277,7 +277,7 @@ def coverage(curve: Band) -> Chart:
         f"Risk-coverage curve: the error rate of all predictions is {curve['y'][-1]:.3f}, that of the most confident "
         f"{curve['x'][half]:.0%} is {curve['y'][half]:.3f}.",
         band(curve, "error rate", BLUE, "%{x:.1%} of the images<br>error rate %{y:.3f}"),
-        x="share of the images that are answered",
+        x="share of the images, most confident first",
         y="error rate",
         xaxis=UNIT,
         yaxis={"range": [-0.02, min(1.02, max(curve["high"][len(curve["high"]) // 10 :]) + 0.05)]},

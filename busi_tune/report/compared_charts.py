@@ -67,7 +67,7 @@ def nested_chart(found: NestedFile) -> Chart:
 
 
 def transfer_chart(found: EvaluationFile) -> Chart:
-    """The main metrics on the model's own test images and on those from elsewhere."""
+    """The main metrics on the model's own test images and on the external images."""
     names = [
         name
         for name in found["differences"]
@@ -75,7 +75,7 @@ def transfer_chart(found: EvaluationFile) -> Chart:
     ]
     titles = [title(tuple(name.split("."))) for name in names]
     traces = []
-    for side, name, colour in (("internal", "own test images", BLUE), ("external", "images from elsewhere", ORANGE)):
+    for side, name, colour in (("internal", "own test images", BLUE), ("external", "external images", ORANGE)):
         summary = found["internal"] if side == "internal" else found["external"]
         values = [found["differences"][each]["internal" if side == "internal" else "external"] for each in names]
         traces.append(_points(titles, values, [_edge(summary["intervals"], each) for each in names], name, colour))
@@ -84,7 +84,7 @@ def transfer_chart(found: EvaluationFile) -> Chart:
         for text, name in zip(titles, names, strict=True)
     )
     return chart(
-        "Own test images and images from elsewhere",
+        "Own test images and external images",
         f"Points with intervals of {len(names)} metrics, first on the model's own test images: {ends}.",
         traces,
         y="value",

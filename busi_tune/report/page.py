@@ -43,7 +43,7 @@ TITLES = {
     "coverage": "Risk and coverage",
     "study": "Study",
     "nested": "Search on outer folds",
-    "evaluation": "Own test images and images from elsewhere",
+    "evaluation": "Own test images and external images",
     "folds": "Folds",
     "mistakes": "Worst mistakes",
     "export": "Export",
@@ -110,7 +110,7 @@ def _charts(document: ReportFile) -> dict[str, Chart]:
         answers = document["answers"]
         found |= ranking(answers["curves"], test)
         bins = answers["reliability"]
-        name = "Images from elsewhere" if "evaluation" in document else "As trained"
+        name = "External images" if "evaluation" in document else "As trained"
         found["reliability"] = reliability_chart(bins["before"], name, BLUE)
         if bins["after"]:
             found["reliability-after"] = reliability_chart(

@@ -44,10 +44,10 @@ def plot_evaluation(folder: Path, found: EvaluationFile, answers: Answers) -> No
     """Draw the plots of an evaluation into its folder: confusion matrix, risk-coverage curves and reliability."""
     curves = {
         "internal test images": found["internal"].get("risk_coverage", []),
-        "images from elsewhere": found["external"].get("risk_coverage", []),
+        "external images": found["external"].get("risk_coverage", []),
     }
     pictures = {
-        results.CONFUSION: confusion(found["external"], "images from elsewhere"),
+        results.CONFUSION: confusion(found["external"], "external images"),
         results.RISK_COVERAGE: risk_coverage_curves(curves),
         results.RELIABILITY: reliability(answers),
     }
@@ -105,7 +105,7 @@ def confusion(test: TestSummary, part: str = "test split") -> Figure:
 
 
 def risk_coverage_curves(curves: Mapping[str, list[RiskCoveragePoint]]) -> Figure:
-    """The error rate among answered images over their share, with a line for each curve that has points."""
+    """The error rate among the predicted images over their share, with a line for each curve that has points."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, points in curves.items():

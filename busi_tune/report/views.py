@@ -1,4 +1,4 @@
-"""Results as a notebook shows them: the documents of commands with a view of tables and pictures."""
+"""Results in a notebook: dictionaries that a notebook shows as tables and pictures."""
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +18,14 @@ from busi_tune.results import (
     VerificationFile,
 )
 
-# The most trials in the table of a study.
+# The maximum number of trials in the table of a study.
 TRIALS = 10
 Document = TypeVar("Document", bound=Mapping[str, object])
 
 
 @dataclass(frozen=True)
 class View:
-    """The content of a view: sentences, tables with their columns and rows, and pictures with their text."""
+    """The content of a view: sentences, tables (columns and rows), and pictures (description and base64 PNG)."""
 
     sentences: Sequence[str] = ()
     tables: Sequence[tuple[Sequence[str], Sequence[Sequence[object]]]] = ()
@@ -55,7 +55,7 @@ class ShownResult(dict[str, object]):
 
 
 def shown_result(document: Document, folder: Path) -> Document:
-    """The same document, which a notebook shows with the pictures in `folder`."""
+    """The same document as a `ShownResult`, with the pictures in `folder`."""
     return cast("Document", ShownResult(document, folder))
 
 
@@ -85,7 +85,7 @@ def _class_table(test: TestSummary) -> tuple[Sequence[str], Sequence[Sequence[ob
 
 
 def _pictures(folder: Path, *names: str) -> list[tuple[str, str]]:
-    """The pictures that exist in a folder, as text and base64."""
+    """The pictures of these names that exist in a folder: description and base64."""
     found = [folder / name for name in names if (folder / name).exists()]
     return [(path.stem.replace("_", " "), base64.b64encode(path.read_bytes()).decode()) for path in found]
 
@@ -94,7 +94,7 @@ def _run(document: Mapping[str, object], folder: Path) -> View:
     run = cast("MetricsFile", document)
     groups = f"{run['test']['images']} test images in {run['test']['groups']} groups"
     return View(
-        [f"Epoch {run['best_epoch']} of {run['epochs_run']} kept ({run['stop_reason']}); {groups}."],
+        [f"Epoch {run['best_epoch']} of {run['epochs_run']} is kept ({run['stop_reason']}); {groups}."],
         [_key_table(run["test"]), _class_table(run["test"])],
         _pictures(folder, results.CURVES, results.CONFUSION),
     )
@@ -123,7 +123,7 @@ def _crossval(document: Mapping[str, object], folder: Path) -> View:
         for one in found["folds"]
     ]
     folds = (("fold", "images", "accuracy", "macro F1", "kept epoch"), rows)
-    sentence = f"The answers of {len(rows)} folds together, each image answered by a model that has not seen it:"
+    sentence = f"All {len(rows)} folds together; each image is predicted by a model that was not trained on it:"
     return View([sentence], [_key_table(found["pooled"]), folds], _pictures(folder, results.CONFUSION))
 
 

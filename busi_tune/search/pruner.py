@@ -1,4 +1,4 @@
-"""Pruners that compare the best value so far. Trials report the value of each epoch as it is."""
+"""Pruners that compare the best values so far. A trial reports the value of each epoch, not its best value so far."""
 
 from itertools import accumulate
 
@@ -8,7 +8,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-# The scheduler lowers the learning rate after its patience + 1 epochs without improvement, and one epoch tries the new
+# The scheduler lowers the learning rate after its patience + 1 epochs without improvement. One more epoch tries the new
 # rate.
 MORE_EPOCHS = 2
 
@@ -25,7 +25,7 @@ class StalledPruner(BasePruner):
     """Prunes a trial without improvement for its scheduler's patience + 2 epochs, if a completed trial is better.
 
     The learning rate has then been lowered, and an epoch at the lower rate did not help. A fixed number of epochs stops
-    good trials before their rate is lowered. `scheduler_patience` is that of trials that do not vary it. See
+    good trials before their rate is lowered. `scheduler_patience` applies to trials that do not vary it. See
     docs/explanation/pruner-evidence.md.
     """
 
@@ -54,8 +54,8 @@ class StalledPruner(BasePruner):
 class BestMedianPruner(MedianPruner):
     """Optuna's median pruner on the best values so far: a trial's own, and those of others at the same step.
 
-    Completed trials no longer change. Their best values are kept in a study in memory, to which each call adds the
-    trials completed since the last one.
+    Completed trials no longer change, so a study in memory keeps their best values. Each call adds the trials that were
+    completed after the previous call.
     """
 
     def __init__(self, n_startup_trials: int, n_min_trials: int) -> None:
@@ -76,10 +76,10 @@ class BestMedianPruner(MedianPruner):
 
 
 class BestHyperbandPruner(HyperbandPruner):
-    """Optuna's Hyperband on the best values so far, which it stores at each comparison."""
+    """Optuna's Hyperband on the best values so far. It stores the compared values."""
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether to stop the trial after its last reported step."""
-        # The trial belongs to the caller, and `Trial.should_prune` makes a new copy for each call.
+        # Changing the trial is safe, because `Trial.should_prune` passes a new copy in each call.
         trial.intermediate_values = best_values(trial, study.direction)
         return super().prune(study, trial)

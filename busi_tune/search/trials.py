@@ -77,9 +77,9 @@ class Trials:
             self.database.call(lambda: self.study.enqueue_trial(first, skip_if_exists=True))
 
     def describe(self, data: str) -> None:
-        """Store the metric, the images, the architecture and the split, for programs that show the study.
+        """Store the metric, the folder of the images, the architecture and the split, for programs that show the study.
 
-        Values of an earlier call are kept: they describe the beginning of the study.
+        Values of an earlier call are kept, so they describe the beginning of the study.
         """
         plan, study = self.plan, self.study
         varied = plan.space.get("arch")

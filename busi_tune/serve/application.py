@@ -47,7 +47,7 @@ class Endpoints:
         return await self._answers(found)
 
     async def rows(self, request: Request) -> Response:
-        """The predictions for the page. The page shows errors in its table, so unreadable files are no failure."""
+        """The predictions for the page. The page shows errors in its table, so the request succeeds."""
         return await self._answers(await self._predictions(request))
 
     async def _predictions(self, request: Request) -> list[Prediction]:
@@ -66,7 +66,7 @@ class Endpoints:
         if asked == "true" and not self.batching.classifier.has_maps:
             raise HTTPException(
                 400,
-                f"{self.batching.classifier.path.name} has no output cam to explain its answers with; serve a "
+                f"{self.batching.classifier.path.name} has no output cam to explain its predictions with; serve a "
                 f"model.onnx that `busi-tune export --cam` made, or leave out {EXPLAIN}.",
             )
         return asked == "true"

@@ -10,28 +10,28 @@ from busi_tune.serve.uploads import FORM, MEGABYTE, MOST_BYTES, MOST_FILES, SECO
 
 
 class PictureAnswer(PredictionEntry):
-    """The answer to one picture. With `explain=true`, `overlay_png` shows where the network looked, as a base64 PNG."""
+    """The response for one picture. With `explain=true`, `overlay_png` is a base64 PNG of where the network looked."""
 
     overlay_png: NotRequired[str]
 
 
 class FormAnswers(TypedDict):
-    """The answer to a form of pictures: a prediction for each file, in order."""
+    """The response to a form of pictures: a prediction for each file, in order."""
 
     predictions: list[PictureAnswer]
 
 
 class Refusal(TypedDict):
-    """The answer to a request that is refused: one sentence."""
+    """The response to a request that is refused: one sentence."""
 
     error: str
 
 
-# The query parameter that asks for overlays.
+# The query parameter that requests overlays.
 EXPLAIN = "explain"
 REFUSALS = {
     400: f"The body is not a form with files, is cut off, or holds no file or more than {MOST_FILES} files; or the "
-    "request asks for overlays of a model without maps.",
+    "request asks a model without maps for overlays.",
     403: "A page of another site sent the request.",
     408: f"The body did not arrive within {SECONDS} s.",
     413: f"The body is larger than {MOST_BYTES // MEGABYTE} MB.",
@@ -51,11 +51,11 @@ def openapi(*, has_maps: bool) -> dict[str, object]:
     refusals = {str(status): answer(text, "Refusal") for status, text in REFUSALS.items()}
     files = {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": MOST_FILES}
     form = {"type": "object", "properties": {"files": files}, "required": ["files"]}
-    able = "" if has_maps else " This model has no maps for it; `busi-tune export --cam` makes one that has."
+    able = "" if has_maps else " This model has no maps; `busi-tune export --cam` makes a model with maps."
     explain = {
         "name": EXPLAIN,
         "in": "query",
-        "description": "true adds overlay_png to each answer: the picture under the class activation map of its "
+        "description": "true adds overlay_png to each prediction: the picture under the class activation map of its "
         f"predicted class, which shows where the network looked, as a base64 PNG.{able}",
         "schema": {"type": "boolean", "default": False},
     }
@@ -63,7 +63,7 @@ def openapi(*, has_maps: bool) -> dict[str, object]:
         "operationId": "predict",
         "summary": "Classify pictures",
         "description": "The predictions are those of busi-tune predict --json. A file that cannot be read has an error "
-        "instead of a prediction. A field may have any name. Nothing is stored.",
+        "instead of a prediction. The form's fields may have any names. Nothing is stored.",
         "parameters": [explain],
         "requestBody": {"required": True, "content": {FORM: {"schema": form}}},
         "responses": {"200": answer("A prediction for each file, in order.", "FormAnswers"), **refusals},

@@ -1,4 +1,4 @@
-"""Class activation maps: where in an image a network found the evidence for each class.
+"""Class activation maps: how much each place in an image contributed to the logit of each class.
 
 For a network that ends in global average pooling and one linear layer, the map is exact (Zhou et al., "Learning deep
 features for discriminative localization", 2016). The linear layer, applied at each position of the last feature map,
@@ -22,7 +22,7 @@ from busi_tune.training.exportable import ExportableModel, last_layer
 from busi_tune.training.model import untrained
 from busi_tune.training.run_folder import read_identity
 
-# Modules, functions and methods that change at most the shape of numbers in an evaluated network.
+# Modules, functions and methods that change no numbers in evaluation mode, only their shape.
 UNCHANGING = (nn.Flatten, nn.Dropout, nn.Identity)
 UNCHANGING_CALLS = (torch.flatten, nn.functional.dropout, "flatten", "squeeze")
 Maps = NDArray[np.float32]
@@ -31,8 +31,8 @@ Maps = NDArray[np.float32]
 class MappedModel(ExportableModel):
     """An exportable model with a third output: the class activation maps (n, classes, h, w).
 
-    Its network comes from `traced`. The mean of a map over h and w is the logit, because each position has the whole
-    bias, and maps are divided by the temperature as logits are.
+    Its network comes from `traced`. The mean of a map over h and w is the logit: the whole bias is added at each
+    position, and maps are divided by the temperature like logits.
     """
 
     outputs = (*ExportableModel.outputs, "cam")
@@ -47,9 +47,9 @@ class MappedModel(ExportableModel):
 
 
 def traced(network: nn.Module) -> fx.GraphModule:
-    """The network for a `MappedModel`: it gives its logits, the input of its last layer, and its last feature map.
+    """The network for a `MappedModel`: its outputs are logits, the input of the last layer, and the last feature map.
 
-    Both share the weights.
+    It shares the weights of `network`.
 
     Raises:
         ValueError: the network does not end in global average pooling and one linear layer.
@@ -63,7 +63,7 @@ def traced(network: nn.Module) -> fx.GraphModule:
 
 
 def check_maps(config: Config) -> None:
-    """Check, without memory for weights, that the network of `config` has exact class activation maps.
+    """Check that the network of `config` has exact class activation maps. This needs no memory for weights.
 
     Raises:
         ConfigError: it has none.
@@ -82,7 +82,7 @@ def check_maps(config: Config) -> None:
 def _end(network: fx.GraphModule) -> tuple[fx.Node, fx.Node]:
     """The nodes of the input of the last layer, and of the feature map that global average pooling reduces.
 
-    SqueezeNet's last layer is a convolution in front of the pooling.
+    SqueezeNet's last layer is a convolution before the pooling.
 
     Raises:
         ValueError: the network does not end in global average pooling and one linear layer.
@@ -96,7 +96,7 @@ def _end(network: fx.GraphModule) -> tuple[fx.Node, fx.Node]:
     elif isinstance(last, nn.Linear):
         raise ValueError(f"{node} follows the last linear layer")
     if not _is_global_mean(network, node):
-        raise ValueError(f"{node} is no global average pooling")
+        raise ValueError(f"{node} is not global average pooling")
     return _input(layer), _input(node)
 
 
@@ -105,7 +105,7 @@ def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 
 def _before(network: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """The first of `node` and its predecessors that changes numbers."""
+    """The last node that changes numbers: `node` or one of its predecessors."""
     while isinstance(_module(network, node), UNCHANGING) or (
         node.op in {"call_function", "call_method"} and node.target in UNCHANGING_CALLS
     ):
@@ -135,10 +135,10 @@ def maps_of_run(
 ) -> tuple[Sequence[Maps], Literal["cam", "grad-cam"]]:
     """The map (h, w) of each image for its class in `targets`, by the run's best model, and the method.
 
-    `seen` gives the images (n, size, size, 3) for a size. Networks without exact maps get those of Grad-CAM.
+    `seen` returns the images (n, size, size, 3) for a size. For networks without exact maps, Grad-CAM is used.
 
     Raises:
-        ConfigError: Grad-CAM is not installed, or the network keeps no feature map that it could use.
+        ConfigError: Grad-CAM is not installed, or the network has no feature map for it.
         FileError: the run's checkpoint has changed.
     """
     identity = read_identity(run)
@@ -164,13 +164,16 @@ def _grad_cam(model: ExportableModel, pixels: Pixels, targets: Sequence[int], ar
     inputs = model.normalised(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
     layer = _last_area(model.model, inputs)
     if layer is None:
-        raise ConfigError(f"{arch} has no feature map of several cells in front of its last layers.")
+        raise ConfigError(f"{arch} has no feature map of several cells before its last layers.")
     maps = LayerGradCam(model.model, layer).attribute(inputs, target=torch.tensor(targets), relu_attributions=True)
     return list(maps.detach().numpy()[:, 0])
 
 
 def _last_area(network: nn.Module, inputs: Tensor) -> nn.Module | None:
-    """The module with the last output (n, channels, h, w) of several cells; None if that comes early in the network."""
+    """The last module with an output (n, channels, h, w) of several cells.
+
+    None if this module runs in the first half of the network.
+    """
     ran: list[tuple[nn.Module, bool]] = []
 
     def note(module: nn.Module, _: object, output: object) -> None:
@@ -182,5 +185,5 @@ def _last_area(network: nn.Module, inputs: Tensor) -> nn.Module | None:
     for hook in hooks:
         hook.remove()
     places = [place for place, (_, is_area) in enumerate(ran) if is_area]
-    # A vision transformer has an area only in front of its first block.
+    # A vision transformer has such an output only before its first block.
     return ran[places[-1]][0] if places and places[-1] >= len(ran) / 2 else None

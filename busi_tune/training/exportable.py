@@ -26,7 +26,7 @@ from busi_tune.training.weights import copy_tensors
 
 Array = NDArray[np.float64]
 Precision = Literal["float64", "float32"]
-# This version has all operators that torchvision's classifiers need, and old runtimes support it.
+# This version has all operators that torchvision's classifiers need, and older runtimes support it.
 OPSET = 18
 BATCH = 32
 
@@ -34,8 +34,8 @@ BATCH = 32
 class Computed(NamedTuple):
     """PyTorch's outputs for n images, float64.
 
-    They are logits (n, classes) before and after the temperature, and class activation maps (n, classes, h, w). Without
-    maps, h and w are 0.
+    `before` and `logits` are the logits (n, classes) before and after the temperature. `maps` are class activation maps
+    (n, classes, h, w); for a model without maps, h and w are 0.
     """
 
     before: Array
@@ -65,7 +65,7 @@ class ExportableModel(nn.Module):
         self.register_buffer("temperature", torch.tensor(temperature))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Logits, divided by the temperature, and features. Maps, if there are any, are divided as well."""
+        """Logits and features, and maps if the model has them. Logits and maps are divided by the temperature."""
         logits, features, *maps = self.uncalibrated(pixels)
         return logits / self.temperature, features, *(each / self.temperature for each in maps)
 
@@ -153,8 +153,8 @@ def exportable_model(folder: Path, identity: Identity) -> ExportableModel:
 def computed(model: Exportable, pixels: Pixels, precision: Precision) -> Computed:
     """PyTorch's outputs for `pixels` (n, size, size, 3).
 
-    They are computed in `precision`. "float32" is the arithmetic of the export. "float64" is the reference: its own
-    error is negligible in comparison.
+    They are computed in `precision`. "float32" is the precision of the export. "float64" is the reference, because its
+    rounding errors are negligible in comparison.
     """
     # `double` converts a model in place and would leave inference tensors, which cannot be exported.
     model = copy.deepcopy(model).double() if precision == "float64" else model

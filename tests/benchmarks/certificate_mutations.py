@@ -1,11 +1,11 @@
-"""Makes every change in an export's folder, one at a time, and counts those that `verify` does not notice.
+"""Make every change in an export's folder, one at a time, and count those that `verify` does not notice.
 
     PYTHONPATH=.:tests/support python tests/benchmarks/certificate_mutations.py EXPORT
 
-Each change is made in the unsigned export. Those that are not noticed there are made in the signed export, too, which
-is checked with its key. Then the script forges each model: its last layer takes two classes for each other, or its
-metadata exchange their names. Each forgery is hidden in four ways, up to a whole new certificate, which only a
-signature shows.
+Each change is made in the unsigned export. Changes that `verify` does not notice are also made in the signed export,
+which is checked with its key. The script then forges each model: it exchanges two classes in the last layer, or their
+names in the metadata. Each forgery is hidden in four ways, up to a completely new certificate. Only a signature reveals
+the last one.
 """
 
 import argparse
@@ -30,7 +30,7 @@ DEPTHS = range(4)
 
 
 def sign(folder: Path, place: Path) -> str:
-    """Signs an export with a new key; returns the public key."""
+    """Sign an export with a new key, and return the public key."""
     key, form = place / "key.pem", serialization.PrivateFormat.PKCS8
     private = Ed25519PrivateKey.generate()
     key.write_bytes(private.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
@@ -50,7 +50,7 @@ def last_weight(path: Path) -> str:
 
 
 def forgeries(folder: Path, public: str, place: Path) -> tuple[Counter[str], list[str]]:
-    """The number of forgeries by the way they are hidden, and those that were not noticed."""
+    """The number of forgeries by depth of hiding, and the unnoticed ones."""
     tried: Counter[str] = Counter()
     unnoticed: list[str] = []
     certificate = read_certificate(folder)
@@ -69,7 +69,7 @@ def forgeries(folder: Path, public: str, place: Path) -> tuple[Counter[str], lis
 
 
 def unnoticed_edits(folder: Path, key: str, edits: Iterable[Edit], tried: Counter[str]) -> list[Edit]:
-    """The edits of an export that its check does not notice; counts all edits in `tried`."""
+    """The edits of an export that its check does not notice. All edits are counted in `tried`."""
     unnoticed = []
     for edit in edits:
         tried[f"changes of {Path(edit.path).name}"] += 1
@@ -82,7 +82,7 @@ def unnoticed_edits(folder: Path, key: str, edits: Iterable[Edit], tried: Counte
 
 
 def main() -> int:
-    """Prints the number of changes in each file, and the unnoticed ones."""
+    """Print the number of changes in each file, and the unnoticed changes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("export", type=Path)
     given = parser.parse_args()
@@ -101,7 +101,7 @@ def main() -> int:
         print(f"{count:6} {title}")
     print(f"{len(doubtful)} changes were not noticed without a signature", *(edit.what for edit in doubtful), sep="\n")
     wrong = [f"{edit.path}: {edit.what}" for edit in missed] + hidden
-    print(f"{len(wrong)} changes and forgeries were not noticed with one", *wrong, sep="\n")
+    print(f"{len(wrong)} changes and forgeries were not noticed with a signature", *wrong, sep="\n")
     return int(bool(wrong))
 
 

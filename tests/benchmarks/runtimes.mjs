@@ -9,7 +9,7 @@ function unpacked({ type, dims, data }) {
 
 const largest = (values) => values.indexOf(Math.max(...values));
 
-// A table row: runtime, file, largest logit difference, changed answers, differently resized pictures.
+// A table row: runtime, file, largest logit difference, changed predictions, differently resized pictures.
 async function row(title, name, ort, create, cases) {
   let [worst, changed, resized, shown] = [0, 0, 0, 0];
   try {

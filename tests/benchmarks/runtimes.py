@@ -1,13 +1,13 @@
-"""An export in other runtimes: which of them run it, and how far their answers differ from this ONNX Runtime's.
+"""An export in other runtimes: whether they can run it, and the differences from this ONNX Runtime.
 
     python tests/benchmarks/runtimes.py EXPORT --prepare DIR [--data IMAGES]
     OTHER_PYTHON tests/benchmarks/runtimes.py EXPORT --with DIR --runtime NAME
     python tests/benchmarks/runtimes.py EXPORT --with DIR --runtime web-wasm --modules NODE_MODULES
     node tests/benchmarks/runtimes.mjs EXPORT DIR NODE_MODULES
 
-The first command writes noise and pictures, and the reference answers. The others print a row of the table for each
-model file. The second needs only numpy and the runtime; NAME is a key of RUNTIMES. The third runs onnxruntime-web in
-Chromium (web-wasm, or web-webgpu on a GPU in software), and the last onnxruntime-node.
+The first command writes noise and pictures, and the reference outputs. The other commands print a row of the table for
+each model file. The second command needs only numpy and the runtime; NAME is a key of RUNTIMES. The third command runs
+onnxruntime-web in Chromium (web-wasm, or web-webgpu in software), and the last one onnxruntime-node.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Run = Callable[[Array], Answers]
 Load = Callable[[Path], Run]
 COMPARED = ("logits", "pixels")
 SIZES = ((64, 64), (101, 77), (300, 411), (37, 90), (500, 333), (256, 256))
-# Of each class of --data.
+# The number of pictures of each class of --data.
 PICTURES = 12
 
 
@@ -79,7 +79,7 @@ def opencv() -> tuple[str, Load]:
 
     def load(path: Path) -> Run:
         network = cv2.dnn.readNetFromONNX(str(path))
-        # OpenCV 5 asks for all outputs; 4.8 gives its own names to some.
+        # OpenCV 5 needs the names of all outputs. OpenCV 4.8 gives its own names to some.
         names = list(network.getUnconnectedOutLayersNames())
 
         def run(given: Array) -> Answers:
@@ -125,7 +125,7 @@ def tract() -> tuple[str, Load]:
 
     def load(path: Path) -> Run:
         runnable = engine.onnx().load(path).into_model().into_runnable()
-        # The names of the outputs are those of their nodes; their order is that of the file.
+        # The outputs have the names of their nodes, in the order of the file.
         names = ["logits", "probabilities", "pixels", "guard"][: runnable.output_count()]
         return lambda given: dict(
             zip(names, (value.to_numpy() for value in runnable.run([np.ascontiguousarray(given)])), strict=True)
@@ -149,7 +149,7 @@ def ncnn() -> tuple[str, Load]:
         copy.write_bytes(path.read_bytes())
         _called([str(program), str(copy), f"inputshape={shape}", "fp16=0"], place / "model.ncnn.bin")
         network = engine.Net()
-        # float32 throughout; by default ncnn stores weights and layers in float16, and logits are off by 7e-4.
+        # Compute in float32. By default, ncnn uses float16, and logits are off by 7e-4.
         for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
             setattr(network.opt, option, False)
         network.load_param(str(place / "model.ncnn.param"))
@@ -216,14 +216,14 @@ RUNTIMES: dict[str, Callable[[], tuple[str, Load]]] = {
 
 
 def _called(command: list[str], result: Path) -> None:
-    """Run a converter; if it leaves no `result`, its last words are the error."""
+    """Run a converter. If it writes no `result`, the error contains the end of its output."""
     done = subprocess.run(command, cwd=result.parent, capture_output=True, text=True, check=False)
     if not result.exists():
         raise RuntimeError(f"{done.stdout}\n{done.stderr}".strip()[-200:] or f"exit code {done.returncode}")
 
 
 def prepare(export: Path, place: Path, data: Path | None) -> None:
-    """Writes the inputs and this ONNX Runtime's answers for each model file, as JSON that JavaScript reads, too."""
+    """Write the inputs and this ONNX Runtime's outputs for each model file, as JSON, which JavaScript can read, too."""
     place.mkdir(parents=True, exist_ok=True)
     labels = json.loads((export / "labels.json").read_text())
     for path in sorted(export.glob("*.onnx")):
@@ -272,7 +272,7 @@ def _unpacked(packed: Mapping[str, Any]) -> Array:
 
 
 def row(title: str, path: Path, place: Path, load: Load) -> str:
-    """A table row: runtime, file, largest logit difference, changed answers, differently resized pictures."""
+    """A table row: runtime, file, largest logit difference, changed predictions, differently resized pictures."""
     worst, changed, resized, count = 0.0, 0, [0, 0], 0
     try:
         run = load(path)
@@ -285,7 +285,7 @@ def row(title: str, path: Path, place: Path, load: Load) -> str:
                 other = np.reshape(found["pixels"], known["pixels"].shape).astype(np.int64) != known["pixels"]
                 resized = [resized[0] + int(other.any()), resized[1] + 1]
             count += 1
-    except Exception as error:  # noqa: BLE001 - whatever a runtime raises is its answer
+    except Exception as error:  # noqa: BLE001 - the table shows whatever a runtime raises
         text = " ".join(str(error).partition("Stack backtrace")[0].split()).replace("|", "/")
         return f"| {title} | {path.name} | no: {type(error).__name__} {text[-160:]} | | |"
     pixels = f"{resized[0]} of {resized[1]}" if resized[1] else ""
@@ -312,7 +312,7 @@ def served(folder: Path) -> Iterator[str]:
 def web_rows(
     provider: str, export: Path, place: Path, modules: Path, *, file: str = "*.onnx", most: int = 999
 ) -> list[str]:
-    """The rows of onnxruntime-web in Chromium, of the first `most` pictures."""
+    """The rows of onnxruntime-web in Chromium, for the first `most` pictures."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -348,7 +348,7 @@ def web_rows(
 
 
 def main() -> None:
-    """Prepares the inputs, or prints the rows of one runtime."""
+    """Prepare the inputs, or print the rows of one runtime."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("export", type=Path)
     parser.add_argument("--prepare", type=Path)

@@ -543,6 +543,6 @@ def test_an_evaluation_has_a_page(export: Path, elsewhere: Path, tmp_path: Path)
     assert report["sections"][-3:] == ["evaluation", "mistakes", "repeat"]
     page = (place / "report.html").read_text()
     assert "<script>there" not in page
-    # Pictures are those of the images from elsewhere.
+    # The pictures are those of the external images.
     assert page.count("data:image/jpeg") == len(report["answers"]["mistakes"]) > 0
     assert f"--map {MAP}" in report["commands"][0]

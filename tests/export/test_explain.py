@@ -28,7 +28,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
-    """Two images of one name, a wide one, one with an awkward name, and a file that is no image."""
+    """Two images with the same name, a wide image, one with an awkward name, and a file that is not an image."""
     folder = tmp_path / "scans"
     generator = np.random.default_rng(0)
     for name, shape in (("a/scan.png", (40, 50)), ("b/scan.png", (40, 50)), ("wide.jpg", (30, 90))):
@@ -47,9 +47,9 @@ def test_the_colours_lie_where_the_map_is_high(row: int, column: int) -> None:
     found = np.asarray(overlay(picture, cam)).astype(int)
     changed = np.abs(found - 100).sum(axis=2)
     y, x = np.unravel_index(changed.argmax(), changed.shape)
-    # The cell's part of the picture is 30 wide and 20 high.
+    # The cell covers 30 x 20 pixels of the picture.
     assert (y // 20, x // 30) == (row, column)
-    # Far from it the picture is as it was.
+    # Far from the cell, the picture is unchanged.
     assert changed[59 - 59 * (row // 2) if row != 1 else 0, 119 - 119 * (column // 2)] == 0
     brightest = 0.4 * 100 + 0.6 * COLOURS[-1]
     assert np.abs(found[y, x] - brightest).max() < 25
@@ -70,7 +70,7 @@ def test_the_overlay_is_of_the_predicted_class_and_of_the_seen_picture(export: P
         small = image.resize((SIZE, image.height), Image.Resampling.BILINEAR)
         seen = np.asarray(small.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
         assert (found.explanation.seen == seen).all()
-        # A long image is resized before the model; others are resized in it.
+        # A long image is resized before the model, the others by the model.
         given = np.asarray(image) if max(image.size) <= LARGEST_SIDE else seen
         maps = classifier.run(given[None], maps=True).maps
         assert maps is not None
@@ -117,7 +117,7 @@ def test_pictures_are_replaced_only_on_request(
 ) -> None:
     folder, image = tmp_path / "overlays", str(scans / "a/scan.png")
     arguments = ["predict", str(export), image, "--explain", str(folder)]
-    # A path that is named twice has one overlay.
+    # A path that is given twice has one overlay.
     assert exit_code([*arguments[:3], image, *arguments[3:]]) == 0
     (path,) = folder.iterdir()
     whole = path.read_bytes()
@@ -141,7 +141,7 @@ def test_an_interrupted_command_goes_on(export: Path, scans: Path, tmp_path: Pat
     whole = ["predict", str(export), *images, "--csv", str(table), "--explain", str(folder)]
     assert exit_code(whole) == 0
     expected = table.read_bytes()
-    # The row of the second image is lost, its overlay is not.
+    # The row of the second image is lost, but its overlay is kept.
     table.rename(f"{table}.partial")
     partial = Path(f"{table}.partial")
     partial.write_bytes(b"".join(expected.splitlines(keepends=True)[:2]))
@@ -158,8 +158,13 @@ def test_what_cannot_be_explained_is_one_sentence(
     model = plain / "model.onnx"
     (tmp_path / "file").write_text("")
     cases = [
+<<<<<<< HEAD
         (plain, 2, tmp_path / "new", f"{model} has no output cam to explain its predictions with; name a model.onnx that "),
         (export, 1, scans / "overlays", f"lies in {scans}, whose pictures are classified"),
+=======
+        (plain, 2, tmp_path / "new", f"{model} has no output cam to explain its predictions with; name a model.onnx "),
+        (export, 1, scans / "overlays", f"is inside {scans}, so its overlays would be classified"),
+>>>>>>> wt-english2
         (export, 1, tmp_path / "file", "is a file; name a folder"),
     ]
     for name, code, folder, words in cases:
@@ -171,7 +176,7 @@ def test_what_cannot_be_explained_is_one_sentence(
 
 
 def broken(change: str) -> onnx.ModelProto:
-    """A model whose maps are not maps."""
+    """A model with a wrong output `cam`."""
     model = small_model(maps=True)
     (output,) = (value for value in model.graph.output if value.name == "cam")
     last = next(node for node in model.graph.node if "cam" in node.output)
@@ -196,14 +201,22 @@ def test_maps_that_are_none_are_refused(change: str, tmp_path: Path) -> None:
     classifier = Classifier(path)
     pixels = np.full((2, 20, 30, 3), 99, dtype=np.uint8)
     assert classifier.run(pixels).maps is None
+<<<<<<< HEAD
     with pytest.raises(FileError, match=r"its output cam must have a map for each class|its cam are not finite numbers"):
+=======
+    with pytest.raises(FileError, match=r"must have a map for each class|its cam are not finite numbers"):
+>>>>>>> wt-english2
         classifier.run(pixels, maps=True)
 
 
 def test_a_model_without_certificate_is_tried_with_its_maps(export: Path, scans: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(broken("too large").SerializeToString())
+<<<<<<< HEAD
     with pytest.raises(FileError, match="its output cam must have a map for each class"):
+=======
+    with pytest.raises(FileError, match="must have a map for each class"):
+>>>>>>> wt-english2
         predict(model, [scans / "wide.jpg"], allow_unverified=True)
     model.write_bytes((export / "model.onnx").read_bytes())
     (found,) = predict(model, [scans / "wide.jpg"], allow_unverified=True, explain=True)

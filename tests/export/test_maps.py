@@ -1,4 +1,4 @@
-"""Class activation maps: which networks have them, how an export verifies them, and that wrong ones fail."""
+"""Class activation maps: the networks that have them, their verification, and wrong maps, which must fail."""
 
 import dataclasses
 from collections.abc import Callable
@@ -37,7 +37,7 @@ from busi_tune.training.model import untrained
 from exported import MODELS, Exported, linked
 
 pytest_plugins = ["exported"]
-# All but the refusals build real networks.
+# All tests but the refusals build real networks.
 pytestmark = pytest.mark.slow
 OPTIONS = ExportOptions(cam=True, float16=True, max_drop=0.5, network_only="dynamic")
 ONE_WAY = dict(list(WAYS.items())[:1])
@@ -45,7 +45,7 @@ WITHOUT = {"alexnet", "convnext", "maxvit", "mobilenetv3", "vgg", "vision_transf
 
 
 def settled(model: ExportableModel, pixels: Pixels) -> ExportableModel:
-    """The model with the statistics of `pixels` in its batch normalisations; random networks lose all differences."""
+    """The model with the statistics of `pixels` in its batch normalisations. Otherwise, all images would look alike."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
@@ -70,7 +70,7 @@ def test_the_mean_of_a_map_is_the_logit(family: str, tiny: Config) -> None:
     assert found.maps.shape[:2] == (2, 3)
     assert min(found.maps.shape[2:]) > 1
     np.testing.assert_allclose(found.maps.mean(axis=(2, 3)), found.logits, rtol=1e-9, atol=1e-9)
-    # The maps differ from place to place.
+    # The values of a map differ between places.
     assert found.maps.std(axis=(2, 3)).min() > 1e-3
     with torch.inference_mode():
         features, same = (each(torch.from_numpy(pixels).permute(0, 3, 1, 2))[1] for each in (model, plain))
@@ -171,7 +171,7 @@ def test_verify_compares_maps_without_pytorch(mapped: Mapped) -> None:
 
 
 def appended(model: onnx.ModelProto, kind: str, *tensors: onnx.TensorProto, **attributes: Any) -> onnx.ModelProto:
-    """The model with another operation behind its output `cam`."""
+    """The model with another operation after its output `cam`."""
     for node in model.graph.node:
         node.output[:] = ["cam_before" if name == "cam" else name for name in node.output]
     inputs = ["cam_before", *(tensor.name for tensor in tensors)]
@@ -190,17 +190,17 @@ def other_order(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def transposed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Height and width are exchanged, which changes no mean."""
+    """Height and width are exchanged. This changes no mean."""
     return appended(model, "Transpose", perm=[0, 1, 3, 2])
 
 
 def mirrored(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Left and right are exchanged, which changes no mean."""
+    """Left and right are exchanged. This changes no mean."""
     return appended(model, "Gather", constant("back", [1, 0], np.int64), axis=3)
 
 
 def flat(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Each map is its mean."""
+    """All cells of a map have the mean of the map."""
     model = appended(model, "ReduceMean", constant("axes", [2, 3], np.int64), keepdims=1)
     model.graph.node[-1].output[:] = ["average"]
     model.graph.node.append(helper.make_node("Expand", ["average", "extent"], ["cam"]))
@@ -209,12 +209,12 @@ def flat(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def uncooled(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The maps are of another temperature than the logits."""
+    """The maps have another temperature than the logits."""
     return appended(model, "Mul", constant("factor", 1.01))
 
 
 def without_bias(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The maps lack a constant, as if the bias had been left out."""
+    """A constant is missing in the maps, as if the bias had been left out."""
     return appended(model, "Add", constant("term", 0.01))
 
 
@@ -229,7 +229,7 @@ def test_wrong_maps_fail(change: Callable[[onnx.ModelProto], onnx.ModelProto], m
     made = certify(draft, "model.onnx", wrong, draft.shown, ONE_WAY).certificate
     assert not made["passed"]
     assert all(" map" in reason for reason in made["reasons"])
-    # A check without PyTorch notices it, too.
+    # The check without PyTorch detects it, too.
     figures, probe = mapped.certificate["models"]["model.onnx"]["cam"], mapped.certificate["probe_cam"]
     assert compare_recorded(tmp_path / "model.onnx", draft.shown, draft.reference.logits, figures, probe)
 
@@ -245,7 +245,7 @@ def test_an_export_without_maps_says_nothing_of_them(exported: Exported, tmp_pat
         model = onnx.load(folder / name)
         assert [value.name for value in model.graph.output] == ["logits", "probabilities", "pixels", "guard"]
         assert "cam" not in {entry.key for entry in model.metadata_props}
-    # The same request finds it, and one with maps is another export.
+    # The same options find this export. With `cam`, the export is another one.
     assert pipeline.export(exported.run, folder, exported.data, Silent()) == exported.certificate
     with pytest.raises(RunError, match=r"holds an export with other options \(cam: None -> True\)"):
         pipeline.export(exported.run, folder, exported.data, Silent(), options=ExportOptions(cam=True))

@@ -256,7 +256,7 @@ def test_answers_that_are_not_numbers_do_not_pass() -> None:
     candidate = answers(WRONG)
     candidate[99, 0] = np.nan
     gate = compare(answers(WRONG), candidate, TRUTH, CLASSES)
-    assert "its answers are not finite" in gate.reasons
+    assert "its logits are not finite" in gate.reasons
     assert failure("int8", gate).startswith(
         "The int8 model does not pass its gate on 100 validation images, not even with half of its layers in float32: "
     )

@@ -189,8 +189,8 @@ def test_a_model_without_maps_refuses_to_explain(server: Served, pictures: list[
     status, _, answer = ask(server.url, form(content(pictures[:1])), "/predict?explain=true")
     assert (status, answer["error"]) == (
         400,
-        "model.onnx has no output cam to explain its predictions with; serve a model.onnx that `busi-tune export --cam` "
-        "made, or leave out explain.",
+        "model.onnx has no output cam to explain its predictions with; serve a model.onnx that `busi-tune export "
+        "--cam` made, or leave out explain.",
     )
     assert '"explains": false' in ask(server.url, path="/")[2]
 

@@ -1,4 +1,4 @@
-"""A study in other programs: Optuna Dashboard shows it, and reading it at the same time disturbs no driver."""
+"""A study in Optuna Dashboard: its content, and a driver that other readers of the database do not disturb."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def test_no_lock_errors_beside_a_dashboard() -> None:
 
 
 def shown(study: Path) -> tuple[dict[str, object], list[dict[str, object]]]:
-    """A study and its trials as Optuna Dashboard answers its own page."""
+    """A study and its trials, as Optuna Dashboard sends them to its own page."""
     application = wsgi(RDBStorage(f"sqlite:///{study / 'study.db'}"))
 
     def answer(path: str) -> dict[str, object]:

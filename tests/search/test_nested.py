@@ -90,7 +90,7 @@ def test_it_is_one_entry_of_a_list_and_has_a_page(result: NestedFile, folder: Pa
     assert all(mistake["nearest"] is not None for mistake in found["answers"]["mistakes"])
     assert "--folds 2 --trials 2 --trial-epochs 1" in found["commands"][0]
     page = (folder / results.REPORT_PAGE).read_text()
-    assert "What the study of each fold chose" in page
+    assert "Each fold: the trial that its study chose by" in page
 
 
 def test_the_page_of_a_search_that_has_not_ended_says_so(result: NestedFile, folder: Path, tmp_path: Path) -> None:

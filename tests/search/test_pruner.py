@@ -1,4 +1,4 @@
-"""The pruners: the default one, and Optuna's own on the best values so far."""
+"""The pruners: the default pruner, and Optuna's pruners on the best values so far."""
 
 from itertools import accumulate
 from typing import Literal
@@ -70,7 +70,7 @@ def curves(seed: int, trials: int, epochs: int) -> list[list[float]]:
 
 
 def decisions(pruner: BasePruner, values: list[list[float]], *, maximise: bool) -> list[tuple[bool, dict[str, object]]]:
-    """What a pruner decides and stores about each reported value of trials that run one after the other."""
+    """A pruner's decision and stored value after each reported value of trials that run one after the other."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize" if maximise else "minimize", pruner=pruner, study_name="study")
     better = max if maximise else min

@@ -85,7 +85,7 @@ def test_pictures_are_of_the_images_that_the_run_was_made_of(run: Path, exported
     replace(data / first, (data / "benign" / sorted(p.name for p in (data / "benign").glob("*.png"))[0]).read_bytes())
     pipeline.report(run, Silent(), root=data)
     page = (run / results.REPORT_PAGE).read_text()
-    assert "1 images have changed since, so they have no picture here" in page
+    assert "1 images have changed since the result, so they have no picture here" in page
     # Neither the picture nor its overlay is there.
     assert page.count("data:image/jpeg") == whole.count("data:image/jpeg") - 2
     pipeline.report(run, Silent(), root=tmp_path / "nowhere")
@@ -124,17 +124,17 @@ def test_mistakes_show_where_the_network_looked(run: Path, exported: Exported, t
     # At 32 pixels a ResNet18 has maps of one cell.
     assert (answers["maps"]["method"], answers["maps"]["cells"]) == ("cam", [1, 1])
     assert overlays_in(page) == len(answers["mistakes"]) > 0
-    assert "no outline of a lesion and no proof of a reason" in page
+    assert "It does not outline a lesion, and it does not prove a reason." in page
     pipeline.report(run, Silent(), root=tmp_path / "nowhere")
     assert overlays_in((run / results.REPORT_PAGE).read_text()) == 0
     export = linked(exported.folder, tmp_path / "export")
     found = pipeline.report(export, Silent(), root=exported.data)["answers"]["maps"]
     assert found["method"] == "none"
-    assert found["sentence"].endswith("has no output cam; `busi-tune export --cam` makes an export that has.")
+    assert found["sentence"].endswith("has no output cam; `busi-tune export --cam` makes an export with one.")
     replace(next(run.glob("checkpoints/best*.safetensors")), b"damaged")
     found = report(run)["answers"]["maps"]
     assert found["method"] == "none"
-    assert found["sentence"].startswith("It is not shown where the network looked: ")
+    assert found["sentence"].startswith("The page does not show where the network looked: ")
 
 
 def test_other_networks_show_grad_cam_if_it_is_installed(
@@ -151,7 +151,7 @@ def test_other_networks_show_grad_cam_if_it_is_installed(
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     found = report(tmp_path / "run")["answers"]["maps"]
     assert found["sentence"] == (
-        "It is not shown where the network looked: mobilenet_v3_small has no exact maps, and Grad-CAM needs captum, "
-        "which is not installed; pip install '/path/to/busi-tune[explain]' installs it."
+        "The page does not show where the network looked: mobilenet_v3_small has no exact maps, and Grad-CAM needs "
+        "captum, which is not installed; pip install '/path/to/busi-tune[explain]' installs it."
     )
     assert overlays_in((tmp_path / "run" / results.REPORT_PAGE).read_text()) == 0

@@ -53,7 +53,7 @@ def program(card: str, language: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export with a threshold, for the programs."""
+    """An export with a threshold."""
     place = tmp_path_factory.mktemp("card") / "export"
     pipeline.export(exported.run, place, exported.data, Silent(), options=ExportOptions(sensitivity=0.8))
     return place
@@ -66,7 +66,7 @@ def card(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def python(card: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python environment with the packages from the card only."""
+    """A Python environment with only the packages from the card."""
     place = tmp_path_factory.mktemp("python")
     venv.create(place, with_pip=False, symlinks=True)
     program = place / "bin" / "python"
@@ -97,7 +97,7 @@ def node(card: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def compiled(card: str, folder: Path, python: Path) -> Path:
-    """The program in C++, compiled as the card says."""
+    """The C++ program, compiled with the card's command."""
     if shutil.which("g++") is None or not Path("/usr/include/opencv4/opencv2/imgcodecs.hpp").exists():
         pytest.skip("g++ and OpenCV are not both installed; apt-get install g++ libopencv-imgcodecs-dev")
     (folder / "classify.cpp").write_text(program(card, "cpp"))
@@ -150,11 +150,11 @@ def pictures(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> li
 
 @pytest.fixture(scope="module")
 def expected(folder: Path, pictures: list[Path]) -> list[Prediction]:
-    """The answers of `predict`."""
+    """The predictions of `predict`."""
     answers = list(predict_files(open_export(folder), pictures))
     assert not [answer for answer in answers if answer.error]
     assert {answer.malignant for answer in answers} == {True, False}
-    # The answers must differ, or a program that mixes them up would pass.
+    # The predictions must differ, or a program that mixes them up would pass.
     assert np.ptp([answer.probabilities for answer in answers], axis=0).max() > 0.01
     return answers
 
@@ -273,7 +273,7 @@ def test_the_program_in_cpp(
     done = run([compiled, *(pictures[k] for k in opaque)], folder)
     assert done.returncode == 0, done.stderr
     same_answers(done.stdout, [expected[k] for k in opaque], 1e-4)
-    # OpenCV overlooks a transparent grey level, as the card says.
+    # OpenCV ignores a transparent grey level, as the card says.
     others = [path for path in pictures if has_transparency(path) and path.name != "100%d.png"]
     assert len(others) == 3
     for path in (grey_of_16_bits, colours_of_16_bits, *others):

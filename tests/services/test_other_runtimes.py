@@ -1,4 +1,4 @@
-"""Exported models in other runtimes, each in an environment of its own: same answers as in this ONNX Runtime.
+"""Exported models in other runtimes, each in a separate environment: the predictions equal this ONNX Runtime's.
 
 docs/reference/runtimes.md has the whole table; these are the runtimes that install quickly.
 """
@@ -27,7 +27,7 @@ FLOATS = {"model.onnx", "model-32.onnx", "network.onnx"}
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table; without a difference, the runtime does not run the file."""
+    """A row of the table. If there is no difference, the runtime cannot run the file."""
 
     difference: float | None
     changed: str
@@ -65,7 +65,7 @@ def called(*command: str | Path) -> str:
 
 
 def python_with(place: Path, *packages: str) -> Path:
-    """A Python environment with these packages only."""
+    """A Python environment with only these packages."""
     venv.create(place, with_pip=False, symlinks=True)
     python = place / "bin" / "python"
     called(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *packages)
@@ -92,7 +92,7 @@ def test_runtimes_with_python_packages(export: Path, cases: Path, tmp_path: Path
     python = python_with(tmp_path, *packages)
     for name in ("openvino-f32", "opencv", "tract"):
         rows = table(called(python, SCRIPT, export, "--with", cases, "--runtime", name))
-        # tract needs shapes that do not depend on the picture's.
+        # tract needs shapes that do not depend on the picture's size.
         same(rows, FLOATS - {"model.onnx"} if name == "tract" else FLOATS, 1e-4)
 
 
@@ -122,7 +122,7 @@ def test_node(export: Path, cases: Path, modules: Path) -> None:
 
 @pytest.mark.parametrize("provider", ["wasm", "webgpu"])
 def test_browser(provider: str, export: Path, cases: Path, modules: Path) -> None:
-    # A GPU in software is slow.
+    # WebGPU in software is slow.
     file, most = ("*.onnx", 999) if provider == "wasm" else ("model.onnx", 1)
     rows = table("\n".join(runtimes.web_rows(provider, export, cases, modules, file=file, most=most)))
     same(rows, FLOATS & rows.keys(), 1e-4)

@@ -44,14 +44,14 @@ def history(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def same(curves: Mapping[str, list[tuple[int, float]]], expected: Mapping[str, list[tuple[int, float]]]) -> None:
-    """Fails unless all expected curves are there, in float32, with each point once."""
+    """Check that all expected curves exist, in float32, with each point once."""
     for name, values in expected.items():
         assert [step for step, _ in curves[name]] == [step for step, _ in values], name
         assert [value for _, value in curves[name]] == pytest.approx([value for _, value in values], rel=1e-6), name
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All bytes below a folder."""
+    """The content of all files below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -92,7 +92,7 @@ def test_event_files_hold_curves_metrics_and_parameters(run: Path) -> None:
     assert parameters["learning_rate"].number_value == 1e-3
     assert parameters["fractions"].string_value == "0.7,0.15,0.15"
     assert content(run) == before
-    # A second call leaves the file as it is.
+    # A second call does not change the file.
     files = content(own)
     write_logs(run, "tensorboard")
     assert content(own) == files
@@ -135,7 +135,7 @@ def test_an_interrupted_run_is_logged_and_its_points_are_not_doubled(
     folder, place = tmp_path / "run", tmp_path / "logs"
     with pytest.raises(KeyboardInterrupt), logged(tracker, [folder], Silent()):
         pipeline.baseline(phantoms, folder, tiny, Interrupting())
-    # A TensorBoard that runs all the time.
+    # This TensorBoard runs during the whole test.
     watching = EventAccumulator(str(place / "tensorboard/run"))
     steps = []
     for _ in range(2):
@@ -207,7 +207,7 @@ def test_the_trials_of_a_study_are_logged_with_their_states(phantoms: Path, tiny
         assert one.data.metrics["value"] == row["value"]
         assert curve(client, one, "val_loss") == history(study / f"trials/{row['number']:04d}")["val_loss"]
     assert logs[f"trial-{confirmed:04d}"].data.metrics["test/accuracy"] == found["best"]["test"]["accuracy"]
-    # A study that was started over and has fewer trials leaves no event files of the others.
+    # If a study is started over with fewer trials, the event files of the other trials are deleted.
     write_logs(study, "tensorboard")
     shutil.rmtree(study / "trials/0002")
     table = (study / "trials.csv").read_text().splitlines(keepends=True)

@@ -76,7 +76,7 @@ def test_the_tour_runs(kernel: Path) -> None:
     assert answers.count("data:image/jpeg;base64,") == 3
     assert "'malignant':" in outputs(cell("by_class"), "text/plain")
     assert (kernel / "tour/tuned/report.html").exists()
-    # Bars are widgets, and nothing is on stderr.
+    # Bars are widgets, and stderr is empty.
     widgets = notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
     assert any(state["model_name"] == "FloatProgressModel" for state in widgets.values())
     errors = [one for cell in by_source.values() for one in cell["outputs"] if one.get("name") == "stderr"]
@@ -101,7 +101,7 @@ def test_an_interrupted_cell_goes_on_when_it_is_run_again(phantoms: Path, kernel
     def interrupt() -> None:
         while not history.exists() or len(history.read_text().splitlines()) < 4:
             time.sleep(0.05)
-        # Its types say that it is no coroutine.
+        # According to its types, it is not a coroutine.
         manager: Any = runner.km
         asyncio.run(manager.interrupt_kernel())
 

@@ -3,7 +3,7 @@
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const AT_ONCE = 4;
 const SIDE = 64;
-// Canvases of more pixels than a browser decodes at ease get no small picture.
+// Larger files get no small picture, because browsers decode them slowly.
 const MOST_SHOWN = 32 * 1024 * 1024;
 
 const drop = document.getElementById("drop");
@@ -13,7 +13,7 @@ const state = document.getElementById("state");
 const csv = document.getElementById("csv");
 const table = document.getElementById("answers");
 
-// Each row: the file, its cells, and its answer once there is one.
+// Each row has the file, its cells, and its answer when it has arrived.
 let rows = [];
 let waiting = [];
 let running = 0;
@@ -52,7 +52,7 @@ async function work() {
   running += 1;
   while (waiting.length) {
     const row = waiting.shift();
-    // Both at once: the small picture is made here, the answer there.
+    // The browser draws the small picture while the server predicts.
     const [answer] = await Promise.all([ask(row.file), look(row)]);
     row.answer = { ...answer, path: row.file.name };
     fill(row);
@@ -88,7 +88,7 @@ async function look(row) {
     whole.close();
     row.cells.look.append(canvas);
   } catch {
-    // Browsers show no TIFF, and nothing that is damaged.
+    // Browsers cannot show TIFF or damaged files.
   }
 }
 
@@ -134,7 +134,7 @@ function show() {
   state.textContent = `${done} of ${rows.length} done. ${notice}`;
 }
 
-// A spreadsheet runs a cell that begins so.
+// A spreadsheet would run a cell that begins with one of these characters.
 const guarded = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
 const cell = (value) => {
   const text = typeof value === "number" ? String(value) : guarded(String(value ?? ""));
@@ -169,7 +169,7 @@ function clear() {
   show();
 }
 
-// A picture that misses the field would otherwise replace the page.
+// Otherwise, the browser would open a picture that was dropped beside the field, in place of this page.
 for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
 drop.addEventListener("dragover", () => drop.classList.add("over"));
 drop.addEventListener("dragleave", () => drop.classList.remove("over"));
