@@ -29,6 +29,8 @@ Precision = Literal["float64", "float32"]
 # This version has all operators that torchvision's classifiers need, and older runtimes support it.
 OPSET = 18
 BATCH = 32
+# The activations of so few images stay in a processor's cache: 1.3 (float64) to 1.7 times (float32) as fast as 32.
+CACHED = 2
 
 
 class Computed(NamedTuple):
@@ -158,7 +160,7 @@ def computed(model: Exportable, pixels: Pixels, precision: Precision) -> Compute
     """
     # `double` converts a model in place and would leave inference tensors, which cannot be exported.
     model = copy.deepcopy(model).double() if precision == "float64" else model
-    batches = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), BATCH)
+    batches = torch.split(torch.from_numpy(pixels).permute(0, 3, 1, 2), CACHED)
     found = [model.uncalibrated(batch.contiguous()) for batch in batches]
     before, _, *more = (torch.cat(parts) for parts in zip(*found, strict=True))
     maps = more[0] if more else before.new_empty((*before.shape, 0, 0))

@@ -59,7 +59,7 @@ def test_many_kills_in_a_row_cost_no_byte(tmp_path: Path, phantoms: Path) -> Non
     killed = workplace(tmp_path, "killed", phantoms)
     kills = 0
     # The moment grows, because a step longer than a fixed number of moments would never finish.
-    while crashes.run(SEARCH, killed, Crash(at_moment=40 + kills))[0] == -9:
+    while crashes.run(SEARCH, killed, Crash(at_moment=50 + kills))[0] == -9:
         kills += 1
         assert kills < 20
     assert kills > 1
