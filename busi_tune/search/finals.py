@@ -101,6 +101,8 @@ def check_trials(search: Search) -> None:
 def _contradiction(search: Search, trial: FrozenTrial) -> str:
     plan, folder = search.plan, search.trial_folder(trial.number)
     known = run_folder.read_identity(folder)
+    if strange := [str(name) for name in trial.params if name not in plan.space]:
+        return f"it has the parameter {strange[0]}, which the search space lacks"
     config = plan.trial_config(trial.params)
     own = run_folder.identified(config.identity(), plan.weights.get(config.weights, ""))
     trained = run_folder.identified(known.config.identity(), known.weights_sha256)
@@ -110,6 +112,8 @@ def _contradiction(search: Search, trial: FrozenTrial) -> str:
     count, reported = trial.user_attrs.get("epochs_run"), trial.intermediate_values
     if type(count) is not int or not 1 <= count <= len(reported):
         return f"it has {count} epochs and {len(reported)} values of them"
+    if (trained_epochs := len(run_folder.history(folder))) < count:
+        return f"it has {count} epochs, and its folder {trained_epochs}"
     # The reports are compared, not the run's history: training on another machine changes its last digits.
     best = best_values(trial, plan.direction)
     expected = best[max(best)] if trial.state == TrialState.COMPLETE else reported[max(reported)]

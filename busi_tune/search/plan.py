@@ -118,7 +118,9 @@ def check_plan(folder: Path, plan: Plan, database: Database) -> tuple[StudyFile,
     if "weights" not in known:
         # An earlier version wrote this study.json, and identified files of weights by path only.
         asked.pop("weights")
-    earlier = int(str(known["config"].get("epochs", 0)))
+    stored = known["config"].get("epochs")
+    # Another type is a difference like any other.
+    earlier = stored if isinstance(stored, int) else plan.config.epochs
     if earlier < plan.config.epochs:
         # A larger number of epochs is no difference: the best trials continue to it.
         known["config"]["epochs"] = plan.config.epochs

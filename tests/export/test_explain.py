@@ -158,13 +158,8 @@ def test_what_cannot_be_explained_is_one_sentence(
     model = plain / "model.onnx"
     (tmp_path / "file").write_text("")
     cases = [
-<<<<<<< HEAD
-        (plain, 2, tmp_path / "new", f"{model} has no output cam to explain its predictions with; name a model.onnx that "),
-        (export, 1, scans / "overlays", f"lies in {scans}, whose pictures are classified"),
-=======
         (plain, 2, tmp_path / "new", f"{model} has no output cam to explain its predictions with; name a model.onnx "),
         (export, 1, scans / "overlays", f"is inside {scans}, so its overlays would be classified"),
->>>>>>> wt-english2
         (export, 1, tmp_path / "file", "is a file; name a folder"),
     ]
     for name, code, folder, words in cases:
@@ -201,22 +196,14 @@ def test_maps_that_are_none_are_refused(change: str, tmp_path: Path) -> None:
     classifier = Classifier(path)
     pixels = np.full((2, 20, 30, 3), 99, dtype=np.uint8)
     assert classifier.run(pixels).maps is None
-<<<<<<< HEAD
-    with pytest.raises(FileError, match=r"its output cam must have a map for each class|its cam are not finite numbers"):
-=======
     with pytest.raises(FileError, match=r"must have a map for each class|its cam are not finite numbers"):
->>>>>>> wt-english2
         classifier.run(pixels, maps=True)
 
 
 def test_a_model_without_certificate_is_tried_with_its_maps(export: Path, scans: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(broken("too large").SerializeToString())
-<<<<<<< HEAD
-    with pytest.raises(FileError, match="its output cam must have a map for each class"):
-=======
     with pytest.raises(FileError, match="must have a map for each class"):
->>>>>>> wt-english2
         predict(model, [scans / "wide.jpg"], allow_unverified=True)
     model.write_bytes((export / "model.onnx").read_bytes())
     (found,) = predict(model, [scans / "wide.jpg"], allow_unverified=True, explain=True)

@@ -14,7 +14,7 @@ import pytest
 
 from busi_tune import __version__, files, pipeline
 from busi_tune.config import Config
-from busi_tune.errors import BusiTuneError, FileError, RunError
+from busi_tune.errors import BusiTuneError, ConfigError, FileError, RunError
 from busi_tune.export.source import Source
 from busi_tune.search_options import SearchOptions
 from busi_tune.training import exportable, run_folder
@@ -341,6 +341,10 @@ def test_the_best_of_a_study_is_copied_again_where_it_was_changed(study: Path, s
     [
         ("update alembic_version set version_num = 'v0.9.0'", "failed ("),
         ("delete from trial_params", "is not what was trained in"),
+        (
+            "update or ignore trial_params set param_name = null",
+            "it has the parameter None, which the search space lac",
+        ),
         ("update trial_params set param_value = param_value * 0.5 where param_name = 'learning_rate'", "learning_rate"),
         ("delete from trial_values", "its value is None"),
         ("update trial_values set value = 0.001", "its value is 0.001"),
@@ -358,6 +362,19 @@ def test_a_changed_database_is_refused(statement: str, reason: str, study: Path,
     text = refused(lambda: pipeline.search(phantoms, study, SMALL, OPTIONS, Recorder()), BusiTuneError)
     assert reason in text
     assert "study.db" in text
+
+
+def test_a_trial_without_its_epochs_is_refused(study: Path, phantoms: Path) -> None:
+    (study / "trials/0001/state.json").unlink()
+    text = refused(lambda: pipeline.search(phantoms, study, SMALL, OPTIONS, Recorder()), RunError)
+    assert "trials/0001 (it has" in text
+    assert "epochs, and its folder 0); restore both" in text
+
+
+def test_a_study_with_epochs_of_another_type_is_refused(study: Path, phantoms: Path) -> None:
+    changed(study / "study.json", lambda d: d["config"].update(epochs=[2]), forged=True)
+    text = refused(lambda: pipeline.search(phantoms, study, SMALL, OPTIONS, Recorder()), ConfigError)
+    assert "study.json: epochs must be a whole number, not [2]." in text
 
 
 def test_a_trial_that_was_never_trained_here_is_not_ranked(study: Path, studies: Path, phantoms: Path) -> None:
