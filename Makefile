@@ -14,12 +14,13 @@ check: .venv/installed-for-tests
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses 2 --dist worksteal -m 'not slow and not services'
 
-# Tests are skipped, by name, where a service is missing.
+# Tests are skipped, by name, where a service is missing. In the order of their folders, the quick unit tests come last;
+# by default, files with few but slow tests would come last, and one process would wait for the other.
 test: .venv/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -rs
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -rs
 
 # Debian packages for the tests: PostgreSQL, Node.js, compilers for C and C++, OpenCV, Chromium, zsh and fish.
 services:
@@ -38,7 +39,7 @@ lowest:
 
 # Which lines no test reaches; child processes count, too.
 coverage: .venv/installed-for-tests
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report term-missing:skip-covered
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term-missing:skip-covered
 
 format: .venv/installed-for-tests
 	$(BIN)/ruff check --fix .

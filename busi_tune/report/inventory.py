@@ -84,9 +84,8 @@ def _entry(place: Path, kind: Kind) -> ListEntry:
         found, state = Found(False, str(error), None, []), "damaged"
     if _in_use(place):
         state = "running"
-    inside = [entry for path, _, names in os.walk(place) for name in names if (entry := Path(path, name)).is_file()]
-    facts = [entry.stat() for entry in inside]
-    newest = datetime.fromtimestamp(max((fact.st_mtime for fact in facts), default=0), UTC)
+    changed = (path.stat().st_mtime for path in place.rglob("*") if path.is_file())
+    newest = datetime.fromtimestamp(max(changed, default=0), UTC)
     return {
         "kind": kind,
         "path": str(place),
@@ -96,7 +95,7 @@ def _entry(place: Path, kind: Kind) -> ListEntry:
         "accuracy_interval": found.test["intervals"].get("accuracy") if found.test else None,
         "macro_f1": found.test["macro_f1"] if found.test else None,
         "macro_f1_interval": found.test["intervals"].get("macro_f1") if found.test else None,
-        "size_bytes": sum(fact.st_size for fact in facts),
+        "size_bytes": files.disk_bytes(place),
         "modified": newest.isoformat(timespec="seconds"),
         "next": "" if state == "running" else shlex.join(found.command),
     }

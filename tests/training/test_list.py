@@ -45,6 +45,8 @@ def test_all_kinds_and_states(
     (tmp_path / "broken" / "config.json").write_text("{")
     shutil.copytree(tmp_path / "folds", tmp_path / "half")
     (tmp_path / "half" / "pooled.json").unlink()
+    # A second name of a file takes no space.
+    (tmp_path / "export" / "same.onnx").hardlink_to(tmp_path / "export" / "model.onnx")
     with only_writer(tmp_path / "runs" / "held"):
         found = listed(tmp_path, capsys)
     states = {name: (entry["kind"], entry["state"]) for name, entry in found.items()}
@@ -66,6 +68,7 @@ def test_all_kinds_and_states(
     assert found["half"]["detail"] == "2 of 2 folds"
     assert found["runs/cut"]["accuracy"] is None
     assert found["runs/held"]["next"] == ""
+    (tmp_path / "export" / "same.onnx").unlink()
     inside = sum(path.stat().st_size for path in (tmp_path / "export").rglob("*") if path.is_file())
     assert found["export"]["size_bytes"] == inside
     assert found["runs/run"]["next"] == shlex.join(
