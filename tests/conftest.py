@@ -14,6 +14,8 @@ from postgres import Server, programs
 
 # Must precede the import of PyTorch. A second thread slows such small models down, above all on shared cores.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Ray runs its workers at nice 15, so they would wait for the tests of the other process.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,6 +22,8 @@ from busi_tune.training.exportable import ExportableModel, nudged
 from busi_tune.training.model import check_model, untrained
 from busi_tune.training.run_folder import read_identity
 
+pytestmark = pytest.mark.slow
+
 # Families too slow for every test run; all_architectures.py trains, exports and verifies them.
 LARGE = ("alexnet", "convnext", "densenet", "inception", "maxvit", "swin_transformer", "vgg", "vision_transformer")
 

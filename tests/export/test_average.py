@@ -18,6 +18,8 @@ from busi_tune.progress import Silent
 from busi_tune.results import CrossvalFile, VerificationFile
 from busi_tune.training import exportable, run_folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(phantoms: Path, tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -28,6 +28,8 @@ from busi_tune.report.card import model_card
 from busi_tune.results import SCHEMAS, MetricsFile, VerdictFile, VerificationFile
 from exported import Exported, linked
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["exported"]
 Tables = list[list[list[str]]]
 

@@ -29,6 +29,8 @@ from exported import Exported, linked, names
 from recorder import Recorder
 from result_files import rows
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["exported"]
 
 MAP = "benign=B,malignant=M,normal=N"
@@ -85,7 +87,6 @@ def flat(value: object, name: str = "") -> dict[str, object]:
     return {key: leaf for inner, part in entries for key, leaf in flat(part, f"{name}/{inner}").items()}
 
 
-@pytest.mark.slow
 def test_the_run_and_its_export_have_the_same_figures(judged: Path) -> None:
     run, export = flat(read(judged / "run")), flat(read(judged / "export"))
     own = {"kind", "model", "model_sha256", "training_data", "operating_point", "files", "twins_checked", "sha256"}
@@ -106,7 +107,6 @@ def test_the_run_and_its_export_have_the_same_figures(judged: Path) -> None:
             assert float(row[name]) == pytest.approx(float(twin[name]), abs=1e-5)
 
 
-@pytest.mark.slow
 def test_on_its_own_images_only_the_test_images_are_judged_and_have_their_figures(
     exported: Exported, export: Path, tmp_path: Path
 ) -> None:
@@ -426,7 +426,6 @@ def test_folders_that_are_no_model_or_no_place_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_an_export_is_judged_without_pytorch_and_what_exports_are_made_with(
     exported: Exported, export: Path, elsewhere: Path, judged: Path, tmp_path: Path
 ) -> None:

@@ -30,6 +30,8 @@ from exported import EXPORT_FILES, Exported, flip_a_bit, linked, names, replace
 from recorder import Recorder
 from small_export import rewrite
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["exported"]
 
 

@@ -106,6 +106,7 @@ def test_features_far_away_are_caught(guard: Guard) -> None:
     assert guard.warned(scores(guard, test, strange))[:, 3].mean() > 0.95
 
 
+@pytest.mark.slow
 def test_false_alarms_are_as_rare_as_the_limits_say() -> None:
     """Averages over several training sets; each is tested on new images."""
     expected, shares = [], []
@@ -298,6 +299,7 @@ def test_the_graph_joins_a_network_with_any_names(guard: Guard) -> None:
     np.testing.assert_allclose(values, scores(guard, pixels, features), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_torch_is_not_needed() -> None:
     program = "import sys, busi_tune.export.detection; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

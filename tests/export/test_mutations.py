@@ -17,6 +17,8 @@ from busi_tune.inference.signature import Signer, read_public_key
 from mutations import applied, forge_model, is_noticed, is_refused_by_predict, mutations_of
 from small_export import SIZE, rewrite, small_model, write_export
 
+pytestmark = pytest.mark.slow
+
 PEM, PKCS8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
 SPKI, OPEN = serialization.PublicFormat.SubjectPublicKeyInfo, serialization.NoEncryption()
 SWAPPED = json.dumps(["malignant", "benign", "normal"])

@@ -31,6 +31,8 @@ from busi_tune.training import exportable
 from busi_tune.training.exportable import ExportableModel, last_layer
 from exported import EXPORT_FILES, MODELS, Exported, flip_a_bit, linked, names, replace
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["exported"]
 ONE_WAY = dict(list(WAYS.items())[:1])
 

@@ -23,6 +23,8 @@ from busi_tune.progress import Silent
 from busi_tune.training import exportable
 from busi_tune.training.run_folder import read_identity
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("benign", "malignant", "normal")
 HOSTILE = "model.layer2.0"
 

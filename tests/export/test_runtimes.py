@@ -17,6 +17,7 @@ from busi_tune.results import LabelsFile
 from exported import Exported
 
 pytest_plugins = ["exported"]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model-32.onnx"])

@@ -21,6 +21,8 @@ from busi_tune.progress import Silent
 from crashes import MOMENTS, Crash
 from exported import EXPORT_FILES, Exported, names
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["exported"]
 OLD, NEW = (
     {"model.onnx": b"old", "model-32.onnx": b"old small", "model.int8.onnx": b"old int8"},

@@ -20,6 +20,8 @@ from busi_tune.progress import Silent
 from busi_tune.results import VerificationFile
 from exported import EXPORT_FILES, Exported, linked, names, replace
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["exported"]
 ALL = ExportOptions(int8=True, float16=True, sensitivity=0.9, max_drop=0.2)
 

@@ -16,6 +16,8 @@ from busi_tune.search_options import SearchOptions
 from result_files import rows
 from search_overhead import Load, measure
 
+pytestmark = pytest.mark.slow
+
 
 def test_no_lock_errors_beside_a_dashboard() -> None:
     measured = measure(Load(8, 40, 0.2, "sqlite"), watched=True)

@@ -30,6 +30,8 @@ from busi_tune.workers.jobs import Here, Trained
 from recorder import Recorder
 from result_files import rows
 
+pytestmark = pytest.mark.slow
+
 TRIAL_EPOCHS = 6
 SPACE = "learning_rate = {low = 1e-5, high = 0.1, log = true}\nscheduler_patience = {low = 0, high = 1}\n"
 

@@ -41,6 +41,7 @@ def test_the_only_parameter_that_matters_comes_first_and_apart(direction: StudyD
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+@pytest.mark.slow
 def test_where_nothing_matters_nothing_stands_apart() -> None:
     found = importances(trials(60, effect=0), SPACE, StudyDirection.MINIMIZE, seed=0)
     assert found

@@ -24,6 +24,8 @@ from busi_tune.search_options import SearchOptions
 from recorder import Recorder
 from result_files import tree
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = SearchOptions(trials=2, trial_epochs=1)
 
 
@@ -174,7 +176,6 @@ class Killer(Silent):
             raise Stop
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("result")
 def test_stopped_again_and_again_it_ends_with_the_same_bytes(
     folder: Path, phantoms: Path, config: Config, tmp_path: Path
@@ -242,14 +243,12 @@ def chance(memory: Path, folder: Path, tiny: Config) -> float:
     return float(stats.binomtest(hits, len(table), 0.5, alternative="greater").pvalue)
 
 
-@pytest.mark.slow
 def test_what_only_memory_of_the_outer_fold_could_answer_stays_at_chance(
     memory: Path, tiny: Config, tmp_path: Path
 ) -> None:
     assert chance(memory, tmp_path / "study", tiny) > 0.01
 
 
-@pytest.mark.slow
 def test_a_study_that_saw_the_outer_fold_would_be_found_out(
     memory: Path, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,7 @@ def test_mistakes_show_where_the_network_looked(run: Path, exported: Exported, t
     assert found["sentence"].startswith("The page does not show where the network looked: ")
 
 
+@pytest.mark.slow
 def test_other_networks_show_grad_cam_if_it_is_installed(
     exported: Exported, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,8 @@ from busi_tune.search_options import SearchOptions
 from recorder import Recorder
 from result_files import rows
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = SearchOptions(trials=4, trial_epochs=2, keep_trials=2)
 
 

@@ -23,6 +23,8 @@ from busi_tune.search.trials import OpenTrial, Trials, decided_before, finished,
 from postgres import Server
 from recorder import Recorder
 
+pytestmark = pytest.mark.slow
+
 SPACE: Space = {
     "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
     "weight_decay": FloatDistribution(1e-5, 1e-1, log=True),

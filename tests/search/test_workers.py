@@ -22,6 +22,8 @@ from busi_tune.workers import sockets
 from busi_tune.workers.jobs import MOST_DEATHS, Ended, Events, Job, Trained, work_through
 from busi_tune.workers.processes import Processes
 
+pytestmark = pytest.mark.slow
+
 
 def epoch(number: int) -> Epoch:
     return Epoch(number, 1.0, 1.0, 0.5, 0.5, 0.1, float(os.getpid()), 1.0)

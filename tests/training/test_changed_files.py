@@ -6,6 +6,8 @@ import pytest
 
 from edits import COMMANDS, Edit, answer, copied, edits_of, forged, is_wrong, make_place, reason, tried
 
+pytestmark = pytest.mark.slow
+
 # The number of edits for each command, spread evenly. search has few because it is the slowest.
 SAMPLE = {"baseline": 14, "search": 8, "export": 4, "verify": 10, "predict": 10}
 

@@ -23,6 +23,8 @@ from exported import linked, replace
 from recorder import Recorder
 from result_files import tree
 
+pytestmark = pytest.mark.slow
+
 SMALL = Config(arch="squeezenet1_1", weights="none", image_size=32, batch_size=16, epochs=2, device="cpu")
 OPTIONS = SearchOptions(trials=2, trial_epochs=1)
 Damage = Callable[[Path], object]

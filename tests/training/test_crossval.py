@@ -20,6 +20,8 @@ from busi_tune.results import CrossvalFile, CrossvalResult, MetricsFile
 from busi_tune.search_options import SearchOptions
 from result_files import tree
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(tiny: Config) -> Config:

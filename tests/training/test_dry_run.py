@@ -14,6 +14,8 @@ from busi_tune.cli import exit_code
 from busi_tune.data.split import read_split
 from busi_tune.locks import only_writer
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--batch-size", "16", "--device", "cpu"]
 COMMANDS = {
     "baseline": ["baseline", "--epochs", "2", "--seeds", "2", "--out", "made"],
@@ -52,7 +54,6 @@ def plan(command: list[str], place: Path, capsys: pytest.CaptureFixture[str]) ->
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_dry_run_writes_nothing_and_counts_all_work(
     name: str, place: Path, capsys: pytest.CaptureFixture[str]
@@ -73,7 +74,6 @@ def test_a_dry_run_writes_nothing_and_counts_all_work(
     assert all(stage["seconds"] > 0 and stage["disk_bytes"] > 1e6 for stage in found["stages"])
 
 
-@pytest.mark.slow
 def test_only_the_rest_of_a_run_is_counted(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["baseline", "--out", "run", "--epochs"]
     first = plan([*command, "2"], place, capsys)["stages"][0]
@@ -97,7 +97,6 @@ def test_only_the_rest_of_a_run_is_counted(place: Path, capsys: pytest.CaptureFi
     assert state(place) == before
 
 
-@pytest.mark.slow
 def test_only_the_rest_of_a_study_and_of_folds_is_counted(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = ["search", "--epochs", "3", "--trial-epochs", "2", "--out", "study", "--trials"]
     assert exit_code([*study, "2", *SMALL, "--data", "data"]) == 0
@@ -116,7 +115,6 @@ def test_only_the_rest_of_a_study_and_of_folds_is_counted(place: Path, capsys: p
     assert [stage["epochs_left"] for stage in half] == [0, 1]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_a_dry_run_refuses_what_the_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     whole = [*SMALL, "--data", "data"]

@@ -26,6 +26,8 @@ from busi_tune.search_options import SearchOptions
 from recorder import Recorder
 from result_files import tree
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["--arch", "resnet18", "--weights", "none", "--image-size", "32", "--epochs", "2", "--device", "cpu"]
 
 
@@ -192,7 +194,6 @@ def test_an_unreachable_server_is_named_before_training(tmp_path: Path, monkeypa
     assert "secret" not in str(found.value)
 
 
-@pytest.mark.slow
 def test_the_trials_of_a_study_are_logged_with_their_states(phantoms: Path, tiny: Config, tmp_path: Path) -> None:
     study = tmp_path / "study"
     options = SearchOptions(trials=3, trial_epochs=2, confirm=1, confirm_seeds=2)
@@ -217,7 +218,6 @@ def test_the_trials_of_a_study_are_logged_with_their_states(phantoms: Path, tiny
     assert kept == {"trial-0000", "trial-0001", *(["seed-1"] if confirmed != 2 else [])}
 
 
-@pytest.mark.slow
 def test_a_cross_validation_is_logged_by_fold_and_pooled(phantoms: Path, tiny: Config, tmp_path: Path) -> None:
     folder = tmp_path / "crossval"
     found = pipeline.crossval(phantoms, folder, tiny.replace(epochs=1), CrossvalOptions(folds=2), Silent())

@@ -22,6 +22,8 @@ from busi_tune.evaluation.metrics import Answers, summarise
 from busi_tune.report.views import ShownResult
 from busi_tune.results import SCHEMAS, MetricsFile, VerdictFile
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TOUR = ROOT / "docs/notebooks/tour.ipynb"
 
@@ -55,7 +57,6 @@ def test_the_tour_is_committed_without_outputs() -> None:
     assert [cell["execution_count"] for cell in cells] == [None] * 10
 
 
-@pytest.mark.slow
 def test_the_tour_runs(kernel: Path) -> None:
     notebook = nbformat.read(TOUR, as_version=4)
     client(notebook, kernel).execute()
@@ -92,7 +93,6 @@ run = busi_tune.baseline(Path({data!r}), Path("run"), config)
 """
 
 
-@pytest.mark.slow
 def test_an_interrupted_cell_goes_on_when_it_is_run_again(phantoms: Path, kernel: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(INTERRUPTED.format(data=str(phantoms)))])
     runner = client(notebook, kernel)
@@ -123,7 +123,6 @@ def test_an_interrupted_cell_goes_on_when_it_is_run_again(phantoms: Path, kernel
     assert (kernel / "run/metrics.json").exists()
 
 
-@pytest.mark.slow
 def test_the_package_offers_its_functions_and_imports_no_library() -> None:
     script = (
         "import sys, busi_tune\n"

@@ -12,6 +12,8 @@ from busi_tune.config import Config
 from busi_tune.progress import Silent
 from image_folders import BUSI, needs_busi
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["--arch", "resnet18", "--weights", "none", "--image-size", "48", "--batch-size", "16", "--device", "cpu"]
 SHORT = ["--epochs", "3", "--trials", "3", "--trial-epochs", "2", "--json"]
 

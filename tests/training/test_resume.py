@@ -9,6 +9,8 @@ import crashes
 from crashes import Crash
 from result_files import tree
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--arch", "squeezenet1_1", "--weights", "none", "--image-size", "32", "--batch-size", "16", "--device", "cpu"]
 
 

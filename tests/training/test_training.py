@@ -192,6 +192,7 @@ def test_class_weights_are_scikit_learns() -> None:
     np.testing.assert_array_equal(class_weights(labels, 3, "cpu", balanced=False).numpy(), [1, 1, 1])
 
 
+@pytest.mark.slow
 def test_stopping_early_is_plain_training_for_as_many_epochs(tiny: Config) -> None:
     config = tiny.replace(epochs=60, early_stopping_patience=2, learning_rate=0.02, scheduler_patience=0)
     train, validation = on_device(part(60, 0), config), on_device(part(30, 1), config)
@@ -206,6 +207,7 @@ def test_stopping_early_is_plain_training_for_as_many_epochs(tiny: Config) -> No
         assert torch.equal(value, plain.weights()[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_saved_and_restored_after_every_epoch_is_bit_equal(arch: str, precision: str, tiny: Config) -> None:

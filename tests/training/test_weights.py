@@ -273,6 +273,7 @@ def test_an_unfinished_run_goes_on_with_the_same_weights_only(phantoms: Path, tm
     told(caught.value)
 
 
+@pytest.mark.slow
 def test_a_study_knows_its_weights_by_their_content(phantoms: Path, tmp_path: Path, small: Config) -> None:
     path, moved = squeezenet(tmp_path / "w.safetensors", 1), tmp_path / "moved.safetensors"
     shutil.copy(path, moved)

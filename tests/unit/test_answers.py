@@ -12,6 +12,7 @@ from exported import Exported
 pytest_plugins = ["exported"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 5, 32])
 def test_answers_are_those_of_the_run(batch_size: int, exported: Exported) -> None:
     # Reversed, so that a prediction in sorted file order fails the test.

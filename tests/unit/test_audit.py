@@ -115,6 +115,7 @@ def test_the_leak_of_a_grouped_split_is_none(phantoms: Path, tmp_path: Path) -> 
     assert leak["nearest_neighbour_accuracy"]["clean"] == leak["nearest_neighbour_accuracy"]["all"]
 
 
+@pytest.mark.slow
 @needs_busi
 def test_the_leak_of_busi_is_as_measured() -> None:
     found = audited(BUSI)
@@ -179,6 +180,7 @@ def test_strict_fails_on_conflicts_and_unreadable_files(
     assert exit_code(arguments) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes no such names")
 def test_names_that_are_not_utf_8_end_in_no_traceback(tmp_path: Path) -> None:
     """Covers names in arguments, in subfolders and among files that are only counted.
@@ -215,6 +217,7 @@ def test_names_that_are_not_utf_8_end_in_no_traceback(tmp_path: Path) -> None:
         assert "that no CSV can hold" in answer.stderr
 
 
+@pytest.mark.slow
 def test_the_demo_is_drawn_alike_from_a_seed(tmp_path: Path) -> None:
     sums = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
@@ -233,6 +236,7 @@ def test_the_demo_is_drawn_alike_from_a_seed(tmp_path: Path) -> None:
     assert len({Image.open(tmp_path / "a" / image.path).size for image in listing.images}) > 5
 
 
+@pytest.mark.slow
 def test_the_demo_does_not_draw_over_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = tmp_path / "mine"
     (mine / "benign").mkdir(parents=True)

@@ -305,6 +305,7 @@ def command_line(*arguments: str) -> list[str]:
     return [str(Path(sys.executable).with_name("busi-tune")), *arguments]
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(here: Path, phantoms: Path) -> None:
     command = command_line("baseline", "--data", str(phantoms), *SMALL, "--epochs", "5000")
     environment = {**os.environ, "XDG_CACHE_HOME": str(here / "cache")}
@@ -403,6 +404,7 @@ def test_ctrl_c_in_the_middle_of_predict(here: Path) -> None:
     assert {path.name for path in here.iterdir()} == {"export", "image.png", "answers.csv.partial"}
 
 
+@pytest.mark.slow
 def test_two_writers_of_one_folder(here: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["baseline", "--data", str(phantoms), *SMALL, "--epochs", "5000"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(here / "cache")}
@@ -432,6 +434,7 @@ def in_a_small_disk(script: str, folder: Path) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mount namespaces are Linux's")
 def test_a_full_disk_and_a_read_only_one(here: Path, phantoms: Path) -> None:
     disk = here / "disk"
@@ -453,14 +456,15 @@ def test_a_full_disk_and_a_read_only_one(here: Path, phantoms: Path) -> None:
     assert "Traceback" not in locked.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mount namespaces are Linux's")
 @pytest.mark.parametrize(
     "words",
     [
         "baseline",
         "crossval --folds 2",
-        pytest.param("search --trials 2 --trial-epochs 1", marks=pytest.mark.slow),
-        pytest.param("search --trials 2 --trial-epochs 1 --folds 2", marks=pytest.mark.slow),
+        "search --trials 2 --trial-epochs 1",
+        "search --trials 2 --trial-epochs 1 --folds 2",
     ],
 )
 def test_a_finished_result_in_a_folder_that_cannot_be_written(
@@ -482,6 +486,7 @@ def test_a_finished_result_in_a_folder_that_cannot_be_written(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="user namespaces are Linux's")
 def test_a_user_without_a_home_folder_is_told_what_to_set(here: Path, phantoms: Path) -> None:
     """The user ID belongs to no user, as in some containers."""

@@ -57,6 +57,7 @@ def check(folds: Folds, split: Split, within: float) -> None:
     assert float((shares - used["class"].value_counts(normalize=True)).abs().to_numpy().max()) <= within
 
 
+@pytest.mark.slow
 def test_no_group_crosses_folds_of_the_real_images_and_class_shares_are_within_two_points(busi: Split) -> None:
     seen = set()
     for seed in range(200):

@@ -120,6 +120,7 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path / "here", export, tmp_path / "report")
 
 
+@pytest.mark.slow
 def test_mutated_models_are_used_or_refused(place: Place) -> None:
     original, generator = (place.export / "model.onnx").read_bytes(), np.random.default_rng(1)
     found: Counter[str] = Counter()
@@ -132,6 +133,7 @@ def test_mutated_models_are_used_or_refused(place: Place) -> None:
     assert set(found) == {"answer", "refusal"}
 
 
+@pytest.mark.slow
 def test_mutated_images_are_answered_or_refused(place: Place) -> None:
     originals, generator = seeds(), np.random.default_rng(0)
     found: Counter[str] = Counter()

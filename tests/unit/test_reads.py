@@ -65,6 +65,7 @@ def every_image_once(root: Path) -> Counter[str]:
     return Counter(image.path for image in find_images(root).images)
 
 
+@pytest.mark.slow
 def test_audit_and_split_read_each_file_once(data: Path, tmp_path: Path) -> None:
     split = ["data", "split", "--data", str(data), "--out", "s.csv", "--json"]
     audit = ["data", "audit", "--data", str(data), "--split", "s.csv", "--out", "audit", "--json"]
@@ -77,6 +78,7 @@ def test_audit_and_split_read_each_file_once(data: Path, tmp_path: Path) -> None
     assert (tmp_path / "audit/audit.html").read_text().count("<img") > 20
 
 
+@pytest.mark.slow
 def test_a_baseline_and_its_export_read_each_file_once(data: Path, tmp_path: Path) -> None:
     baseline = ["baseline", "--data", str(data), "--out", "run", *TRAINING, "--json"]
     other = ["baseline", "--data", str(data), "--out", "other", *TRAINING, "--seed", "1", "--json"]
@@ -97,6 +99,7 @@ def test_a_baseline_and_its_export_read_each_file_once(data: Path, tmp_path: Pat
     assert len(list(tmp_path.glob("cache/busi-tune/*.npy"))) == 1
 
 
+@pytest.mark.slow
 def test_a_whole_run_reads_each_file_once(data: Path, tmp_path: Path) -> None:
     """Baseline, search, export, predictions and the report in one process."""
     command = ["run", "--data", str(data), *TRAINING, "--trials", "2", "--trial-epochs", "1", "--json"]
@@ -171,6 +174,7 @@ def another_file_in_its_place(path: Path) -> None:
     path.with_suffix(".new").replace(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [other_content, other_content_of_the_same_time, another_file_in_its_place])
 @pytest.mark.parametrize("settled", [False, True])
 def test_a_changed_file_is_hashed_anew(tmp_path: Path, change: Callable[[Path], None], settled: bool) -> None:

@@ -92,6 +92,7 @@ def refusal(path: Path, kind: type) -> str:
     return sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())
 def test_a_file_is_what_was_written_and_may_have_more_keys(name: str, kind: type, run: Path, tmp_path: Path) -> None:
     document = written(run / name)
@@ -119,6 +120,7 @@ def test_a_change_is_noticed_by_the_sha256_of_the_content(tmp_path: Path) -> Non
     assert "is not valid JSON (1e999 is not a number)" in refusal(path, DataFile)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())
 def test_every_missing_key_and_every_wrong_type_is_refused(name: str, kind: type, run: Path, tmp_path: Path) -> None:
     path = tmp_path / name
@@ -225,6 +227,7 @@ def test_seeds_are_compared_by_hand(run: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [(), (results.CURVES,), (results.CURVES, results.CONFUSION)])
 def test_a_finished_run_is_shown_again_without_pytorch(
     missing: tuple[str, ...], run: Path, phantoms: Path, tmp_path: Path

@@ -126,11 +126,13 @@ def validator(name: str) -> Draft202012Validator:
     return Draft202012Validator(schema)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schema", "document"), DOCUMENTS)
 def test_a_real_document_agrees_with_its_schema(schema: str, document: str, place: Path) -> None:
     validator(schema).validate(json.loads((place / document).read_text()))
 
 
+@pytest.mark.slow
 def test_every_json_file_of_every_result_agrees_with_its_schema(place: Path) -> None:
     validators, found = {name: validator(schema) for name, schema in FILES.items()}, set()
     for folder in ("run", "audit", "studies", "exports", "evaluation"):
@@ -140,6 +142,7 @@ def test_every_json_file_of_every_result_agrees_with_its_schema(place: Path) -> 
     assert found == set(FILES)
 
 
+@pytest.mark.slow
 def test_the_result_of_run_is_made_of_the_results_of_its_steps(place: Path) -> None:
     whole, *parts = (
         json.loads((place / "outputs" / f"{name}.json").read_text()) for name in ("run", "search", "export")

@@ -90,6 +90,7 @@ def is_whole(split: Split) -> bool:
     return bool((split.used.groupby("group")["split"].nunique() == 1).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("conflicts", "seeds"), [("exclude", range(200)), ("keep", range(50))])
 def test_groups_stay_whole_and_shares_are_met_whatever_the_groups(conflicts: Conflicts, seeds: range) -> None:
     for seed in seeds:
@@ -109,6 +110,7 @@ def busi() -> tuple[Listing, NDArray[np.int64]]:
     return listing, group_numbers(len(listing.images), twins["first"].to_numpy(), twins["second"].to_numpy())
 
 
+@pytest.mark.slow
 @needs_busi
 def test_groups_stay_whole_and_shares_are_met_on_busi(busi: tuple[Listing, NDArray[np.int64]]) -> None:
     fingerprints = set()
@@ -133,6 +135,7 @@ def test_the_plain_split_of_busi_leaks_as_measured(busi: tuple[Listing, NDArray[
     assert np.mean(leaks) == pytest.approx(0.33, abs=0.02)
 
 
+@pytest.mark.slow
 @needs_busi
 def test_no_pair_of_twins_of_busi_crosses_splits(busi: tuple[Listing, NDArray[np.int64]]) -> None:
     listing, numbers = busi

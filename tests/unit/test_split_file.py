@@ -60,6 +60,7 @@ def test_the_strategy_file_needs_a_file(phantoms: Path, tmp_path: Path, tiny: Co
     assert str(error.value) == "strategy is file, which needs a split; name it with --split FILE.csv."
 
 
+@pytest.mark.slow
 def test_files_that_changed_since_are_named(tmp_path: Path, tiny: Config) -> None:
     root = tmp_path / "data"
     pipeline.make_demo(root, Silent())
@@ -76,6 +77,7 @@ def test_files_that_changed_since_are_named(tmp_path: Path, tiny: Config) -> Non
     )
 
 
+@pytest.mark.slow
 def test_a_study_and_its_export_keep_to_their_split(
     phantoms: Path, tmp_path: Path, split_files: tuple[Path, Path], tiny: Config
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_study_and_its_export_keep_to_their_split(
         pipeline.export(tmp_path / "other", tmp_path / "export", phantoms, Silent())
 
 
+@pytest.mark.slow
 def test_seeds_share_the_split_and_are_compared(
     phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +167,7 @@ def test_a_split_without_a_class_in_training_is_refused(
     assert not (tmp_path / "run/config.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_a_split_without_a_class_elsewhere_is_told(
     part: str, phantoms: Path, tmp_path: Path, split_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]

@@ -64,6 +64,7 @@ def thumbnail(folder: Path, phantom: Phantom, kind: str = "") -> images.Pixels:
     return images.read(path, twins.THUMBNAIL)
 
 
+@pytest.mark.slow
 def test_each_kind_of_twin_is_recalled_with_precision(tmp_path: Path) -> None:
     """Recall and precision are at least 0.95 at the default threshold, for all twins and for each kind."""
     labels = ("benign", "malignant", "normal")
