@@ -15,6 +15,8 @@ from busi_tune.errors import FileError
 from busi_tune.logs.records import Record
 from busi_tune.results import EpochRecord
 
+# The environment variable that names a server; an empty value is none.
+SERVER = "MLFLOW_TRACKING_URI"
 DATABASE = "mlflow.db"
 # The tags of a run that identify its training and its logged content.
 IDENTITY, CONTENT = "busi_tune.identity", "busi_tune.content"
@@ -30,14 +32,14 @@ def client(folder: Path) -> Iterator[MlflowClient]:
     Raises:
         FileError: the server or the database cannot be used.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = os.environ.get(SERVER)
     # Hide the messages about the database's migrations.
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield MlflowClient(tracking_uri=uri or f"sqlite:///{folder / DATABASE}")
     except MlflowException as error:
-        place = "the server of MLFLOW_TRACKING_URI" if uri else str(folder / DATABASE)
+        place = f"the server of {SERVER}" if uri else str(folder / DATABASE)
         # The address may hold a password.
         reason = re.sub(r"//[^/@\s]*@", "//", (str(error).splitlines() or ["unknown reason"])[0]).rstrip(".")
         raise FileError(
@@ -63,13 +65,8 @@ def write(folder: Path, experiment: str, records: Iterable[Record]) -> None:
     """
     with client(folder) as connection:
         known = connection.get_experiment_by_name(experiment)
-        number = (
-            known.experiment_id
-            if known
-            else connection.create_experiment(
-                experiment, None if "MLFLOW_TRACKING_URI" in os.environ else (folder / "mlflow").as_uri()
-            )
-        )
+        artifacts = None if os.environ.get(SERVER) else (folder / "mlflow").as_uri()
+        number = known.experiment_id if known else connection.create_experiment(experiment, artifacts)
         runs = {run.data.tags.get(IDENTITY, ""): run for run in _runs(connection, number)}
         for record in records:
             run = runs.get(record.identity) or connection.create_run(
