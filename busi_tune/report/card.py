@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment
 
-from busi_tune import results
+from busi_tune import results, templates
 from busi_tune.data.split import read_left_out
-from busi_tune.errors import printable
 from busi_tune.evaluation.metrics import edges, missing_intervals, numbers, shown, worsened
 from busi_tune.inference.certificate import UNSIGNED
 from busi_tune.results import (
@@ -68,14 +67,7 @@ def model_card(run: Path, certificate: VerificationFile) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("busi_tune.report", "."),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-    )
+    environment = templates.environment("busi_tune.report")
     environment.filters |= {"figure": _figure, "interval": _interval, "paragraph": _paragraph, "plain": _plain}
     return environment
 

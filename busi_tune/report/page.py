@@ -4,12 +4,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from busi_tune import option
-from busi_tune.errors import printable
+from busi_tune import option, templates
 from busi_tune.evaluation.metrics import edges, missing_intervals, shown
 from busi_tune.names import composed
 from busi_tune.overlays import LIMITS
@@ -61,42 +59,38 @@ Place = tuple[str | int, ...]
 
 def page(document: ReportFile, album: Album) -> str:
     """The HTML of a report's page."""
-    environment = Environment(
-        loader=PackageLoader("busi_tune.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-    )
     charts = _charts(document)
     prefix = next((place for key, place in PLACES.items() if key in document), ())
     test = tested(document)
-    return environment.get_template("report.html.jinja").render(
-        report=document,
-        titles=TITLES,
-        charts=charts,
-        drawn={
-            "charts": {name: chart.figure for name, chart in charts.items()},
-            "light": template(LIGHT),
-            "dark": template(DARK),
-        },
-        number=_numbers(document),
-        prefix=prefix,
-        test=test,
-        metrics=_metrics(document, prefix),
-        title_of=_titles(test),
-        left_out=Counter(each["reason"] for each in document["evaluation"]["left_out"])
-        if "evaluation" in document
-        else {},
-        missing=missing_intervals(test) if test else [],
-        album=album,
-        picture=lambda path: album.pictures.get(composed(path), ""),
-        overlay=lambda path: album.overlays.get(composed(path), ""),
-        limits=LIMITS,
-        configuration=_configuration(document),
-        text=_text,
-        plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library itself
+    return (
+        templates.environment("busi_tune.report")
+        .get_template("report.html.jinja")
+        .render(
+            report=document,
+            titles=TITLES,
+            charts=charts,
+            drawn={
+                "charts": {name: chart.figure for name, chart in charts.items()},
+                "light": template(LIGHT),
+                "dark": template(DARK),
+            },
+            number=_numbers(document),
+            prefix=prefix,
+            test=test,
+            metrics=_metrics(document, prefix),
+            title_of=_titles(test),
+            left_out=Counter(each["reason"] for each in document["evaluation"]["left_out"])
+            if "evaluation" in document
+            else {},
+            missing=missing_intervals(test) if test else [],
+            album=album,
+            picture=lambda path: album.pictures.get(composed(path), ""),
+            overlay=lambda path: album.overlays.get(composed(path), ""),
+            limits=LIMITS,
+            configuration=_configuration(document),
+            text=_text,
+            plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library itself
+        )
     )
 
 

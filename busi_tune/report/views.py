@@ -40,17 +40,10 @@ class ShownResult(dict[str, object]):
         self.folder = folder
 
     def _repr_html_(self) -> str:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
+        from busi_tune import templates
 
         kind = VIEWS.get(str(self.get("schema")), _plain)
-        environment = Environment(
-            loader=PackageLoader("busi_tune.report", "."),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            finalize=_cell,
-        )
+        environment = templates.environment("busi_tune.report", _cell)
         return environment.get_template("view.html.jinja").render(view=kind(self, self.folder))
 
 

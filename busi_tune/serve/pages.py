@@ -4,11 +4,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
-from busi_tune import files
-from busi_tune.errors import printable
+from busi_tune import files, templates
 from busi_tune.inference import VERIFICATION, Classifier
 from busi_tune.inference.certificate import read_certificate
 from busi_tune.overlays import LIMITS
@@ -30,7 +28,7 @@ def front_page(classifier: Classifier) -> str:
         "mostRows": MOST_ROWS,
     }
     return (
-        _environment()
+        templates.environment("busi_tune.serve")
         .get_template("page.html.jinja")
         .render(
             model=model,
@@ -46,7 +44,7 @@ def front_page(classifier: Classifier) -> str:
 
 def interface_page(document: Mapping[str, object]) -> str:
     """The description of `POST /predict` as an HTML page; `document` is the OpenAPI document."""
-    return _environment().get_template("interface.html.jinja").render(document=document)
+    return templates.environment("busi_tune.serve").get_template("interface.html.jinja").render(document=document)
 
 
 def _card(folder: Path) -> tuple[str, bool]:
@@ -60,14 +58,3 @@ def _card(folder: Path) -> tuple[str, bool]:
     body = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
     return html, certified.get(CARD) != files.sha256(path)
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("busi_tune.serve", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-    )
