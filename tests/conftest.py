@@ -1,6 +1,7 @@
 """Fixtures for all tests: small phantom data sets, a tiny configuration and a PostgreSQL server."""
 
 import os
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -37,19 +38,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.services)
 
 
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what several test files share."""
+    return tmp_path_factory.mktemp("session")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folders_of_a_module(session_folder: Path) -> Iterator[None]:
+    """Removes the folders that a test file shares between its tests: those of the whole suite would take gigabytes."""
+    before = set(session_folder.parent.iterdir())
+    yield
+    for folder in set(session_folder.parent.iterdir()) - before:
+        # pytest itself removes the folders of single tests, and keeps those of failed ones.
+        if not folder.name.startswith("test_"):
+            shutil.rmtree(folder) if folder.is_dir() and not folder.is_symlink() else folder.unlink()
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def cache(session_folder: Path) -> Iterator[None]:
     """Puts decoded arrays into a temporary folder instead of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(session_folder / "cache"))
         yield
 
 
 @pytest.fixture(scope="session")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantoms(session_folder: Path) -> Path:
     """A data set of about 80 phantoms with masks, twins and a label conflict; tests must not change it."""
-    folder = tmp_path_factory.mktemp("phantoms") / "data"
-    folder.mkdir()
+    folder = session_folder / "phantoms/data"
+    folder.mkdir(parents=True)
     make_phantoms(folder, Silent(), {"benign": 26, "malignant": 22, "normal": 20}, seed=1)
     return folder
 

@@ -56,12 +56,12 @@ class Alone:
 
 
 @pytest.fixture(scope="session")
-def resolver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def resolver(session_folder: Path) -> Path:
     """A library that records each host name a process looks up."""
     compiler = shutil.which("cc")
     if sys.platform != "linux" or compiler is None:
         pytest.skip("the resolver that is put before a program's own needs Linux and a C compiler (cc)")
-    library = tmp_path_factory.mktemp("resolver") / "resolver.so"
+    library = session_folder / "resolver.so"
     source = ROOT / "tests/support/resolver.c"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     return library

@@ -55,9 +55,11 @@ class Browser:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser(session_folder: Path) -> Iterator[Browser]:
     """Chromium from the system's packages; without it the test is skipped."""
-    with chromium(tmp_path_factory.mktemp("downloads"), *FLAGS) as driver:
+    downloads = session_folder / "downloads"
+    downloads.mkdir()
+    with chromium(downloads, *FLAGS) as driver:
         # Loading can be slow on a busy machine.
         driver.set_script_timeout(PATIENCE)
         driver.set_page_load_timeout(PATIENCE)

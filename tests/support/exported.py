@@ -29,9 +29,9 @@ class Exported:
 
 
 @pytest.fixture(scope="session")
-def coloured(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def coloured(phantoms: Path, session_folder: Path) -> Path:
     """Phantoms, each with its own tint, because on grey images BGR and RGB are the same."""
-    folder = tmp_path_factory.mktemp("coloured") / "data"
+    folder = session_folder / "coloured/data"
     shutil.copytree(phantoms, folder)
     generator = np.random.default_rng(0)
     for path in images.walk(folder):
@@ -43,9 +43,10 @@ def coloured(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(coloured: Path, tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def exported(coloured: Path, tiny: Config, session_folder: Path) -> Exported:
     """A run of `tiny`, trained and exported."""
-    place = tmp_path_factory.mktemp("exported")
+    place = session_folder / "exported"
+    place.mkdir()
     pipeline.baseline(coloured, place / "run", tiny, Silent())
     certificate = pipeline.export(place / "run", place / "export", coloured, Silent())
     return Exported(coloured, place / "run", place / "export", certificate)
