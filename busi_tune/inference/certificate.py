@@ -19,6 +19,8 @@ MODEL = "model.onnx"
 VERIFICATION = "verification.json"
 # A model file cannot contain its own hash and size.
 OUTSIDE = {"model_sha256", "bytes"}
+# An int8 or float16 model has its own.
+OWN = {"test", "operating_point", "guard"}
 # The warning for everyone who relies on a certificate without a key.
 UNSIGNED = (
     "Without --key, verify finds damaged and mixed-up files, but not an attack; against attacks, use a signature "
@@ -229,7 +231,7 @@ def _check_model(model: Path, certificate: VerificationFile) -> None:
     expected = {"weights": entry["weights_sha256"], "graph": entry["graph_sha256"]}
     for part in (part for part in found if found[part] != expected[part]):
         raise ParityError(f"The {part} of {model} is not what was certified, whatever its hash; export it again.")
-    if certificate_inside(contents.metadata) != _said(certificate, entry):
+    if certificate_inside(contents.metadata) != _said(certificate, entry) or not _has_own_figures(certificate, entry):
         raise ParityError(f"{path} and the certificate inside {model} differ; export it again.")
 
 
@@ -238,6 +240,15 @@ def _said(certificate: VerificationFile, entry: ModelCertificate) -> dict[str, o
     shared = Evidence.__required_keys__ | Evidence.__optional_keys__
     evidence = {name: value for name, value in certificate.items() if name in shared}
     return evidence | {name: value for name, value in entry.items() if name not in OUTSIDE}
+
+
+def _has_own_figures(certificate: VerificationFile, entry: ModelCertificate) -> bool:
+    """Whether an int8 or float16 entry has all figures that its model's certificate holds in place of the float32 ones.
+
+    If the two are equal, the certificate inside the model does not show whether the entry has its own.
+    """
+    shared = OWN & certificate.keys()
+    return entry.keys() & OWN == (shared if "precision" in entry else set())
 
 
 def _foreign(path: Path) -> ParityError:

@@ -73,6 +73,12 @@ def certificate_says(key: str, value: object, name: str | None = None) -> Callab
     )
 
 
+def without_own_figures(folder: Path) -> None:
+    """Makes an int8 model of a model whose entry has no test figures of its own."""
+    for says in (model_says("precision", "int8"), certificate_says("precision", "int8", "model.onnx")):
+        says(folder)
+
+
 def blank(folder: Path) -> None:
     """Adds a space to verification.json."""
     path = folder / "verification.json"
@@ -117,6 +123,8 @@ def other_model(folder: Path) -> None:
         (certificate_says("model_sha256", "0"), ParityError, "contradicts itself about model.onnx"),
         (certificate_says("temperature", 2.0), ParityError, "and the certificate inside .* differ"),
         (certificate_says("max_error", 0.0, f"model-{SIZE}.onnx"), ParityError, f"inside .*model-{SIZE}.onnx differ"),
+        (certificate_says("test", COMMON["test"], "model.onnx"), ParityError, "and the certificate inside .* differ"),
+        (without_own_figures, ParityError, "and the certificate inside .* differ"),
         (model_says("split", "another"), ParityError, "and the certificate inside .* differ"),
         (model_says("split", None), ParityError, "and the certificate inside .* differ"),
     ],
