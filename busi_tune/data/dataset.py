@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.utils.class_weight import compute_class_weight
 
 from busi_tune.config import Config
 from busi_tune.data import groups
@@ -267,6 +266,9 @@ def _tell_leak(split: Split, progress: Progress) -> None:
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
     """scikit-learn's "balanced" weight of each class: images / (classes * images of the class)."""
+    # Only training needs it, and need not keep other commands waiting.
+    from sklearn.utils.class_weight import compute_class_weight
+
     return np.asarray(compute_class_weight("balanced", classes=np.arange(classes), y=labels), dtype=np.float64)
 
 

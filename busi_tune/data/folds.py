@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from busi_tune.data.split import Roles, Split, grouped, read_left_out, read_table
 from busi_tune.errors import DataError, FileError
@@ -59,6 +58,9 @@ def make_folds(split: Split, count: int, seed: int) -> Folds:
             f"{count} folds need as many groups of near-duplicates in every class, and {fewest} has "
             f"{groups.min()}; ask for fewer --folds."
         )
+    # Most commands read folds that exist, and need not wait for scikit-learn.
+    from sklearn.model_selection import StratifiedGroupKFold
+
     folds = np.zeros(len(used), dtype=np.int64)
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     for number, (_, rows) in enumerate(splitter.split(used, used["class"], used["group"]), start=1):

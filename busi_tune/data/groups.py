@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from busi_tune import files
 from busi_tune.errors import DataError, listed
@@ -17,6 +15,10 @@ Integers = NDArray[np.int64]
 
 def group_numbers(count: int, first: Integers, second: Integers) -> Integers:
     """The group number of each of `count` images: connected components of the pairs, numbered by first image."""
+    # Commands that read a split's groups need not wait for these.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
     _, component = connected_components(graph, directed=False)
     _, leader, inverse = np.unique(component, return_index=True, return_inverse=True)

@@ -9,7 +9,6 @@ from typing import Literal, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from busi_tune import files
 from busi_tune.data.class_folders import SPLITS
@@ -285,6 +284,9 @@ def _whole_shares(totals: Integers, shares: NDArray[np.float64]) -> Integers:
 
 def random(labels: Integers, groups: Integers, shares: NDArray[np.float64], seed: int) -> Integers:  # noqa: ARG001
     """A side for every image by two stratified draws, in the same way as the published recipe. Groups are ignored."""
+    # Most commands read a split that exists, and need not wait for scikit-learn.
+    from sklearn.model_selection import train_test_split
+
     rows = np.arange(len(labels))
     share = shares[1] / (shares[1] + shares[2])
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from busi_tune.evaluation.metrics import (
     CALIBRATION_BINS,
@@ -170,6 +170,9 @@ def _each(edges: Edges, change: Callable[[float], float]) -> Edges:
 
 def _of_rankings(found: Measured, answers: Answers, groups: Labels) -> dict[Name, Edges]:
     """The intervals of ROC areas and average precisions, which count as proportions with the same variance."""
+    # Reports take finished intervals, and need not wait for scipy.stats.
+    from scipy import stats
+
     result = {}
     for prefix, (scores_of, ill_of, among) in rankings(answers).items():
         area, precision = (*prefix, "roc_auc"), (*prefix, "average_precision")
