@@ -13,14 +13,15 @@ from busi_tune.inference.metadata import certificate_inside
 from busi_tune.inference.probe import try_in_a_child
 from busi_tune.inference.signature import Signer, check_signature, signature_of
 from busi_tune.inference.structure import check_structure
-from busi_tune.results import PREDICTIONS, Evidence, ModelCertificate, VerificationFile
+from busi_tune.results import PREDICTIONS, Evidence, ModelCertificate, ModelFigures, VerificationFile
 
 MODEL = "model.onnx"
 VERIFICATION = "verification.json"
 # A model file cannot contain its own hash and size.
 OUTSIDE = {"model_sha256", "bytes"}
-# An int8 or float16 model has its own.
-OWN = {"test", "operating_point", "guard"}
+# What all models of an export share. An int8 or float16 model has figures of its own for the names in OWN.
+SHARED = Evidence.__required_keys__ | Evidence.__optional_keys__
+OWN = SHARED & (ModelFigures.__required_keys__ | ModelFigures.__optional_keys__)
 # The warning for everyone who relies on a certificate without a key.
 UNSIGNED = (
     "Without --key, verify finds damaged and mixed-up files, but not an attack; against attacks, use a signature "
@@ -237,8 +238,7 @@ def _check_model(model: Path, certificate: VerificationFile) -> None:
 
 def _said(certificate: VerificationFile, entry: ModelCertificate) -> dict[str, object]:
     """The content that the certificate inside a model must have: the export's evidence, and the model's entry."""
-    shared = Evidence.__required_keys__ | Evidence.__optional_keys__
-    evidence = {name: value for name, value in certificate.items() if name in shared}
+    evidence = {name: value for name, value in certificate.items() if name in SHARED}
     return evidence | {name: value for name, value in entry.items() if name not in OUTSIDE}
 
 
@@ -247,8 +247,8 @@ def _has_own_figures(certificate: VerificationFile, entry: ModelCertificate) -> 
 
     If the two are equal, the certificate inside the model does not show whether the entry has its own.
     """
-    shared = OWN & certificate.keys()
-    return entry.keys() & OWN == (shared if "precision" in entry else set())
+    expected = OWN & certificate.keys() if "precision" in entry else set()
+    return OWN & entry.keys() == expected
 
 
 def _foreign(path: Path) -> ParityError:
