@@ -51,8 +51,13 @@ def folders_of_a_module(session_folder: Path) -> Iterator[None]:
     yield
     for folder in set(session_folder.parent.iterdir()) - before:
         # pytest itself removes the folders of single tests, and keeps those of failed ones.
-        if not folder.name.startswith("test_"):
-            shutil.rmtree(folder) if folder.is_dir() and not folder.is_symlink() else folder.unlink()
+        if folder.name.startswith("test_"):
+            continue
+        # pytest adds a link to the newest folder of each name.
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,13 +20,13 @@ from busi_tune.config import Config
 from busi_tune.data.phantoms import make_phantoms
 from busi_tune.errors import BusiTuneError
 from busi_tune.evaluation.metrics import Answers, numbers
-from busi_tune.evaluation.selective import halving, risk_coverage
+from busi_tune.evaluation.selective import halving
 from busi_tune.export_options import ExportOptions
 from busi_tune.external.evaluation import Elsewhere
 from busi_tune.external.figures import confidence_there
 from busi_tune.inference.certificate import read_certificate
 from busi_tune.progress import Silent
-from busi_tune.results import EvaluationFile
+from busi_tune.results import EvaluationFile, RiskCoveragePoint
 from exported import Exported, linked, names
 from recorder import Recorder
 from result_files import rows
@@ -36,6 +36,7 @@ pytestmark = pytest.mark.slow
 pytest_plugins = ["exported"]
 
 MAP = "benign=B,malignant=M,normal=N"
+CLASSES = ("benign", "malignant", "normal")
 FILES = {"evaluation.json", "predictions.csv", "confusion_matrix.png", "risk_coverage.png", "reliability.png"}
 
 
@@ -177,20 +178,23 @@ def test_the_confidence_comes_from_the_validation_images(judged: Path, export: P
     assert (found["validation"] if found else None) == halving(points)
 
 
-def test_the_figures_at_a_confidence_are_those_of_the_images_that_reach_it() -> None:
-    points = risk_coverage(np.array([0.9, 0.8, 0.7, 0.6]), np.array([False, False, True, True]))
-    probabilities = np.array([[0.8, 0.1, 0.1], [0.1, 0.85, 0.05], [0.5, 0.4, 0.1], [0.1, 0.1, 0.8]])
-    answers = Answers(np.array([0, 0, 0, 2]), probabilities, ("benign", "malignant", "normal"))
-    found = confidence_there(points, answers)
+def test_the_figures_at_a_confidence_are_those_of_the_table(judged: Path) -> None:
+    table = rows(judged / "export/predictions.csv")
+    probabilities = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in table])
+    labels = np.array([CLASSES.index(row["class"]) for row in table])
+    # With the median as the suggested confidence, some images reach it, whatever the network has learnt.
+    half = float(np.median(probabilities.max(axis=1)))
+    suggested: RiskCoveragePoint = {"confidence": half, "coverage": 0.5, "error": 0.1, "images": 6}
+    everything: RiskCoveragePoint = {"confidence": 0.0, "coverage": 1.0, "error": 0.4, "images": 12}
+    found = confidence_there([suggested, everything], Answers(labels, probabilities, CLASSES))
     assert found is not None
-    assert found["validation"] == points[1]
-    assert found["confidence"] == pytest.approx(0.75)
-    assert found["external"] == {
-        "confidence": found["confidence"],
-        "coverage": 0.75,
-        "error": pytest.approx(1 / 3),
-        "images": 3,
-    }
+    assert (found["confidence"], found["validation"]) == (half, suggested)
+    sure = [row for row, most in zip(table, probabilities.max(axis=1), strict=True) if most >= half]
+    assert 0 < len(sure) < len(table)
+    there = found["external"]
+    assert there is not None
+    assert there["images"] == len(sure)
+    assert there["error"] == pytest.approx(np.mean([row["class"] != row["predicted"] for row in sure]))
 
 
 def with_twins(exported: Exported, elsewhere: Path, folder: Path, label: str) -> dict[str, str]:
@@ -323,14 +327,15 @@ def test_groups_of_patients_are_kept_together(export: Path, elsewhere: Path, jud
 
 def test_the_guard_warns_there(export: Path, elsewhere: Path, tmp_path: Path) -> None:
     shutil.copytree(elsewhere, tmp_path / "data")
+    noise = np.random.default_rng(0)
     for path in images.walk(tmp_path / "data"):
         if not images.is_mask(path):
-            ImageOps.invert(Image.open(path).convert("RGB")).save(path)
+            Image.fromarray(noise.integers(0, 256, (*Image.open(path).size[::-1], 3), dtype=np.uint8)).save(path)
     found = pipeline.evaluate(export, Elsewhere(tmp_path / "data", MAP), tmp_path / "out", Silent())
     guard = found.get("guard")
     assert guard is not None
+    assert guard["external"] > 0.9
     assert guard["internal"] < 0.3
-    assert guard["external"] > guard["internal"] + 0.4
     warned = [bool(row["warning"]) for row in rows(tmp_path / "out/predictions.csv")]
     assert np.mean(warned) == pytest.approx(guard["external"])
 
