@@ -283,6 +283,11 @@ SOURCES = sources()
 PLACES = st.one_of(st.integers(0, 60), st.integers(0, 2000))
 
 
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("damaged")
+
+
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(
     name=st.sampled_from(sorted(SOURCES)),
@@ -290,12 +295,12 @@ PLACES = st.one_of(st.integers(0, 60), st.integers(0, 2000))
     kept=st.one_of(st.none(), PLACES),
 )
 def test_a_damaged_file_is_an_image_or_an_image_error(
-    tmp_path_factory: pytest.TempPathFactory, name: str, changes: list[tuple[int, int]], kept: int | None
+    damaged: Path, name: str, changes: list[tuple[int, int]], kept: int | None
 ) -> None:
     content = bytearray(SOURCES[name])
     for place, value in changes:
         content[place % len(content)] = value
-    path = tmp_path_factory.getbasetemp() / name
+    path = damaged / name
     path.write_bytes(content[:kept])
     try:
         pixels = images.read(path, 16)
