@@ -1,6 +1,7 @@
 """Commands in processes that are killed at a chosen moment, with a real SIGKILL.
 
 Processes are forked from a server that has imported PyTorch, so that a kill costs one second instead of ten.
+The server has imported busi-tune whole, and what commands import only when they need it.
 A moment is just before the n-th operation that renames or deletes a file, makes a folder, or commits to the study's
 database. Between two moments, no change on disk matters to a restart, except for partly written files:
 `Crash.at_bytes` makes those.
@@ -8,6 +9,7 @@ database. Between two moments, no change on disk matters to a restart, except fo
 
 import multiprocessing
 import os
+import pkgutil
 import resource
 import signal
 import sys
@@ -21,8 +23,30 @@ import torch
 from sqlalchemy import Engine
 from sqlalchemy.event import listen
 
+import busi_tune
 from busi_tune.cli import exit_code
 
+LATE = (
+    "alembic.command",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "onnxscript.optimizer",
+    "optuna.importance",
+    "optuna.storages",
+    "pandas",
+    "plotly.graph_objects",
+    "rich.live",
+    "rich.progress",
+    "rich.table",
+    "safetensors.torch",
+    "scipy.stats",
+    "sklearn.ensemble",
+    "sklearn.metrics",
+    "sklearn.utils.class_weight",
+    "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.dialects.sqlite",
+    "torchvision",
+)
 MOMENTS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"})
 
 
@@ -37,7 +61,8 @@ class Crash:
 def server() -> ForkServerContext:
     """The context that forks from a process with finished imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torchvision", "optuna", "busi_tune.pipeline", "busi_tune.cli"])
+    own = [module.name for module in pkgutil.walk_packages(busi_tune.__path__, "busi_tune.")]
+    context.set_forkserver_preload([name for name in own if name != "busi_tune.__main__"] + list(LATE))
     return context
 
 

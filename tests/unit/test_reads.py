@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -14,43 +13,43 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import crashes
 from busi_tune import files, images
+from busi_tune.cli import exit_code
 from busi_tune.data import digests
 from busi_tune.data.listing import find_images
 from busi_tune.data.pixel_cache import decoded, find_decoded
 from busi_tune.errors import DataError
 from busi_tune.progress import Silent
 
-# Runs commands in one process, and prints for each command how often it opened each file in the folder.
-COUNT = """
-import collections, json, sys
-root, commands = sys.argv[1], json.loads(sys.argv[2])
-counts = [collections.Counter() for _ in commands]
-current = None
-def hook(event, arguments):
-    if event == "open" and current is not None and str(arguments[0]).startswith(root):
-        current[str(arguments[0])[len(root) + 1:]] += 1
-sys.addaudithook(hook)
-from busi_tune.cli import exit_code
-for current, command in zip(counts, commands):
-    assert exit_code(command) == 0, command
-current = None
-print(json.dumps(counts))
-"""
 TRAINING = ["--arch", "resnet18", "--weights", "none", "--image-size", "32", "--epochs", "1", "--device", "cpu"]
 
 
 def opened(root: Path, here: Path, *commands: list[str]) -> list[Counter[str]]:
     """Runs `commands` in one process in `here`, and counts for each command how often it opens each file of `root`."""
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT, str(root), json.dumps(commands)],
-        cwd=here,
-        env=os.environ | {"XDG_CACHE_HOME": str(here / "cache")},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return [Counter(counts) for counts in json.loads(done.stdout.splitlines()[-1])]
+    counts = here / "counts.json"
+    process = crashes.server().Process(target=count_reads, args=(str(root), str(here), commands, counts))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return [Counter(found) for found in json.loads(counts.read_text())]
+
+
+def count_reads(root: str, here: str, commands: tuple[list[str], ...], into: Path) -> None:
+    """Runs the commands and writes their counts; an exit code other than 0 ends the process with an error."""
+    os.chdir(here)
+    os.environ["XDG_CACHE_HOME"] = str(Path(here) / "cache")
+    counts: list[Counter[str]] = []
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and counts and str(arguments[0]).startswith(root):
+            counts[-1][str(arguments[0])[len(root) + 1 :]] += 1
+
+    sys.addaudithook(hook)
+    for command in commands:
+        counts.append(Counter())
+        assert exit_code(command) == 0, command
+    into.write_text(json.dumps(counts))
 
 
 @pytest.fixture
