@@ -42,8 +42,6 @@ REFUSALS = (
 SUFFIX = "ExecutionProvider"
 # The output with class activation maps, which an export has on request.
 MAPS = "cam"
-# The graph's resize takes more memory than Pillow's. A larger image is resized in reading, to the same pixels.
-LARGEST_SIDE = 1024
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from busi_tune import images
 from busi_tune.errors import ConfigError, ImageError, printable
 from busi_tune.images import Pixels
 from busi_tune.inference.certificate import open_export
-from busi_tune.inference.classifier import LARGEST_SIDE, Classifier, Floats
+from busi_tune.inference.classifier import Classifier, Floats
 from busi_tune.inference.inputs import mode_of
 from busi_tune.inference.metadata import ModelMetadata
 from busi_tune.names import MALIGNANT
@@ -38,7 +38,7 @@ SHOWN, SIDE = 20, 64
 
 
 class Loaded(NamedTuple):
-    """A picture: its pixels for the model, or the reason why it cannot be read, and a warning of doubtful changes.
+    """A picture: its pixels (side, side, 3) for the model or the reason why it cannot be read, and a warning.
 
     `width` and `height` are those of the decoded picture, before a resize.
     """
@@ -204,8 +204,8 @@ def predict_files(
     """A prediction for each file, in order. A file that cannot be read gives a prediction with an error.
 
     Each of `threads` threads decodes and predicts batches of `batch_size` files; 0 means one thread for each core. The
-    images of equal size in a batch go through the model together. A classifier with one thread of its own is fastest.
-    With `explain`, each prediction has an explanation.
+    images of a batch go through the model together. A classifier with one thread of its own is fastest. With `explain`,
+    each prediction has an explanation.
     """
     workers = threads or os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers)
@@ -245,8 +245,8 @@ def predict_pictures(
 ) -> list[Prediction]:
     """A prediction for each picture, given as its name and the content of its file, in order.
 
-    All pictures are in memory at the same time. Pictures of equal size go through the model together. With `explain`,
-    each prediction has an explanation.
+    All pictures are in memory at the same time, and go through the model together. With `explain`, each prediction has
+    an explanation.
     """
     loaded = [_decoded(name, data, classifier) for name, data in pictures]
     return list(_predicted(classifier, loaded, explain=explain))
@@ -264,8 +264,7 @@ def _load(path: Path, classifier: Classifier) -> Loaded:
 def _decoded(name: str, source: Path | bytes, classifier: Classifier) -> Loaded:
     try:
         facts, image = images.inspect(source)
-        whole = classifier.fixed_size is None and max(image.size) <= LARGEST_SIDE
-        pixels = np.asarray(image) if whole else images.resized(image, classifier.image_size)
+        pixels = images.resized(image, classifier.image_size)
     except ImageError as error:
         return Loaded(name, str(error))
     warning = "; ".join(note.text for note in facts.notes if note.doubtful)
@@ -279,21 +278,18 @@ def _no_file(path: Path, mode: int) -> str:
 
 
 def _predicted(classifier: Classifier, batch: list[Loaded], *, explain: bool = False) -> Iterator[Prediction]:
-    """The predictions for a batch, in its order. Pictures of equal size are computed together."""
-    sizes: dict[tuple[int, ...], list[int]] = {}
-    for number, loaded in enumerate(batch):
-        if not isinstance(loaded.pixels, str):
-            sizes.setdefault(loaded.pixels.shape, []).append(number)
+    """The predictions for a batch, in its order. Its pictures are computed together, as far as memory allows."""
+    pixels = {number: one.pixels for number, one in enumerate(batch) if not isinstance(one.pixels, str)}
     predictions: dict[int, Prediction] = {}
-    for (height, width, _), numbers in sizes.items():
-        most = max(1, PIXELS_AT_ONCE // (height * width))
-        for start in range(0, len(numbers), most):
-            some = numbers[start : start + most]
-            outputs = classifier.run(np.stack([batch[number].pixels for number in some]), maps=explain)
-            for number, row, scores in zip(some, outputs.probabilities.tolist(), outputs.guard.tolist(), strict=True):
-                predictions[number] = _prediction(batch[number], row, scores, classifier.metadata)
-            for number, maps in zip(some, () if outputs.maps is None else outputs.maps, strict=False):
-                predictions[number] = _explained(predictions[number], batch[number], maps, classifier)
+    numbers, most = list(pixels), max(1, PIXELS_AT_ONCE // classifier.image_size**2)
+    for start in range(0, len(numbers), most):
+        some = numbers[start : start + most]
+        outputs = classifier.run(np.stack([pixels[number] for number in some]), maps=explain)
+        for number, row, scores in zip(some, outputs.probabilities.tolist(), outputs.guard.tolist(), strict=True):
+            predictions[number] = _prediction(batch[number], row, scores, classifier.metadata)
+        for number, maps in zip(some, () if outputs.maps is None else outputs.maps, strict=False):
+            explanation = _explanation(predictions[number].predicted, batch[number], pixels[number], maps, classifier)
+            predictions[number] = replace(predictions[number], explanation=explanation)
     for number, loaded in enumerate(batch):
         yield predictions.get(number) or Prediction(
             loaded.path, error=str(loaded.pixels), classes=classifier.metadata.classes
@@ -316,9 +312,6 @@ def _prediction(loaded: Loaded, row: list[float], scores: list[float], model: Mo
     )
 
 
-def _explained(prediction: Prediction, loaded: Loaded, maps: Floats, classifier: Classifier) -> Prediction:
-    """The prediction with the map of the predicted class, from the maps (classes, h, w) of its picture."""
-    assert not isinstance(loaded.pixels, str)
-    seen = images.resize(loaded.pixels, classifier.image_size)
-    cam = maps[classifier.classes.index(prediction.predicted)]
-    return replace(prediction, explanation=Explanation(seen, loaded.width, loaded.height, cam))
+def _explanation(predicted: str, loaded: Loaded, pixels: Pixels, maps: Floats, classifier: Classifier) -> Explanation:
+    """The map of the predicted class, from the maps (classes, h, w) of the picture."""
+    return Explanation(pixels, loaded.width, loaded.height, maps[classifier.classes.index(predicted)])

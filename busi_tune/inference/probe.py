@@ -13,7 +13,7 @@ import numpy as np
 
 from busi_tune.errors import BusiTuneError, FileError
 from busi_tune.images import Pixels
-from busi_tune.inference.classifier import LARGEST_SIDE, Classifier, Optimisation
+from busi_tune.inference.classifier import Classifier, Optimisation
 
 # The child gets SECONDS of processor time, and one more for each 100 MB, which load in less than a second. On a busy
 # machine, PATIENCE times as much time may pass.
@@ -21,11 +21,11 @@ SECONDS = 4
 PATIENCE = 3
 BYTES_A_SECOND = 100_000_000
 MOST_BYTES = 4_000_000_000
-SIZES = ((1, 41, 53), (2, 320, 256), (1, LARGEST_SIDE, LARGEST_SIDE))
+BATCHES = (1, 2)
 
 
 def try_in_a_child(model: Path, optimisation: Optimisation) -> None:
-    """Load `model` and run it on three batches, in a child process with limits (see `limit`).
+    """Load `model` and run it on two batches, in a child process with limits (see `limit`).
 
     Raises:
         FileError: the model is refused, crashes, or takes too much time or memory.
@@ -62,11 +62,9 @@ def try_in_a_child(model: Path, optimisation: Optimisation) -> None:
 
 
 def examples(classifier: Classifier) -> list[Pixels]:
-    """Batches of noise in shapes that the model accepts, up to the largest image that it is given."""
-    generator = np.random.default_rng(0)
-    side = classifier.fixed_size
-    shapes = [(n, side or height, side or width, 3) for n, height, width in SIZES]
-    return [generator.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    """Batches of noise in the size in which `predict` gives pictures to the model."""
+    generator, side = np.random.default_rng(0), classifier.image_size
+    return [generator.integers(0, 256, (count, side, side, 3), dtype=np.uint8) for count in BATCHES]
 
 
 def limit(seconds: int, size: int) -> None:

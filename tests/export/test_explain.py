@@ -16,7 +16,6 @@ from busi_tune.cli import exit_code
 from busi_tune.cli.overlay_files import overlay_name
 from busi_tune.errors import FileError
 from busi_tune.inference import Classifier, predict
-from busi_tune.inference.classifier import LARGEST_SIDE
 from busi_tune.overlays import COLOURS, SIDE, overlay
 from small_export import CLASSES, SIZE, small_model, write_export
 
@@ -70,9 +69,7 @@ def test_the_overlay_is_of_the_predicted_class_and_of_the_seen_picture(export: P
         small = image.resize((SIZE, image.height), Image.Resampling.BILINEAR)
         seen = np.asarray(small.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
         assert (found.explanation.seen == seen).all()
-        # A long image is resized before the model, the others by the model.
-        given = np.asarray(image) if max(image.size) <= LARGEST_SIDE else seen
-        maps = classifier.run(given[None], maps=True).maps
+        maps = classifier.run(seen[None], maps=True).maps
         assert maps is not None
         np.testing.assert_allclose(found.explanation.cam, maps[0, CLASSES.index(found.predicted)], rtol=1e-4)
         drawn = found.explanation.picture()

@@ -91,9 +91,7 @@ def test_every_image_gets_the_answer_it_gets_alone(batch_size: int, export: Path
         if path.name in {"hello.png", "short.png"}:
             assert found.error
             continue
-        image = images.decode(path)
-        pixels = images.resized(image, SIZE) if path.name == LARGE else np.asarray(image)
-        (row,) = classifier.run(pixels[None]).probabilities.tolist()
+        (row,) = classifier.run(images.read(path, SIZE)[None]).probabilities.tolist()
         np.testing.assert_allclose(found.probabilities, row, rtol=1e-5, atol=1e-7)
         assert found.predicted == CLASSES[int(np.argmax(row))]
         assert found.malignant == (row[1] >= 0.3)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from busi_tune import images
 from busi_tune.inference import open_export, predict_files
 from exported import Exported
 
@@ -28,3 +29,14 @@ def test_answers_are_those_of_the_run(batch_size: int, exported: Exported) -> No
     for truth, found in zip(expected["class"], given, strict=True):
         matrix[classes.index(truth), classes.index(found.predicted)] += 1
     assert matrix.tolist() == figures["test"]["confusion_matrix"]
+
+
+@pytest.mark.slow
+def test_the_graphs_own_resize_gives_the_same_bits(exported: Exported) -> None:
+    """`predict` resizes a picture before the graph, other programs pass it whole."""
+    classifier = open_export(exported.folder)
+    paths = [exported.data / path for path in pd.read_csv(exported.run / "predictions.csv")["path"]]
+    whole = [np.asarray(images.decode(path)) for path in paths]
+    assert len({pixels.shape for pixels in whole}) > 3
+    for pixels, found in zip(whole, predict_files(classifier, paths, 1), strict=True):
+        assert tuple(classifier.run(pixels[None]).probabilities[0].tolist()) == found.probabilities
