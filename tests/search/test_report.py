@@ -19,6 +19,8 @@ from exported import Exported, linked, replace
 
 pytest_plugins = ["exported"]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(exported: Exported, tmp_path: Path) -> Path:

@@ -175,6 +175,7 @@ def test_only_the_head_is_fresh(arch: str, size: int, head: set[str], tmp_path: 
     assert {name for name, value in given.items() if not torch.equal(value, published[name])} == head
 
 
+@pytest.mark.slow
 def test_our_own_weights_are_loaded_whole(exported: Exported, tiny: Config) -> None:
     (path,) = (exported.run / "checkpoints").glob("best-*.safetensors")
     given = build_model(tiny.replace(weights=str(path)), 3).state_dict()

@@ -153,6 +153,7 @@ def test_the_result_of_run_is_made_of_the_results_of_its_steps(place: Path) -> N
         validator("prediction").validate(entry)
 
 
+@pytest.mark.slow
 def test_runs_cross_validations_and_exports_hold_the_risk_coverage_curve(place: Path) -> None:
     metrics, pooled, certificate = (
         json.loads((place / name).read_text())
@@ -167,6 +168,7 @@ def test_runs_cross_validations_and_exports_hold_the_risk_coverage_curve(place: 
     assert certificate["validation_risk_coverage"][-1]["images"] == metrics["validation"]["images"]
 
 
+@pytest.mark.slow
 def test_predictions_and_their_errors_agree_with_their_schemas(place: Path) -> None:
     *answers, broken = listed = json.loads((place / "outputs/predict.json").read_text())
     lines = [json.loads(line) for line in (place / "outputs/predict.jsonl").read_text().splitlines()]
@@ -185,6 +187,7 @@ def test_predictions_and_their_errors_agree_with_their_schemas(place: Path) -> N
             assert not validator("predictions").is_valid([wrong])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schema", "document"), DOCUMENTS)
 def test_a_schema_refuses_another_version_and_a_missing_key(schema: str, document: str, place: Path) -> None:
     value = json.loads((place / document).read_text())

@@ -120,6 +120,7 @@ def test_seeds_share_the_split_and_are_compared(
     assert (run / "seeds/9/history.csv").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_random_split_has_figures_of_leaked_and_clean_images(
     phantoms: Path, tmp_path: Path, tiny: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
