@@ -16,6 +16,9 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from rich.console import Console
+from rich.progress import track
+
 from busi_tune.data.phantoms import make_phantoms
 from busi_tune.progress import Silent
 from edits import COMMANDS, Edit, answer, copied, edits_of, forged, is_wrong, make_place, tried
@@ -70,7 +73,8 @@ def main() -> None:
             expected = answer(command, place, data)
             assert expected.code == 0, expected
             edits = [edit for part in folders for edit in edits_of(whole, part)]
-            for edit in chosen(edits, asked.every, asked.figures_every):
+            some = chosen(edits, asked.every, asked.figures_every)
+            for edit in track(some, command, console=Console(stderr=True)):
                 found = tried(edit, command, whole, place, data, expected)
                 wrong = is_wrong(found)
                 counts[command, kind(edit), "wrong" if wrong else found.verdict] += 1
