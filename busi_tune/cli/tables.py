@@ -394,6 +394,5 @@ def _show_predictions(entries: Sequence[PredictionEntry], classes: list[str]) ->
 
 
 def _figures(figures: MetricsFile) -> str:
-    cells = _cells(figures["test"])
-    accuracy, f1 = (cells.get((name,), ("undefined", ""))[0] for name in ("accuracy", "macro_f1"))
-    return f"test accuracy {accuracy}, macro F1 {f1}"
+    value, interval = _cells(figures["test"]).get(("accuracy",), ("undefined", ""))
+    return f"test accuracy {value}" + (f" ({interval})" if interval else "")
