@@ -1,7 +1,7 @@
 """Commands in processes that are killed at a chosen moment, with a real SIGKILL.
 
 Processes are forked from a server that has imported PyTorch, so that a kill costs one second instead of ten.
-The server has imported busi-tune whole, and what commands import only when they need it.
+The server has imported all of busi-tune, too.
 A moment is just before the n-th operation that renames or deletes a file, makes a folder, or commits to the study's
 database. Between two moments, no change on disk matters to a restart, except for partly written files:
 `Crash.at_bytes` makes those.
@@ -26,6 +26,7 @@ from sqlalchemy.event import listen
 import busi_tune
 from busi_tune.cli import exit_code
 
+# What commands import only when they need it.
 LATE = (
     "alembic.command",
     "matplotlib.backends.backend_agg",
@@ -90,13 +91,18 @@ def begin(arguments: list[str], folder: Path) -> BaseProcess:
     return process
 
 
-def _child(arguments: list[str], folder: str, crash: Crash, sender: Connection | None) -> None:
+def enter(folder: str) -> None:
+    """Makes this process run in `folder`, with its cache and its output there."""
     os.chdir(folder)
     os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
     torch.set_num_threads(1)
     with Path("output.txt").open("ab", buffering=0) as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+
+
+def _child(arguments: list[str], folder: str, crash: Crash, sender: Connection | None) -> None:
+    enter(folder)
     count = 0
 
     def moment(*_: object) -> None:

@@ -212,8 +212,8 @@ def test_stopping_early_is_plain_training_for_as_many_epochs(tiny: Config) -> No
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_saved_and_restored_after_every_epoch_is_bit_equal(arch: str, precision: str, tiny: Config) -> None:
-    config = tiny.replace(arch=arch, precision=precision, scheduler_patience=0, epochs=4)
-    train, validation = on_device(part(40, 0), config), on_device(part(20, 1), config)
+    config = tiny.replace(arch=arch, precision=precision, scheduler_patience=0, epochs=4, image_size=64)
+    train, validation = on_device(part(40, 0, size=64), config), on_device(part(20, 1, size=64), config)
     whole = TrainingState.start(config, 3)
     expected = [(r.train_loss, r.val_loss, r.learning_rate) for r in fit(whole, train, validation, until=4)]
     state = TrainingState.start(config, 3)

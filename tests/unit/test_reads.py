@@ -37,8 +37,7 @@ def opened(root: Path, here: Path, *commands: list[str]) -> list[Counter[str]]:
 
 def count_reads(root: str, here: str, commands: tuple[list[str], ...], into: Path) -> None:
     """Runs the commands and writes their counts; an exit code other than 0 ends the process with an error."""
-    os.chdir(here)
-    os.environ["XDG_CACHE_HOME"] = str(Path(here) / "cache")
+    crashes.enter(here)
     counts: list[Counter[str]] = []
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
